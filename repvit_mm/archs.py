@@ -1,0 +1,67 @@
+"""The published architectures. The only home of their widths and depths."""
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from .errors import ConfigError
+
+
+class ArchSpec(NamedTuple):
+    """Shape of a RepViT.
+
+    Attributes:
+        widths: Channels of each stage.
+        depths: Blocks of each stage whose squeeze-and-excitation alternates on, off, on, ... Behind them, every
+            stage but the last has one more block without it, which closes the stage.
+        first_version: Whether the depthwise branches carry a BatchNorm each (the paper's first version)
+            instead of one BatchNorm after their sum.
+    """
+
+    widths: tuple[int, ...]
+    depths: tuple[int, ...]
+    first_version: bool = False
+
+
+#: Name -> shape. RepViT, CVPR 2024 (https://arxiv.org/abs/2307.09283): m0_6 to m2_3 are the final paper's,
+#: m1, m2 and m3 its first version's.
+ARCHS: dict[str, ArchSpec] = {
+    'm0_6': ArchSpec((40, 80, 160, 320), (1, 1, 8, 1)),
+    'm0_9': ArchSpec((48, 96, 192, 384), (2, 2, 14, 2)),
+    'm1_0': ArchSpec((56, 112, 224, 448), (2, 2, 14, 2)),
+    'm1_1': ArchSpec((64, 128, 256, 512), (2, 2, 12, 2)),
+    'm1_5': ArchSpec((64, 128, 256, 512), (4, 4, 24, 4)),
+    'm2_3': ArchSpec((80, 160, 320, 640), (6, 6, 34, 2)),
+    'm1': ArchSpec((48, 96, 192, 384), (2, 2, 14, 2), first_version=True),
+    'm2': ArchSpec((64, 128, 256, 512), (2, 2, 12, 2), first_version=True),
+    'm3': ArchSpec((64, 128, 256, 512), (4, 4, 18, 2), first_version=True),
+}
+
+
+def get_arch(arch: str | Mapping) -> ArchSpec:
+    """Look up a published architecture, or check one given as a dict.
+
+    Args:
+        arch: A name of :data:`ARCHS`, or a dict with ``widths`` and ``depths`` (as many positive integers each,
+            widths even) and optionally ``first_version``.
+
+    Raises:
+        ConfigError: For an unknown name, a missing or unknown key, or values that make no network.
+    """
+    if isinstance(arch, str):
+        if arch not in ARCHS:
+            raise ConfigError(f'arch={arch!r} is not a RepViT; choose one of {", ".join(ARCHS)}, '
+                              "or give dict(widths=..., depths=...)")
+        return ARCHS[arch]
+    if not isinstance(arch, Mapping):
+        raise ConfigError(f'arch must be a name or a dict of widths and depths, got {type(arch).__name__}')
+    if unknown := set(arch) - set(ArchSpec._fields):
+        raise ConfigError(f'arch has unknown keys {sorted(unknown)}; valid are {", ".join(ArchSpec._fields)}')
+    if missing := {'widths', 'depths'} - set(arch):
+        raise ConfigError(f'arch lacks {sorted(missing)}; a dict needs widths and depths')
+    spec = ArchSpec(tuple(arch['widths']), tuple(arch['depths']), bool(arch.get('first_version', False)))
+    if not spec.widths or len(spec.widths) != len(spec.depths):
+        raise ConfigError(f'arch needs as many widths as depths, got {spec.widths} and {spec.depths}')
+    if not all(isinstance(n, int) and n > 0 for n in spec.widths + spec.depths):
+        raise ConfigError(f'arch needs positive integers, got widths {spec.widths} and depths {spec.depths}')
+    if spec.widths[0] % 2:
+        raise ConfigError(f'the first width must be even (the stem starts at half of it), got {spec.widths[0]}')
+    return spec

@@ -1,0 +1,197 @@
+"""RepViT as a backbone with the maps of a feature pyramid."""
+from collections.abc import Mapping, Sequence
+
+import torch
+from mmengine.model import BaseModule
+from mmengine.registry import MODELS
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from .archs import get_arch
+from .errors import ConfigError
+from .fusion import fuse_layers
+from .layers import Downsample, RepViTBlock, Stem, checkpointed
+
+#: ``feature_tap`` -> what a stage returns as its map.
+FEATURE_TAPS = ('stage_end', 'penultimate')
+
+
+class Stage(nn.Module):
+    """One resolution of RepViT.
+
+    Args:
+        in_channels: Channels of the stage before; None for the first stage, which has no downsampling.
+        channels: Channels of this stage.
+        depth: Blocks with squeeze-and-excitation on, off, on, ...
+        closing: Whether one more block without it closes the stage.
+        stride: Stride of the downsampling.
+        first_version: See :class:`repvit_mm.layers.RepDWConv`.
+        drop_path_rates: One for the downsampling, if any, and one for each block.
+        norm_cfg: See :func:`repvit_mm.layers.build_norm`.
+        act_cfg: See :func:`repvit_mm.layers.build_act`.
+    """
+
+    def __init__(self, in_channels: int | None, channels: int, depth: int, closing: bool, stride: int,
+                 first_version: bool, drop_path_rates: Sequence[float], norm_cfg: Mapping, act_cfg: Mapping):
+        super().__init__()
+        rates = iter(drop_path_rates)
+        self.downsample = nn.Identity() if in_channels is None else Downsample(
+            in_channels, channels, stride, norm_cfg, act_cfg, next(rates))
+        self.blocks = nn.ModuleList(
+            RepViTBlock(channels, j % 2 == 0 and j < depth, first_version, norm_cfg, act_cfg, next(rates))
+            for j in range(depth + closing))
+        self.depth = depth
+
+    def forward(self, x: Tensor, with_cp: bool = False) -> tuple[Tensor, Tensor]:
+        """The last map, and the one before the closing block; the same map where there is no such block."""
+        x = tapped = self.downsample(x)
+        for number, block in enumerate(self.blocks, start=1):
+            x = checkpointed(block)(x) if with_cp else block(x)
+            if number == self.depth:
+                tapped = x
+        return x, tapped
+
+
+@MODELS.register_module()
+class RepViT(BaseModule):
+    """RepViT (Wang et al., CVPR 2024, https://arxiv.org/abs/2307.09283).
+
+    The same function as timm's ``repvit_*`` models. Only what leads to ``out_indices`` is built, so that no parameter
+    stays without a gradient.
+
+    Args:
+        arch: A name of :data:`repvit_mm.archs.ARCHS`, or a dict of ``widths`` and ``depths``
+            (see :class:`repvit_mm.archs.ArchSpec`).
+        in_channels: Channels of the image.
+        out_indices: The stages whose maps are returned, ascending, counted from 0.
+        feature_tap: ``'stage_end'`` returns the last map of each stage. ``'penultimate'`` returns the map before the
+            last block of every stage but the last one, as the published detectors and timm's ``features_only`` do.
+        last_stride: Stride of the last downsampling, 2 or 1 (RepViT-SAM).
+        frozen_stages: -1 freezes nothing, 0 the stem, n > 0 the stem and the first n stages: parameters and
+            BatchNorm statistics.
+        norm_cfg: ``BN``, ``SyncBN``, or ``GN`` with ``num_groups`` where nothing has to be fused.
+        norm_eval: Keep every BatchNorm on its running statistics in training; weights and biases still learn.
+        act_cfg: Activation, see :func:`repvit_mm.layers.build_act`.
+        drop_path_rate: Stochastic depth of the last block; it rises linearly from 0 at the first.
+        with_cp: Compute the blocks' activations again in the backward pass instead of keeping them.
+        deploy: Build the fused form, for weights that are fused already.
+        init_cfg: ``dict(type='Pretrained', checkpoint=X)`` takes every published format of X, see
+            :func:`repvit_mm.load_checkpoint`; without it, the initialisation is the published one.
+
+    Attributes:
+        out_channels: Channels of each returned map.
+        out_strides: Pixels of the image per pixel of each returned map.
+
+    Raises:
+        ConfigError: For an unknown or contradictory setting.
+
+    Example:
+        >>> import torch
+        >>> from repvit_mm import RepViT
+        >>> model = RepViT('m0_9', out_indices=(1, 3)).eval()
+        >>> [tuple(x.shape) for x in model(torch.zeros(1, 3, 224, 224))]
+        [(1, 96, 28, 28), (1, 384, 7, 7)]
+        >>> model.out_channels, model.out_strides
+        ((96, 384), (8, 32))
+    """
+
+    def __init__(self, arch: str | Mapping, in_channels: int = 3, out_indices: Sequence[int] = (0, 1, 2, 3),
+                 feature_tap: str = 'stage_end', last_stride: int = 2, frozen_stages: int = -1,
+                 norm_cfg: Mapping = {'type': 'BN'}, norm_eval: bool = False,  # noqa: B006
+                 act_cfg: Mapping = {'type': 'GELU'}, drop_path_rate: float = 0., with_cp: bool = False,  # noqa: B006
+                 deploy: bool = False, init_cfg: Mapping | Sequence[Mapping] | None = None):
+        super().__init__(init_cfg)
+        spec = get_arch(arch)
+        num_stages = len(spec.widths)
+        _check(num_stages, in_channels, out_indices, feature_tap, last_stride, frozen_stages, drop_path_rate)
+        if deploy and norm_cfg.get('type') not in ('BN', 'SyncBN'):
+            raise ConfigError(f"deploy=True needs norm_cfg of type BN or SyncBN: a {norm_cfg.get('type')} cannot be fused")
+        self.arch = arch
+        self.out_indices, self.feature_tap = tuple(out_indices), feature_tap
+        self.frozen_stages, self.norm_eval = frozen_stages, norm_eval
+        self.with_cp, self.deploy = with_cp, deploy
+
+        self.stem = Stem(in_channels, spec.widths[0], norm_cfg, act_cfg)
+        self.stages = nn.ModuleList()
+        last, strides = self.out_indices[-1], [4]
+        rates = _split(drop_path_rate, [(i > 0) + depth + (i < num_stages - 1) for i, depth in enumerate(spec.depths)])
+        for i in range(last + 1):
+            stride = last_stride if i == num_stages - 1 else 2
+            closing = i < num_stages - 1 and not (i == last and feature_tap == 'penultimate')
+            self.stages.append(Stage(spec.widths[i - 1] if i else None, spec.widths[i], spec.depths[i], closing, stride,
+                                     spec.first_version, rates[i], norm_cfg, act_cfg))
+            if i:
+                strides.append(strides[-1] * stride)
+        self.out_channels = tuple(spec.widths[i] for i in self.out_indices)
+        self.out_strides = tuple(strides[i] for i in self.out_indices)
+        if deploy:
+            fuse_layers(self)
+        for module in self._frozen():
+            module.requires_grad_(False)
+
+    def _frozen(self) -> list[nn.Module]:
+        return [self.stem, *self.stages[:self.frozen_stages]] if self.frozen_stages >= 0 else []
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """(N, in_channels, H, W) -> for each of ``out_indices``, (N, channels, ceil(H / stride), ceil(W / stride))."""
+        with_cp = self.with_cp and self.training and torch.is_grad_enabled()
+        x = self.stem(x)
+        maps = []
+        for i, stage in enumerate(self.stages):
+            x, tapped = stage(x, with_cp)
+            if i in self.out_indices:
+                maps.append(tapped if self.feature_tap == 'penultimate' else x)
+        return tuple(maps)
+
+    def train(self, mode: bool = True) -> 'RepViT':
+        """Set the mode; what is frozen stays in evaluation mode."""
+        super().train(mode)
+        for module in self._frozen():
+            module.eval()
+        if self.norm_eval:
+            for module in self.modules():
+                if isinstance(module, _BatchNorm):
+                    module.eval()
+        return self
+
+    def init_weights(self) -> None:
+        """Load the weights that ``init_cfg`` names; every tensor has to be in the file.
+
+        Raises:
+            CheckpointError: If the file is missing, unreadable, or made for another architecture.
+        """
+        pretrained = self.init_cfg if isinstance(self.init_cfg, Mapping) else {}
+        if pretrained.get('type') != 'Pretrained':
+            super().init_weights()
+        else:
+            from .checkpoints import load_checkpoint
+            load_checkpoint(self, pretrained['checkpoint'])
+            self._is_init = True
+
+    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args) -> None:
+        # Whoever loads, with whichever loader: published names become ours on the way in.
+        # checkpoints.rename_in_place(state_dict, prefix) comes here with the checkpoints package
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def _split(drop_path_rate: float, counts: Sequence[int]) -> list[list[float]]:
+    """Rates rising linearly over all blocks, in a list for each stage."""
+    rates = iter(torch.linspace(0, drop_path_rate, sum(counts)).tolist())
+    return [[next(rates) for _ in range(count)] for count in counts]
+
+
+def _check(num_stages: int, in_channels: int, out_indices: Sequence[int], feature_tap: str, last_stride: int,
+           frozen_stages: int, drop_path_rate: float) -> None:
+    indices = list(out_indices)
+    if not indices or indices != sorted(set(indices) & set(range(num_stages))):
+        raise ConfigError(f'out_indices={tuple(indices)} must be ascending numbers out of {tuple(range(num_stages))}')
+    if feature_tap not in FEATURE_TAPS:
+        raise ConfigError(f'feature_tap={feature_tap!r} must be one of {", ".join(FEATURE_TAPS)}')
+    if last_stride not in (1, 2):
+        raise ConfigError(f'last_stride={last_stride} must be 1 or 2')
+    if in_channels < 1:
+        raise ConfigError(f'in_channels={in_channels} must be at least 1')
+    if frozen_stages not in range(-1, num_stages + 1):
+        raise ConfigError(f'frozen_stages={frozen_stages} must be -1 (none), 0 (stem) or up to {num_stages}')
+    if not 0 <= drop_path_rate < 1:
+        raise ConfigError(f'drop_path_rate={drop_path_rate} must be at least 0 and less than 1')

@@ -1,0 +1,85 @@
+"""Structural re-parameterisation of whole models: the only code that walks a model to fuse it."""
+import copy
+import sys
+from typing import TypeVar
+
+from torch import nn
+
+from .layers import Fusible, can_fold, fold_into_conv
+
+ModuleT = TypeVar('ModuleT', bound=nn.Module)
+
+
+def fuse(model: ModuleT, inplace: bool = False) -> ModuleT:
+    """Fold BatchNorms into the layers before them, and the branches of each RepViT block into one convolution.
+
+    Takes any module that holds a RepViT: the backbone alone, a classifier, a segmentor, a whole detector. The layers
+    of this package fuse themselves; an mmcv ``ConvModule`` of a plain convolution and a BatchNorm right behind it is
+    fused as well. What cannot be fused (GroupNorm, deformable convolutions, ...) stays as it is, and fusing a second
+    time changes nothing.
+
+    Args:
+        model: A model in evaluation mode.
+        inplace: Change ``model`` itself instead of a copy.
+
+    Returns:
+        The fused model, in the dtype, device and memory format of ``model``.
+
+    Raises:
+        RuntimeError: If a part that could be fused is in training mode, where its statistics still change.
+
+    Example:
+        >>> from repvit_mm import RepViT, fuse
+        >>> model = RepViT('m0_9').eval()
+        >>> sum(p.numel() for p in model.parameters()), sum(p.numel() for p in fuse(model).parameters())
+        (4717792, 4682056)
+    """
+    training = [name for name, module in model.named_modules() if module.training and _is_fusible(module)]
+    if training:
+        raise RuntimeError(f'fuse() needs a model in evaluation mode, and {training[0] or "it"} is in training mode '
+                           f'({len(training)} layers in all): call model.eval() first')
+    if not inplace:
+        model = copy.deepcopy(model)
+    return fuse_layers(model)
+
+
+def fuse_layers(model: nn.Module) -> nn.Module:
+    """Fuse in place without a look at the mode; :func:`fuse` is the checked form."""
+    fused: dict[nn.Module, nn.Module] = {}  # a layer shared by two parents stays shared
+
+    def walk(module: nn.Module) -> nn.Module:
+        if module not in fused:
+            fused[module] = _fuse_layer(module)
+            if fused[module] is module:
+                for name, child in module._modules.items():
+                    if child is not None:
+                        module._modules[name] = walk(child)
+            if hasattr(module, 'deploy'):
+                module.deploy = True
+        return fused[module]
+
+    return walk(model)
+
+
+def _is_fusible(module: nn.Module) -> bool:
+    return isinstance(module, Fusible) and module.can_fuse() or _is_fusible_conv_module(module)
+
+
+def _fuse_layer(module: nn.Module) -> nn.Module:
+    if _is_fusible_conv_module(module):
+        module.conv = fold_into_conv(module.conv, module.norm)
+        delattr(module, module.norm_name)
+        module.norm_name, module.with_norm = None, False
+        return module
+    return module.fuse() if _is_fusible(module) else module
+
+
+def _is_fusible_conv_module(module: nn.Module) -> bool:
+    """Whether ``module`` is an mmcv ConvModule that computes a plain Conv2d and then a BatchNorm."""
+    mmcv_cnn = sys.modules.get('mmcv.cnn')  # without it, no ConvModule exists
+    if mmcv_cnn is None or not isinstance(module, mmcv_cnn.ConvModule) or not module.with_norm:
+        return False
+    order = module.order
+    # Subclasses of Conv2d may change the weight or the operation; mmcv's wrapper only handles empty inputs.
+    plain = type(module.conv) in (nn.Conv2d, mmcv_cnn.bricks.Conv2d) and not module.with_spectral_norm
+    return plain and can_fold(module.norm) and order.index('norm') == order.index('conv') + 1

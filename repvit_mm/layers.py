@@ -1,0 +1,425 @@
+"""The layers of RepViT (https://arxiv.org/abs/2307.09283). A layer with a simpler inference form owns its ``fuse()``.
+
+``folded()`` of a layer is the weight and bias of the one convolution that it amounts to while its BatchNorms run on
+their running statistics. Fusion stores that convolution; training on frozen statistics computes it on the fly, with
+gradients, which costs less than running the branches.
+"""
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.checkpoint import checkpoint
+
+from .errors import ConfigError
+
+#: ``type`` of a ``norm_cfg`` -> module class.
+NORMS = {'BN': nn.BatchNorm2d, 'SyncBN': nn.SyncBatchNorm, 'GN': nn.GroupNorm}
+#: ``type`` of an ``act_cfg`` -> module class.
+ACTIVATIONS = {name: getattr(nn, name) for name in ('GELU', 'ReLU', 'ReLU6', 'LeakyReLU', 'Hardswish', 'SiLU')}
+
+
+def build_norm(channels: int, norm_cfg: Mapping) -> nn.Module:
+    """Build the normalisation of a map.
+
+    Args:
+        channels: Channels of the map.
+        norm_cfg: ``type`` is a key of :data:`NORMS`, ``requires_grad=False`` freezes weight and bias, the rest are
+            the class's own settings (``eps``, ``momentum``, ``num_groups``).
+
+    Raises:
+        ConfigError: For an unknown type or a setting that the type does not take.
+    """
+    settings = dict(norm_cfg)
+    trainable = settings.pop('requires_grad', True)
+    if settings.get('type') == 'GN':
+        if 'num_groups' not in settings:
+            raise ConfigError("norm_cfg=dict(type='GN') needs num_groups")
+        settings['num_channels'] = channels
+        norm = _build(NORMS, settings, 'norm_cfg')
+    else:
+        norm = _build(NORMS, settings, 'norm_cfg', channels)
+    return norm.requires_grad_(trainable)
+
+
+def build_act(act_cfg: Mapping) -> nn.Module:
+    """Build an activation, ``act_cfg['type']`` being a key of :data:`ACTIVATIONS`.
+
+    Raises:
+        ConfigError: For an unknown type or a setting that the type does not take.
+    """
+    return _build(ACTIVATIONS, act_cfg, 'act_cfg')
+
+
+def _build(table: Mapping[str, type], cfg: Mapping, setting: str, *args: int) -> nn.Module:
+    settings = dict(cfg)
+    kind = settings.pop('type', None)
+    if kind not in table:
+        raise ConfigError(f'{setting} has type {kind!r}; choose one of {", ".join(table)}')
+    try:
+        return table[kind](*args, **settings)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f'{setting}={dict(cfg)} does not work: {error}') from error
+
+
+def has_fixed_statistics(norm: nn.Module) -> bool:
+    """Whether ``norm`` maps every input by the same scale and shift: a BatchNorm on its running statistics."""
+    return isinstance(norm, _BatchNorm) and not norm.training and norm.running_var is not None
+
+
+def can_fold(norm: nn.Module) -> bool:
+    """Whether ``norm`` is a BatchNorm that keeps running statistics, in whatever mode it is now."""
+    return isinstance(norm, _BatchNorm) and norm.running_var is not None
+
+
+def scale_and_shift(norm: _BatchNorm, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Scale and shift, (channels,) each, by which ``norm`` maps its input on running statistics."""
+    scale = torch.rsqrt(norm.running_var.to(dtype) + norm.eps)
+    if norm.weight is not None:
+        scale = scale * norm.weight.to(dtype)
+    shift = -norm.running_mean.to(dtype) * scale
+    if norm.bias is not None:
+        shift = shift + norm.bias.to(dtype)
+    return scale, shift
+
+
+def fusion_dtype(weight: Tensor) -> torch.dtype:
+    """Fusion computes in double precision and rounds once; Apple's GPU has no such type."""
+    return torch.float32 if weight.device.type == 'mps' else torch.float64
+
+
+@torch.no_grad()
+def make_conv(like: nn.Conv2d, weight: Tensor, bias: Tensor) -> nn.Conv2d:
+    """A convolution of ``weight`` and ``bias`` with the geometry, dtype, device and memory format of ``like``."""
+    conv = nn.Conv2d(like.in_channels, like.out_channels, like.kernel_size, like.stride, like.padding, like.dilation,
+                     like.groups, padding_mode=like.padding_mode, device='meta')
+    # empty_like keeps channels_last strides.
+    conv.weight = nn.Parameter(torch.empty_like(like.weight).copy_(weight), like.weight.requires_grad)
+    conv.bias = nn.Parameter(bias.to(like.weight), like.weight.requires_grad)
+    return conv.train(like.training)
+
+
+def make_linear(like: nn.Linear, weight: Tensor, bias: Tensor) -> nn.Linear:
+    """A linear layer of ``weight`` and ``bias`` with the dtype and device of ``like``."""
+    linear = nn.Linear(like.in_features, like.out_features, device='meta')
+    linear.weight = nn.Parameter(weight.detach().to(like.weight), like.weight.requires_grad)
+    linear.bias = nn.Parameter(bias.detach().to(like.weight), like.weight.requires_grad)
+    return linear.train(like.training)
+
+
+def fold(conv: nn.Conv2d, norm: _BatchNorm, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Weight and bias of the one convolution that equals ``conv`` and then ``norm``, computed in ``dtype``."""
+    scale, shift = scale_and_shift(norm, dtype)
+    if conv.bias is not None:
+        shift = shift + conv.bias.to(dtype) * scale
+    return conv.weight.to(dtype) * scale[:, None, None, None], shift
+
+
+def fold_into_conv(conv: nn.Conv2d, norm: _BatchNorm) -> nn.Conv2d:
+    """The one convolution that equals ``conv`` and then ``norm``."""
+    return make_conv(conv, *fold(conv, norm, fusion_dtype(conv.weight)))
+
+
+def _convolve(conv: nn.Conv2d, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """``conv`` with another weight and bias."""
+    return F.conv2d(x, weight.to(conv.weight.dtype), bias.to(conv.weight.dtype), conv.stride, conv.padding,
+                    conv.dilation, conv.groups)
+
+
+class Fusible(nn.Module, ABC):
+    """A layer that a simpler one can replace for inference."""
+
+    @abstractmethod
+    def norms(self) -> list[nn.Module]:
+        """The normalisations that have to be folded."""
+
+    @abstractmethod
+    def folded(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Weight and bias of the one convolution, or linear layer, that it amounts to; computed in ``dtype``."""
+
+    @abstractmethod
+    def fuse(self) -> nn.Module:
+        """The equal layer without normalisation; needs :meth:`can_fuse`."""
+
+    def can_fuse(self) -> bool:
+        """Whether every normalisation can be folded (GroupNorm cannot)."""
+        return all(map(can_fold, self.norms()))
+
+    def runs_on_fixed_statistics(self) -> bool:
+        """Whether it is being trained while its BatchNorms are not."""
+        return self.training and all(map(has_fixed_statistics, self.norms()))
+
+
+class ConvBN(Fusible):
+    """Convolution without bias, then a normalisation.
+
+    Args:
+        in_channels: Channels of the input.
+        out_channels: Channels of the output.
+        kernel_size: Odd; the padding is half of it.
+        stride: Stride of the convolution.
+        groups: Groups of the convolution.
+        norm_cfg: See :func:`build_norm`.
+        zero_init: Start the normalisation's weight at 0, so that a residual branch starts silent.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int = 1, stride: int = 1, groups: int = 1,
+                 norm_cfg: Mapping = {'type': 'BN'}, zero_init: bool = False):  # noqa: B006
+        super().__init__()
+        self.conv = nn.Conv2d(in_channels, out_channels, kernel_size, stride, kernel_size // 2, groups=groups,
+                              bias=False)
+        self.norm = build_norm(out_channels, norm_cfg)
+        if zero_init:
+            nn.init.zeros_(self.norm.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, in_channels, H, W) -> (N, out_channels, ceil(H / stride), ceil(W / stride))."""
+        if self.runs_on_fixed_statistics():
+            return _convolve(self.conv, x, *self.folded(torch.float32))
+        return self.norm(self.conv(x))
+
+    def norms(self) -> list[nn.Module]:
+        return [self.norm]
+
+    def folded(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        return fold(self.conv, self.norm, dtype)
+
+    def fuse(self) -> nn.Conv2d:
+        return fold_into_conv(self.conv, self.norm)
+
+
+class BNLinear(Fusible):
+    """BatchNorm1d, then a linear layer: the classifier of RepViT.
+
+    Args:
+        in_features: Length of the input vectors.
+        out_features: Length of the output vectors, the number of classes.
+    """
+
+    def __init__(self, in_features: int, out_features: int):
+        super().__init__()
+        self.norm = nn.BatchNorm1d(in_features)
+        self.linear = nn.Linear(in_features, out_features)
+        nn.init.trunc_normal_(self.linear.weight, std=0.02)
+        nn.init.zeros_(self.linear.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, in_features) -> (N, out_features)."""
+        return self.linear(self.norm(x))
+
+    def norms(self) -> list[nn.Module]:
+        return [self.norm]
+
+    def folded(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        scale, shift = scale_and_shift(self.norm, dtype)
+        weight = self.linear.weight.to(dtype)
+        return weight * scale, self.linear.bias.to(dtype) + weight @ shift
+
+    def fuse(self) -> nn.Linear:
+        return make_linear(self.linear, *self.folded(fusion_dtype(self.linear.weight)))
+
+
+class RepDWConv(Fusible):
+    """Token mixer: a depthwise 3x3, a depthwise 1x1 and the identity, summed; one depthwise 3x3 when fused.
+
+    Args:
+        channels: Channels of input and output.
+        first_version: A BatchNorm on each convolution and none on the sum, as in the paper's first version. Else
+            the 1x1 has a bias in the place of a BatchNorm, and the sum has one.
+        norm_cfg: See :func:`build_norm`.
+    """
+
+    def __init__(self, channels: int, first_version: bool = False, norm_cfg: Mapping = {'type': 'BN'}):  # noqa: B006
+        super().__init__()
+        self.first_version = first_version
+        self.dw3x3 = ConvBN(channels, channels, 3, groups=channels, norm_cfg=norm_cfg)
+        if first_version:
+            self.dw1x1 = ConvBN(channels, channels, 1, groups=channels, norm_cfg=norm_cfg)
+            self.norm = nn.Identity()
+        else:
+            self.dw1x1 = nn.Conv2d(channels, channels, 1, groups=channels)
+            self.norm = build_norm(channels, norm_cfg)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, channels, H, W) -> the same shape."""
+        if self.runs_on_fixed_statistics():
+            return _convolve(self.dw3x3.conv, x, *self.folded(torch.float32))
+        return self.norm(self.dw3x3(x) + self.dw1x1(x) + x)
+
+    def norms(self) -> list[nn.Module]:
+        return [self.dw3x3.norm, self.dw1x1.norm if self.first_version else self.norm]
+
+    def folded(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        weight, bias = self.dw3x3.folded(dtype)
+        if self.first_version:
+            weight_1x1, bias_1x1 = self.dw1x1.folded(dtype)
+        else:
+            weight_1x1, bias_1x1 = self.dw1x1.weight.to(dtype), self.dw1x1.bias.to(dtype)
+        # Depthwise, the identity is a 1x1 convolution of weight one; both sit in the middle of the 3x3.
+        weight = weight + F.pad(weight_1x1 + 1, (1, 1, 1, 1))
+        bias = bias + bias_1x1
+        if not self.first_version:
+            scale, shift = scale_and_shift(self.norm, dtype)
+            weight, bias = weight * scale[:, None, None, None], bias * scale + shift
+        return weight, bias
+
+    def fuse(self) -> nn.Conv2d:
+        return make_conv(self.dw3x3.conv, *self.folded(fusion_dtype(self.dw3x3.conv.weight)))
+
+
+class SqueezeExcite(nn.Module):
+    """Channel attention (https://arxiv.org/abs/1709.01507) with ReLU and sigmoid.
+
+    Args:
+        channels: Channels of input and output; a quarter of them, rounded to a multiple of 8, is the bottleneck.
+    """
+
+    def __init__(self, channels: int):
+        super().__init__()
+        squeezed = max(8, (channels // 4 + 4) // 8 * 8)
+        self.fc1 = nn.Conv2d(channels, squeezed, 1)
+        self.fc2 = nn.Conv2d(squeezed, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, channels, H, W) -> the same shape."""
+        weights = x.mean((2, 3), keepdim=True)
+        return x * self.fc2(self.fc1(weights).relu()).sigmoid()
+
+
+class DropPath(nn.Module):
+    """Stochastic depth (https://arxiv.org/abs/1603.09382): drops a residual branch for whole samples in training.
+
+    Args:
+        rate: Probability of a drop; kept samples are scaled by 1 / (1 - rate).
+    """
+
+    def __init__(self, rate: float):
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, ...) -> the same shape."""
+        if not self.training or self.rate == 0:
+            return x
+        keep = 1 - self.rate
+        return x * x.new_empty(x.shape[0], *[1] * (x.ndim - 1)).bernoulli_(keep).div_(keep)
+
+    def extra_repr(self) -> str:
+        return f'rate={self.rate:g}'
+
+
+class ChannelMixer(nn.Module):
+    """Residual pair of 1x1 convolutions, twice as wide in between.
+
+    Args:
+        channels: Channels of input and output.
+        norm_cfg: See :func:`build_norm`.
+        act_cfg: See :func:`build_act`.
+        drop_path_rate: See :class:`DropPath`.
+    """
+
+    def __init__(self, channels: int, norm_cfg: Mapping, act_cfg: Mapping, drop_path_rate: float = 0.):
+        super().__init__()
+        self.conv1 = ConvBN(channels, 2 * channels, norm_cfg=norm_cfg)
+        self.act = build_act(act_cfg)
+        self.conv2 = ConvBN(2 * channels, channels, norm_cfg=norm_cfg, zero_init=True)
+        self.drop_path = DropPath(drop_path_rate)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, channels, H, W) -> the same shape."""
+        return x + self.drop_path(self.conv2(self.act(self.conv1(x))))
+
+
+class Stem(nn.Module):
+    """Two 3x3 convolutions of stride 2: a quarter of the resolution.
+
+    Args:
+        in_channels: Channels of the image.
+        out_channels: Channels of the output, even; half of them in between.
+        norm_cfg: See :func:`build_norm`.
+        act_cfg: See :func:`build_act`.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, norm_cfg: Mapping, act_cfg: Mapping):
+        super().__init__()
+        self.conv1 = ConvBN(in_channels, out_channels // 2, 3, stride=2, norm_cfg=norm_cfg)
+        self.act = build_act(act_cfg)
+        self.conv2 = ConvBN(out_channels // 2, out_channels, 3, stride=2, norm_cfg=norm_cfg)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, in_channels, H, W) -> (N, out_channels, ceil(H / 4), ceil(W / 4))."""
+        return self.conv2(self.act(self.conv1(x)))
+
+
+class Downsample(nn.Module):
+    """Entry of a stage: depthwise 3x3 of ``stride``, 1x1 to the new width, channel mixer.
+
+    Args:
+        in_channels: Channels of the input.
+        out_channels: Channels of the output.
+        stride: Stride of the depthwise convolution.
+        norm_cfg: See :func:`build_norm`.
+        act_cfg: See :func:`build_act`.
+        drop_path_rate: See :class:`DropPath`.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int, norm_cfg: Mapping, act_cfg: Mapping,
+                 drop_path_rate: float = 0.):
+        super().__init__()
+        self.spatial = ConvBN(in_channels, in_channels, 3, stride, groups=in_channels, norm_cfg=norm_cfg)
+        self.channel = ConvBN(in_channels, out_channels, norm_cfg=norm_cfg)
+        self.channel_mixer = ChannelMixer(out_channels, norm_cfg, act_cfg, drop_path_rate)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, in_channels, H, W) -> (N, out_channels, ceil(H / stride), ceil(W / stride))."""
+        return self.channel_mixer(self.channel(self.spatial(x)))
+
+
+class RepViTBlock(nn.Module):
+    """Token mixer, optional squeeze-and-excitation, channel mixer.
+
+    Args:
+        channels: Channels of input and output.
+        use_se: Whether the block has squeeze-and-excitation.
+        first_version: See :class:`RepDWConv`.
+        norm_cfg: See :func:`build_norm`.
+        act_cfg: See :func:`build_act`.
+        drop_path_rate: See :class:`DropPath`.
+    """
+
+    def __init__(self, channels: int, use_se: bool, first_version: bool, norm_cfg: Mapping, act_cfg: Mapping,
+                 drop_path_rate: float = 0.):
+        super().__init__()
+        self.token_mixer = RepDWConv(channels, first_version, norm_cfg)
+        self.se = SqueezeExcite(channels) if use_se else nn.Identity()
+        self.channel_mixer = ChannelMixer(channels, norm_cfg, act_cfg, drop_path_rate)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, channels, H, W) -> the same shape."""
+        return self.channel_mixer(self.se(self.token_mixer(x)))
+
+
+def checkpointed(block: nn.Module) -> Callable[[Tensor], Tensor]:
+    """``block`` as a function that keeps no activations and computes them again in the backward pass.
+
+    The second forward pass leaves running statistics alone, so that training equals training without it.
+    """
+    return lambda x: checkpoint(block, x, use_reentrant=False,
+                                context_fn=lambda: (nullcontext(), _statistics_kept(block)))
+
+
+@contextmanager
+def _statistics_kept(block: nn.Module) -> Iterator[None]:
+    norms = [m for m in block.modules() if isinstance(m, _BatchNorm) and m.training and m.running_var is not None]
+    before = [(norm.momentum, norm.num_batches_tracked.clone()) for norm in norms]
+    for norm in norms:
+        norm.momentum = 0.
+    try:
+        yield
+    finally:
+        for norm, (momentum, count) in zip(norms, before, strict=True):
+            norm.momentum = momentum
+            norm.num_batches_tracked.copy_(count)
