@@ -49,7 +49,7 @@ def get_arch(arch: str | Mapping) -> ArchSpec:
     if isinstance(arch, str):
         if arch not in ARCHS:
             raise ConfigError(f'arch={arch!r} is not a RepViT; choose one of {", ".join(ARCHS)}, '
-                              "or give dict(widths=..., depths=...)")
+                              'or give dict(widths=..., depths=...)')
         return ARCHS[arch]
     if not isinstance(arch, Mapping):
         raise ConfigError(f'arch must be a name or a dict of widths and depths, got {type(arch).__name__}')

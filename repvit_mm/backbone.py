@@ -97,15 +97,15 @@ class RepViT(BaseModule):
 
     def __init__(self, arch: str | Mapping, in_channels: int = 3, out_indices: Sequence[int] = (0, 1, 2, 3),
                  feature_tap: str = 'stage_end', last_stride: int = 2, frozen_stages: int = -1,
-                 norm_cfg: Mapping = {'type': 'BN'}, norm_eval: bool = False,  # noqa: B006
-                 act_cfg: Mapping = {'type': 'GELU'}, drop_path_rate: float = 0., with_cp: bool = False,  # noqa: B006
+                 norm_cfg: Mapping = {'type': 'BN'}, norm_eval: bool = False,
+                 act_cfg: Mapping = {'type': 'GELU'}, drop_path_rate: float = 0., with_cp: bool = False,
                  deploy: bool = False, init_cfg: Mapping | Sequence[Mapping] | None = None):
         super().__init__(init_cfg)
         spec = get_arch(arch)
         num_stages = len(spec.widths)
         _check(num_stages, in_channels, out_indices, feature_tap, last_stride, frozen_stages, drop_path_rate)
         if deploy and norm_cfg.get('type') not in ('BN', 'SyncBN'):
-            raise ConfigError(f"deploy=True needs norm_cfg of type BN or SyncBN: a {norm_cfg.get('type')} cannot be fused")
+            raise ConfigError(f'deploy=True needs a norm_cfg of type BN or SyncBN; {dict(norm_cfg)} cannot be fused')
         self.arch = arch
         self.out_indices, self.feature_tap = tuple(out_indices), feature_tap
         self.frozen_stages, self.norm_eval = frozen_stages, norm_eval
@@ -176,7 +176,7 @@ class RepViT(BaseModule):
 
 def _split(drop_path_rate: float, counts: Sequence[int]) -> list[list[float]]:
     """Rates rising linearly over all blocks, in a list for each stage."""
-    rates = iter(torch.linspace(0, drop_path_rate, sum(counts)).tolist())
+    rates = iter(torch.linspace(0, drop_path_rate, sum(counts), device='cpu').tolist())
     return [[next(rates) for _ in range(count)] for count in counts]
 
 

@@ -167,7 +167,7 @@ class ConvBN(Fusible):
     """
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int = 1, stride: int = 1, groups: int = 1,
-                 norm_cfg: Mapping = {'type': 'BN'}, zero_init: bool = False):  # noqa: B006
+                 norm_cfg: Mapping = {'type': 'BN'}, zero_init: bool = False):
         super().__init__()
         self.conv = nn.Conv2d(in_channels, out_channels, kernel_size, stride, kernel_size // 2, groups=groups,
                               bias=False)
@@ -232,7 +232,7 @@ class RepDWConv(Fusible):
         norm_cfg: See :func:`build_norm`.
     """
 
-    def __init__(self, channels: int, first_version: bool = False, norm_cfg: Mapping = {'type': 'BN'}):  # noqa: B006
+    def __init__(self, channels: int, first_version: bool = False, norm_cfg: Mapping = {'type': 'BN'}):
         super().__init__()
         self.first_version = first_version
         self.dw3x3 = ConvBN(channels, channels, 3, groups=channels, norm_cfg=norm_cfg)

@@ -1,0 +1,138 @@
+import pytest
+import torch
+from oracles import randomise_norms, relative_error
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from repvit_mm import ARCHS, RepViT, fuse
+
+TINY = {'widths': (16, 24, 32, 40), 'depths': (1, 2, 3, 1)}
+
+
+def build(arch=TINY, **settings):
+    torch.manual_seed(0)
+    return randomise_norms(RepViT(arch, **settings)).eval()
+
+
+def number_of(kind, model):
+    return sum(isinstance(m, kind) for m in model.modules())
+
+
+@pytest.mark.parametrize('arch', ARCHS)
+def test_a_fused_backbone_has_one_convolution_per_layer(arch):
+    fused = fuse(build(arch))
+    blocks = sum(ARCHS[arch].depths) + 3  # one more closes each stage but the last
+    squeeze_excites = sum((depth + 1) // 2 for depth in ARCHS[arch].depths)
+    assert number_of(_BatchNorm, fused) == 0
+    assert number_of(nn.Conv2d, fused) == 2 + 3 * blocks + 4 * 3 + 2 * squeeze_excites
+
+
+def test_fusing_copies_unless_asked():
+    model = build()
+    assert fuse(model) is not model
+    assert number_of(_BatchNorm, model) > 0
+    assert not model.deploy
+    assert fuse(model, inplace=True) is model
+    assert number_of(_BatchNorm, model) == 0
+    assert model.deploy
+
+
+def test_fusing_twice_changes_nothing():
+    once = fuse(build())
+    twice = fuse(once)
+    assert all(torch.equal(a, b) for a, b in zip(once.state_dict().values(), twice.state_dict().values(), strict=True))
+    assert fuse(once.train()) is not None, 'nothing is left that depends on the mode'
+
+
+def test_a_model_in_training_mode_is_refused_and_left_alone():
+    model = build().train()
+    before = list(model.state_dict())
+    with pytest.raises(RuntimeError, match=r'call model\.eval\(\) first'):
+        fuse(model, inplace=True)
+    assert list(model.state_dict()) == before
+
+
+def test_dtype_and_memory_format_and_trainability_are_kept():
+    model = build(frozen_stages=1).to(torch.bfloat16, memory_format=torch.channels_last)
+    fused = fuse(model)
+    assert {p.dtype for p in fused.parameters()} == {torch.bfloat16}
+    assert all(p.is_contiguous(memory_format=torch.channels_last) for p in fused.parameters() if p.ndim == 4)
+    assert not any(p.requires_grad for p in fused.stem.parameters())
+    assert all(p.requires_grad for p in fused.stages[1].parameters())
+
+
+def test_group_norm_is_left_alone():
+    model = build(norm_cfg={'type': 'GN', 'num_groups': 4})
+    fused = fuse(model)
+    assert list(fused.state_dict()) == list(model.state_dict())
+    x = torch.randn(1, 3, 64, 64)
+    assert torch.equal(fused(x)[-1], model(x)[-1])
+
+
+def test_a_layer_alone_is_fused_too():
+    layer = build().stem.conv1
+    assert isinstance(fuse(layer), nn.Conv2d)
+
+
+def test_a_layer_shared_by_two_parents_stays_shared():
+    block = build().stem
+    model = nn.ModuleList([nn.Sequential(block.conv1), nn.Sequential(block.conv1)])
+    fused = fuse(model)
+    assert isinstance(fused[0][0], nn.Conv2d)
+    assert fused[0][0] is fused[1][0]
+
+
+class TestConvModule:
+    """mmcv's ConvModule, in necks and heads."""
+
+    @pytest.mark.parametrize('settings', [
+        {'norm_cfg': {'type': 'BN'}},
+        {'norm_cfg': {'type': 'SyncBN'}},
+        {'norm_cfg': {'type': 'BN'}, 'bias': True, 'act_cfg': {'type': 'Swish'}},
+        {'norm_cfg': {'type': 'BN'}, 'groups': 4, 'stride': 2, 'dilation': 2},
+        {'norm_cfg': {'type': 'BN'}, 'padding_mode': 'reflect', 'padding': 1},
+    ])
+    def test_is_fused(self, settings):
+        from mmcv.cnn import ConvModule
+        module = randomise_norms(ConvModule(8, 8, 3, **{'padding': 1, **settings})).eval()
+        x = torch.randn(2, 8, 9, 9)
+        expected = module(x)
+        fused = fuse(module)
+        assert number_of(_BatchNorm, fused) == 0
+        assert relative_error(fused(x), expected) < 2e-6
+
+    @pytest.mark.parametrize('settings', [
+        {'norm_cfg': {'type': 'GN', 'num_groups': 2}},
+        {'norm_cfg': {'type': 'BN'}, 'order': ('norm', 'conv', 'act')},
+        {'norm_cfg': {'type': 'BN'}, 'order': ('conv', 'act', 'norm')},
+        {'norm_cfg': {'type': 'BN'}, 'conv_cfg': {'type': 'ConvWS'}},
+        {'norm_cfg': {'type': 'IN'}},
+        {'norm_cfg': None},
+    ])
+    def test_is_left_alone_where_its_norm_cannot_be_folded(self, settings):
+        from mmcv.cnn import ConvModule
+        module = randomise_norms(ConvModule(8, 8, 3, padding=1, **settings)).eval()
+        fused = fuse(module)
+        x = torch.randn(2, 8, 9, 9)
+        assert list(fused.state_dict()) == list(module.state_dict())
+        assert torch.equal(fused(x), module(x))
+
+
+def test_a_whole_detector_is_fused():
+    from mmdet.registry import MODELS
+    from mmdet.utils import register_all_modules
+    register_all_modules()
+    neck = {'type': 'FPN', 'in_channels': [16, 24, 32, 40], 'out_channels': 16, 'num_outs': 5,
+            'norm_cfg': {'type': 'BN'}}
+    detector = MODELS.build({'type': 'RetinaNet', 'backbone': {'type': 'RepViT', 'arch': TINY}, 'neck': neck,
+                             'bbox_head': {'type': 'RetinaHead', 'num_classes': 3, 'in_channels': 16,
+                                           'feat_channels': 16}})
+    randomise_norms(detector).eval()
+    fused = fuse(detector)
+    assert number_of(_BatchNorm, fused) == 0
+    assert fused.backbone.deploy
+    x = torch.randn(1, 3, 64, 96)
+    with torch.no_grad():
+        for expected, outputs in zip(detector._forward(x), fused._forward(x), strict=True):
+            for theirs, ours in zip(expected, outputs, strict=True):
+                assert relative_error(ours, theirs) < 5e-6
