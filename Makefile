@@ -1,0 +1,34 @@
+# Everything runs in the virtual environment VENV, made by the interpreter PYTHON:
+#   make quickstart VENV=/somewhere/else PYTHON=python3.12
+# A prebuilt wheel of mmcv spares its compilation: MMCV_WHEELS=URL_OR_FOLDER
+VENV ?= .venv
+PYTHON ?= python3
+ARGS ?=
+
+export MMCV_WHEELS
+PY = $(abspath $(VENV))/bin/python
+
+.DEFAULT_GOAL := help
+.PHONY: help setup quickstart test lint clean
+
+help:  ## list the targets
+	@echo 'usage: make TARGET [VENV=.venv] [PYTHON=python3] [MMCV_WHEELS=URL_OR_FOLDER] [ARGS=...]'
+	@sed -n 's/^\([a-z]*\):.*## /\1	/p' $(firstword $(MAKEFILE_LIST)) | expand -t 14 | sed 's/^/  /'
+
+setup:  ## make the environment, or bring it up to date
+	@command -v '$(PYTHON)' >/dev/null || { \
+	  echo 'error: there is no $(PYTHON): install Python 3.10 to 3.12, or name yours with PYTHON=' >&2; exit 1; }
+	@'$(PYTHON)' install/setup_env.py --venv '$(VENV)'
+
+quickstart: setup  ## train, evaluate and fuse a small Mask R-CNN on a data set drawn on the spot
+	@'$(PY)' tools/quickstart.py $(ARGS)
+
+test: setup  ## run all tests; ARGS="-m 'not slow'" leaves out the long ones
+	@'$(PY)' -m pytest $(ARGS)
+
+lint: setup  ## check the style
+	@'$(PY)' -m ruff check .
+
+clean:  ## remove what builds and tests leave behind; keeps VENV, work_dirs and the cached mmcv wheel
+	@rm -rf build dist *.egg-info .pytest_cache .ruff_cache
+	@find repvit_mm configs tools tests install -name __pycache__ -prune -exec rm -rf {} +
