@@ -18,8 +18,8 @@ class BuildWithStartup(build_py):
                 self.copy_file(path, self.build_lib)
 
     def get_outputs(self, include_bytecode=True):
-        startup = [] if self.editable_mode else [os.path.join(self.build_lib, os.path.basename(p)) for p in STARTUP]
-        return super().get_outputs(include_bytecode) + startup
+        startup = [os.path.join(self.build_lib, os.path.basename(path)) for path in STARTUP]
+        return super().get_outputs(include_bytecode) + ([] if self.editable_mode else startup)
 
 
 setup(cmdclass={'build_py': BuildWithStartup})

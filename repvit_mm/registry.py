@@ -1,8 +1,8 @@
 """The scope ``repvit_mm`` of mmengine's registries, which mmengine looks for in a module of this name.
 
 What a base config ``repvit_mm::...`` defines is built under this scope. It holds nothing: RepViT itself is in
-the root registries, and everything else that our configs name is a toolbox's. So it lets every look-up through to
-the scope around it, which is the toolbox that the config runs in.
+the root registries, and everything else that our configs name is a toolbox's. So it lets every look-up through
+to the scope around it, which is that of the toolbox in use.
 """
 from contextlib import suppress
 from importlib import import_module
