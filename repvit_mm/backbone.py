@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from .archs import get_arch
+from .checkpoints import adapt_incoming, load_checkpoint
 from .errors import ConfigError
 from .fusion import fuse_layers
 from .layers import Downsample, RepViTBlock, Stem, checkpointed
@@ -106,7 +107,7 @@ class RepViT(BaseModule):
         _check(num_stages, in_channels, out_indices, feature_tap, last_stride, frozen_stages, drop_path_rate)
         if deploy and norm_cfg.get('type') not in ('BN', 'SyncBN'):
             raise ConfigError(f'deploy=True needs a norm_cfg of type BN or SyncBN; {dict(norm_cfg)} cannot be fused')
-        self.arch = arch
+        self.arch, self.norm_cfg = arch, norm_cfg
         self.out_indices, self.feature_tap = tuple(out_indices), feature_tap
         self.frozen_stages, self.norm_eval = frozen_stages, norm_eval
         self.with_cp, self.deploy = with_cp, deploy
@@ -164,14 +165,14 @@ class RepViT(BaseModule):
         if pretrained.get('type') != 'Pretrained':
             super().init_weights()
         else:
-            from .checkpoints import load_checkpoint
             load_checkpoint(self, pretrained['checkpoint'])
             self._is_init = True
 
-    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args) -> None:
+    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, local_metadata: dict, strict: bool,
+                              *args) -> None:
         # Whoever loads, with whichever loader: published names become ours on the way in.
-        # checkpoints.rename_in_place(state_dict, prefix) comes here with the checkpoints package
-        super()._load_from_state_dict(state_dict, prefix, *args)
+        adapt_incoming(self, state_dict, prefix, strict)
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, *args)
 
 
 def _split(drop_path_rate: float, counts: Sequence[int]) -> list[list[float]]:

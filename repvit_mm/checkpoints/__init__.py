@@ -1,0 +1,12 @@
+"""Checkpoints: their formats, their reading and loading, and the published ones by name."""
+from .download import BASE_URL, PUBLISHED, fetch
+from .formats import FORMATS, FoundArch, FoundBackbone, convert_state_dict, detect, identify_arch
+from .integration import adapt_incoming, load_from_repvit
+from .loading import LoadReport, load_checkpoint, load_into
+from .reading import read_checkpoint, tensors_of
+
+__all__ = [
+    'BASE_URL', 'FORMATS', 'PUBLISHED', 'FoundArch', 'FoundBackbone', 'LoadReport', 'adapt_incoming',
+    'convert_state_dict', 'detect', 'fetch', 'identify_arch', 'load_checkpoint', 'load_from_repvit', 'load_into',
+    'read_checkpoint', 'tensors_of'
+]

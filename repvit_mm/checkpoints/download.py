@@ -1,0 +1,237 @@
+"""The published checkpoints by name, and their way into the cache."""
+import hashlib
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.client import HTTPException, HTTPResponse
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+from urllib.error import HTTPError, URLError
+from urllib.parse import unquote, urlsplit
+from urllib.request import Request, urlopen
+
+import torch
+from filelock import FileLock, Timeout
+from mmengine.dist import barrier, get_rank, is_distributed
+from mmengine.logging import print_log
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TaskProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+
+from ..errors import CheckpointError
+
+SCHEME = 'repvit://'
+#: The authors' release.
+BASE_URL = 'https://github.com/THU-MIG/RepViT/releases/download/v1.0/'
+#: Environment variable with the address of a mirror, to be used in the place of :data:`BASE_URL`.
+MIRROR_VARIABLE = 'REPVIT_MM_WEIGHTS_URL'
+
+_TIMEOUT = 30.  # seconds without a byte
+_INTERRUPTIONS = 5  # after which a download is given up; what is there stays for the next one
+_CHUNK = 1 << 20  # bytes
+
+
+class Published(NamedTuple):
+    """A released checkpoint.
+
+    Attributes:
+        file: Its name in the release.
+        sha256: Of its content, in hexadecimal; None where it has not been recorded.
+    """
+
+    file: str
+    sha256: str | None = None
+
+
+#: What follows ``repvit://`` -> the released file.
+PUBLISHED: dict[str, Published] = {name: Published(f'repvit_{name}.pth') for name in (
+    'm0_6_distill_300e',
+    'm0_9_distill_300e', 'm0_9_distill_450e',
+    'm1_0_distill_300e', 'm1_0_distill_450e',
+    'm1_1_distill_300e', 'm1_1_distill_450e',
+    'm1_5_distill_300e', 'm1_5_distill_450e',
+    'm2_3_distill_300e', 'm2_3_distill_450e',
+    'm1_1_coco', 'm1_5_coco', 'm2_3_coco',
+    'm1_1_ade20k', 'm1_5_ade20k', 'm2_3_ade20k',
+)} | {'sam': Published('repvit_sam.pt')}
+
+
+def fetch(path_or_name: str | Path, base_url: str | None = None) -> Path:
+    """Give the local file of a checkpoint; download it into torch's cache if it is a name or an address.
+
+    In distributed runs every process has to call this; the first of each node downloads.
+
+    Args:
+        path_or_name: A path, which is returned as it is, ``repvit://NAME`` with a key of :data:`PUBLISHED`, or an
+            address that starts with http.
+        base_url: Where the published files are; by default the environment variable ``REPVIT_MM_WEIGHTS_URL``, or
+            else the authors' release.
+
+    Raises:
+        CheckpointError: If the name is unknown, the download fails, or the content is not the recorded one.
+    """
+    name = str(path_or_name)
+    if not re.match(r'\w[\w+.-]+://', name):
+        return Path(path_or_name).expanduser()
+    url, sha256 = _locate(name, base_url)
+    file = Path(unquote(urlsplit(url).path)).name
+    if not file:
+        raise CheckpointError(f'{name} names no file')
+    path = Path(torch.hub.get_dir(), 'checkpoints', file)
+    if not is_distributed():
+        _ensure(name, url, path, sha256)
+        return path
+    try:
+        if int(os.environ.get('LOCAL_RANK', get_rank())) == 0:
+            _ensure(name, url, path, sha256)
+    finally:
+        barrier()  # also after a failure, or the others would wait for ever
+    if not path.is_file():
+        raise CheckpointError(f'{name} could not be downloaded; the first process of this node tells why')
+    return path
+
+
+def _locate(name: str, base_url: str | None) -> tuple[str, str | None]:
+    """Address and, if known, SHA-256."""
+    if name.startswith(('http://', 'https://')):
+        return name, None
+    if not name.startswith(SCHEME):
+        raise CheckpointError(f'{name} is no address that can be read; give a path, http(s)://... or {SCHEME}NAME')
+    published = PUBLISHED.get(name.removeprefix(SCHEME))
+    if published is None:
+        raise CheckpointError(f'{name} is no published checkpoint; choose {SCHEME} and one of {", ".join(PUBLISHED)}')
+    base = base_url or os.environ.get(MIRROR_VARIABLE) or BASE_URL
+    return f'{base.rstrip("/")}/{published.file}', published.sha256
+
+
+def _ensure(name: str, url: str, path: Path, sha256: str | None) -> None:
+    """Download unless the file is there; of several processes, one at a time."""
+    if path.is_file():
+        return
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _locked(path):
+            if not path.is_file():
+                _download(name, url, path, sha256)
+    except OSError as error:
+        raise CheckpointError(f'cannot write {path} ({error.strerror or error}); TORCH_HOME chooses another '
+                              'place') from error
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    lock = FileLock(f'{path}.lock')
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        print_log(f'waiting for another process that downloads {path.name}', logger='current')
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _download(name: str, url: str, path: Path, sha256: str | None) -> None:
+    part = path.with_name(f'{path.name}.part')
+    interruptions = 0
+    while True:
+        before = _size(part)
+        try:
+            _transfer(url, part)
+            break
+        except (URLError, HTTPException, ConnectionError, TimeoutError) as error:
+            interruptions += 1
+            if _size(part) <= before or interruptions == _INTERRUPTIONS:
+                raise CheckpointError(_offline(name, url, path, error)) from error
+    digest = _sha256_of(part)
+    if sha256 not in (None, digest):
+        _discard(part)
+        raise CheckpointError(f'{name} from {url} has SHA-256 {digest}, but {sha256} is recorded: the file was changed '
+                              'or damaged on its way, and has been deleted; try again, or another mirror')
+    os.replace(part, path)
+    _discard(part)
+    checked = 'as recorded' if sha256 else 'none is recorded to compare it with'
+    print_log(f'downloaded {url} to {path} (SHA-256 {digest}, {checked})', logger='current')
+
+
+def _transfer(url: str, part: Path) -> None:
+    """Download ``url`` to ``part``, going on where an earlier call stopped if the server has the same file still."""
+    tag_file = Path(f'{part}.tag')  # what tells whether it is the same file
+    have, headers = 0, {'User-Agent': 'repvit-mm'}
+    if _size(part) > 0 and tag_file.is_file() and (tag := tag_file.read_text().partition('\n'))[0] == url:
+        have = _size(part)
+        headers.update({'Range': f'bytes={have}-', 'If-Range': tag[2]})
+    try:
+        response: HTTPResponse = urlopen(Request(url, headers=headers), timeout=_TIMEOUT)
+    except HTTPError as error:
+        if error.code == 416:  # there is nothing behind what we have: it was not that file
+            _discard(part)
+        raise
+    with response:
+        if response.headers.get_content_type() == 'text/html':
+            raise URLError('the answer is a web page')
+        resumed = response.status == 206 and response.headers.get('Content-Range', '').startswith(f'bytes {have}-')
+        have = have if resumed else 0
+        length = response.headers.get('Content-Length')
+        total = None if length is None else have + int(length)
+        tag = response.headers.get('ETag') or ''
+        tag = response.headers.get('Last-Modified', '') if not tag or tag.startswith('W/') else tag
+        with part.open('ab' if resumed else 'wb') as file:
+            if tag:
+                tag_file.write_text(f'{url}\n{tag}')
+            else:
+                tag_file.unlink(missing_ok=True)
+            _copy(response, file, have, total, part.stem)
+    if total is not None and _size(part) != total:
+        raise ConnectionError(f'the connection broke after {_size(part):,} of {total:,} bytes')
+
+
+def _copy(response: HTTPResponse, file: BinaryIO, have: int, total: int | None, title: str) -> None:
+    columns = (TextColumn('{task.description}'), BarColumn(), TaskProgressColumn(), DownloadColumn(),
+               TransferSpeedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        task = progress.add_task(title, total=total, completed=have)
+        while chunk := _receive(response):
+            file.write(chunk)
+            progress.advance(task, len(chunk))
+
+
+def _receive(response: HTTPResponse) -> bytes:
+    try:
+        return response.read(_CHUNK)
+    except OSError as error:  # not to be taken for one of the disk
+        raise ConnectionError(f'the connection broke: {error}') from error
+
+
+def _offline(name: str, url: str, path: Path, error: Exception) -> str:
+    reason = getattr(error, 'reason', None) or error
+    reason = f'{error.code} {reason}' if isinstance(error, HTTPError) else reason
+    mirror = f', or give the address of a mirror in {MIRROR_VARIABLE}' if name.startswith(SCHEME) else ''
+    return (f'cannot download {name} from {url} ({reason}). Try again (what has arrived is kept), or bring the file '
+            f'to {path} yourself, or give the path of a copy in the place of the name{mirror}')
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+def _discard(part: Path) -> None:
+    part.unlink(missing_ok=True)
+    Path(f'{part}.tag').unlink(missing_ok=True)
+
+
+def _sha256_of(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open('rb') as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()

@@ -1,0 +1,297 @@
+"""Names of RepViT's tensors in every published format, as one table, and the renaming between its columns."""
+import re
+from collections import Counter, OrderedDict
+from collections.abc import Iterable, Iterator, Mapping
+from typing import NamedTuple
+
+from torch import Tensor
+
+from ..archs import ARCHS
+from ..errors import CheckpointError
+
+#: The columns of the tables below. ``official`` are the names of the authors' code, in its classification, detection
+#: and segmentation parts and in RepViT-SAM; final paper and first version differ in which rows they have.
+FORMATS = ('repvit_mm', 'official', 'timm')
+
+# Parts of a layer, a row each. A layer that has been fused, or never had a normalisation, is its own only part.
+_PLAIN = (('', '', ''),)
+_CONV_BN = (('.conv', '.c', '.c'), ('.norm', '.bn', '.bn'), *_PLAIN)
+_BN_LINEAR = (('.norm', '.bn', '.bn'), ('.linear', '.l', '.l'))
+
+# Layers of a module, a row each, in the order of the state dicts.
+_STEM = (
+    (('stem.conv1', 'features.0.0', 'stem.conv1'), _CONV_BN),
+    (('stem.conv2', 'features.0.2', 'stem.conv2'), _CONV_BN),
+)
+_DOWNSAMPLE = (
+    (('.spatial', '.token_mixer.0', '.spatial_downsample'), _CONV_BN),
+    (('.channel', '.token_mixer.2', '.channel_downsample'), _CONV_BN),
+    (('.channel_mixer.conv1', '.channel_mixer.m.0', '.ffn.conv1'), _CONV_BN),
+    (('.channel_mixer.conv2', '.channel_mixer.m.2', '.ffn.conv2'), _CONV_BN),
+)
+_BLOCK = (
+    (('.token_mixer.dw3x3', '.token_mixer.0.conv', '.token_mixer.conv'), _CONV_BN),
+    (('.token_mixer.dw1x1', '.token_mixer.0.conv1', '.token_mixer.conv1'), _CONV_BN),
+    (('.token_mixer.norm', '.token_mixer.0.bn', '.token_mixer.bn'), _PLAIN),  # final version only
+    (('.token_mixer', '.token_mixer.0', '.token_mixer'), _PLAIN),  # fused
+    (('.se.fc1', '.token_mixer.1.fc1', '.se.fc1'), _PLAIN),
+    (('.se.fc2', '.token_mixer.1.fc2', '.se.fc2'), _PLAIN),
+    (('.channel_mixer.conv1', '.channel_mixer.m.0', '.channel_mixer.conv1'), _CONV_BN),
+    (('.channel_mixer.conv2', '.channel_mixer.m.2', '.channel_mixer.conv2'), _CONV_BN),
+)
+_HEAD = (
+    (('head.fc', 'classifier.classifier', 'head.head'), _BN_LINEAR),
+    (('head.fc_dist', 'classifier.classifier_dist', 'head.head_dist'), _BN_LINEAR),
+    (('head.fc', 'classifier', 'head'), _PLAIN),  # fused: the mean of both
+)
+
+# The first block's first 1x1 convolution is in every RepViT, whatever was left out or fused.
+_ANCHOR = re.compile(r'(?P<root>|.*\.)(?:features\.1\.channel_mixer\.m\.0|stages\.0\.blocks\.0\.channel_mixer\.conv1)'
+                     r'(?P<part>\.c|\.conv|)\.weight')
+# What parallel training and torch.compile put before every name.
+_WRAPPERS = re.compile(r'(?:(?:module|_orig_mod)\.)+')
+
+
+class FoundBackbone(NamedTuple):
+    """A RepViT among the names of a state dict.
+
+    Attributes:
+        root: What its names start with: ``''``, ``'backbone.'``, ``'image_encoder.'``, ...
+        format: One of :data:`FORMATS`.
+        fused: Whether its BatchNorms are folded into the convolutions.
+        first_version: Whether its blocks are those of the paper's first version; None if it is fused, which makes
+            both the same.
+        blocks: Blocks of each stage, the closing one included, the downsampling not.
+        has_head: Whether the names of a classifier that belongs to it are there as well.
+    """
+
+    root: str
+    format: str
+    fused: bool
+    first_version: bool | None
+    blocks: tuple[int, ...]
+    has_head: bool
+
+    def __str__(self) -> str:
+        version = ' of the first version' if self.first_version else ''
+        return f'{self.format} names{version}{", fused" if self.fused else ""}'
+
+
+class FoundArch(NamedTuple):
+    """Shape of a RepViT as its tensors show it.
+
+    Attributes:
+        widths: Channels of each stage that is there.
+        blocks: Blocks of each stage, see :attr:`FoundBackbone.blocks`.
+        first_version: See :attr:`FoundBackbone.first_version`.
+    """
+
+    widths: tuple[int, ...]
+    blocks: tuple[int, ...]
+    first_version: bool | None
+
+    @property
+    def names(self) -> list[str]:
+        """The published architectures that it can be; several if it is fused or cut short, none if it is another."""
+        return [name for name, spec in ARCHS.items() if self.fits(FoundArch(
+            spec.widths, tuple(depth + 1 for depth in spec.depths[:-1]) + spec.depths[-1:], spec.first_version))]
+
+    def fits(self, other: 'FoundArch') -> bool:
+        """Whether both are the same as far as both go; the last stage of the shorter may lack its closing block."""
+        if None not in (self.first_version, other.first_version) and self.first_version != other.first_version:
+            return False
+        short, long = sorted((self, other), key=lambda arch: len(arch.widths))
+        stages = len(short.widths)
+        lacking = long.blocks[stages - 1] - short.blocks[-1]
+        return (short.widths == long.widths[:stages] and short.blocks[:-1] == long.blocks[:stages - 1]
+                and (lacking == 0 or lacking == 1 and stages < len(long.widths)))
+
+    def __str__(self) -> str:
+        if self.names:
+            return ' or '.join(self.names)
+        return f'RepViT of widths {self.widths} with {self.blocks} blocks' + ' (first version)' * bool(self.first_version)
+
+
+def strip_wrappers(state_dict: Mapping[str, Tensor]) -> 'OrderedDict[str, Tensor]':
+    """Drop ``module.`` and ``_orig_mod.`` at the start of names; anything else stays, ``_metadata`` too."""
+    stripped = OrderedDict((_WRAPPERS.sub('', name, count=1) if _WRAPPERS.match(name) else name, value)
+                           for name, value in state_dict.items())
+    if len(stripped) != len(state_dict):
+        raise CheckpointError('two tensors of the checkpoint have the same name once "module." is dropped')
+    if hasattr(state_dict, '_metadata'):
+        stripped._metadata = state_dict._metadata
+    return stripped
+
+
+def find_backbones(names: Iterable[str]) -> list[FoundBackbone]:
+    """Find every RepViT among the names of a state dict, in whatever format and depth it is."""
+    names = list(names)
+    return [_describe(anchor, names) for name in names if (anchor := _ANCHOR.fullmatch(name))]
+
+
+def detect(state_dict: Mapping[str, Tensor]) -> FoundBackbone:
+    """Tell the format of a state dict that holds a RepViT; of the first one, if it holds several.
+
+    Raises:
+        CheckpointError: If it holds none.
+    """
+    found = find_backbones(state_dict)
+    if not found:
+        some = ', '.join(list(state_dict)[:3])
+        raise CheckpointError(f'no tensor has a name of RepViT; the {len(state_dict)} names begin with: {some}')
+    return found[0]
+
+
+def identify_arch(state_dict: Mapping[str, Tensor]) -> FoundArch:
+    """Tell the architecture of a state dict that holds a RepViT, from its names and shapes.
+
+    Raises:
+        CheckpointError: If it holds none.
+
+    Example:
+        >>> from repvit_mm import RepViT
+        >>> from repvit_mm.checkpoints import identify_arch
+        >>> str(identify_arch(RepViT('m1_1').state_dict()))
+        'm1_1'
+    """
+    return arch_of(state_dict, detect(state_dict))
+
+
+def arch_of(state_dict: Mapping[str, Tensor], found: FoundBackbone) -> FoundArch:
+    """The architecture of the one backbone ``found`` in ``state_dict``."""
+    theirs = _renames('repvit_mm', found.format, found.blocks)
+    widths = []
+    for stage in range(len(found.blocks)):
+        module = f'stages.{stage}.blocks.0.channel_mixer.conv1' + ('' if found.fused else '.conv')
+        weight = state_dict.get(f'{found.root}{theirs.get(module)}.weight')
+        widths.append(0 if weight is None else weight.shape[1])
+    return FoundArch(tuple(widths), found.blocks, found.first_version)
+
+
+def convert_state_dict(state_dict: Mapping[str, Tensor], to: str = 'repvit_mm') -> 'OrderedDict[str, Tensor]':
+    """Rename the tensors of a checkpoint; the tensors themselves, and their order, stay.
+
+    What is no part of a RepViT or of its classifier (necks, heads, decoders) keeps its names. A classification model
+    has its backbone under ``backbone.`` in our names and directly at the top in the others.
+
+    Args:
+        state_dict: Name -> tensor, in any format: a backbone alone, a classification model, or a whole detector,
+            segmentor or RepViT-SAM with a RepViT under any prefix.
+        to: One of :data:`FORMATS`.
+
+    Returns:
+        The same tensors under their new names.
+
+    Raises:
+        CheckpointError: If it holds no RepViT, or two of its tensors would get the same name.
+
+    Example:
+        >>> from repvit_mm import RepViT, convert_state_dict
+        >>> list(convert_state_dict(RepViT('m1_1').state_dict(), to='official'))[0]
+        'features.0.0.c.weight'
+    """
+    if to not in FORMATS:
+        raise CheckpointError(f'to={to!r} is no format of names; choose one of {", ".join(FORMATS)}')
+    state_dict = strip_wrappers(state_dict)
+    detect(state_dict)
+    modules: dict[str, str] = {}
+    for found in find_backbones(state_dict):
+        old, new, top = _roots(found, to)
+        for ours, theirs in _renames(found.format, to, found.blocks).items():
+            modules[old + ours] = new + theirs
+        if found.has_head:
+            heads = zip(_expand(_HEAD, found.format), _expand(_HEAD, to), strict=True)
+            modules.update((top + ours, top + theirs) for ours, theirs in heads)
+    renamed = OrderedDict()
+    for name, value in state_dict.items():
+        module, dot, tensor = name.rpartition('.')
+        renamed[modules.get(module, module) + dot + tensor] = value
+    if len(renamed) != len(state_dict):
+        double = Counter(modules.values()).most_common(1)[0][0]
+        raise CheckpointError(f'the checkpoint mixes formats: two of its tensors would be called {double}')
+    if hasattr(state_dict, '_metadata'):
+        renamed._metadata = state_dict._metadata
+    return renamed
+
+
+def head_modules(format: str) -> list[str]:
+    """The modules of a classifier that hold tensors, relative to the model."""
+    return list(_expand(_HEAD, format))
+
+
+def _describe(anchor: re.Match, names: list[str]) -> FoundBackbone:
+    root, part = anchor['root'], anchor['part']
+    inside = [name[len(root):] for name in names if name.startswith(root)]
+    if anchor[0].startswith(root + 'features.'):
+        format = 'official'
+    elif part:
+        format = 'timm' if part == '.c' else 'repvit_mm'
+    else:  # fused, ours differ from timm's in the downsampling
+        format = 'timm' if any('.downsample.pre_block.' in name for name in inside) else 'repvit_mm'
+    blocks = _count_blocks(inside, format)
+    branch = _renames('repvit_mm', format, blocks)['stages.0.blocks.0.token_mixer.dw1x1.conv']
+    top = _top(root, format)
+    heads = tuple(f'{top}{module}.' for module in _expand(_HEAD, format))
+    has_head = top is not None and any(name.rpartition('.')[0] + '.' in heads for name in names)
+    return FoundBackbone(root, format, not part, f'{branch}.weight' in inside if part else None, blocks, has_head)
+
+
+def _top(root: str, format: str) -> str | None:
+    """Prefix of the model whose classifier would belong to the backbone under ``root``; None if that is no model."""
+    ours, is_part = format == 'repvit_mm', root == 'backbone.' or root.endswith('.backbone.')
+    if ours != is_part:
+        return None
+    return root.removesuffix('backbone.')
+
+
+def _roots(found: FoundBackbone, to: str) -> tuple[str, str, str | None]:
+    """Old and new prefix of the backbone, and the prefix of the model."""
+    top = _top(found.root, found.format)
+    if not found.has_head:
+        return found.root, found.root, top
+    return found.root, top + 'backbone.' * (to == 'repvit_mm'), top
+
+
+def _count_blocks(names: list[str], format: str) -> tuple[int, ...]:
+    """Blocks of each stage, the closing one included, the downsampling not."""
+    if format == 'official':  # numbered through; blocks with a second convolution in the token mixer downsample
+        downsamples = {int(m[1]) for name in names if (m := re.match(r'features\.(\d+)\.token_mixer\.2\.', name))}
+        numbers = {int(m[1]) for name in names if (m := re.match(r'features\.(\d+)\.channel_mixer\.', name))}
+        places = {(sum(d < n for d in downsamples), n) for n in numbers - downsamples}
+    else:
+        places = {(int(m[1]), m[2]) for name in names if (m := re.match(r'stages\.(\d+)\.blocks\.(\d+)\.', name))}
+        if format == 'timm':  # counts the block that closes a stage as part of the next one
+            places |= {(int(m[1]) - 1, 'closing') for name in names
+                       if (m := re.match(r'stages\.(\d+)\.downsample\.pre_block\.', name))}
+    counts = Counter(stage for stage, _ in places)
+    return tuple(counts[stage] for stage in range(max(counts) + 1))
+
+
+def _renames(old: str, new: str, blocks: tuple[int, ...]) -> dict[str, str]:
+    """Module -> module, for every module that a backbone can have, fused or not."""
+    return dict(zip(_modules(old, blocks), _modules(new, blocks), strict=True))
+
+
+def _modules(format: str, blocks: tuple[int, ...]) -> Iterator[str]:
+    """Every module of a backbone that can hold tensors, in the order of its state dict."""
+    yield from _expand(_STEM, format)
+    number = 0  # what the official names count
+    for stage, count in enumerate(blocks):
+        for block in range(-1 if stage else 0, count):
+            number += 1
+            closing = block == count - 1 and stage < len(blocks) - 1
+            if format == 'official':
+                place = f'features.{number}'
+            elif block < 0:
+                place = f'stages.{stage}.downsample'
+            elif format == 'timm' and closing:
+                place = f'stages.{stage + 1}.downsample.pre_block'
+            else:
+                place = f'stages.{stage}.blocks.{block}'
+            yield from (place + module for module in _expand(_DOWNSAMPLE if block < 0 else _BLOCK, format))
+
+
+def _expand(layers: tuple, format: str) -> Iterator[str]:
+    column = FORMATS.index(format)
+    for names, parts in layers:
+        yield from (names[column] + part[column] for part in parts)
