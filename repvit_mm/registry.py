@@ -1,14 +1,17 @@
 """The scope ``repvit_mm`` of mmengine's registries, which mmengine looks for in a module of this name.
 
 What a base config ``repvit_mm::...`` defines is built under this scope. It holds nothing: RepViT itself is in
-the root registries, and everything else that our configs name is a toolbox's. So it lets every look-up through
+the root registries, and everything else in our configs is a toolbox's. So it lets every look-up through
 to the scope around it, which is that of the toolbox in use.
 """
 from contextlib import suppress
 from importlib import import_module
 
 import mmengine.registry
+from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.registry import DefaultScope, Registry
+
+from .scopes import add_scopes
 
 SCOPE = 'repvit_mm'
 
@@ -29,10 +32,8 @@ class SeeThroughRegistry(Registry):
 
 
 def register_scope() -> None:
-    """Give each of mmengine's root registries a child of our scope, once."""
+    """Make mmengine know our scope: where its configs are, and a child of each root registry. Does it once."""
+    add_scopes(MODULE2PACKAGE)
     for registry in vars(mmengine.registry).values():
         if isinstance(registry, Registry) and SCOPE not in registry.children:
             SeeThroughRegistry(registry.name, parent=registry, scope=SCOPE)
-
-
-register_scope()
