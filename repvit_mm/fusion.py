@@ -5,7 +5,7 @@ from typing import TypeVar
 
 from torch import nn
 
-from .layers import Fusible, can_fold, fold_into_conv
+from .folding import Fusible, can_fold, fold_into_conv
 
 ModuleT = TypeVar('ModuleT', bound=nn.Module)
 

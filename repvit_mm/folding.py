@@ -1,0 +1,100 @@
+"""Folding a BatchNorm on its running statistics into the layer before it.
+
+``folded()`` of a layer is the weight and bias of the one convolution that it then amounts to. Fusion stores that
+convolution; training on frozen statistics computes it on the fly, with gradients, which costs less than running the
+branches.
+"""
+from abc import ABC, abstractmethod
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+
+def has_fixed_statistics(norm: nn.Module) -> bool:
+    """Whether ``norm`` maps every input by the same scale and shift: a BatchNorm on its running statistics."""
+    return isinstance(norm, _BatchNorm) and not norm.training and norm.running_var is not None
+
+
+def can_fold(norm: nn.Module) -> bool:
+    """Whether ``norm`` is a BatchNorm that keeps running statistics, in whatever mode it is now."""
+    return isinstance(norm, _BatchNorm) and norm.running_var is not None
+
+
+def scale_and_shift(norm: _BatchNorm, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Scale and shift, (channels,) each, by which ``norm`` maps its input on running statistics."""
+    scale = torch.rsqrt(norm.running_var.to(dtype) + norm.eps)
+    if norm.weight is not None:
+        scale = scale * norm.weight.to(dtype)
+    shift = -norm.running_mean.to(dtype) * scale
+    if norm.bias is not None:
+        shift = shift + norm.bias.to(dtype)
+    return scale, shift
+
+
+def fusion_dtype(weight: Tensor) -> torch.dtype:
+    """Fusion computes in double precision and rounds once; Apple's GPU has no such type."""
+    return torch.float32 if weight.device.type == 'mps' else torch.float64
+
+
+@torch.no_grad()
+def make_conv(like: nn.Conv2d, weight: Tensor, bias: Tensor) -> nn.Conv2d:
+    """A convolution of ``weight`` and ``bias`` with the geometry, dtype, device and memory format of ``like``."""
+    conv = nn.Conv2d(like.in_channels, like.out_channels, like.kernel_size, like.stride, like.padding, like.dilation,
+                     like.groups, padding_mode=like.padding_mode, device='meta')
+    # empty_like keeps channels_last strides.
+    conv.weight = nn.Parameter(torch.empty_like(like.weight).copy_(weight), like.weight.requires_grad)
+    conv.bias = nn.Parameter(bias.to(like.weight), like.weight.requires_grad)
+    return conv.train(like.training)
+
+
+def make_linear(like: nn.Linear, weight: Tensor, bias: Tensor) -> nn.Linear:
+    """A linear layer of ``weight`` and ``bias`` with the dtype and device of ``like``."""
+    linear = nn.Linear(like.in_features, like.out_features, device='meta')
+    linear.weight = nn.Parameter(weight.detach().to(like.weight), like.weight.requires_grad)
+    linear.bias = nn.Parameter(bias.detach().to(like.weight), like.weight.requires_grad)
+    return linear.train(like.training)
+
+
+def fold(conv: nn.Conv2d, norm: _BatchNorm, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Weight and bias of the one convolution that equals ``conv`` and then ``norm``, computed in ``dtype``."""
+    scale, shift = scale_and_shift(norm, dtype)
+    if conv.bias is not None:
+        shift = shift + conv.bias.to(dtype) * scale
+    return conv.weight.to(dtype) * scale[:, None, None, None], shift
+
+
+def fold_into_conv(conv: nn.Conv2d, norm: _BatchNorm) -> nn.Conv2d:
+    """The one convolution that equals ``conv`` and then ``norm``."""
+    return make_conv(conv, *fold(conv, norm, fusion_dtype(conv.weight)))
+
+
+def convolve(conv: nn.Conv2d, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """``conv`` with another weight and bias."""
+    return F.conv2d(x, weight.to(conv.weight.dtype), bias.to(conv.weight.dtype), conv.stride, conv.padding,
+                    conv.dilation, conv.groups)
+
+
+class Fusible(nn.Module, ABC):
+    """A layer that a simpler one can replace for inference."""
+
+    @abstractmethod
+    def norms(self) -> list[nn.Module]:
+        """The normalisations that have to be folded."""
+
+    @abstractmethod
+    def folded(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Weight and bias of the one convolution, or linear layer, that it amounts to; computed in ``dtype``."""
+
+    @abstractmethod
+    def fuse(self) -> nn.Module:
+        """The equal layer without normalisation; needs :meth:`can_fuse`."""
+
+    def can_fuse(self) -> bool:
+        """Whether every normalisation can be folded (GroupNorm cannot)."""
+        return all(map(can_fold, self.norms()))
+
+    def runs_on_fixed_statistics(self) -> bool:
+        """Whether it is being trained while its BatchNorms are not."""
+        return self.training and all(map(has_fixed_statistics, self.norms()))
