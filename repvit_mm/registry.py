@@ -8,10 +8,7 @@ from contextlib import suppress
 from importlib import import_module
 
 import mmengine.registry
-from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.registry import DefaultScope, Registry
-
-from .scopes import add_scopes
 
 SCOPE = 'repvit_mm'
 
@@ -32,8 +29,10 @@ class SeeThroughRegistry(Registry):
 
 
 def register_scope() -> None:
-    """Make mmengine know our scope: where its configs are, and a child of each root registry. Does it once."""
-    add_scopes(MODULE2PACKAGE)
+    """Give each of mmengine's root registries a child of our scope, once."""
     for registry in vars(mmengine.registry).values():
         if isinstance(registry, Registry) and SCOPE not in registry.children:
             SeeThroughRegistry(registry.name, parent=registry, scope=SCOPE)
+
+
+register_scope()
