@@ -1,0 +1,67 @@
+"""Telling a user's mistakes, which deserve one line, from bugs, which deserve a traceback."""
+import os
+import re
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from ..errors import ConfigError, DatasetError
+
+_BAD_SETTING = re.compile(r'unexpected keyword argument|missing \d+ required|multiple values for')
+_BAD_TYPE = re.compile(r'is not in the .*registry|must contain the key "type"')
+#: What mmcv's image loading says of a file that holds no image.
+_NO_IMAGE = 'failed to load image'
+
+
+@contextmanager
+def explained_mistakes() -> Iterator[None]:
+    """Turn what a setting or a sample of the data set caused into a UserError; let everything else pass."""
+    try:
+        yield
+    except (KeyError, TypeError) as error:
+        if not _is_config_mistake(error):
+            raise
+        text = str(error.args[0]).partition('. Please check')[0].partition('\n')[0]
+        raise ConfigError(f'the config does not fit: {text}') from error
+    except (OSError, AssertionError) as error:
+        if not _is_unreadable_sample(error):
+            raise
+        # What comes from a worker ends with the line of the original error.
+        raise DatasetError(f'cannot read a sample: {str(error).strip().splitlines()[-1]}') from error
+
+
+def _is_config_mistake(error: KeyError | TypeError) -> bool:
+    """Whether mmengine could not call a class with the settings of the config, or does not know the class."""
+    if not error.args:
+        return False
+    file = traceback.extract_tb(error.__traceback__)[-1].filename
+    pattern = _BAD_TYPE if isinstance(error, KeyError) else _BAD_SETTING
+    return f'{os.sep}mmengine{os.sep}' in file and pattern.search(str(error.args[0])) is not None
+
+
+def _is_unreadable_sample(error: OSError | AssertionError) -> bool:
+    loading = os.path.join('torch', 'utils', 'data')
+    if not any(loading in frame.filename for frame in traceback.extract_tb(error.__traceback__)):
+        return False
+    return isinstance(error, OSError) or _NO_IMAGE in str(error)
+
+
+@contextmanager
+def explained_annotations(expected: Sequence[str]) -> Iterator[None]:
+    """Turn what fails while a data set is opened into a DatasetError.
+
+    Args:
+        expected: The paths that the data set is read from.
+    """
+    try:
+        yield
+    except (OSError, ValueError, KeyError, AssertionError) as error:
+        if isinstance(error, KeyError) and _is_config_mistake(error):
+            raise
+        reason = str(error.args[-1] if error.args else error).partition('\n')[0]
+        if isinstance(error, KeyError):
+            reason = f'an entry has no {reason!r}'
+        elif isinstance(error, OSError) and error.filename:
+            reason = f'{error.filename}: {error.strerror}'
+        where = ', '.join(expected)
+        raise DatasetError(f'cannot read the data set of {where}: {reason or error!r}') from error

@@ -1,0 +1,167 @@
+"""mmengine's Runner with checked checkpoints, one-line errors, and distributed runs without a GPU."""
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.error import URLError
+
+import mmengine.runner
+from mmengine.config import Config
+from mmengine.device import get_device
+from mmengine.dist import master_only
+from mmengine.fileio import LocalBackend, get_file_backend
+from mmengine.logging import print_log
+from mmengine.model import BaseTTAModel, is_model_wrapper, revert_sync_batchnorm
+from mmengine.registry import RUNNERS
+from mmengine.runner import load_state_dict
+from torch import nn
+from torch.utils.data import DataLoader
+
+from ..backbone import RepViT
+from ..checkpoints import fetch, load_into, read_checkpoint, tensors_of
+from ..checkpoints.formats import strip_wrappers
+from ..errors import CheckpointError
+from .data import check_samples, datasets_in, expected_paths
+from .distributed import check_launcher, without_gpu
+from .mistakes import explained_annotations, explained_mistakes
+
+
+@RUNNERS.register_module(name='RepViTRunner')
+class Runner(mmengine.runner.Runner):
+    """mmengine's Runner, for every toolbox, with checks.
+
+    - What is resumed or tested has to be loaded completely; of what is loaded to start from, what fits is taken.
+      Files are read without running code from them, and understood in every published format.
+    - A checkpoint is complete or not there, and replaces an older one only then.
+    - Mistakes in the config or the data set become one line.
+    - Distributed runs work without a GPU: gloo, and BatchNorm in the place of SyncBatchNorm.
+    """
+
+    _complete = False  # whether the model has to find all of its tensors in what is loaded
+
+    def setup_env(self, env_cfg: Mapping[str, Any]) -> None:
+        """Join the processes of the run; with gloo where there is no GPU."""
+        if get_device() != 'cpu':
+            super().setup_env(env_cfg)
+            return
+        with without_gpu():
+            super().setup_env({**env_cfg, 'dist_cfg': {**env_cfg.get('dist_cfg', {}), 'backend': 'gloo'}})
+
+    def wrap_model(self, model_wrapper_cfg: Mapping[str, Any] | None, model: nn.Module) -> nn.Module:
+        """Move the model to its device and make it a distributed one where the run is."""
+        if get_device() == 'cpu' and self.distributed and not is_model_wrapper(model):
+            self.cfg.sync_bn = None
+            model = revert_sync_batchnorm(model)
+            unused = self.cfg.get('find_unused_parameters', False)
+            model_wrapper_cfg = {'broadcast_buffers': False, 'find_unused_parameters': unused,
+                                 **(model_wrapper_cfg or {}), 'device_ids': None}
+        return super().wrap_model(model_wrapper_cfg, model)
+
+    @staticmethod
+    def build_dataloader(dataloader: DataLoader | Mapping[str, Any], seed: int | None = None,
+                         diff_rank_seed: bool = False) -> DataLoader:
+        """Build a loader whose data set is there, can be read and is not empty."""
+        settings = dataloader if isinstance(dataloader, Mapping) else {}
+        datasets = datasets_in(settings.get('dataset'))
+        expected = [path for dataset in datasets for path in expected_paths(dataset)]
+        with explained_annotations(expected):
+            loader = mmengine.runner.Runner.build_dataloader(dataloader, seed, diff_rank_seed)
+        check_samples(loader.dataset, expected)
+        return loader
+
+    def _init_model_weights(self) -> None:
+        try:
+            super()._init_model_weights()
+        except (CheckpointError, URLError) as error:
+            raise CheckpointError(f'{error}; --no-pretrained starts from random weights') from error
+
+    def train(self) -> nn.Module:
+        """Train; mistakes of the user raise a UserError."""
+        with explained_mistakes():
+            return super().train()
+
+    def test(self) -> dict[str, float]:
+        """Test the model that ``load_from`` names, all of it; mistakes of the user raise a UserError."""
+        self._complete = True
+        self.model.eval()  # only then a fused checkpoint may fuse it
+        with explained_mistakes():
+            return super().test()
+
+    def load_checkpoint(self, filename: str | Path, map_location: str | Callable = 'cpu',
+                        strict: bool = False,
+                        revise_keys: Sequence[tuple[str, str]] = ((r'^module.', ''),)) -> dict[str, Any]:
+        """Load a checkpoint of any published format into the model.
+
+        Args:
+            filename: See :func:`repvit_mm.load_checkpoint`.
+            map_location: Not used: files are read into main memory, and the tensors copied from there.
+            strict: Whether the model has to find all of its tensors; always so in tests and when resuming.
+            revise_keys: Not used: published formats are recognised.
+
+        Returns:
+            What the file holds, with the weights under ``state_dict``.
+
+        Raises:
+            CheckpointError: If the file cannot be had or read, or does not fit.
+        """
+        checkpoint = read_checkpoint(fetch(filename))
+        if not isinstance(checkpoint, Mapping) or 'state_dict' not in checkpoint:
+            checkpoint = {'state_dict': tensors_of(checkpoint, filename)}
+        if self._resume and not {'epoch', 'iter'} <= set(checkpoint.get('meta', {})):
+            raise CheckpointError(f'{filename} holds weights, but not the state of a training to resume; '
+                                  '--cfg-options load_from=PATH starts from its weights')
+        self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
+        model = self.model
+        while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
+            model = model.module
+        strict = strict or self._complete or self._resume
+        if any(isinstance(module, RepViT) for module in model.modules()):
+            load_into(model, checkpoint, str(filename), strict)
+        else:
+            _load_other(model, checkpoint['state_dict'], str(filename), strict)
+        self._has_loaded = True
+        return checkpoint
+
+    @master_only
+    def save_checkpoint(self, out_dir: str, filename: str, file_client_args: Mapping[str, Any] | None = None,
+                        save_optimizer: bool = True, save_param_scheduler: bool = True,
+                        meta: dict[str, Any] | None = None, by_epoch: bool = True,
+                        backend_args: Mapping[str, Any] | None = None) -> None:
+        """Save a checkpoint under another name, and rename it once it is complete; the arguments are mmengine's."""
+        backend = get_file_backend(out_dir, backend_args=backend_args)
+        is_local = file_client_args is None and isinstance(backend, LocalBackend)
+        written = f'{filename}.part' if is_local else filename
+        try:
+            super().save_checkpoint(out_dir, written, file_client_args, save_optimizer, save_param_scheduler,
+                                    meta, by_epoch, backend_args)
+            if is_local:
+                os.replace(os.path.join(out_dir, written), os.path.join(out_dir, filename))
+        finally:
+            if is_local:
+                Path(out_dir, written).unlink(missing_ok=True)
+
+
+def _load_other(model: nn.Module, state_dict: Mapping[str, Any], source: str, strict: bool) -> None:
+    """Load into a model without a RepViT, whose names are its own."""
+    try:
+        load_state_dict(model, strip_wrappers(state_dict), strict)
+    except RuntimeError as error:
+        reason = ' '.join(line.strip() for line in str(error).splitlines() if line.strip())
+        raise CheckpointError(f'{source} does not fit the model: {reason[:500]}') from error
+    print_log(f'loaded {source}', logger='current')
+
+
+def run_config(cfg: Config, task: str) -> None:
+    """Run a config that :func:`repvit_mm.engine.prepare` has made ready.
+
+    Args:
+        cfg: The config; ``runner_type`` may name another runner.
+        task: ``'train'`` or ``'test'``.
+
+    Raises:
+        UserError: If config, data set or checkpoint do not fit.
+    """
+    check_launcher(cfg.launcher)
+    with explained_mistakes():
+        runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    getattr(runner, task)()

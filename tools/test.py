@@ -1,0 +1,38 @@
+"""Test the model of a config, of any OpenMMLab toolbox: tools/test.py CONFIG CHECKPOINT [options]."""
+import argparse
+
+from repvit_mm import engine
+from repvit_mm.errors import run_cli
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description='Test a model with mmdet, mmseg or mmpretrain.')
+    parser.add_argument('config', help='path of the config')
+    parser.add_argument('checkpoint',
+                        help='path, repvit://NAME or http address of weights in any published format')
+    parser.add_argument('--out', metavar='PATH',
+                        help='keep the predictions: a .pkl file, for segmentation a directory of label maps')
+    parser.add_argument('--show-dir', metavar='DIR', help='draw the predictions into this directory')
+    parser.add_argument('--tta', action='store_true', help='test-time augmentation')
+    engine.add_common_arguments(parser)
+    return parser
+
+
+def main() -> None:
+    args = engine.parse_args(build_parser())
+    with engine.one_report():
+        cfg = engine.load_config(args.config, args.cfg_options)
+        engine.check_weights(args.checkpoint)
+        cfg.load_from, cfg.resume = args.checkpoint, False
+        engine.prepare(cfg, args, ('test_dataloader',))
+        if args.show_dir:
+            engine.draw_predictions(cfg, args.show_dir)
+        if args.tta:
+            engine.enable_tta(cfg)
+        if args.out:
+            engine.dump_predictions(cfg, args.out)
+        engine.run_config(cfg, 'test')
+
+
+if __name__ == '__main__':
+    run_cli(main)

@@ -1,0 +1,40 @@
+"""Train the model of a config, of any OpenMMLab toolbox: tools/train.py CONFIG [options]."""
+import argparse
+
+from repvit_mm import engine
+from repvit_mm.errors import run_cli
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description='Train a model with mmdet, mmseg or mmpretrain.')
+    parser.add_argument('config', help='path of the config')
+    parser.add_argument('--resume', nargs='?', const='auto', metavar='CHECKPOINT',
+                        help='go on from this checkpoint; without a path, from the last in the work directory')
+    parser.add_argument('--no-pretrained', action='store_true',
+                        help='start from random weights, without those that the config names')
+    parser.add_argument('--amp', action='store_true', help='automatic mixed precision')
+    parser.add_argument('--auto-scale-lr', action='store_true',
+                        help='scale the learning rate by the batch size over the one the config was made for')
+    engine.add_common_arguments(parser)
+    return parser
+
+
+def main() -> None:
+    args = engine.parse_args(build_parser())
+    with engine.one_report():
+        cfg = engine.load_config(args.config, args.cfg_options)
+        if args.amp:
+            engine.enable_amp(cfg)
+        if args.auto_scale_lr:
+            engine.enable_auto_scale_lr(cfg)
+        if args.no_pretrained:
+            engine.remove_pretrained(cfg)
+        engine.prepare(cfg, args, ('train_dataloader', 'val_dataloader'))
+        if args.resume:
+            engine.set_resume(cfg, args.resume)
+        engine.check_weights(cfg.get('load_from'))
+        engine.run_config(cfg, 'train')
+
+
+if __name__ == '__main__':
+    run_cli(main)
