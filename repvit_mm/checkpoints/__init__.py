@@ -1,4 +1,5 @@
 """Checkpoints: their formats, their reading and loading, and the published ones by name."""
+from .converting import convert_file
 from .download import BASE_URL, PUBLISHED, fetch
 from .formats import FORMATS, FoundArch, FoundBackbone, convert_state_dict, detect, identify_arch
 from .integration import adapt_incoming, load_from_repvit
@@ -7,6 +8,6 @@ from .reading import read_checkpoint, tensors_of
 
 __all__ = [
     'BASE_URL', 'FORMATS', 'PUBLISHED', 'FoundArch', 'FoundBackbone', 'LoadReport', 'adapt_incoming',
-    'convert_state_dict', 'detect', 'fetch', 'identify_arch', 'load_checkpoint', 'load_from_repvit', 'load_into',
-    'read_checkpoint', 'tensors_of'
+    'convert_file', 'convert_state_dict', 'detect', 'fetch', 'identify_arch', 'load_checkpoint',
+    'load_from_repvit', 'load_into', 'read_checkpoint', 'tensors_of',
 ]

@@ -70,10 +70,10 @@ def fetch(path_or_name: str | Path, base_url: str | None = None) -> Path:
     In distributed runs every process has to call this; the first of each node downloads.
 
     Args:
-        path_or_name: A path, which is returned as it is, ``repvit://NAME`` with a key of :data:`PUBLISHED`, or an
-            address that starts with http.
-        base_url: Where the published files are; by default the environment variable ``REPVIT_MM_WEIGHTS_URL``, or
-            else the authors' release.
+        path_or_name: A path, which is returned as it is, ``repvit://NAME`` with a key of :data:`PUBLISHED`, or
+            an address that starts with http.
+        base_url: Where the published files are; by default what the environment variable
+            ``REPVIT_MM_WEIGHTS_URL`` says, or else the authors' release.
 
     Raises:
         CheckpointError: If the name is unknown, the download fails, or the content is not the recorded one.
@@ -104,10 +104,10 @@ def _locate(name: str, base_url: str | None) -> tuple[str, str | None]:
     if name.startswith(('http://', 'https://')):
         return name, None
     if not name.startswith(SCHEME):
-        raise CheckpointError(f'{name} is no address that can be read; give a path, http(s)://... or {SCHEME}NAME')
+        raise CheckpointError(f'{name} cannot be read; give a path, http(s)://... or {SCHEME}NAME')
     published = PUBLISHED.get(name.removeprefix(SCHEME))
     if published is None:
-        raise CheckpointError(f'{name} is no published checkpoint; choose {SCHEME} and one of {", ".join(PUBLISHED)}')
+        raise CheckpointError(f'{name} is not published; after {SCHEME}, choose one of {", ".join(PUBLISHED)}')
     base = base_url or os.environ.get(MIRROR_VARIABLE) or BASE_URL
     return f'{base.rstrip("/")}/{published.file}', published.sha256
 
@@ -155,8 +155,8 @@ def _download(name: str, url: str, path: Path, sha256: str | None) -> None:
     digest = _sha256_of(part)
     if sha256 not in (None, digest):
         _discard(part)
-        raise CheckpointError(f'{name} from {url} has SHA-256 {digest}, but {sha256} is recorded: the file was changed '
-                              'or damaged on its way, and has been deleted; try again, or another mirror')
+        raise CheckpointError(f'{name} from {url} has SHA-256 {digest}, but {sha256} is recorded: it was changed or '
+                              'damaged on its way, and has been deleted; try again, or another mirror')
     os.replace(part, path)
     _discard(part)
     checked = 'as recorded' if sha256 else 'none is recorded to compare it with'
@@ -164,7 +164,7 @@ def _download(name: str, url: str, path: Path, sha256: str | None) -> None:
 
 
 def _transfer(url: str, part: Path) -> None:
-    """Download ``url`` to ``part``, going on where an earlier call stopped if the server has the same file still."""
+    """Download ``url`` to ``part``; go on where an earlier call stopped if it is the same file still."""
     tag_file = Path(f'{part}.tag')  # what tells whether it is the same file
     have, headers = 0, {'User-Agent': 'repvit-mm'}
     if _size(part) > 0 and tag_file.is_file() and (tag := tag_file.read_text().partition('\n'))[0] == url:
@@ -179,7 +179,8 @@ def _transfer(url: str, part: Path) -> None:
     with response:
         if response.headers.get_content_type() == 'text/html':
             raise URLError('the answer is a web page')
-        resumed = response.status == 206 and response.headers.get('Content-Range', '').startswith(f'bytes {have}-')
+        received = response.headers.get('Content-Range', '')
+        resumed = response.status == 206 and received.startswith(f'bytes {have}-')
         have = have if resumed else 0
         length = response.headers.get('Content-Length')
         total = None if length is None else have + int(length)
@@ -216,8 +217,8 @@ def _offline(name: str, url: str, path: Path, error: Exception) -> str:
     reason = getattr(error, 'reason', None) or error
     reason = f'{error.code} {reason}' if isinstance(error, HTTPError) else reason
     mirror = f', or give the address of a mirror in {MIRROR_VARIABLE}' if name.startswith(SCHEME) else ''
-    return (f'cannot download {name} from {url} ({reason}). Try again (what has arrived is kept), or bring the file '
-            f'to {path} yourself, or give the path of a copy in the place of the name{mirror}')
+    return (f'cannot download {name} from {url} ({reason}). Try again (what has arrived is kept), or bring the '
+            f'file to {path} yourself, or give the path of a copy in the place of the name{mirror}')
 
 
 def _size(path: Path) -> int:

@@ -9,11 +9,12 @@ from torch import Tensor
 from ..archs import ARCHS
 from ..errors import CheckpointError
 
-#: The columns of the tables below. ``official`` are the names of the authors' code, in its classification, detection
-#: and segmentation parts and in RepViT-SAM; final paper and first version differ in which rows they have.
+#: The columns of the tables below. ``official`` are the names of the authors' code, in its classification,
+#: detection and segmentation parts and in RepViT-SAM; the final paper's version and the first one use different
+#: rows.
 FORMATS = ('repvit_mm', 'official', 'timm')
 
-# Parts of a layer, a row each. A layer that has been fused, or never had a normalisation, is its own only part.
+# Parts of a layer, a row each. A layer that is fused, or never had a normalisation, is its own only part.
 _PLAIN = (('', '', ''),)
 _CONV_BN = (('.conv', '.c', '.c'), ('.norm', '.bn', '.bn'), *_PLAIN)
 _BN_LINEAR = (('.norm', '.bn', '.bn'), ('.linear', '.l', '.l'))
@@ -46,7 +47,8 @@ _HEAD = (
 )
 
 # The first block's first 1x1 convolution is in every RepViT, whatever was left out or fused.
-_ANCHOR = re.compile(r'(?P<root>|.*\.)(?:features\.1\.channel_mixer\.m\.0|stages\.0\.blocks\.0\.channel_mixer\.conv1)'
+_ANCHOR = re.compile(r'(?P<root>|.*\.)'
+                     r'(?:features\.1\.channel_mixer\.m\.0|stages\.0\.blocks\.0\.channel_mixer\.conv1)'
                      r'(?P<part>\.c|\.conv|)\.weight')
 # What parallel training and torch.compile put before every name.
 _WRAPPERS = re.compile(r'(?:(?:module|_orig_mod)\.)+')
@@ -59,8 +61,8 @@ class FoundBackbone(NamedTuple):
         root: What its names start with: ``''``, ``'backbone.'``, ``'image_encoder.'``, ...
         format: One of :data:`FORMATS`.
         fused: Whether its BatchNorms are folded into the convolutions.
-        first_version: Whether its blocks are those of the paper's first version; None if it is fused, which makes
-            both the same.
+        first_version: Whether its blocks are those of the paper's first version; None if it is fused, which
+            makes both the same.
         blocks: Blocks of each stage, the closing one included, the downsampling not.
         has_head: Whether the names of a classifier that belongs to it are there as well.
     """
@@ -92,13 +94,18 @@ class FoundArch(NamedTuple):
 
     @property
     def names(self) -> list[str]:
-        """The published architectures that it can be; several if it is fused or cut short, none if it is another."""
-        return [name for name, spec in ARCHS.items() if self.fits(FoundArch(
-            spec.widths, tuple(depth + 1 for depth in spec.depths[:-1]) + spec.depths[-1:], spec.first_version))]
+        """The published architectures that it can be; several if it is fused or cut short."""
+        names = []
+        for name, spec in ARCHS.items():
+            blocks = tuple(depth + 1 for depth in spec.depths[:-1]) + spec.depths[-1:]
+            if self.fits(FoundArch(spec.widths, blocks, spec.first_version)):
+                names.append(name)
+        return names
 
     def fits(self, other: 'FoundArch') -> bool:
-        """Whether both are the same as far as both go; the last stage of the shorter may lack its closing block."""
-        if None not in (self.first_version, other.first_version) and self.first_version != other.first_version:
+        """Whether both are the same as far as both go; the shorter may lack the block that closes a stage."""
+        versions = {self.first_version, other.first_version} - {None}
+        if len(versions) > 1:
             return False
         short, long = sorted((self, other), key=lambda arch: len(arch.widths))
         stages = len(short.widths)
@@ -109,7 +116,8 @@ class FoundArch(NamedTuple):
     def __str__(self) -> str:
         if self.names:
             return ' or '.join(self.names)
-        return f'RepViT of widths {self.widths} with {self.blocks} blocks' + ' (first version)' * bool(self.first_version)
+        version = ' of the first version' if self.first_version else ''
+        return f'a RepViT{version} with {self.blocks} blocks of widths {self.widths}'
 
 
 def strip_wrappers(state_dict: Mapping[str, Tensor]) -> 'OrderedDict[str, Tensor]':
@@ -138,7 +146,7 @@ def detect(state_dict: Mapping[str, Tensor]) -> FoundBackbone:
     found = find_backbones(state_dict)
     if not found:
         some = ', '.join(list(state_dict)[:3])
-        raise CheckpointError(f'no tensor has a name of RepViT; the {len(state_dict)} names begin with: {some}')
+        raise CheckpointError(f'none of its {len(state_dict)} tensors has a name of RepViT ({some}, ...)')
     return found[0]
 
 
@@ -171,12 +179,12 @@ def arch_of(state_dict: Mapping[str, Tensor], found: FoundBackbone) -> FoundArch
 def convert_state_dict(state_dict: Mapping[str, Tensor], to: str = 'repvit_mm') -> 'OrderedDict[str, Tensor]':
     """Rename the tensors of a checkpoint; the tensors themselves, and their order, stay.
 
-    What is no part of a RepViT or of its classifier (necks, heads, decoders) keeps its names. A classification model
-    has its backbone under ``backbone.`` in our names and directly at the top in the others.
+    What is no part of a RepViT or of its classifier (necks, heads, decoders) keeps its names. A classification
+    model has its backbone under ``backbone.`` in our names, and without a prefix in the others.
 
     Args:
-        state_dict: Name -> tensor, in any format: a backbone alone, a classification model, or a whole detector,
-            segmentor or RepViT-SAM with a RepViT under any prefix.
+        state_dict: Name -> tensor, in any format: a backbone alone, a classification model, or a whole
+            detector, segmentor or RepViT-SAM with a RepViT under any prefix.
         to: One of :data:`FORMATS`.
 
     Returns:
@@ -196,12 +204,14 @@ def convert_state_dict(state_dict: Mapping[str, Tensor], to: str = 'repvit_mm') 
     detect(state_dict)
     modules: dict[str, str] = {}
     for found in find_backbones(state_dict):
-        old, new, top = _roots(found, to)
-        for ours, theirs in _renames(found.format, to, found.blocks).items():
-            modules[old + ours] = new + theirs
+        new_root = found.root
         if found.has_head:
+            top = found.root.removesuffix('backbone.')
+            new_root = top + 'backbone.' if to == 'repvit_mm' else top
             heads = zip(_expand(_HEAD, found.format), _expand(_HEAD, to), strict=True)
-            modules.update((top + ours, top + theirs) for ours, theirs in heads)
+            modules.update((top + old, top + new) for old, new in heads)
+        for old, new in _renames(found.format, to, found.blocks).items():
+            modules[found.root + old] = new_root + new
     renamed = OrderedDict()
     for name, value in state_dict.items():
         module, dot, tensor = name.rpartition('.')
@@ -214,9 +224,9 @@ def convert_state_dict(state_dict: Mapping[str, Tensor], to: str = 'repvit_mm') 
     return renamed
 
 
-def head_modules(format: str) -> list[str]:
-    """The modules of a classifier that hold tensors, relative to the model."""
-    return list(_expand(_HEAD, format))
+def is_head(name: str, top: str, format: str) -> bool:
+    """Whether a tensor belongs to the classifier of the model whose names start with ``top``."""
+    return name.rpartition('.')[0] in {top + module for module in _expand(_HEAD, format)}
 
 
 def _describe(anchor: re.Match, names: list[str]) -> FoundBackbone:
@@ -230,39 +240,27 @@ def _describe(anchor: re.Match, names: list[str]) -> FoundBackbone:
         format = 'timm' if any('.downsample.pre_block.' in name for name in inside) else 'repvit_mm'
     blocks = _count_blocks(inside, format)
     branch = _renames('repvit_mm', format, blocks)['stages.0.blocks.0.token_mixer.dw1x1.conv']
-    top = _top(root, format)
-    heads = tuple(f'{top}{module}.' for module in _expand(_HEAD, format))
-    has_head = top is not None and any(name.rpartition('.')[0] + '.' in heads for name in names)
-    return FoundBackbone(root, format, not part, f'{branch}.weight' in inside if part else None, blocks, has_head)
-
-
-def _top(root: str, format: str) -> str | None:
-    """Prefix of the model whose classifier would belong to the backbone under ``root``; None if that is no model."""
-    ours, is_part = format == 'repvit_mm', root == 'backbone.' or root.endswith('.backbone.')
-    if ours != is_part:
-        return None
-    return root.removesuffix('backbone.')
-
-
-def _roots(found: FoundBackbone, to: str) -> tuple[str, str, str | None]:
-    """Old and new prefix of the backbone, and the prefix of the model."""
-    top = _top(found.root, found.format)
-    if not found.has_head:
-        return found.root, found.root, top
-    return found.root, top + 'backbone.' * (to == 'repvit_mm'), top
+    first_version = f'{branch}.weight' in inside if part else None
+    # A classifier stands beside what is called backbone in our names, and beside the stem in the others.
+    may_have_head = (format == 'repvit_mm') == bool(re.fullmatch(r'(.*\.)?backbone\.', root))
+    heads = {f'{root.removesuffix("backbone.")}{module}' for module in _expand(_HEAD, format)}
+    has_head = may_have_head and any(name.rpartition('.')[0] in heads for name in names)
+    return FoundBackbone(root, format, not part, first_version, blocks, has_head)
 
 
 def _count_blocks(names: list[str], format: str) -> tuple[int, ...]:
     """Blocks of each stage, the closing one included, the downsampling not."""
-    if format == 'official':  # numbered through; blocks with a second convolution in the token mixer downsample
-        downsamples = {int(m[1]) for name in names if (m := re.match(r'features\.(\d+)\.token_mixer\.2\.', name))}
-        numbers = {int(m[1]) for name in names if (m := re.match(r'features\.(\d+)\.channel_mixer\.', name))}
-        places = {(sum(d < n for d in downsamples), n) for n in numbers - downsamples}
+    def numbers(pattern: str) -> set[tuple[int, ...]]:
+        return {tuple(map(int, match.groups())) for name in names if (match := re.match(pattern, name))}
+
+    if format == 'official':  # numbered through; those with a third layer in the token mixer downsample
+        downsamples = numbers(r'features\.(\d+)\.token_mixer\.2\.')
+        blocks = numbers(r'features\.(\d+)\.channel_mixer\.') - downsamples
+        places = {(sum(downsample < block for downsample in downsamples), block) for block in blocks}
     else:
-        places = {(int(m[1]), m[2]) for name in names if (m := re.match(r'stages\.(\d+)\.blocks\.(\d+)\.', name))}
+        places = numbers(r'stages\.(\d+)\.blocks\.(\d+)\.')
         if format == 'timm':  # counts the block that closes a stage as part of the next one
-            places |= {(int(m[1]) - 1, 'closing') for name in names
-                       if (m := re.match(r'stages\.(\d+)\.downsample\.pre_block\.', name))}
+            places |= {(stage - 1, -1) for stage, in numbers(r'stages\.(\d+)\.downsample\.pre_block\.')}
     counts = Counter(stage for stage, _ in places)
     return tuple(counts[stage] for stage in range(max(counts) + 1))
 

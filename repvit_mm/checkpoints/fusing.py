@@ -22,14 +22,15 @@ def fused_copy(model: nn.Module, source: str) -> nn.Module:
     return fuse(model)
 
 
-def fuse_tensors(tensors: Mapping[str, Tensor], found: FoundBackbone, backbone: nn.Module,
+def fuse_tensors(tensors: Mapping[str, Tensor], found: FoundBackbone, backbone: nn.Module, fuse_head: bool,
                  source: str) -> dict[str, Tensor]:
-    """Fuse the tensors of a checkpoint, its classifier's as well, for a model that is fused.
+    """Fuse the tensors of a checkpoint for a model that is fused.
 
     Args:
         tensors: Name -> tensor, in our names.
         found: The RepViT among them.
         backbone: The fused RepViT that they are for.
+        fuse_head: Whether the classifier's are fused as well.
         source: Where they are from, for messages.
 
     Raises:
@@ -46,18 +47,16 @@ def fuse_tensors(tensors: Mapping[str, Tensor], found: FoundBackbone, backbone: 
         raise CheckpointError(f'{source} cannot be fused: it lacks {root}stem.conv1.conv.weight')
     unfused = RepViT(backbone.arch, stem.shape[1], backbone.out_indices, backbone.feature_tap,
                      norm_cfg=backbone.norm_cfg)
-    try:
-        unfused.load_state_dict(inside)
-    except RuntimeError as error:
-        raise CheckpointError(f'{source} cannot be fused: {" ".join(str(error).split())[:300]}') from error
+    _fill(unfused, inside, source)
     fused = {name: value for name, value in tensors.items() if not name.startswith(root)}
     fused.update({root + name: value for name, value in fuse_layers(unfused).state_dict().items()})
-    return _fuse_heads(fused, root.removesuffix('backbone.')) if found.has_head else fused
+    return _fuse_heads(fused, root.removesuffix('backbone.'), source) if fuse_head else fused
 
 
-def _fuse_heads(tensors: Mapping[str, Tensor], top: str) -> dict[str, Tensor]:
+def _fuse_heads(tensors: Mapping[str, Tensor], top: str, source: str) -> dict[str, Tensor]:
     """Fold the classifier's one or two layers into the mean of both."""
-    from ..layers import BNLinear, fusion_dtype
+    from ..folding import fusion_dtype
+    from ..layers import BNLinear
     folded, rest = [], dict(tensors)
     for layer in ('head.fc', 'head.fc_dist'):
         inside = {name: rest.pop(name) for name in tensors if name.startswith(f'{top}{layer}.')}
@@ -66,9 +65,16 @@ def _fuse_heads(tensors: Mapping[str, Tensor], top: str) -> dict[str, Tensor]:
             rest.update(inside)
             continue
         head = BNLinear(*reversed(weight.shape)).to(weight.dtype)
-        head.load_state_dict({name[len(f'{top}{layer}.'):]: value for name, value in inside.items()})
+        _fill(head, {name[len(f'{top}{layer}.'):]: value for name, value in inside.items()}, source)
         folded.append([value.detach().to(weight) for value in head.folded(fusion_dtype(weight))])
     if folded:
         for name, values in zip(('weight', 'bias'), zip(*folded, strict=True), strict=True):
             rest[f'{top}head.fc.{name}'] = sum(values) / len(values)
     return rest
+
+
+def _fill(module: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:
+    try:
+        module.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise CheckpointError(f'{source} cannot be fused: {" ".join(str(error).split())[:300]}') from error

@@ -18,10 +18,14 @@ from .formats import (
     convert_state_dict,
     detect,
     find_backbones,
+    is_head,
     strip_wrappers,
 )
 from .fusing import fuse_tensors, fused_copy
 from .reading import read_checkpoint, tensors_of
+
+#: A backbone of the file, and the one of the model that it goes into.
+Pairs = list[tuple[FoundBackbone, FoundBackbone]]
 
 
 class LoadReport(NamedTuple):
@@ -52,14 +56,8 @@ class LoadReport(NamedTuple):
     @property
     def problems(self) -> str:
         """Everything that did not fit, in a part of a line; empty if everything did."""
-        parts = []
-        if self.missing:
-            parts.append(f'{len(self.missing)} missing ({_some(self.missing)})')
-        if self.mismatched:
-            parts.append(f'{len(self.mismatched)} of another shape ({_some(self.mismatched)})')
-        if self.unexpected:
-            parts.append(f'{len(self.unexpected)} unexpected ({_some(self.unexpected)})')
-        return ', '.join(parts)
+        kinds = {'missing': self.missing, 'of another shape': self.mismatched, 'unexpected': self.unexpected}
+        return ', '.join(f'{len(names)} {kind} ({_some(names)})' for kind, names in kinds.items() if names)
 
     def __str__(self) -> str:
         line = f'took {self.taken} of {self.total} tensors from {self.source} ({self.found}, {self.arch})'
@@ -70,18 +68,19 @@ def load_checkpoint(model: nn.Module, path_or_name: str | Path, strict: bool = T
                     trust: bool = False) -> LoadReport:
     """Load a checkpoint of any published format into a model that holds a RepViT.
 
-    The model may be the backbone alone, which is picked out of whatever the file holds, or a classifier, detector or
-    segmentor. If an error is raised, the model is as it was.
+    The model may be the backbone alone, which is picked out of whatever the file holds, or a classifier,
+    detector or segmentor. If an error is raised, the model is as it was.
 
-    A fused checkpoint fuses a model that is in evaluation mode; a fused model takes a checkpoint with BatchNorms.
+    A fused checkpoint fuses a model that is in evaluation mode; a fused model takes a checkpoint with
+    BatchNorms.
 
     Args:
         model: Where the tensors go.
-        path_or_name: A file, ``repvit://NAME`` (see :data:`repvit_mm.checkpoints.PUBLISHED`), or an address that
-            starts with http. Official, timm's and our names are understood.
-        strict: Every tensor of the model must be in the file with its shape, and the file may hold nothing else but
-            known parts that the model does not have. Otherwise what fits is taken and the rest is logged, as long as
-            the backbone is of the same architecture and takes something.
+        path_or_name: A file, ``repvit://NAME`` (see :data:`repvit_mm.checkpoints.PUBLISHED`), or an address
+            that starts with http. Official, timm's and our names are understood.
+        strict: Every tensor of the model must be in the file with its shape, and the file may hold nothing
+            else but known parts that the model does not have. Otherwise what fits is taken and the rest is
+            logged, as long as the backbone is of the same architecture and takes something.
         trust: Run code from the file if it needs that; see :func:`repvit_mm.checkpoints.read_checkpoint`.
 
     Returns:
@@ -110,40 +109,64 @@ def load_into(model: nn.Module, checkpoint: Any, source: str, strict: bool = Tru
     """
     while is_model_wrapper(model):
         model = model.module
+    wanted = model.state_dict()
     tensors = strip_wrappers(tensors_of(checkpoint, source))
     try:
         found = detect(tensors)
         tensors = convert_state_dict(tensors)
     except CheckpointError as error:
         raise CheckpointError(f'{source}: {error}') from error
-    wanted = model.state_dict()
-    targets = _pair(find_backbones(tensors), find_backbones(wanted), source)
-    arch = check_arch(tensors, wanted, targets, source)
+    pairs = _pair(find_backbones(tensors), find_backbones(wanted), source)
+    arch = check_arch(tensors, wanted, pairs, source)
 
-    fused_file, fused_model = (any(pair[i].fused for pair in targets) for i in (0, 1))
-    if fused_file and not fused_model:
+    fused_file, fused_model = (any(pair[i].fused for pair in pairs) for i in (0, 1))
+    has_to_fuse = fused_file and not fused_model
+    if has_to_fuse:
         wanted = fused_copy(model, source).state_dict()
     elif fused_model and not fused_file:
-        for theirs, ours in targets:
-            tensors = fuse_tensors(tensors, theirs, model.get_submodule(ours.root.rstrip('.')), source)
-    report, taken = _match(_rename_roots(tensors, targets), wanted, targets, LoadReport(
-        source, found, arch, 0, len(wanted), (), (), (), ()))
-    _check_report(report, taken, targets, strict)
+        for theirs, ours in pairs:
+            fused_head = ours.has_head and f'{ours.root.removesuffix("backbone.")}head.fc.weight' in wanted
+            backbone = model.get_submodule(ours.root.rstrip('.'))
+            tensors = fuse_tensors(tensors, theirs, backbone, fused_head and theirs.has_head, source)
+    report = LoadReport(source, found, arch, 0, len(wanted), (), (), (), ())
+    report, taken = _match(_rename_roots(tensors, pairs), wanted, pairs, report)
+    _check(report, taken, pairs, strict)
 
-    if fused_file and not fused_model:
+    if has_to_fuse:
         from ..fusion import fuse
         fuse(model, inplace=True)
         print_log(f'{source} is fused: so is the model now, for inference only', logger='current')
     model.load_state_dict(taken, strict=False)
     print_log(str(report), logger='current')
     if report.problems:
-        print_log(f'{source} does not fit the model everywhere: {report.problems}', logger='current',
-                  level=logging.WARNING)
+        print_log(f'{source} does not fit the model everywhere, and what it does not fit stays as it was: '
+                  f'{report.problems}', logger='current', level=logging.WARNING)
     return report
 
 
-def _pair(found: list[FoundBackbone], wanted: list[FoundBackbone],
-          source: str) -> list[tuple[FoundBackbone, FoundBackbone]]:
+def check_arch(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor], pairs: Pairs, source: str) -> FoundArch:
+    """Tell the architecture of the file.
+
+    Raises:
+        CheckpointError: If the model is of another one.
+    """
+    for theirs, ours in pairs:
+        arch, built = arch_of(tensors, theirs), arch_of(wanted, ours)
+        if not arch.fits(built):
+            raise CheckpointError(f'{source} holds the weights of {arch}, and the model is {built}')
+    return arch
+
+
+def is_unbuilt(name: str, backbone: FoundBackbone) -> bool:
+    """Whether a tensor lies behind the last block of ``backbone``; ``name`` is ours, and relative to it."""
+    match = re.match(r'stages\.(\d+)\.(?:blocks\.(\d+)\.)?', name)
+    if match is None:
+        return False
+    stage, block = int(match[1]), int(match[2] or 0)
+    return stage >= len(backbone.blocks) or block >= backbone.blocks[stage]
+
+
+def _pair(found: list[FoundBackbone], wanted: list[FoundBackbone], source: str) -> Pairs:
     """Which backbone of the file goes into which one of the model."""
     if not wanted:
         raise CheckpointError(f'{source} cannot be loaded: the model holds no RepViT')
@@ -152,83 +175,67 @@ def _pair(found: list[FoundBackbone], wanted: list[FoundBackbone],
     by_root = {backbone.root: backbone for backbone in found}
     if all(backbone.root in by_root for backbone in wanted):
         return [(by_root[backbone.root], backbone) for backbone in wanted]
-    raise CheckpointError(
-        f'{source} holds RepViTs under {_some([backbone.root or "the top" for backbone in found])}, the model under '
-        f'{_some([backbone.root or "the top" for backbone in wanted])}: it is not clear which one goes where')
+    theirs, ours = (_some([backbone.root or 'no prefix' for backbone in side]) for side in (found, wanted))
+    raise CheckpointError(f'{source} holds RepViTs under {theirs}, and the model under {ours}: '
+                          'it is not clear which one goes where')
 
 
-def check_arch(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor],
-                targets: Iterable[tuple[FoundBackbone, FoundBackbone]], source: str) -> FoundArch:
-    for theirs, ours in targets:
-        arch, built = arch_of(tensors, theirs), arch_of(wanted, ours)
-        if not arch.fits(built):
-            raise CheckpointError(f'{source} holds the weights of {arch}, and the model is {built}')
-    return arch
-
-
-def _rename_roots(tensors: Mapping[str, Tensor],
-                  targets: list[tuple[FoundBackbone, FoundBackbone]]) -> dict[str, Tensor]:
-    """Bring the names of the file, which are ours already, under the prefixes of the model."""
-    if len(targets) > 1:
+def _rename_roots(tensors: Mapping[str, Tensor], pairs: Pairs) -> dict[str, Tensor]:
+    """Bring the names of the file, which are ours already, under the prefix of the model."""
+    if len(pairs) > 1:
         return dict(tensors)
-    old, new = (backbone.root.split('.') for backbone in targets[0])
-    while len(old) > 1 and len(new) > 1 and old[-2] == new[-2]:  # the rest of the model moves with the backbone
+    old, new = (backbone.root.split('.') for backbone in pairs[0])
+    while len(old) > 1 and len(new) > 1 and old[-2] == new[-2]:  # what is beside the backbone moves with it
         del old[-2], new[-2]
     old, new = '.'.join(old), '.'.join(new)
-    return {(new + name[len(old):] if name.startswith(old) else name): value for name, value in tensors.items()}
+    return {(new + name[len(old):] if name.startswith(old) else name): value
+            for name, value in tensors.items()}
 
 
-def _match(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor],
-           targets: list[tuple[FoundBackbone, FoundBackbone]],
+def _match(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor], pairs: Pairs,
            report: LoadReport) -> tuple[LoadReport, dict[str, Tensor]]:
     """Sort the tensors into those that fit and those that do not."""
-    taken, mismatched, not_needed, unexpected = {}, [], [], []
+    taken, mismatched, extra = {}, [], []
     for name, value in tensors.items():
         if name not in wanted:
-            (not_needed if _is_not_needed(name, wanted, targets) else unexpected).append(name)
+            extra.append(name)
         elif value.shape != wanted[name].shape:
             mismatched.append(f'{name} is {_shape(value)} in the file, {_shape(wanted[name])} in the model')
         else:
             taken[name] = value
-    # A BatchNorm's count of batches steers no computation with the usual momentum, and older files lack it.
+    # A BatchNorm's count of batches steers nothing with the usual momentum, and old files lack it.
     missing = [name for name in wanted if name not in tensors and not name.endswith('.num_batches_tracked')]
-    return report._replace(taken=len(taken), not_needed=tuple(not_needed), missing=tuple(missing),
-                           unexpected=tuple(unexpected), mismatched=tuple(mismatched)), taken
+    not_needed = _not_needed(extra, wanted, pairs)
+    return report._replace(
+        taken=len(taken), not_needed=tuple(name for name in extra if name in not_needed), missing=tuple(missing),
+        unexpected=tuple(name for name in extra if name not in not_needed), mismatched=tuple(mismatched)), taken
 
 
-def _is_not_needed(name: str, wanted: Mapping[str, Tensor],
-                   targets: list[tuple[FoundBackbone, FoundBackbone]]) -> bool:
-    """Whether it belongs to a part that the model does not have for good reasons."""
-    if name.endswith('.num_batches_tracked'):
-        return True
-    for _, backbone in targets:
-        if name.startswith(backbone.root) and is_unbuilt(name[len(backbone.root):], backbone):
-            return True
-    root = targets[0][1].root
-    is_backbone_alone = root == '' and all(re.match(r'(stem|stages)\.', key) for key in wanted)
-    return is_backbone_alone and not re.match(r'(stem|stages)\.', name)
+def _not_needed(names: list[str], wanted: Mapping[str, Tensor], pairs: Pairs) -> set[str]:
+    """Those that belong to parts that the model does not have for good reasons."""
+    not_needed = {name for name in names if name.endswith('.num_batches_tracked')}
+    for theirs, ours in pairs:
+        root = ours.root
+        not_needed |= {name for name in names
+                       if name.startswith(root) and is_unbuilt(name[len(root):], ours)}
+        if theirs.has_head and not ours.has_head:
+            top = root.removesuffix('backbone.')
+            not_needed |= {name for name in names if is_head(name, top, 'repvit_mm')}
+    if all(re.match(r'(stem|stages)\.', name) for name in wanted):  # a backbone alone
+        not_needed |= {name for name in names if not re.match(r'(stem|stages)\.', name)}
+    return not_needed
 
 
-def is_unbuilt(name: str, backbone: FoundBackbone) -> bool:
-    """Whether it lies behind the last block of ``backbone``; by its name, relative to it, in our format."""
-    match = re.match(r'stages\.(\d+)\.(?:blocks\.(\d+)\.)?', name)
-    if match is None:
-        return False
-    stage, block = int(match[1]), int(match[2] or 0)
-    return stage >= len(backbone.blocks) or block >= backbone.blocks[stage]
-
-
-def _check_report(report: LoadReport, taken: Mapping[str, Tensor],
-                  targets: list[tuple[FoundBackbone, FoundBackbone]], strict: bool) -> None:
-    for _, backbone in targets:
-        if not any(name.startswith(backbone.root) for name in taken):
-            raise CheckpointError(f'{report.source} has nothing that fits the backbone: {report.problems}')
+def _check(report: LoadReport, taken: Mapping[str, Tensor], pairs: Pairs, strict: bool) -> None:
+    roots = tuple(ours.root for _, ours in pairs)
+    if not any(name.startswith(roots) for name in taken):
+        raise CheckpointError(f'{report.source} has nothing that fits the backbone: {report.problems}')
     if strict and report.problems:
         hint = 'strict=False takes what fits'
-        if report.missing and all(name.startswith(tuple(ours.root for _, ours in targets)) for name in taken):
-            hint = f'it fits the backbone alone; {hint}, and init_cfg of the backbone loads just that'
-        raise CheckpointError(f'{report.source} does not fit the model: of {report.total} tensors, {report.problems}; '
-                              f'{hint}')
+        if '' not in roots and all(name.startswith(roots) for name in taken):
+            hint = f'it fits the backbone alone, for which init_cfg is the place; {hint}'
+        raise CheckpointError(f'{report.source} does not fit the model: of {report.total} tensors, '
+                              f'{report.problems}; {hint}')
 
 
 def _shape(value: Tensor) -> str:

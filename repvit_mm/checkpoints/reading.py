@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from ..errors import CheckpointError
 
-#: Where training programs keep the weights in what they save, in the order in which they are looked for. The plain
-#: weights go before averaged ones: the published accuracies are theirs.
+#: Where training programs keep the weights in what they save, in the order in which they are looked for: averaged
+#: ones last, since the published accuracies are those of the others.
 WEIGHT_KEYS = ('state_dict', 'model', 'model_ema', 'state_dict_ema', 'ema_state_dict')
 
 
@@ -34,7 +34,7 @@ def _no_attribute(*_: object) -> None:
 
 
 def _plain_types() -> list[tuple[Any, str]]:
-    """What may be in a checkpoint beside tensors, containers, numbers and text: (what is used, name in the file)."""
+    """What may be in a checkpoint beside tensors, containers, numbers and text: (our class, name in the file)."""
     types = [(argparse.Namespace, 'argparse.Namespace'),
              (_History, 'mmengine.logging.history_buffer.HistoryBuffer'), (_no_attribute, 'builtins.getattr'),
              (np.ndarray, 'numpy.ndarray'), (np.dtype, 'numpy.dtype')]
@@ -46,8 +46,8 @@ def _plain_types() -> list[tuple[Any, str]]:
         dtype = type(np.dtype(code))
         types.append((dtype, f'{dtype.__module__}.{dtype.__qualname__}'))
     for module in ('pathlib', 'pathlib._local'):
-        types += [(pathlib.PurePosixPath, f'{module}.{name}') for name in ('PosixPath', 'PurePosixPath')]
-        types += [(pathlib.PureWindowsPath, f'{module}.{name}') for name in ('WindowsPath', 'PureWindowsPath')]
+        for system, path in (('Posix', pathlib.PurePosixPath), ('Windows', pathlib.PureWindowsPath)):
+            types += [(path, f'{module}.{system}Path'), (path, f'{module}.Pure{system}Path')]
     return types
 
 
@@ -55,7 +55,7 @@ def _plain_types_allowed() -> AbstractContextManager:
     version = tuple(int(number) for number in re.findall(r'\d+', torch.__version__)[:2])
     if version < (2, 6):  # takes no types under other names; tensors and containers alone are read
         return nullcontext()
-    known = set(torch.serialization.get_safe_globals())  # leaving the context would forget what the user allowed
+    known = set(torch.serialization.get_safe_globals())  # leaving the context would forget what users allowed
     return torch.serialization.safe_globals([entry for entry in _plain_types() if entry not in known])
 
 
@@ -106,16 +106,15 @@ def tensors_of(checkpoint: Any, source: str | Path) -> Mapping[str, Tensor]:
         for candidate in (*(checkpoint.get(key) for key in WEIGHT_KEYS), checkpoint):
             if isinstance(candidate, nn.Module):
                 return candidate.state_dict()
-            if isinstance(candidate, Mapping) and any(isinstance(value, Tensor) for value in candidate.values()):
-                others = [name for name, value in candidate.items() if not isinstance(value, Tensor)]
-                for name in others:
-                    candidate.pop(name)
-                return candidate
+            if isinstance(candidate, Mapping):
+                tensors = {name: value for name, value in candidate.items() if isinstance(value, Tensor)}
+                if tensors:
+                    return candidate if len(tensors) == len(candidate) else tensors
         content = f'a dict with {", ".join(map(str, list(checkpoint)[:5])) or "nothing in it"}'
     else:
         content = f'a {type(checkpoint).__name__}'
-    raise CheckpointError(f'{source} holds no tensors, but {content}; weights are expected at the top or under one of '
-                          f'{", ".join(WEIGHT_KEYS)}')
+    raise CheckpointError(f'{source} holds no tensors, but {content}; weights are expected at the top, or under one '
+                          f'of {", ".join(WEIGHT_KEYS)}')
 
 
 def _kind_of(path: Path) -> str:
@@ -132,18 +131,18 @@ def _kind_of(path: Path) -> str:
     if not head:
         raise CheckpointError(f'{path} is empty; download or copy it again')
     if head.startswith(b'version https://git-lfs'):
-        raise CheckpointError(f'{path} is a Git LFS pointer, not the checkpoint itself; run `git lfs pull` there')
+        raise CheckpointError(f'{path} is a Git LFS pointer, not the file itself; run `git lfs pull` there')
     if re.match(rb'\s*<(!doctype|html|\?xml)', head, re.IGNORECASE):
-        raise CheckpointError(f'{path} is a web page, not a checkpoint; the address that it came from is not that '
-                              'of the file')
+        raise CheckpointError(f'{path} is a web page, not a checkpoint; the address that it came from is not '
+                              'that of the file')
     if head.startswith(b'PK'):
         return _kind_of_zip(path)
     if head.startswith(b'\x80'):
         return 'torch'
     if head[8:9] == b'{' and int.from_bytes(head[:8], 'little') < 100_000_000:
         return 'safetensors'
-    raise CheckpointError(f'{path} is not a checkpoint: it begins with {head[:16]!r}, not like a file of torch.save '
-                          'or safetensors')
+    raise CheckpointError(f'{path} is not a checkpoint: it begins with {head[:16]!r}, unlike files of torch.save '
+                          'and safetensors')
 
 
 def _kind_of_zip(path: Path) -> str:
@@ -162,7 +161,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         from safetensors.torch import load_file
     except ImportError as error:
-        raise CheckpointError(f'{path} is a safetensors file; to read it, run: pip install safetensors') from error
+        raise CheckpointError(f'{path} needs safetensors; run: pip install safetensors') from error
     return load_file(path)
 
 
@@ -171,8 +170,8 @@ def _explain(path: Path, error: Exception) -> str:
     if match := re.search(r'GLOBAL (\S+) ', str(error)):
         if path.read_bytes()[:-1].endswith(match[1].rpartition('.')[2].encode()):  # half the name of a type
             return f'{path} is truncated: it ends within its first part; {again}'
-        return (f'{path} needs the type {match[1]}, and reading it could run code from the file. If you trust its '
-                'origin, convert it once with `tools/convert_checkpoint.py --trust`, or read it with trust=True')
+        return (f'{path} needs the type {match[1]}, and reading that could run code from the file. If you trust '
+                'its origin, convert it once with `tools/convert_checkpoint.py --trust`, or read it with trust=True')
     if isinstance(error, ImportError | AttributeError):
         return f'{path} needs a class that is not there: {error}'
     # torch's own text goes on with the advice to read the file unchecked.

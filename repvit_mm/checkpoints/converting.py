@@ -1,0 +1,108 @@
+"""Converting checkpoint files from one format to another."""
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..errors import CheckpointError
+from .download import fetch
+from .formats import FoundArch, FoundBackbone, arch_of, convert_state_dict, detect, strip_wrappers
+from .reading import read_checkpoint, tensors_of
+
+
+class Conversion(NamedTuple):
+    """What was done to a file.
+
+    Attributes:
+        source: The format of the names that it had.
+        result: The format of those that it has now.
+        arch: The architecture.
+        tensors: Tensors, as many before as now.
+        renamed: Tensors with another name than before.
+        left_out: Other entries of the file, such as the state of an optimiser, that were not carried over.
+    """
+
+    source: FoundBackbone
+    result: FoundBackbone
+    arch: FoundArch
+    tensors: int
+    renamed: int
+    left_out: tuple[str, ...]
+
+
+def convert_file(source: str | Path, destination: str | Path, to: str = 'repvit_mm', trust: bool = False,
+                 overwrite: bool = False) -> Conversion:
+    """Write a copy of a checkpoint with the names of another format.
+
+    Where the weights are in the new file is what the programs expect that use these names: under ``state_dict``
+    for OpenMMLab's, under ``model`` for the authors' classification, at the top for timm. ``meta`` is carried over
+    for OpenMMLab's; the rest, like the state of an optimiser, is not.
+
+    Args:
+        source: File, ``repvit://NAME`` or address, see :func:`repvit_mm.load_checkpoint`.
+        destination: The new file; safetensors if it ends like that, else as torch saves it.
+        to: One of :data:`repvit_mm.checkpoints.FORMATS`.
+        trust: Run code from the file if it needs that; the new one will not need it.
+        overwrite: Replace ``destination`` if it is there.
+
+    Raises:
+        CheckpointError: If the source cannot be read or converted, or the destination not be written.
+    """
+    destination = Path(destination).expanduser()
+    if destination.is_dir() or not destination.parent.is_dir():
+        raise CheckpointError(f'{destination} cannot be written: give a file in a directory that exists')
+    if destination.exists() and not overwrite:
+        raise CheckpointError(f'{destination} exists; --force replaces it')
+    checkpoint = read_checkpoint(fetch(source), trust)
+    weights = tensors_of(checkpoint, source)
+    tensors = strip_wrappers(weights)
+    try:
+        found = detect(tensors)
+        converted = convert_state_dict(tensors, to)
+    except CheckpointError as error:
+        raise CheckpointError(f'{source}: {error}') from error
+    result = detect(converted)
+
+    content = _arrange(converted, result, checkpoint)
+    _write(content, destination)
+    entries = checkpoint.items() if isinstance(checkpoint, Mapping) and checkpoint is not weights else ()
+    left_out = [str(key) for key, value in entries
+                if not isinstance(value, Tensor) and value is not weights and key not in content]
+    renamed = sum(old != new for old, new in zip(tensors, converted, strict=True))
+    return Conversion(found, result, arch_of(tensors, found), len(tensors), renamed, tuple(left_out))
+
+
+def _arrange(tensors: Mapping[str, Tensor], found: FoundBackbone, checkpoint: Any) -> dict[str, Any]:
+    if found.format == 'timm':
+        return dict(tensors)
+    if found.format == 'official' and found.root == '':
+        return {'model': tensors}
+    content = {'state_dict': tensors}
+    if isinstance(checkpoint, Mapping) and isinstance(checkpoint.get('meta'), Mapping):
+        content['meta'] = checkpoint['meta']
+    return content
+
+
+def _write(content: dict[str, Any], destination: Path) -> None:
+    """Write beside, read back without trust, then put in place."""
+    part = destination.with_name(f'{destination.name}.part')
+    try:
+        if destination.suffix == '.safetensors':
+            from safetensors.torch import save_file
+            save_file({name: value.contiguous() for name, value in tensors_of(content, destination).items()}, part)
+        else:
+            torch.save(content, part)
+        try:
+            read_checkpoint(part)
+        except CheckpointError:  # of a trusted file
+            content.pop('meta', None)
+            torch.save(content, part)
+            read_checkpoint(part)
+        os.replace(part, destination)
+    except (OSError, RuntimeError) as error:  # torch.save reports a full disk as the latter
+        raise CheckpointError(f'{destination} cannot be written: {error}') from error
+    finally:
+        part.unlink(missing_ok=True)

@@ -1,0 +1,33 @@
+"""Rename the tensors of a checkpoint: tools/convert_checkpoint.py SRC DST --to {repvit_mm,official,timm}."""
+import argparse
+
+from repvit_mm.checkpoints import FORMATS, convert_file
+from repvit_mm.errors import run_cli
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description='Write a copy of a checkpoint with the names of another format. What it is, is recognised: '
+                    "the authors' names (either version), timm's or ours; a backbone alone, a classification model, "
+                    'or a whole detector or segmentor; fused or not.')
+    parser.add_argument('source', metavar='SRC', help='path, repvit://NAME or http address')
+    parser.add_argument('destination', metavar='DST', help='the new file (.pth, or .safetensors)')
+    parser.add_argument('--to', choices=FORMATS, default='repvit_mm',
+                        help='whose names it gets (default: %(default)s)')
+    parser.add_argument('--trust', action='store_true',
+                        help='run code from SRC if it needs that to be read; only for files of known origin')
+    parser.add_argument('--force', action='store_true', help='replace DST if it exists')
+    return parser
+
+
+def main() -> None:
+    args = build_parser().parse_args()
+    done = convert_file(args.source, args.destination, args.to, args.trust, args.force)
+    print(f'{args.source}: {done.arch}, {done.source}, {done.tensors} tensors')
+    print(f'{args.destination}: {done.result}, {done.renamed} of {done.tensors} tensors renamed')
+    if done.left_out:
+        print(f'left out: {", ".join(done.left_out)}')
+
+
+if __name__ == '__main__':
+    run_cli(main)
