@@ -1,0 +1,229 @@
+"""The embedded data set: scenes of geometric objects, written in the folder layouts of the three toolboxes.
+
+Every layout holds the same scenes for the same seed. A folder that is complete is used again, and one that is not, or
+that was drawn with other settings, is drawn anew; it is put in place only when it is whole.
+
+Example:
+    >>> root = write_coco('data/shapes', train=800, val=100)    # CocoDataset
+    >>> root = write_segmentation('data/shapes_seg')            # BaseSegDataset
+    >>> root = write_classification('data/shapes_cls')          # mmpretrain's CustomDataset
+"""
+import io
+import json
+import os
+import shutil
+import tempfile
+import time
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image
+from rich.progress import track
+
+from ..errors import ConfigError, DatasetError
+from .scenes import CLASSES, Scene, SceneObject, SceneSpec, draw_scene
+from .textures import VIVID
+
+SPLITS = ('train', 'val')
+MANIFEST = 'shapes.json'
+# Goes up with every change to what is drawn or written, so that folders of older versions are drawn anew.
+VERSION = 1
+STALE_SECONDS = 3600
+SCENES = SceneSpec()
+SINGLE_OBJECTS = SceneSpec(objects=(1, 1), radius=(.2, .42))
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How one toolbox wants its data.
+
+    Attributes:
+        name: Recorded in the folder.
+        folders: Everything at the top of the folder.
+        files: Yields relative path and content of every file of a split, given its name and its numbered scenes.
+        one_object: Whether a picture holds one object, whose class is ``index % len(CLASSES)``.
+    """
+
+    name: str
+    folders: tuple[str, ...]
+    files: Callable[[str, Iterable[tuple[int, Scene]]], Iterator[tuple[str, bytes]]]
+    one_object: bool = False
+
+
+def encode_rle(mask: np.ndarray) -> dict:
+    """COCO's uncompressed run lengths of a mask, bool (H, W): runs of 0 and 1 by turns, down the columns."""
+    pixels = np.concatenate([[False], mask.ravel(order='F')])
+    changes = np.flatnonzero(pixels[1:] != pixels[:-1])
+    return dict(size=list(mask.shape), counts=np.diff(changes, prepend=0, append=mask.size).tolist())
+
+
+def _png(image: np.ndarray) -> bytes:
+    return cv2.imencode('.png', cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1].tobytes()
+
+
+def _index_png(index: np.ndarray) -> bytes:
+    """A PNG whose pixels are class numbers, with a palette that makes them visible."""
+    picture = Image.fromarray(index)
+    picture.putpalette([channel for colour in ((0, 0, 0), *VIVID[:len(CLASSES)]) for channel in colour])
+    buffer = io.BytesIO()
+    picture.save(buffer, 'PNG')
+    return buffer.getvalue()
+
+
+def _coco_annotation(obj: SceneObject, number: int, image: int) -> dict:
+    return dict(
+        id=number, image_id=image, category_id=obj.label + 1, iscrowd=0, area=int(obj.mask.sum()), bbox=list(obj.bbox),
+        segmentation=encode_rle(obj.mask))
+
+
+def _coco_files(split: str, scenes: Iterable[tuple[int, Scene]]) -> Iterator[tuple[str, bytes]]:
+    images, annotations = [], []
+    for index, scene in scenes:
+        height, width = scene.image.shape[:2]
+        images.append(dict(id=index + 1, file_name=f'{index:06d}.png', width=width, height=height))
+        for obj in scene.objects:
+            annotations.append(_coco_annotation(obj, len(annotations) + 1, index + 1))
+        yield f'images/{split}/{index:06d}.png', _png(scene.image)
+    categories = [dict(id=i + 1, name=name, supercategory='shape') for i, name in enumerate(CLASSES)]
+    content = dict(
+        info=dict(description='Geometric objects drawn by repvit-mm', version=str(VERSION)), licenses=[],
+        images=images, annotations=annotations, categories=categories)
+    yield f'annotations/instances_{split}.json', json.dumps(content, separators=(',', ':')).encode()
+
+
+def _segmentation_files(split: str, scenes: Iterable[tuple[int, Scene]]) -> Iterator[tuple[str, bytes]]:
+    for index, scene in scenes:
+        yield f'img_dir/{split}/{index:06d}.png', _png(scene.image)
+        yield f'ann_dir/{split}/{index:06d}.png', _index_png(scene.index_mask())
+
+
+def _classification_files(split: str, scenes: Iterable[tuple[int, Scene]]) -> Iterator[tuple[str, bytes]]:
+    for index, scene in scenes:
+        yield f'{split}/{CLASSES[scene.objects[0].label]}/{index:06d}.png', _png(scene.image)
+
+
+COCO = Layout('coco', ('images', 'annotations'), _coco_files)
+SEGMENTATION = Layout('segmentation', ('img_dir', 'ann_dir'), _segmentation_files)
+CLASSIFICATION = Layout('classification', SPLITS, _classification_files, one_object=True)
+
+
+def write_coco(root: str | Path, spec: SceneSpec = SCENES, seed: int = 0, train: int = 1200, val: int = 150,
+               quiet: bool = False) -> Path:
+    """Write scenes as a COCO instance segmentation data set.
+
+    The folder holds ``images/{train,val}/*.png`` and ``annotations/instances_{train,val}.json``; category ``i + 1`` is
+    ``CLASSES[i]``, masks are run lengths of what is visible of an object.
+
+    Args:
+        root: The folder; missing parents are made.
+        spec: What scenes look like.
+        seed: Other seeds draw other scenes.
+        train: Number of training scenes.
+        val: Number of validation scenes; none is a training scene.
+        quiet: Show no progress.
+
+    Returns:
+        ``root``.
+
+    Raises:
+        DatasetError: ``root`` holds files that are not of such a data set, or cannot be written.
+        ConfigError: A count below 1.
+    """
+    return _write(Path(root), COCO, spec, seed, dict(train=train, val=val), quiet)
+
+
+def write_segmentation(root: str | Path, spec: SceneSpec = SCENES, seed: int = 0, train: int = 1200,
+                       val: int = 150, quiet: bool = False) -> Path:
+    """Write scenes as MMSegmentation reads them: ``img_dir/{train,val}/*.png`` and index masks of the same names in
+    ``ann_dir``, 0 for the background and ``i + 1`` for ``CLASSES[i]``. Arguments and errors: :func:`write_coco`."""
+    return _write(Path(root), SEGMENTATION, spec, seed, dict(train=train, val=val), quiet)
+
+
+def write_classification(root: str | Path, spec: SceneSpec = SINGLE_OBJECTS, seed: int = 0,
+                         train: int = 1200, val: int = 150, quiet: bool = False) -> Path:
+    """Write pictures of one object each, classes in turn, as ``{train,val}/CLASS/*.png``; ``spec.objects`` is not used.
+    Arguments and errors: :func:`write_coco`."""
+    return _write(Path(root), CLASSIFICATION, replace(spec, objects=(1, 1)), seed, dict(train=train, val=val), quiet)
+
+
+def is_complete(root: Path, layout: Layout, spec: SceneSpec, seed: int, counts: dict[str, int]) -> bool:
+    """Whether ``root`` holds this very data set, every file of it as it was written."""
+    try:
+        manifest = json.loads((root / MANIFEST).read_text())
+        files = manifest.pop('files')
+        return manifest == _settings(layout, spec, seed, counts) and all(
+            zlib.crc32((root / name).read_bytes()) == checksum for name, checksum in files.items())
+    except (OSError, ValueError, KeyError, AttributeError):
+        return False
+
+
+def _settings(layout: Layout, spec: SceneSpec, seed: int, counts: dict[str, int]) -> dict:
+    settings = dict(layout=layout.name, version=VERSION, seed=seed, counts=counts, spec=asdict(spec))
+    # Through JSON, for tuples to compare equal to what is read back.
+    return json.loads(json.dumps(settings))
+
+
+def _write(root: Path, layout: Layout, spec: SceneSpec, seed: int, counts: dict[str, int], quiet: bool) -> Path:
+    for split, count in counts.items():
+        if count < 1:
+            raise ConfigError(f'the number of {split} scenes is at least 1, not {count}')
+    if is_complete(root, layout, spec, seed, counts):
+        return root
+    try:
+        foreign = set(os.listdir(root)) - {MANIFEST, *layout.folders} if root.exists() else set()
+    except NotADirectoryError:
+        raise DatasetError(f'{root} is a file, expected a folder for the data set') from None
+    if foreign:
+        raise DatasetError(f'{root} holds {min(foreign)!r}, which is no part of a {layout.name} data set of shapes: '
+                           'name another folder or empty this one')
+    try:
+        root.parent.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers(root)
+        partial = Path(tempfile.mkdtemp(prefix=f'.{root.name}.partial-', dir=root.parent))
+        try:
+            _fill(partial, layout, spec, seed, counts, quiet)
+            _put_in_place(partial, root)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+    except OSError as error:
+        raise DatasetError(f'{root} cannot be written: {error.strerror or error}') from error
+    return root
+
+
+def _fill(folder: Path, layout: Layout, spec: SceneSpec, seed: int, counts: dict[str, int], quiet: bool) -> None:
+    folder.chmod(0o755)
+    checksums = {}
+    for number, split in enumerate(SPLITS):
+        def scenes(number: int = number, split: str = split) -> Iterator[tuple[int, Scene]]:
+            for i in track(range(counts[split]), f'drawing {split} scenes', disable=quiet):
+                yield i, draw_scene(spec, (seed, number, i), i % len(CLASSES) if layout.one_object else None)
+
+        for name, content in layout.files(split, scenes()):
+            path = folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+            checksums[name] = zlib.crc32(content)
+    manifest = dict(_settings(layout, spec, seed, counts), files=checksums)
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1))
+
+
+def _put_in_place(partial: Path, root: Path) -> None:
+    """Rename ``partial`` to ``root``; what was there is moved aside first and then removed."""
+    old = Path(tempfile.mkdtemp(prefix=f'.{root.name}.partial-', dir=root.parent))
+    try:
+        if root.exists():
+            os.replace(root, old / root.name)
+        os.replace(partial, root)
+    finally:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _remove_leftovers(root: Path) -> None:
+    """Remove folders that killed runs left behind; a young one may belong to a run that goes on."""
+    for path in root.parent.glob(f'.{root.name}.partial-*'):
+        if time.time() - path.stat().st_mtime > STALE_SECONDS:
+            shutil.rmtree(path, ignore_errors=True)
