@@ -38,8 +38,8 @@ def convert_file(source: str | Path, destination: str | Path, to: str = 'repvit_
     """Write a copy of a checkpoint with the names of another format.
 
     Where the weights are in the new file is what the programs expect that use these names: under ``state_dict``
-    for OpenMMLab's, under ``model`` for the authors' classification, at the top for timm. ``meta`` is carried over
-    for OpenMMLab's; the rest, like the state of an optimiser, is not.
+    for OpenMMLab's, under ``model`` for the authors' classification, at the top for timm and the authors' SAM.
+    ``meta`` is carried over for OpenMMLab's; the rest, like the state of an optimiser, is not.
 
     Args:
         source: File, ``repvit://NAME`` or address, see :func:`repvit_mm.load_checkpoint`.
@@ -76,7 +76,7 @@ def convert_file(source: str | Path, destination: str | Path, to: str = 'repvit_
 
 
 def _arrange(tensors: Mapping[str, Tensor], found: FoundBackbone, checkpoint: Any) -> dict[str, Any]:
-    if found.format == 'timm':
+    if found.format == 'timm' or (found.format == 'official' and found.root == 'image_encoder.'):
         return dict(tensors)
     if found.format == 'official' and found.root == '':
         return {'model': tensors}

@@ -44,6 +44,8 @@ _HEAD = (
     (('head.fc', 'classifier.classifier', 'head.head'), _BN_LINEAR),
     (('head.fc_dist', 'classifier.classifier_dist', 'head.head_dist'), _BN_LINEAR),
     (('head.fc', 'classifier', 'head'), _PLAIN),  # fused: the mean of both
+    # The neck of RepViT-SAM has the same names everywhere, and stands where a classifier would.
+    *(((f'neck.{layer}',) * len(FORMATS), _PLAIN) for layer in range(4)),
 )
 
 # The first block's first 1x1 convolution is in every RepViT, whatever was left out or fused.
@@ -64,7 +66,7 @@ class FoundBackbone(NamedTuple):
         first_version: Whether its blocks are those of the paper's first version; None if it is fused, which
             makes both the same.
         blocks: Blocks of each stage, the closing one included, the downsampling not.
-        has_head: Whether the names of a classifier that belongs to it are there as well.
+        has_head: Whether the names of a classifier, or of RepViT-SAM's neck, that belongs to it are there as well.
     """
 
     root: str
@@ -225,7 +227,7 @@ def convert_state_dict(state_dict: Mapping[str, Tensor], to: str = 'repvit_mm') 
 
 
 def is_head(name: str, top: str, format: str) -> bool:
-    """Whether a tensor belongs to the classifier of the model whose names start with ``top``."""
+    """Whether a tensor belongs to the classifier, or SAM's neck, of the model whose names start with ``top``."""
     return name.rpartition('.')[0] in {top + module for module in _expand(_HEAD, format)}
 
 

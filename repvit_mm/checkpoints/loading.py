@@ -24,6 +24,8 @@ from .formats import (
 from .fusing import fuse_tensors, fused_copy
 from .reading import read_checkpoint, tensors_of
 
+#: What the names of the parts start with that RepViT-SAM has beside its image encoder.
+SAM_DECODER = ('prompt_encoder.', 'mask_decoder.')
 #: A backbone of the file, and the one of the model that it goes into.
 Pairs = list[tuple[FoundBackbone, FoundBackbone]]
 
@@ -221,6 +223,8 @@ def _not_needed(names: list[str], wanted: Mapping[str, Tensor], pairs: Pairs) ->
         if theirs.has_head and not ours.has_head:
             top = root.removesuffix('backbone.')
             not_needed |= {name for name in names if is_head(name, top, 'repvit_mm')}
+    if not any(name.startswith(SAM_DECODER) for name in wanted):
+        not_needed |= {name for name in names if name.startswith(SAM_DECODER)}
     if all(re.match(r'(stem|stages)\.', name) for name in wanted):  # a backbone alone
         not_needed |= {name for name in names if not re.match(r'(stem|stages)\.', name)}
     return not_needed

@@ -1,0 +1,110 @@
+"""Building RepViT-SAM and putting its checkpoints together."""
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from segment_anything.modeling import MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
+from torch import Tensor
+
+from ..checkpoints import fetch, load_into, read_checkpoint, tensors_of
+from ..checkpoints.formats import find_backbones, strip_wrappers
+from ..errors import CheckpointError
+from .encoder import SamEncoder
+
+#: The parts of a SAM that every image encoder shares.
+DECODER_PARTS = ('prompt_encoder', 'mask_decoder')
+_CHANNELS = 256  # of the embedding, in every published SAM
+
+
+def build_sam(arch: str | Mapping = 'm2_3', checkpoint: str | Path | None = None, image_size: int = 1024) -> Sam:
+    """Build a RepViT-SAM in evaluation mode.
+
+    Args:
+        arch: Architecture of the image encoder, see :class:`repvit_mm.RepViT`.
+        checkpoint: Weights of the whole model: a path, or ``'repvit://sam'`` for the published ones (``m2_3``).
+            Random weights without it.
+        image_size: Longer side in pixels to which pictures are scaled, a multiple of 16. The published weights are
+            for 1024 and also run at less, faster and less exactly.
+
+    Returns:
+        A ``segment_anything`` model; ``SamPredictor`` and ``SamAutomaticMaskGenerator`` take it.
+
+    Raises:
+        CheckpointError: If the file cannot be read, or is no RepViT-SAM of this architecture.
+
+    Example:
+        >>> from repvit_mm.sam import build_sam
+        >>> sam = build_sam('m0_9', image_size=256)
+        >>> sam.prompt_encoder.image_embedding_size
+        (16, 16)
+    """
+    encoder = SamEncoder(arch, image_size, _CHANNELS)
+    sam = Sam(encoder, *build_decoder(image_size, encoder.stride)).eval()
+    if checkpoint is not None:
+        load_into(sam, _read_repvit_sam(checkpoint), str(checkpoint))
+    return sam
+
+
+def build_decoder(image_size: int, stride: int = 16) -> tuple[PromptEncoder, MaskDecoder]:
+    """SAM's prompt encoder and mask decoder, with random weights, for embeddings of ``image_size / stride`` pixels."""
+    side = image_size // stride
+    prompt_encoder = PromptEncoder(embed_dim=_CHANNELS, image_embedding_size=(side, side),
+                                   input_image_size=(image_size, image_size), mask_in_chans=16)
+    transformer = TwoWayTransformer(depth=2, embedding_dim=_CHANNELS, mlp_dim=2048, num_heads=8)
+    return prompt_encoder, MaskDecoder(transformer_dim=_CHANNELS, transformer=transformer, num_multimask_outputs=3,
+                                       iou_head_depth=3, iou_head_hidden_dim=_CHANNELS)
+
+
+def assemble(encoder: str | Path, decoder: str | Path, arch: str | Mapping = 'm2_3', image_size: int = 1024) -> Sam:
+    """Put a distilled encoder and the prompt encoder and mask decoder of its teacher together.
+
+    Args:
+        encoder: Checkpoint that a distillation wrote, or any that holds a :class:`SamEncoder`.
+        decoder: Checkpoint of a whole SAM, whatever its image encoder.
+        arch: Architecture of the encoder.
+        image_size: See :func:`build_sam`.
+
+    Raises:
+        CheckpointError: If one of them cannot be read, or lacks its part.
+    """
+    sam = build_sam(arch, image_size=image_size)
+    load_into(sam.image_encoder, read_checkpoint(fetch(encoder)), str(encoder))
+    load_decoder(sam, decoder)
+    return sam
+
+
+def load_decoder(sam: Sam, checkpoint: str | Path) -> None:
+    """Load prompt encoder and mask decoder from the checkpoint of a whole SAM, whatever its image encoder.
+
+    Raises:
+        CheckpointError: If it cannot be read, or does not hold exactly those parts.
+    """
+    tensors = strip_wrappers(tensors_of(read_checkpoint(fetch(checkpoint)), checkpoint))
+    for part in DECODER_PARTS:
+        inside = _under(tensors, f'{part}.')
+        if not inside:
+            raise CheckpointError(f'{checkpoint} has no {part}; the checkpoint of a whole SAM is expected')
+        module = getattr(sam, part)
+        wanted = module.state_dict()
+        if wrong := [name for name in {**wanted, **inside}
+                     if name not in wanted or name not in inside or wanted[name].shape != inside[name].shape]:
+            raise CheckpointError(f'{checkpoint} does not hold the {part} of SAM: {len(wrong)} of its tensors are '
+                                  f'missing, unknown or of another shape, first {part}.{wrong[0]}')
+        module.load_state_dict(inside)
+
+
+def _under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name[len(prefix):]: value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def _read_repvit_sam(checkpoint: str | Path) -> Any:
+    """Read a checkpoint and tell what it is where that is no RepViT-SAM."""
+    content = read_checkpoint(fetch(checkpoint))
+    tensors = strip_wrappers(tensors_of(content, checkpoint))
+    expected = 'RepViT-SAM is expected (repvit_sam.pt, repvit://sam, or what tools/sam_assemble.py writes)'
+    if not find_backbones(tensors) and (others := list(_under(tensors, 'image_encoder.'))):
+        raise CheckpointError(f'{checkpoint} is a SAM with another image encoder (it has image_encoder.{others[0]}); '
+                              f'{expected}')
+    if lacking := [part for part in DECODER_PARTS if not _under(tensors, f'{part}.')]:
+        raise CheckpointError(f'{checkpoint} has no {" and no ".join(lacking)}; {expected}')
+    return content

@@ -1,0 +1,133 @@
+"""From prompts to masks, and masks in the forms in which they are written and drawn."""
+import colorsys
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+from pycocotools import mask as coco_mask
+from segment_anything import SamAutomaticMaskGenerator, SamPredictor
+from segment_anything.modeling import Sam
+from segment_anything.utils.amg import MaskData
+
+from .prompts import FOREGROUND, Prompt
+
+
+class Mask(NamedTuple):
+    """A segment of a picture.
+
+    Attributes:
+        mask: (H, W) bool.
+        score: The model's own guess of its intersection over union with the object.
+    """
+
+    mask: np.ndarray
+    score: float
+
+    def annotation(self) -> dict[str, Any]:
+        """As an annotation in COCO's format, with the mask run-length encoded."""
+        rle = coco_mask.encode(np.asfortranarray(self.mask.astype(np.uint8)))
+        return {'segmentation': {'size': list(self.mask.shape), 'counts': rle['counts'].decode()},
+                'area': int(coco_mask.area(rle)), 'bbox': coco_mask.toBbox(rle).tolist(),
+                'predicted_iou': self.score}
+
+
+def segment(predictor: SamPredictor, prompt: Prompt) -> list[Mask]:
+    """Segment what the prompt means, in the picture that the predictor has been given.
+
+    Args:
+        predictor: Anything with ``original_size`` and ``predict`` as ``segment_anything``'s predictor has them.
+        prompt: Points or a box.
+
+    Returns:
+        Three masks for a single point, which can mean a part as well as the whole, else one; the best first.
+
+    Raises:
+        UserError: If the prompt does not fit the picture.
+    """
+    height, width = predictor.original_size
+    prompt = prompt.checked(width, height)
+    points, labels, box = prompt.arrays()
+    masks, scores, _ = predictor.predict(points, labels, box, multimask_output=prompt.is_ambiguous)
+    order = np.argsort(-scores, kind='stable')
+    return [Mask(masks[i], float(scores[i])) for i in order]
+
+
+class _ReportingGenerator(SamAutomaticMaskGenerator):
+    """Tells after every batch of points how many are done."""
+
+    def report(self, on_progress: Callable[[int], None]) -> '_ReportingGenerator':
+        self.on_progress = on_progress
+        return self
+
+    def _process_batch(self, points: np.ndarray, im_size: tuple[int, ...], crop_box: list[int],
+                       orig_size: tuple[int, ...]) -> MaskData:
+        data = super()._process_batch(points, im_size, crop_box, orig_size)
+        self.on_progress(len(points))
+        return data
+
+
+def segment_everything(sam: Sam, image: np.ndarray, points_per_side: int = 32, points_per_batch: int = 64,
+                       pred_iou_thresh: float = 0.88, stability_score_thresh: float = 0.95,
+                       box_nms_thresh: float = 0.7, min_mask_region_area: int = 0,
+                       on_progress: Callable[[int], None] = lambda count: None) -> list[dict[str, Any]]:
+    """Segment everything in a picture with ``segment_anything``'s automatic mask generator.
+
+    Args:
+        sam: The model.
+        image: (H, W, 3) uint8 RGB.
+        points_per_side: A grid of so many by so many points prompts the model.
+        points_per_batch: Points that are decoded at once.
+        pred_iou_thresh: Masks with a lower predicted IoU are dropped.
+        stability_score_thresh: Masks that change more with the threshold are dropped.
+        box_nms_thresh: Of masks whose boxes overlap by a higher IoU, one is kept.
+        min_mask_region_area: Smaller islands and holes, in pixels, are removed.
+        on_progress: Called with the number of points of each batch that is done.
+
+    Returns:
+        Annotations in COCO's format, run-length encoded, the largest first.
+    """
+    generator = _ReportingGenerator(
+        sam, points_per_side, points_per_batch, pred_iou_thresh, stability_score_thresh,
+        box_nms_thresh=box_nms_thresh, min_mask_region_area=min_mask_region_area, output_mode='coco_rle')
+    annotations = generator.report(on_progress).generate(image)
+    return sorted(annotations, key=lambda annotation: -annotation['area'])
+
+
+def decode(annotation: dict[str, Any]) -> np.ndarray:
+    """The mask of an annotation whose segmentation is run-length encoded, (H, W) bool."""
+    return coco_mask.decode(annotation['segmentation']).astype(bool)
+
+
+def draw(image: np.ndarray, masks: Sequence[np.ndarray], prompt: Prompt | None = None) -> np.ndarray:
+    """Draw masks, and what was asked for, over a picture.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        masks: (H, W) bool each, from back to front.
+        prompt: Drawn on top: points inside the object green, others red, the box yellow.
+
+    Returns:
+        A picture of the same size.
+    """
+    picture = image.copy()
+    thick = max(1, round(min(image.shape[:2]) / 300))
+    for number, mask in enumerate(masks):
+        # Hues a golden angle apart differ for neighbours as well as for many.
+        color = 255 * np.array(colorsys.hsv_to_rgb(0.58 + number * 0.618034, 0.8, 1))
+        picture[mask] = (0.5 * picture[mask] + 0.5 * color).astype(np.uint8)
+        outlines, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+        cv2.drawContours(picture, outlines, -1, color.tolist(), thick)
+    if prompt is not None:
+        _draw_prompt(picture, prompt, thick)
+    return picture
+
+
+def _draw_prompt(picture: np.ndarray, prompt: Prompt, thick: int) -> None:
+    if prompt.box is not None:
+        x1, y1, x2, y2 = (round(value) for value in prompt.box)
+        cv2.rectangle(picture, (x1, y1), (x2, y2), (255, 220, 0), thick + 1)
+    for (x, y), label in zip(prompt.points, prompt.labels, strict=True):
+        color = (0, 200, 0) if label == FOREGROUND else (220, 0, 0)
+        cv2.circle(picture, (round(x), round(y)), 4 * thick, (255, 255, 255), -1)
+        cv2.circle(picture, (round(x), round(y)), 3 * thick, color, -1)

@@ -1,0 +1,43 @@
+"""The command-line options that name a RepViT-SAM."""
+import argparse
+
+import torch
+from rich.console import Console
+from segment_anything.modeling import Sam
+
+from ..archs import ARCHS
+from ..errors import ConfigError
+from ..fusion import fuse
+from .build import build_sam
+
+RANDOM_WEIGHTS = ('There is no checkpoint: the weights are random, and the masks mean nothing. '
+                  '--checkpoint repvit://sam downloads the published ones.')
+
+
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what :func:`model_from` reads."""
+    parser.add_argument('--arch', choices=sorted(ARCHS), default='m2_3', metavar='NAME',
+                        help=f'architecture of the image encoder: {", ".join(sorted(ARCHS))} (default: m2_3)')
+    parser.add_argument('--checkpoint', metavar='FILE',
+                        help='weights; repvit://sam are the published ones, for m2_3 (default: random weights)')
+    parser.add_argument('--image-size', type=int, default=1024, metavar='PIXELS',
+                        help='longer side to which pictures are scaled, a multiple of 16 (default: 1024)')
+    parser.add_argument('--device', metavar='NAME', help='cpu, cuda, cuda:1, ... (default: the GPU if there is one)')
+
+
+def model_from(args: argparse.Namespace) -> Sam:
+    """Build the model that the options name, fused and on its device; say so if its weights are random.
+
+    Raises:
+        UserError: If there is no such model, checkpoint or device.
+    """
+    name = args.device or ('cuda' if torch.cuda.is_available() else 'cpu')
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ConfigError(f'--device {name}: there is no such device here') from error
+    if args.checkpoint is None:
+        torch.manual_seed(0)  # the same nonsense every time
+        Console(stderr=True).print(RANDOM_WEIGHTS, style='yellow')
+    return fuse(build_sam(args.arch, args.checkpoint, args.image_size)).to(device)
