@@ -28,8 +28,8 @@ PYTHONS = ('3.12', '3.11', '3.10')
 PYTHON = f'{sys.version_info[0]}.{sys.version_info[1]}'
 #: What mmcv's sdist needs around it to be built; the other packages can come later.
 BUILD_PACKAGES = ('setuptools', 'ninja', 'psutil', 'packaging', 'numpy', 'torch', 'torchvision')
-#: Free space that a set-up from nothing takes: the environment, and pip's downloads while they are unpacked.
-NEEDED_GB = 12
+#: Free space for a set-up from nothing: the environment (8), the downloads (4), and pip's cache of them.
+NEEDED_GB = 15
 
 
 def read_pins():
