@@ -1,0 +1,3 @@
+_base_ = './_base_/repvit_distill_450e.py'
+
+model = dict(backbone=dict(arch='m1_5'), head=dict(in_channels=512))

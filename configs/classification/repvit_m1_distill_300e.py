@@ -1,0 +1,3 @@
+_base_ = './_base_/repvit_distill_300e.py'
+
+model = dict(backbone=dict(arch='m1'), head=dict(in_channels=384))

@@ -1,0 +1,210 @@
+"""Folders of images: one folder a class."""
+import random
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from mmengine.config import Config
+from mmengine.logging import print_log
+from mmengine.registry import DATASETS
+from mmpretrain.datasets import BaseDataset
+from PIL import Image
+from rich.progress import track
+
+from ..errors import ConfigError, DatasetError
+
+EXTENSIONS = ('.jpg', '.jpeg', '.png', '.webp', '.bmp', '.ppm', '.pgm', '.tif', '.tiff')
+#: ``split`` -> the folders that can hold it, in the order in which they are looked for.
+SPLITS = {'train': ('train', 'training'), 'val': ('val', 'valid', 'validation', 'test')}
+#: ``corrupt`` -> what becomes of images that cannot be decoded.
+CORRUPT = ('stop', 'skip', 'unchecked')
+
+
+@DATASETS.register_module()
+class ImageFolder(BaseDataset):
+    """Images sorted into a folder for each class.
+
+    ``data_root`` holds ``train/CLASS/...`` and ``val/CLASS/...`` (or ``valid``, ``validation``, ``test``), or just
+    ``CLASS/...``: then a part of each class, always the same, is kept for validation. The classes are the folders of
+    the training split in alphabetical order.
+
+    Args:
+        data_root: The folder.
+        split: ``'train'`` or ``'val'``.
+        corrupt: ``'stop'`` ends with an error that names the images which cannot be decoded, ``'skip'``
+            leaves them out and names them; both decode every image once when the data set is built.
+            ``'unchecked'`` does not: such an image ends the run when its turn comes.
+        val_part: Part of each class that is kept for validation where there are no folders for the splits.
+        classes: Names of the classes, if they have to be these, in this order.
+        pipeline: Transforms.
+        test_mode: Whether it is for a test.
+        indices: Number of the first images, or their indices, to use instead of all.
+
+    Raises:
+        ConfigError: For an unknown setting.
+        DatasetError: For a folder that is missing or empty, classes that do not match, and corrupt images.
+    """
+
+    def __init__(self, data_root: str, split: str = 'train', corrupt: str = 'stop', val_part: float = 0.2,
+                 classes: Sequence[str] | None = None, pipeline: Sequence = (), test_mode: bool = False,
+                 indices: int | Sequence[int] | None = None):
+        for name, value, valid in (('split', split, tuple(SPLITS)), ('corrupt', corrupt, CORRUPT)):
+            if value not in valid:
+                raise ConfigError(f'ImageFolder: {name}={value!r} must be one of {", ".join(valid)}')
+        if not 0 < val_part < 1:
+            raise ConfigError(f'ImageFolder: val_part={val_part} must be between 0 and 1')
+        self.split, self.corrupt, self.val_part = split, corrupt, val_part
+        found = find_classes(data_root)
+        if classes is not None and list(classes) != found:
+            raise DatasetError(f'{data_root} has the classes {_listed(found)}, but {_listed(list(classes))} are '
+                               'expected')
+        super().__init__(ann_file='', metainfo={'classes': tuple(found)}, data_root=str(data_root), pipeline=pipeline,
+                         test_mode=test_mode, indices=indices)
+
+    def load_data_list(self) -> list[dict]:
+        """Find the images of the split and, unless unchecked, decode each once."""
+        folder, is_split = _split_folder(self.data_root, self.split)
+        samples = []
+        for label, name in enumerate(self.metainfo['classes']):
+            if self.split == 'val' and is_split and not (folder / name).is_dir():
+                continue  # a class that is not validated
+            paths = _images(folder / name)
+            if not is_split:
+                paths = self._part(paths)
+            samples += [{'img_path': str(path), 'gt_label': label} for path in paths]
+        if self.corrupt == 'unchecked':
+            return samples
+        errors = _decode_all([sample['img_path'] for sample in samples], f'{folder} ({self.split})')
+        if errors:
+            self._report(errors, len(samples))
+        return [sample for sample in samples if sample['img_path'] not in errors]
+
+    def _part(self, paths: list[Path]) -> list[Path]:
+        """The split's part of a class's images."""
+        mixed = random.Random(0).sample(paths, len(paths))
+        count = min(max(1, round(len(paths) * self.val_part)), len(paths) - 1)
+        return sorted(mixed[:count] if self.split == 'val' else mixed[count:])
+
+    def _report(self, errors: Mapping[str, str], total: int) -> None:
+        named = '; '.join(f'{path}: {reason}' for path, reason in list(errors.items())[:10])
+        more = '; ...' * (len(errors) > 10)
+        summary = f'{len(errors)} of {total} images cannot be decoded'
+        if self.corrupt == 'stop':
+            raise DatasetError(f'{summary} ({named}{more}); repair or remove them, or leave them out with '
+                               "corrupt='skip' in the data set's config")
+        print_log(f'{summary} and are left out: {named}{more}', 'current')
+
+    def prepare_data(self, idx: int) -> dict:
+        """Load and transform an image; see :class:`mmengine.dataset.BaseDataset`."""
+        try:
+            return super().prepare_data(idx)
+        except (OSError, SyntaxError) as error:  # PIL says SyntaxError for a broken PNG
+            raise DatasetError(f'{self.get_data_info(idx)["img_path"]} cannot be decoded: {error}') from error
+
+
+def find_classes(data_root: str | Path) -> list[str]:
+    """Names of the classes of a folder, see :class:`ImageFolder`.
+
+    Raises:
+        DatasetError: If the folder is missing, has no class, a class has no image, or the splits do not
+            match.
+    """
+    root = Path(data_root).expanduser()
+    if not root.is_dir():
+        raise DatasetError(f'there is no folder {root}; give the place of the images with --data-root')
+    train, is_split = _split_folder(root, 'train')
+    classes = _subfolders(train)
+    if not classes:
+        raise DatasetError(f'{train} has no folders; a folder of images for each class is expected there')
+    folders = [train]
+    if is_split:
+        val = _split_folder(root, 'val')[0]
+        folders.append(val)
+        if extra := sorted(set(_subfolders(val)) - set(classes)):
+            raise DatasetError(f'{val} has the classes {_listed(extra)}, which {train} does not have')
+    for folder in [split / name for split in folders for name in _subfolders(split)]:
+        count = len(_images(folder))
+        if count == 0:
+            raise DatasetError(f'the class folder {folder} has no image ({", ".join(EXTENSIONS)}); add images or '
+                               'remove the folder')
+        if count == 1 and not is_split:
+            raise DatasetError(f'the class folder {folder} has one image; training and validation need one each')
+    return classes
+
+
+def fit_to_folder(cfg: Config) -> None:
+    """Make a config's model tell apart the classes that its image folders hold.
+
+    Sets the number of classes of the head and of the preprocessor, and leaves out of the top-k accuracies
+    those that so few classes make pointless. Configs with other data sets stay as they are.
+
+    Args:
+        cfg: Changed in place.
+
+    Raises:
+        DatasetError: See :func:`find_classes`, or if the data sets of the config have different classes.
+    """
+    roots = {cfg[key].dataset.data_root for key in ('train_dataloader', 'val_dataloader', 'test_dataloader')
+             if cfg.get(key) and cfg[key].dataset.get('type') in ('ImageFolder', 'repvit_mm.ImageFolder')}
+    found = {root: find_classes(root) for root in sorted(roots)}
+    if not found:
+        return
+    (root, classes), *others = found.items()
+    for other, names in others:
+        if names != classes:
+            raise DatasetError(f'{root} has the classes {_listed(classes)}, but {other} has {_listed(names)}')
+    cfg.model.head.num_classes = len(classes)
+    for preprocessor in (cfg.get('data_preprocessor'), cfg.model.get('data_preprocessor')):
+        if preprocessor is not None:
+            preprocessor.num_classes = len(classes)
+    for key in ('val_evaluator', 'test_evaluator'):
+        evaluators = cfg.get(key) or []
+        for evaluator in [evaluators] if isinstance(evaluators, Mapping) else evaluators:
+            if isinstance(evaluator.get('topk'), list | tuple):
+                evaluator.topk = tuple(k for k in evaluator.topk if k < len(classes)) or (1,)
+    print_log(f'{root} has {len(classes)} classes: {_listed(classes)}', 'current')
+
+
+def _split_folder(root: str | Path, split: str) -> tuple[Path, bool]:
+    """The folder with a split's classes, and whether it holds that split alone."""
+    root = Path(root).expanduser()
+    present = {name: [root / folder for folder in folders if (root / folder).is_dir()]
+               for name, folders in SPLITS.items()}
+    if not present['train']:
+        return root, False
+    if not present[split]:
+        raise DatasetError(f'{root} has the folder {present["train"][0].name} but none for validation '
+                           f'({", ".join(SPLITS["val"])})')
+    return present[split][0], True
+
+
+def _subfolders(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith('.'))
+
+
+def _images(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob('*') if path.suffix.lower() in EXTENSIONS
+                  and not path.name.startswith('.'))
+
+
+def _decode_all(paths: Sequence[str], what: str) -> dict[str, str]:
+    """Path -> reason, for the images that cannot be decoded to their end."""
+    with ThreadPoolExecutor() as pool:  # PIL leaves Python's lock while it decodes
+        reasons = pool.map(_try_decode, paths)
+        if len(paths) > 5000:
+            reasons = track(reasons, f'checking {what}', len(paths), transient=True)
+        return {path: reason for path, reason in zip(paths, reasons, strict=True) if reason}
+
+
+def _try_decode(path: str) -> str:
+    try:
+        with Image.open(path) as image:
+            image.draft('RGB', (image.width // 8, image.height // 8))  # a JPEG is read whole, but made small
+            image.load()
+    except Exception as error:  # decoders fail in many ways
+        return str(error).partition('\n')[0].replace(f"'{path}'", 'it') or type(error).__name__
+    return ''
+
+
+def _listed(names: Sequence[str], most: int = 10) -> str:
+    return ', '.join(names[:most]) + f', ... ({len(names)} in all)' * (len(names) > most)

@@ -1,0 +1,167 @@
+"""Averaged weights beside the raw ones, and an end to runs that diverged."""
+import copy
+import math
+from collections.abc import Iterator
+
+import torch
+from mmengine.hooks import Hook
+from mmengine.logging import print_log
+from mmengine.model import is_model_wrapper
+from mmengine.registry import HOOKS
+from mmengine.runner import Runner, find_latest_checkpoint
+from mmengine.runner.base_loop import BaseLoop
+from torch import Tensor, nn
+
+from ..errors import ConfigError, UserError
+
+
+@HOOKS.register_module()
+class ModelEmaHook(Hook):
+    """Exponential moving average of weights and statistics, from the first step on.
+
+    Training, ``state_dict`` in checkpoints and the metrics under their plain names are the raw weights',
+    whose accuracy is the published one. The average is saved as ``ema_state_dict`` and its metrics are
+    reported as ``ema/...``. (mmengine's and mmpretrain's EMAHook save them the other way round, and start
+    from the first step's result.)
+
+    Args:
+        decay: Weight of the former average in each step.
+        evaluate: Whether the average is evaluated as well whenever the model is.
+    """
+
+    def __init__(self, decay: float = 0.99996, evaluate: bool = True):
+        if not 0 < decay < 1:
+            raise ConfigError(f'ModelEmaHook: decay={decay} must be between 0 and 1')
+        self.decay, self.evaluate = decay, evaluate
+        self.average: nn.Module | None = None
+        self._loaded: dict[str, Tensor] | None = None
+        self._metrics: dict[str, float] = {}
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Keep the average that the checkpoint holds, for a resumed training or a test."""
+        self._loaded = checkpoint.get('ema_state_dict')
+
+    def before_train(self, runner: Runner) -> None:
+        """Start the average at the initial weights, or where the resumed training had left it."""
+        self.average = self._make_average(runner)
+        if runner._resume and self._loaded is not None:
+            self.average.load_state_dict(self._loaded)
+        elif runner._resume:
+            print_log('The checkpoint holds no averaged weights: the average starts anew', 'current')
+        self._loaded = None
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: dict | None = None,
+                         outputs: dict | None = None) -> None:
+        """Take the new weights into the average."""
+        self.update(_bare_model(runner))
+
+    @torch.no_grad()
+    def update(self, model: nn.Module) -> None:
+        """One step of the average towards ``model``."""
+        floats: tuple[list[Tensor], list[Tensor]] = ([], [])
+        for averaged, value in _pairs(self.average, model):
+            if averaged.dtype.is_floating_point:
+                floats[0].append(averaged)
+                floats[1].append(value)
+            else:
+                averaged.copy_(value)
+        torch._foreach_lerp_(*floats, 1 - self.decay)
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Put the average into the checkpoint."""
+        if self.average is not None:
+            checkpoint['ema_state_dict'] = self.average.state_dict()
+
+    def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
+        """Report the average's metrics beside those of the raw weights."""
+        if self.evaluate and self.average is not None:
+            for name, value in self._evaluate(runner, runner.val_loop).items():
+                runner.message_hub.update_scalar(f'val/{name}', value)
+
+    def before_test_epoch(self, runner: Runner) -> None:
+        """Evaluate the average first, so that whatever a metric writes is the raw weights' in the end."""
+        self._metrics = {}
+        if not self.evaluate or self._loaded is None:
+            return
+        self.average = self._make_average(runner)
+        try:
+            self.average.load_state_dict(self._loaded)
+        except RuntimeError:
+            print_log('The averaged weights of the checkpoint are not for this model and are not evaluated', 'current')
+            return
+        self._metrics = self._evaluate(runner, runner.test_loop)
+
+    def after_test_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
+        """Add the average's metrics to those of the raw weights."""
+        if metrics is not None:
+            metrics.update(self._metrics)
+
+    @staticmethod
+    def _make_average(runner: Runner) -> nn.Module:
+        return copy.deepcopy(_bare_model(runner)).eval().requires_grad_(False)
+
+    def _evaluate(self, runner: Runner, loop: BaseLoop) -> dict[str, float]:
+        model = _bare_model(runner).eval()
+        print_log('Evaluating the averaged weights', 'current')
+        _swap(self.average, model)
+        try:
+            for index, batch in enumerate(loop.dataloader):
+                loop.run_iter(index, batch)
+            metrics = loop.evaluator.evaluate(len(loop.dataloader.dataset))
+        finally:
+            _swap(self.average, model)
+        return {f'ema/{name}': value for name, value in metrics.items()}
+
+
+@HOOKS.register_module()
+class StopOnInvalidLossHook(Hook):
+    """Ends the training when the loss is no number any more, and keeps weights that are none out of checkpoints."""
+
+    priority = 'VERY_HIGH'
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: dict | None = None,
+                         outputs: dict | None = None) -> None:
+        """Look at the loss.
+
+        Raises:
+            UserError: If it is infinite or no number.
+        """
+        loss = (outputs or {}).get('loss', 0.)
+        loss = loss.item() if torch.is_tensor(loss) else float(loss)
+        if not math.isfinite(loss):
+            raise UserError(f'the loss is {loss} in epoch {runner.epoch + 1}, iteration {batch_idx + 1}: '
+                            f'{self._advice(runner)}')
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Look at the weights.
+
+        Raises:
+            UserError: If any of them is infinite or no number.
+        """
+        for name, value in checkpoint['state_dict'].items():
+            if value.dtype.is_floating_point and not torch.isfinite(value).all():
+                raise UserError(f'{name} is not finite after epoch {runner.epoch + 1} and is not saved: '
+                                f'{self._advice(runner)}')
+
+    @staticmethod
+    def _advice(runner: Runner) -> str:
+        latest = find_latest_checkpoint(runner.work_dir)
+        kept = f'the last good checkpoint is {latest}' if latest else 'no checkpoint had been saved yet'
+        return f'training stops, {kept}; try a lower learning rate'
+
+
+def _bare_model(runner: Runner) -> nn.Module:
+    return runner.model.module if is_model_wrapper(runner.model) else runner.model
+
+
+def _pairs(first: nn.Module, second: nn.Module) -> Iterator[tuple[Tensor, Tensor]]:
+    values = second.state_dict()
+    return ((value, values[name]) for name, value in first.state_dict().items())
+
+
+@torch.no_grad()
+def _swap(first: nn.Module, second: nn.Module) -> None:
+    for one, other in _pairs(first, second):
+        kept = one.clone()
+        one.copy_(other)
+        other.copy_(kept)

@@ -1,0 +1,171 @@
+"""Optimisation as in the published runs: adaptive gradient clipping and the learning rate of each epoch."""
+import math
+from collections.abc import Iterable, Mapping
+
+import torch
+from mmengine.optim import AmpOptimWrapper, OptimWrapper, _ParamScheduler
+from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS, OPTIMIZERS, PARAM_SCHEDULERS
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from ..errors import ConfigError
+
+
+@torch.no_grad()
+def adaptive_clip_grad(parameters: Iterable[Tensor], clip_factor: float, eps: float) -> None:
+    """Clip each unit's gradient to a part of the unit's own norm (https://arxiv.org/abs/2102.06171), in place.
+
+    A unit is what computes one output: a filter, a row of a linear layer; a bias or a BatchNorm's weight is
+    one unit as a whole.
+
+    Args:
+        parameters: What has no gradient is passed over.
+        clip_factor: Largest norm of a gradient, relative to the norm of the weights.
+        eps: Least norm that weights count as, so that those at zero can leave it.
+    """
+    for parameter in parameters:
+        if parameter.grad is None:
+            continue
+        limit = _unit_norms(parameter).clamp_(min=eps).mul_(clip_factor)
+        parameter.grad.mul_(limit.div_(_unit_norms(parameter.grad).clamp_(min=1e-6)).clamp_(max=1))
+
+
+def _unit_norms(x: Tensor) -> Tensor:
+    if x.ndim <= 1:
+        return torch.linalg.vector_norm(x)
+    return torch.linalg.vector_norm(x, dim=tuple(range(1, x.ndim)), keepdim=True)
+
+
+class _AdaptiveClip:
+    """Puts :func:`adaptive_clip_grad` where mmengine's optimiser wrappers clip, which is after AMP's unscaling."""
+
+    def _clip_adaptively(self, clip_factor: float, clip_eps: float) -> None:
+        if not (clip_factor > 0 and clip_eps > 0):
+            raise ConfigError(f'clip_factor={clip_factor} and clip_eps={clip_eps} must be positive')
+        self.clip_func = adaptive_clip_grad
+        self.clip_grad_kwargs = {'clip_factor': clip_factor, 'eps': clip_eps}
+
+
+@OPTIM_WRAPPERS.register_module()
+class AdaptiveClipOptimWrapper(OptimWrapper, _AdaptiveClip):
+    """Optimiser wrapper with adaptive gradient clipping of every parameter.
+
+    Args:
+        optimizer: The optimiser.
+        clip_factor: See :func:`adaptive_clip_grad`.
+        clip_eps: See :func:`adaptive_clip_grad`.
+        accumulative_counts: Iterations whose gradients make one step.
+    """
+
+    def __init__(self, optimizer: Optimizer, clip_factor: float = 0.02, clip_eps: float = 1e-3,
+                 accumulative_counts: int = 1):
+        super().__init__(optimizer, accumulative_counts)
+        self._clip_adaptively(clip_factor, clip_eps)
+
+
+@OPTIM_WRAPPERS.register_module()
+class AdaptiveClipAmpOptimWrapper(AmpOptimWrapper, _AdaptiveClip):
+    """The same with automatic mixed precision; gradients are unscaled before they are clipped.
+
+    Args:
+        optimizer: The optimiser.
+        clip_factor: See :func:`adaptive_clip_grad`.
+        clip_eps: See :func:`adaptive_clip_grad`.
+        accumulative_counts: Iterations whose gradients make one step.
+        loss_scale: ``'dynamic'``, a fixed number, or settings of torch's ``GradScaler``.
+        dtype: ``'float16'`` or ``'bfloat16'``; None leaves it to torch.
+    """
+
+    def __init__(self, optimizer: Optimizer, clip_factor: float = 0.02, clip_eps: float = 1e-3,
+                 accumulative_counts: int = 1, loss_scale: str | float | Mapping = 'dynamic',
+                 dtype: str | None = None):
+        super().__init__(loss_scale, dtype, optimizer=optimizer, accumulative_counts=accumulative_counts)
+        self._clip_adaptively(clip_factor, clip_eps)
+
+
+@OPTIM_WRAPPER_CONSTRUCTORS.register_module()
+class TwoGroupsConstructor:
+    """Builds an optimiser that decays weights, and neither biases nor normalisations.
+
+    All parameters are in two groups, as in timm. mmengine's constructor, told the same by ``norm_decay_mult``
+    and ``bias_decay_mult``, makes a group of each tensor, and the optimiser then starts its kernels for each
+    one.
+
+    Args:
+        optim_wrapper_cfg: Config of the wrapper, with the optimiser's in ``optimizer``.
+        paramwise_cfg: None; there is nothing to set.
+
+    Raises:
+        ConfigError: If ``paramwise_cfg`` sets something.
+    """
+
+    def __init__(self, optim_wrapper_cfg: Mapping, paramwise_cfg: Mapping | None = None):
+        if paramwise_cfg:
+            raise ConfigError('TwoGroupsConstructor takes no paramwise_cfg; remove optim_wrapper.constructor to use it')
+        self.optim_wrapper_cfg = optim_wrapper_cfg
+
+    def __call__(self, model: nn.Module) -> OptimWrapper:
+        """Build the optimiser of ``model`` and its wrapper."""
+        settings = dict(self.optim_wrapper_cfg)
+        optimizer = dict(settings.pop('optimizer'))
+        settings.setdefault('type', 'OptimWrapper')
+        optimizer['params'] = parameter_groups(model)
+        return OPTIM_WRAPPERS.build(settings, default_args={'optimizer': OPTIMIZERS.build(optimizer)})
+
+
+def parameter_groups(model: nn.Module) -> list[dict]:
+    """The trainable parameters of ``model``: those that decay, and those that do not."""
+    trainable = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    fixed = [parameter for name, parameter in trainable if parameter.ndim <= 1 or name.endswith('.bias')]
+    kept = {id(parameter) for parameter in fixed}
+    decaying = [parameter for _, parameter in trainable if id(parameter) not in kept]
+    groups = [{'params': decaying}, {'params': fixed, 'weight_decay': 0.}]
+    return [group for group in groups if group['params']]
+
+
+@PARAM_SCHEDULERS.register_module()
+class PublishedCosineLR(_ParamScheduler):
+    """The learning rate of each epoch of the published ImageNet runs.
+
+    After a linear warm-up the rate follows a cosine that began at the first epoch, not at the end of the
+    warm-up. Each epoch runs at the rate that the schedule has for the epoch before it, so the first two run
+    at ``warmup_lr``.
+
+    Args:
+        optimizer: The optimiser; the rates of its groups are the peak.
+        epochs: Length of the cosine, the epochs of the whole training.
+        warmup_epochs: Length of the warm-up.
+        warmup_lr: Rate at its start.
+        min_lr: Rate at the end of the cosine.
+        last_step: Epochs that are done; -1 starts anew.
+
+    Raises:
+        ConfigError: If ``epochs`` is not longer than the warm-up.
+
+    Example:
+        >>> import torch
+        >>> from repvit_mm.classification import PublishedCosineLR
+        >>> optimizer = torch.optim.AdamW([torch.zeros(1)], lr=4e-3)
+        >>> scheduler = PublishedCosineLR(optimizer, epochs=300)
+        >>> rates = [optimizer.param_groups[0]['lr']]
+        >>> for _ in range(2):
+        ...     _ = optimizer.step(), scheduler.step()
+        ...     rates.append(optimizer.param_groups[0]['lr'])
+        >>> [f'{rate:.4g}' for rate in rates]
+        ['1e-06', '1e-06', '0.0008008']
+    """
+
+    def __init__(self, optimizer: Optimizer, epochs: int, warmup_epochs: int = 5, warmup_lr: float = 1e-6,
+                 min_lr: float = 1e-5, last_step: int = -1):
+        if epochs <= warmup_epochs:
+            raise ConfigError(f'PublishedCosineLR needs more epochs ({epochs}) than warmup_epochs ({warmup_epochs})')
+        self.epochs, self.warmup_epochs = epochs, warmup_epochs
+        self.warmup_lr, self.min_lr = warmup_lr, min_lr
+        super().__init__(optimizer, 'lr', last_step=last_step)
+
+    def _get_value(self) -> list[float]:
+        t = max(self.last_step - 1, 0)
+        if t < self.warmup_epochs:
+            return [self.warmup_lr + t * (peak - self.warmup_lr) / self.warmup_epochs for peak in self.base_values]
+        remaining = (1 + math.cos(math.pi * min(t, self.epochs) / self.epochs)) / 2
+        return [self.min_lr + (peak - self.min_lr) * remaining for peak in self.base_values]

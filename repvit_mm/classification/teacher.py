@@ -1,0 +1,151 @@
+"""The model that a classifier is distilled from."""
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from mmengine.config import Config
+from mmengine.logging import print_log
+from mmengine.registry import MODELS, DefaultScope
+from torch import Tensor, nn
+
+from ..checkpoints import read_checkpoint
+from ..errors import CheckpointError, ConfigError
+
+
+class Teacher:
+    """A trained classifier, built when it is first needed.
+
+    It is no ``nn.Module``, and a copy of it is itself: so the model that it teaches neither saves, copies,
+    counts, averages nor trains it.
+
+    Args:
+        model: The name of a timm model, the file of an mmpretrain config, or the ``model`` of such a config.
+        checkpoint: File of its weights. Without it a timm model's published weights are downloaded; an
+            mmpretrain model needs it, unless its ``init_cfg`` says where the weights are.
+    """
+
+    def __init__(self, model: str | Mapping, checkpoint: str | None = None):
+        self.name = model if isinstance(model, str) else model.get('type', 'model')
+        self.config, self.checkpoint = model, checkpoint
+        self.model: nn.Module | None = None
+        #: Mean, standard deviation, and whether channels are RGB; None if they are those of the model that it
+        #: teaches.
+        self.normalisation: tuple[Sequence[float], Sequence[float], bool] | None = None
+
+    def __deepcopy__(self, memo: dict) -> 'Teacher':
+        return self
+
+    def build(self, num_classes: int) -> None:
+        """Build it and load its weights, if that is not done yet.
+
+        Raises:
+            CheckpointError: If its weights cannot be had, or are not for this model.
+            ConfigError: If it cannot be built, or has another number of classes.
+        """
+        if self.model is not None:
+            return
+        of_mmpretrain = not isinstance(self.config, str) or self.config.endswith('.py')
+        model = self._build_mmpretrain() if of_mmpretrain else self._build_timm(num_classes)
+        self.model = model.eval().requires_grad_(False)
+        print_log(f'The teacher is {self.name}, weights from {self.checkpoint or "its publisher"}', 'current')
+
+    def _build_timm(self, num_classes: int) -> nn.Module:
+        try:
+            import timm
+        except ImportError as error:
+            raise ConfigError(f'teacher {self.name}: needs timm, try `pip install timm`') from error
+        if not timm.is_model(self.name):
+            raise ConfigError(f'teacher {self.name}: timm has no such model, and no config file (*.py) has this name')
+        if self.checkpoint:
+            model = timm.create_model(self.name, num_classes=num_classes)
+            self._load(model)
+        else:
+            try:
+                model = timm.create_model(self.name, pretrained=True)
+            except Exception as error:  # a download can fail in any way
+                reason = str(error).strip().splitlines()[:1] or [type(error).__name__]
+                raise CheckpointError(f'teacher {self.name}: its weights cannot be had ({reason[0]}); give their file '
+                                      'as model.teacher.checkpoint, or take a config without a teacher') from error
+        cfg = model.pretrained_cfg
+        mean, std = (tuple(255 * value for value in cfg[key]) for key in ('mean', 'std'))
+        self.normalisation = mean, std, True
+        return model
+
+    def _build_mmpretrain(self) -> nn.Module:
+        config = self.config
+        preprocessor = {}
+        if isinstance(config, str):
+            if not Path(config).is_file():
+                raise ConfigError(f'teacher {config}: there is no such config file')
+            loaded = Config.fromfile(config)
+            config, preprocessor = loaded.model, loaded.get('data_preprocessor') or {}
+        config = dict(config)
+        preprocessor = {**preprocessor, **(config.pop('data_preprocessor', None) or {})}
+        for key in ('train_cfg', 'teacher'):  # what it was trained with is of no concern
+            config.pop(key, None)
+        if not self.checkpoint and not _names_weights(config):
+            raise CheckpointError(f'teacher {self.name}: its weights are missing, give their file as '
+                                  'model.teacher.checkpoint')
+        with DefaultScope.overwrite_default_scope('mmpretrain'):
+            model = MODELS.build(config)
+            if self.checkpoint:
+                self._load(model)
+            else:
+                model.init_weights()
+        if preprocessor.get('mean') is not None:
+            self.normalisation = preprocessor['mean'], preprocessor['std'], preprocessor.get('to_rgb', False)
+        return model
+
+    def _load(self, model: nn.Module) -> None:
+        checkpoint = read_checkpoint(self.checkpoint)
+        for key in ('state_dict', 'model'):
+            checkpoint = checkpoint.get(key, checkpoint)
+        try:
+            model.load_state_dict(checkpoint)
+        except RuntimeError as error:
+            mismatch = next((line.strip() for line in str(error).splitlines()[1:]), str(error))
+            raise CheckpointError(f'teacher {self.name}: {self.checkpoint} holds the weights of another model or '
+                                  f'another number of classes ({mismatch[:160]})') from error
+
+    @torch.no_grad()
+    def scores(self, inputs: Tensor, num_classes: int, preprocessor: nn.Module) -> Tensor:
+        """Its scores before the softmax, (N, num_classes).
+
+        Args:
+            inputs: (N, 3, H, W), normalised for the model that it teaches.
+            num_classes: Classes of that model.
+            preprocessor: What normalised them; the teacher gets them as it was trained on.
+
+        Raises:
+            ConfigError: If it has another number of classes.
+        """
+        self.build(num_classes)
+        parameter = next(self.model.parameters(), None)
+        if parameter is not None and parameter.device != inputs.device:
+            self.model.to(inputs.device)
+        scores = self.model(self._renormalise(inputs, preprocessor))
+        if scores.shape[1] != num_classes:
+            raise ConfigError(f'teacher {self.name} tells {scores.shape[1]} classes apart and the model {num_classes}: '
+                              'it has to be trained on the same classes')
+        return scores
+
+    def _renormalise(self, inputs: Tensor, preprocessor: nn.Module) -> Tensor:
+        if self.normalisation is None:
+            return inputs
+        mean, std = (inputs.new_tensor(values).view(-1, 1, 1) for values in self.normalisation[:2])
+        flip = preprocessor.to_rgb != self.normalisation[2]
+        if hasattr(preprocessor, 'mean'):
+            if not flip and torch.allclose(preprocessor.mean, mean) and torch.allclose(preprocessor.std, std):
+                return inputs
+            inputs = inputs * preprocessor.std + preprocessor.mean
+        return ((inputs.flip(1) if flip else inputs) - mean) / std
+
+
+def _names_weights(config: Mapping) -> bool:
+    """Whether an ``init_cfg`` of the model or its backbone says where the weights are."""
+    for part in (config, config.get('backbone') or {}):
+        settings = part.get('init_cfg') or {}
+        for entry in [settings] if isinstance(settings, Mapping) else settings:
+            if entry.get('type') == 'Pretrained':
+                return True
+    return bool(config.get('pretrained'))
