@@ -19,6 +19,10 @@ class DatasetError(UserError):
     """A data set that is missing, incomplete or malformed."""
 
 
+class ExportError(UserError):
+    """A model that cannot be exported, or an exported file that does not compute what the model computes."""
+
+
 def run_cli(main: Callable[[], int | None]) -> None:
     """Run a tool's ``main`` and end the process with a fitting exit status.
 

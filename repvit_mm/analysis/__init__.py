@@ -1,0 +1,4 @@
+"""Counting and measuring models."""
+from .complexity import Complexity, count
+
+__all__ = ['Complexity', 'count']

@@ -1,0 +1,138 @@
+"""Parameters and multiply-adds of a model, as a tree of its modules."""
+import copy
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from ..errors import ConfigError
+from ..fusion import fuse
+from ..inference import InferenceModel
+
+
+@dataclass
+class Complexity:
+    """A module and what it costs.
+
+    Attributes:
+        name: Of the module in its parent.
+        parameters: Numbers that are learnt; what two modules share counts once.
+        macs: Multiply-adds of convolutions and linear layers for one image. Normalisation, activations, sums,
+            resizing and RoIAlign are not counted, as in the published figures.
+        children: The parts of it that have parameters or multiply-adds.
+    """
+
+    name: str
+    parameters: int
+    macs: int
+    children: list['Complexity'] = field(default_factory=list)
+
+    def as_dict(self) -> dict:
+        """The tree as nested dicts, for JSON."""
+        return asdict(self)
+
+
+def count(model: InferenceModel, shape: Sequence[int], fused: bool = False, proposals: int | None = None,
+          depth: int = 2) -> Complexity:
+    """Count a model at a size of image, without computing anything.
+
+    A detector's dense heads are counted at the size of the image like its backbone and neck. Its RoI heads are
+    counted if the number of proposals is given, the mask head with as many detections as its test settings keep.
+
+    Args:
+        model: Stays as it is.
+        shape: Height and width of the image, in pixels.
+        fused: Count the inference form instead of the training form.
+        proposals: Proposals per image that a detector's RoI heads work on.
+        depth: Levels of the tree below the model; 2 shows the stages of a backbone.
+
+    Returns:
+        The tree; its root is the whole model.
+
+    Raises:
+        ConfigError: If proposals are given for a model without RoI heads.
+    """
+    model = copy.deepcopy(model).to('meta')
+    if fused:
+        fuse(model, inplace=True)
+    image = torch.empty(1, model.in_channels, *shape, device='meta')
+    if proposals is not None and not getattr(model.model, 'with_roi_head', False):
+        raise ConfigError(f'{model.name} has no RoI heads that a number of proposals could be for')
+    macs: Counter[nn.Module] = Counter()
+    with torch.no_grad(), _counting(model, macs):
+        maps = model(image)
+        for head in ('rpn_head', 'bbox_head'):
+            if model.task.name == 'detection' and hasattr(model.model, head):
+                getattr(model.model, head)(maps)
+        if proposals is not None:
+            _run_roi_heads(model.model, proposals)
+    tree = _tree(model.name, model, macs, depth + 1)
+    (inside,) = tree.children  # the wrapper around the model
+    if model.task.name == 'backbone':
+        inside.name = 'backbone'
+        return tree
+    return Complexity(model.name, inside.parameters, inside.macs, inside.children)
+
+
+def _run_roi_heads(model: nn.Module, proposals: int) -> None:
+    roi_head = model.roi_head
+    for extractor, head in _pairs(roi_head.bbox_roi_extractor, roi_head.bbox_head):
+        head(_regions(extractor, proposals))
+    if roi_head.with_mask:
+        detections = min(proposals, model.test_cfg.rcnn.max_per_img)
+        for extractor, head in list(_pairs(roi_head.mask_roi_extractor, roi_head.mask_head))[-1:]:
+            head(_regions(extractor, detections))
+
+
+def _pairs(extractors: nn.Module, heads: nn.Module) -> Iterator[tuple[nn.Module, nn.Module]]:
+    """The stages of a cascade, or the only one."""
+    return zip(extractors, heads, strict=True) if isinstance(heads, nn.ModuleList) else iter([(extractors, heads)])
+
+
+def _regions(extractor: nn.Module, number: int) -> Tensor:
+    return torch.empty(number, extractor.out_channels, *extractor.roi_layers[0].output_size, device='meta')
+
+
+class _counting:
+    """Add the multiply-adds of every call of every module in ``model`` to ``macs``."""
+
+    def __init__(self, model: nn.Module, macs: Counter[nn.Module]):
+        self.model, self.macs = model, macs
+        self.flops = FlopCounterMode(display=False)
+
+    def _enter_module(self, module: nn.Module, _: tuple) -> None:
+        self.macs[module] -= self.flops.get_total_flops() // 2
+
+    def _leave_module(self, module: nn.Module, *_: object) -> None:
+        self.macs[module] += self.flops.get_total_flops() // 2
+
+    def __enter__(self) -> None:
+        modules = list(self.model.modules())
+        self.hooks = [module.register_forward_pre_hook(self._enter_module) for module in modules]
+        self.hooks += [module.register_forward_hook(self._leave_module) for module in modules]
+        self.flops.__enter__()
+
+    def __exit__(self, *exception: object) -> None:
+        self.flops.__exit__(*exception)
+        for hook in self.hooks:
+            hook.remove()
+
+
+def _tree(name: str, module: nn.Module, macs: Counter[nn.Module], depth: int) -> Complexity:
+    children = [_tree(child_name, child, macs, depth - 1) for child_name, child in _named_children(module)]
+    parameters = sum(parameter.numel() for parameter in module.parameters())
+    # A module whose parts are called one by one, as those of a detector, has no call of its own.
+    total = macs[module] if module in macs else sum(child.macs for child in children)
+    return Complexity(name, parameters, total, [c for c in children if c.parameters or c.macs] if depth > 0 else [])
+
+
+def _named_children(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """The children, with those of a list in the list's place."""
+    for name, child in module.named_children():
+        if isinstance(child, nn.ModuleList):
+            yield from ((f'{name}.{i}', part) for i, part in enumerate(child))
+        else:
+            yield name, child

@@ -1,0 +1,153 @@
+"""Export to ONNX, proven with onnxruntime."""
+import inspect
+import json
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import ExportError
+from ..inference import InferenceModel
+from .packages import need
+from .pictures import load_pictures, normalise, to_pixels
+from .provenance import describe
+from .verification import (
+    Comparison,
+    ExportReport,
+    GraphNode,
+    check_fused,
+    check_shape,
+    compare,
+    constant_scales,
+    count_convolutions,
+    fused_for_export,
+    size_on_disk,
+    written_in_one_piece,
+)
+
+OPSET = 17
+#: Largest difference from PyTorch, relative to the largest value of an output: rounding in another order of sums.
+BOUND = 1e-4
+
+
+def export_onnx(model: InferenceModel, shape: Sequence[int], out: str | Path, dynamic_size: bool = False,
+                pictures: Sequence[str | Path] = ()) -> ExportReport:
+    """Export the fused form to ONNX: any batch size, images that are normalised already.
+
+    The outputs are a classifier's logits, a segmentor's logits at the size of the image, the maps of a backbone, or
+    those of a detector's neck. The metadata hold mean, standard deviation and channel order of the image, and the
+    names of the classes.
+
+    Args:
+        model: Stays as it is.
+        shape: Height and width of the image, in pixels.
+        out: The file, replaced if it is there.
+        dynamic_size: Let height and width be any, or any multiple of 32 for segmentors and detectors.
+        pictures: Files to compare the outputs on; see :func:`repvit_mm.export.load_pictures`.
+
+    Returns:
+        What was written and how it was proven.
+
+    Raises:
+        ExportError: If the model cannot be exported, the file not be written, or its outputs are not PyTorch's.
+    """
+    onnx, _ = need('onnx'), need('onnxruntime')
+    out = Path(out)
+    check_shape(model, shape)
+    fused = fused_for_export(model)
+    image = torch.zeros(1, model.in_channels, *shape)
+    with written_in_one_piece(out) as path:
+        save_graph(fused, image, path, dynamic_size)
+        graph = onnx.load(path)
+        _set_metadata(graph, describe(model))
+        onnx.checker.check_model(graph, full_check=True)
+        check_fused(_nodes(graph), count_convolutions(fused, image))
+        onnx.save(graph, path)
+        sizes = [shape, [size + 32 for size in shape]] if dynamic_size else [shape]
+        comparisons = [result for size in sizes for result in _prove(path, fused, size, pictures)]
+        size = size_on_disk(path)
+    operations = Counter(node.op_type for node in graph.graph.node)
+    return ExportReport(out, size, operations, tuple(comparisons), 'onnxruntime')
+
+
+@torch.no_grad()
+def save_graph(fused: InferenceModel, image: Tensor, path: Path, dynamic_size: bool = False,
+               batch: bool = True) -> list[str]:
+    """Write the bare graph of a fused model.
+
+    Args:
+        fused: See :func:`repvit_mm.export.fused_for_export`.
+        image: Of the shape that is exported.
+        path: The file.
+        dynamic_size: See :func:`export_onnx`.
+        batch: Let the number of images be any.
+
+    Returns:
+        The names of the outputs.
+    """
+    need('onnx')
+    names = fused.output_names(len(fused(image)))
+    axes = {0: 'batch'} if batch else {}
+    if dynamic_size:
+        axes.update({2: 'height', 3: 'width'})
+    outputs = {name: {axis: label if axis == 0 else f'{name}_{label}' for axis, label in axes.items()
+                      if fused.task.name != 'classification' or axis == 0} for name in names}
+    # The exporter that traces works from torch 2.1 on; the one that took its place needs a later torch and onnxscript.
+    legacy = {'dynamo': False} if 'dynamo' in inspect.signature(torch.onnx.export).parameters else {}
+    with constant_scales(), warnings.catch_warnings():
+        warnings.simplefilter('ignore')  # about sizes becoming constants, which constant_scales is for
+        torch.onnx.export(fused, (image,), str(path), input_names=['image'], output_names=names,
+                          dynamic_axes={'image': axes, **outputs} if axes else None, opset_version=OPSET, **legacy)
+    return names
+
+
+def _set_metadata(graph: Any, metadata: dict[str, Any]) -> None:
+    graph.producer_name = 'repvit-mm'
+    graph.doc_string = metadata['description']
+    for key, value in metadata.items():
+        entry = graph.metadata_props.add()
+        entry.key, entry.value = key, value if isinstance(value, str) else json.dumps(value)
+
+
+def _nodes(graph: Any) -> Iterator[GraphNode]:
+    from onnx import numpy_helper
+    weights = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.graph.initializer}
+    for node in graph.graph.node:
+        if node.op_type == 'Conv':
+            groups = next((attribute.i for attribute in node.attribute if attribute.name == 'group'), 1)
+            weight = weights.get(node.input[1])
+            depthwise = groups > 1 and weight is not None and groups == weight.shape[0]
+            yield GraphNode('conv', node.input[0], depthwise)
+        else:
+            yield GraphNode('norm' if node.op_type == 'BatchNormalization' else 'other', next(iter(node.input), ''))
+
+
+@torch.no_grad()
+def _prove(path: Path, fused: InferenceModel, shape: Sequence[int],
+           pictures: Sequence[str | Path]) -> list[Comparison]:
+    """Compare on one picture, then on three at once."""
+    session = open_session(path)
+    names = [output.name for output in session.get_outputs()]
+    images = normalise(to_pixels(load_pictures(shape, 3, pictures), fused.normalisation.channels),
+                       fused.normalisation)
+    results = []
+    for batch in (images[:1], images):
+        outputs = session.run(None, {'image': batch.numpy()})
+        if len(outputs) != len(expected := fused(batch)):
+            raise ExportError(f'{path.name} has {len(outputs)} outputs, PyTorch {len(expected)}')
+        results += [compare(name, torch.from_numpy(np.asarray(output)), value, BOUND)
+                    for name, output, value in zip(names, outputs, expected, strict=True)]
+    return results
+
+
+def open_session(path: Path, threads: int = 0) -> Any:
+    """An onnxruntime session on the CPU; 0 threads leaves their number to onnxruntime."""
+    onnxruntime = need('onnxruntime')
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    return onnxruntime.InferenceSession(str(path), options, providers=['CPUExecutionProvider'])

@@ -1,0 +1,56 @@
+"""Pictures on which exported files are compared with the models that they come from."""
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import ExportError
+from ..inference import Normalisation
+
+
+def load_pictures(shape: Sequence[int], number: int, paths: Sequence[str | Path] = ()) -> np.ndarray:
+    """Read pictures and scale them to one size.
+
+    Args:
+        shape: Height and width, in pixels.
+        number: How many; the pictures are taken in turns, every further turn cuts a smaller part out of them.
+        paths: Files that Pillow reads; without any, the photograph of Grace Hopper that matplotlib brings along.
+
+    Returns:
+        RGB, uint8, (number, height, width, 3).
+
+    Raises:
+        ExportError: If a file is missing or no picture.
+    """
+    from PIL import Image
+    if not paths:
+        from matplotlib.cbook import get_sample_data
+        paths = [get_sample_data('grace_hopper.jpg', asfileobj=False)]
+    pictures = []
+    for index in range(number):
+        path, turn = paths[index % len(paths)], index // len(paths)
+        try:
+            with Image.open(path) as file:
+                picture = file.convert('RGB')
+        except OSError as error:
+            raise ExportError(f'{path} is no picture that can be read: {error}') from error
+        margin = min(turn, 4) / 10
+        box = (margin * picture.width, margin * picture.height,
+               (1 - margin) * picture.width, (1 - margin) * picture.height)
+        pictures.append(np.asarray(picture.resize((shape[1], shape[0]), Image.Resampling.BILINEAR, box)))
+    return np.stack(pictures)
+
+
+def to_pixels(pictures: np.ndarray, channels: str) -> Tensor:
+    """RGB (N, H, W, 3) -> float (N, 3, H, W) from 0 to 255, channels in the order that is asked for."""
+    if channels == 'BGR':
+        pictures = pictures[..., ::-1]
+    return torch.from_numpy(np.ascontiguousarray(pictures.transpose(0, 3, 1, 2))).float()
+
+
+def normalise(pixels: Tensor, normalisation: Normalisation) -> Tensor:
+    """(N, 3, H, W) from 0 to 255 -> what the model takes."""
+    mean, std = (torch.tensor(values)[:, None, None] for values in (normalisation.mean, normalisation.std))
+    return (pixels - mean) / std

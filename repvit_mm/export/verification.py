@@ -1,0 +1,219 @@
+"""What every exporter does around its conversion: prepare, write in one piece, and prove the file."""
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from ..errors import ExportError
+from ..folding import Fusible
+from ..fusion import fuse
+from ..inference import InferenceModel
+
+
+class Comparison(NamedTuple):
+    """An output of an exported file beside PyTorch's.
+
+    Attributes:
+        output: Its name.
+        shape: Its shape.
+        difference: The largest difference, relative to the largest value of PyTorch's.
+        rms: Root mean square of the difference, relative to PyTorch's root mean square.
+        bound: What ``difference`` must not exceed.
+    """
+
+    output: str
+    shape: tuple[int, ...]
+    difference: float
+    rms: float
+    bound: float
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What was written, and how it was proven.
+
+    Attributes:
+        path: The file or package.
+        size: Of it, in bytes.
+        operations: How often each operation occurs in it.
+        comparisons: With PyTorch, one for each output and input size.
+        runner: What ran the file for the comparison.
+        notes: What else is worth knowing.
+    """
+
+    path: Path
+    size: int
+    operations: Counter[str]
+    comparisons: tuple[Comparison, ...]
+    runner: str
+    notes: tuple[str, ...] = ()
+
+
+class GraphNode(NamedTuple):
+    """An operation of an exported graph, as far as the check for fusion needs it.
+
+    Attributes:
+        kind: ``'conv'``, ``'norm'`` or ``'other'``.
+        source: Name of its input.
+        depthwise: Whether it is a convolution with a group for each channel.
+    """
+
+    kind: str
+    source: str
+    depthwise: bool = False
+
+
+def check_shape(model: InferenceModel, shape: Sequence[int]) -> None:
+    """Refuse a size of image that the model cannot take.
+
+    Raises:
+        ExportError: If the size is no multiple of 32 for a model that adds up maps of several resolutions, or if it
+            is not positive.
+    """
+    height, width = shape
+    stride = max(model.backbone.out_strides)
+    if height < 1 or width < 1:
+        raise ExportError(f'the shape {height} {width} must be positive')
+    if model.task.name in ('segmentation', 'detection') and (height % stride or width % stride):
+        fit = ' '.join(str(-(-size // stride) * stride) for size in shape)
+        raise ExportError(f'the shape {height} {width} must be a multiple of {stride} for {model.task.name}, whose maps '
+                          f'of several resolutions are added up; the next one is {fit}')
+
+
+def fused_for_export(model: InferenceModel) -> InferenceModel:
+    """A fused copy, in single precision on the CPU.
+
+    Raises:
+        ExportError: If a part of it cannot be fused.
+    """
+    fused = fuse(model).float().cpu()
+    for name, module in fused.named_modules():
+        norms = module.norms() if isinstance(module, Fusible) else [module]
+        if kinds := {type(norm).__name__ for norm in norms if isinstance(module, Fusible | _BatchNorm)}:
+            raise ExportError(f'{model.name} cannot be exported: {name.removeprefix("model.")} has a '
+                              f'{" and a ".join(sorted(kinds))}, which cannot be fused')
+    return fused.requires_grad_(False)
+
+
+@torch.no_grad()
+def count_convolutions(model: nn.Module, image: Tensor) -> int:
+    """Convolutions that a forward pass runs."""
+    calls: Counter[str] = Counter()
+    hooks = [module.register_forward_hook(lambda *_: calls.update(['conv']))
+             for module in model.modules() if isinstance(module, nn.Conv2d)]
+    model(image)
+    for hook in hooks:
+        hook.remove()
+    return calls['conv']
+
+
+def check_fused(nodes: Iterable[GraphNode], convolutions: int) -> None:
+    """Check that an exported graph is the fused form.
+
+    Args:
+        nodes: All operations of the graph.
+        convolutions: How many the fused model runs.
+
+    Raises:
+        ExportError: If there is a BatchNorm, a second depthwise branch beside another, or another number of
+            convolutions.
+    """
+    nodes = list(nodes)
+    if norms := [node for node in nodes if node.kind == 'norm']:
+        raise ExportError(f'the exported graph is not fused: {len(norms)} BatchNorms are left in it, '
+                          f'the first one behind {norms[0].source}')
+    branches = Counter(node.source for node in nodes if node.kind == 'conv' and node.depthwise)
+    if double := [source for source, number in branches.items() if number > 1]:
+        raise ExportError(f'the exported graph is not fused: {len(double)} token mixers still have a second depthwise '
+                          f'branch, the first one behind {double[0]}')
+    found = sum(node.kind == 'conv' for node in nodes)
+    if found != convolutions:
+        raise ExportError(f'the exported graph has {found} convolutions, the fused model {convolutions}')
+
+
+def compare(output: str, exported: Tensor, expected: Tensor, bound: float) -> Comparison:
+    """Compare an output with PyTorch's.
+
+    Raises:
+        ExportError: If the shapes differ, or the values by more than ``bound`` times the largest value.
+    """
+    if exported.shape != expected.shape:
+        raise ExportError(f'{output} has shape {tuple(exported.shape)}, PyTorch\'s {tuple(expected.shape)}')
+    exported, expected = exported.double(), expected.double()
+    difference = exported - expected
+    largest = expected.abs().max()
+    result = Comparison(output, tuple(expected.shape), (difference.abs().max() / largest).item(),
+                        (difference.norm() / expected.norm()).item(), bound)
+    if not result.difference <= bound:  # also if it is not a number
+        raise ExportError(f'{output} differs from PyTorch\'s by {result.difference:.2g} of the largest value, '
+                          f'more than {bound:g}')
+    return result
+
+
+@contextmanager
+def constant_scales() -> Iterator[None]:
+    """Let every resizing be by a constant factor, as far as it is by a whole one.
+
+    Toolboxes resize maps to the size of other maps. In a graph of flexible size, that size would be computed while
+    it runs, or, where Python's ``int`` comes between, be that of the example image for ever.
+    """
+    original = F.interpolate
+
+    def by_factor(input: Tensor, size=None, scale_factor=None, mode='nearest', align_corners=None, *args, **kwargs):
+        if size is not None:
+            wanted = [int(number) for number in (size if isinstance(size, Sequence) else [size] * 2)]
+            given = [int(number) for number in input.shape[2:]]
+            if wanted == given:
+                return input
+            if not any(w % g for w, g in zip(wanted, given, strict=True)):
+                size, scale_factor = None, [float(w // g) for w, g in zip(wanted, given, strict=True)]
+        return original(input, size, scale_factor, mode, align_corners, *args, **kwargs)
+
+    F.interpolate = by_factor
+    try:
+        yield
+    finally:
+        F.interpolate = original
+
+
+@contextmanager
+def written_in_one_piece(out: Path) -> Iterator[Path]:
+    """A path to write a file or folder to, which takes the place of ``out`` when all went well.
+
+    Raises:
+        ExportError: If it cannot be written. What was at ``out`` stays as it was then.
+    """
+    try:
+        folder = Path(tempfile.mkdtemp(prefix=f'.{out.name}.', dir=out.parent))
+    except OSError as error:
+        raise ExportError(f'{out} cannot be written: {error.strerror}: {out.parent}') from error
+    try:
+        if out.is_dir() != (out.suffix == '.mlpackage') and out.exists():
+            raise ExportError(f'{out} cannot be written: something else of that name is there')
+        yield folder / out.name
+        if out.is_dir():  # a folder cannot be replaced in one step
+            out.rename(folder / 'before')
+        try:
+            (folder / out.name).replace(out)
+        except OSError:
+            if (folder / 'before').exists():
+                (folder / 'before').rename(out)
+            raise
+    except OSError as error:
+        raise ExportError(f'{out} cannot be written: {error.strerror or error}') from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def size_on_disk(path: Path) -> int:
+    """Bytes of a file, or of all files in a folder."""
+    return sum(file.stat().st_size for file in [path, *path.rglob('*')] if file.is_file())

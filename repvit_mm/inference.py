@@ -1,0 +1,220 @@
+"""Models for inference, from a config or the name of an architecture: what is counted, measured and exported."""
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from mmengine.config import Config
+from mmengine.registry import DATASETS, MODELS, DefaultScope
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from .archs import ARCHS
+from .backbone import RepViT
+from .checkpoints import load_checkpoint
+from .engine import load_config
+from .errors import ConfigError
+
+
+class Normalisation(NamedTuple):
+    """How a model wants its image: ``(pixel - mean) / std`` for each channel, pixels from 0 to 255.
+
+    Attributes:
+        mean: Of each channel.
+        std: Of each channel.
+        channels: Their order, ``'RGB'`` or ``'BGR'``.
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    channels: str
+
+
+#: ImageNet's, which all published weights were trained with.
+IMAGENET = Normalisation((123.675, 116.28, 103.53), (58.395, 57.12, 57.375), 'RGB')
+
+
+class Task(NamedTuple):
+    """What inference is for one kind of model.
+
+    Attributes:
+        name: ``'backbone'``, ``'classification'``, ``'segmentation'`` or ``'detection'``.
+        covers: The part of the model that runs.
+        forward: ``(model, image) -> tensors``.
+        outputs: ``(backbone, number of tensors) -> their names``.
+    """
+
+    name: str
+    covers: str
+    forward: Callable[[nn.Module, Tensor], Sequence[Tensor]]
+    outputs: Callable[[RepViT, int], list[str]]
+
+
+def _segment(model: nn.Module, image: Tensor) -> list[Tensor]:
+    logits = model(image, mode='tensor')
+    return [F.interpolate(logits, size=image.shape[2:], mode='bilinear', align_corners=model.align_corners)]
+
+
+_BACKBONE = Task('backbone', 'backbone', lambda model, image: model(image),
+                 lambda backbone, _: [f'stage{i + 1}' for i in backbone.out_indices])
+#: ``default_scope`` of a config -> task. Boxes and masks need proposals and suppression, which no exported graph
+#: holds: a detector's inference stops at the pyramid.
+TASKS = {
+    'mmpretrain': Task('classification', 'backbone and classifier',
+                       lambda model, image: [model(image, mode='tensor')], lambda *_: ['logits']),
+    'mmseg': Task('segmentation', 'backbone, neck and decode head, logits resized to the image', _segment,
+                  lambda *_: ['logits']),
+    'mmdet': Task('detection', 'backbone and neck', lambda model, image: model.extract_feat(image),
+                  lambda _, count: [f'level{i}' for i in range(count)]),
+}
+
+
+class InferenceModel(nn.Module):
+    """A model in evaluation mode that maps a normalised image to a tuple of tensors.
+
+    Args:
+        name: What tables and files call it.
+        model: A RepViT, or a toolbox's model with a RepViT in it.
+        task: What is run of it.
+        normalisation: What the image has gone through.
+        classes: Names of the classes; None where there are none or they are unknown.
+        config: What it was built from; None for a backbone alone.
+        checkpoint: Where its weights are from; None if they are random.
+
+    Attributes:
+        backbone: The RepViT.
+    """
+
+    def __init__(self, name: str, model: nn.Module, task: Task, normalisation: Normalisation = IMAGENET,
+                 classes: Sequence[str] | None = None, config: Config | None = None, checkpoint: str | None = None):
+        super().__init__()
+        self.name, self.task, self.normalisation = name, task, normalisation
+        self.classes = None if classes is None else tuple(classes)
+        self.config, self.checkpoint = config, checkpoint
+        self.model = model
+        self.eval()
+
+    @property
+    def backbone(self) -> RepViT:
+        return next(module for module in self.model.modules() if isinstance(module, RepViT))
+
+    @property
+    def in_channels(self) -> int:
+        """Channels of the image."""
+        stem = self.backbone.stem.conv1
+        return getattr(stem, 'conv', stem).in_channels
+
+    @property
+    def arch(self) -> str:
+        """Name of the architecture, or its widths and depths."""
+        return str(self.backbone.arch)
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        """(N, channels, H, W), normalised -> what :attr:`task` gives."""
+        return tuple(self.task.forward(self.model, image))
+
+    def output_names(self, count: int) -> list[str]:
+        """Names of the ``count`` tensors that :meth:`forward` returns."""
+        return self.task.outputs(self.backbone, count)
+
+
+def build_inference_model(source: str | Path, checkpoint: str | Path | None = None) -> InferenceModel:
+    """Build what a config describes, or a backbone alone.
+
+    Nothing is downloaded for ``init_cfg``: the weights are those of ``checkpoint``, or fresh ones without it.
+
+    Args:
+        source: A config of mmpretrain, mmsegmentation or mmdetection with a RepViT, or a name of
+            :data:`repvit_mm.archs.ARCHS`.
+        checkpoint: A file or name that :func:`repvit_mm.load_checkpoint` takes, fused or not.
+
+    Returns:
+        The model, on the CPU.
+
+    Raises:
+        ConfigError: If ``source`` is no such config or name, or cannot be built.
+        CheckpointError: If the weights are missing or do not fit.
+    """
+    if str(source) in ARCHS:
+        built = InferenceModel(str(source), RepViT(str(source)), _BACKBONE)
+    else:
+        built = _build_from_config(Path(source))
+    if checkpoint is not None:
+        load_checkpoint(built.model, checkpoint)
+        built.checkpoint = str(checkpoint)
+    return built
+
+
+def _build_from_config(path: Path) -> InferenceModel:
+    if not path.suffix and not path.exists():
+        raise ConfigError(f'{path} is neither an architecture nor a config; architectures are {", ".join(ARCHS)}')
+    config = load_config(path)
+    scope = config.get('default_scope')
+    if scope not in TASKS or 'model' not in config:
+        raise ConfigError(f'{path} has default_scope={scope!r} and {"a" if "model" in config else "no"} model; expected '
+                          f'a model of one of {", ".join(TASKS)}')
+    if 'data_preprocessor' in config:  # mmpretrain's configs have it beside the model
+        config.model.setdefault('data_preprocessor', config.data_preprocessor)
+    try:
+        with DefaultScope.overwrite_default_scope(scope):
+            model = MODELS.build(config.model)
+    except (KeyError, TypeError, ValueError, AssertionError) as error:
+        raise ConfigError(f'{path} describes no model that can be built: {" ".join(str(error).split())}') from error
+    if not any(isinstance(module, RepViT) for module in model.modules()):
+        raise ConfigError(f"{path} has no RepViT in it; expected backbone=dict(type='RepViT', ...)")
+    return InferenceModel(path.stem, model, TASKS[scope], _normalisation(model.data_preprocessor),
+                          _classes(config, scope), config)
+
+
+def _normalisation(preprocessor: nn.Module) -> Normalisation:
+    """Mean, standard deviation and channel order of a toolbox's data preprocessor; images are read as BGR."""
+    swaps = getattr(preprocessor, '_channel_conversion', getattr(preprocessor, 'to_rgb', False))
+    channels = 'RGB' if swaps else 'BGR'
+    if not getattr(preprocessor, '_enable_normalize', False):
+        return Normalisation((0.,) * 3, (1.,) * 3, channels)
+    mean, std = (tuple(round(value, 4) for value in values.flatten().tolist())  # they are single precision
+                 for values in (preprocessor.mean, preprocessor.std))
+    return Normalisation(mean, std, channels)
+
+
+def _classes(config: Config, scope: str) -> Sequence[str] | None:
+    """Names of the classes that the test data of a config have."""
+    dataset = config.get('test_dataloader', {}).get('dataset', {})
+    while 'dataset' in dataset:  # wrappers
+        dataset = dataset['dataset']
+    metainfo: Any = dataset.get('metainfo') or {}
+    if 'classes' not in metainfo and 'type' in dataset:
+        with DATASETS.switch_scope_and_registry(scope) as registry:
+            metainfo = getattr(registry.get(dataset['type']), 'METAINFO', {})
+    return metainfo.get('classes')
+
+
+@torch.no_grad()
+def draw_weights(model: InferenceModel, size: int = 64, seed: int = 0) -> None:
+    """Give a model without a checkpoint weights that compute something.
+
+    A fresh RepViT has silent residual branches, so that a branch that is fused or exported wrongly would not show.
+    Here every BatchNorm gets a random weight and bias, and the statistics of what it sees.
+
+    Args:
+        model: Changed in place.
+        size: Height and width of the random images that give the statistics, in pixels.
+        seed: Of the random numbers; those of the caller are not touched.
+    """
+    norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        for norm in norms:
+            if norm.affine:
+                # Deep chains of large random residuals would blow up whatever differs between two computations.
+                low, high = (0.5, 1.5) if norm.weight.any() else (0.1, 0.3)
+                norm.weight.uniform_(low, high)
+                norm.bias.normal_(std=0.1)
+        momenta = [norm.momentum for norm in norms]
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.train().momentum = None  # the statistics become the mean over what comes
+        model(torch.randn(4, model.in_channels, size, size))
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.eval().momentum = momentum
