@@ -36,8 +36,6 @@ class _Drawing(NamedTuple):
 _DRAWINGS = {
     'mmdet': _Drawing('DetVisualizationHook', dict(draw=True), 'test_out_dir', 'DetLocalVisualizer'),
     'mmseg': _Drawing('SegVisualizationHook', dict(draw=True), None, 'SegLocalVisualizer'),
-    'mmpretrain': _Drawing('VisualizationHook', dict(enable=True, interval=1), 'out_dir',
-                           'UniversalVisualizer'),
 }
 
 
@@ -101,18 +99,26 @@ def dump_predictions(cfg: Config, out: str) -> None:
 def draw_predictions(cfg: Config, directory: str) -> None:
     """Draw the predictions of a test, with the toolbox's own visualisation hook.
 
+    Of a classifier, a confusion matrix and the worst mistakes are drawn, and a table of all predictions is written; see
+    :class:`repvit_mm.classification.ClassificationReport`.
+
     Args:
         cfg: Changed in place.
-        directory: Where the pictures go, one for each image.
+        directory: Where the pictures go.
 
     Raises:
         ConfigError: If the config is for no toolbox that is known to draw.
     """
-    scope = cfg.get('default_scope')
+    scope, directory = cfg.get('default_scope'), os.path.abspath(directory)
+    if scope == 'mmpretrain':
+        evaluators = cfg.test_evaluator
+        evaluators = [evaluators] if isinstance(evaluators, Mapping) else list(evaluators)
+        cfg.test_evaluator = [*evaluators, dict(type='ClassificationReport', out_dir=directory)]
+        return
     if scope not in _DRAWINGS:
-        raise ConfigError(f'--show-dir needs a config for {", ".join(_DRAWINGS)}; this one has '
+        raise ConfigError(f'--show-dir needs a config for {", ".join(_DRAWINGS)} or mmpretrain; this one has '
                           f'default_scope={scope!r}')
-    drawing, directory = _DRAWINGS[scope], os.path.abspath(directory)
+    drawing = _DRAWINGS[scope]
     if 'default_hooks' not in cfg:
         cfg.default_hooks = {}
     if 'visualization' not in cfg.default_hooks:
