@@ -11,6 +11,8 @@ from pathlib import Path
 from progress import SetupError, run
 
 NAME = 'onedl-mmcv'
+#: The CUDA of the pinned torch's wheel. Another nvcc cannot build for it.
+TORCH_CUDA = '12'
 #: Memory that a compiler needs for the largest operators.
 GB_PER_COMPILER = 1.5
 
@@ -24,18 +26,18 @@ def key(pins):
 def target():
     """Return what the operators are compiled for: 'cpu', or CUDA's release and the GPUs' capabilities.
 
-    mmcv's build takes a GPU, or FORCE_CUDA=1, as a reason to compile for CUDA, and then needs nvcc.
+    mmcv's build takes a GPU, or FORCE_CUDA=1, as a reason to compile for CUDA, and then needs torch's nvcc.
     """
-    homes = (os.environ.get('CUDA_HOME'), os.environ.get('CUDA_PATH'), '/usr/local/cuda')
-    places = [os.environ.get('PATH', ''), *(f'{home}/bin' for home in homes if home)]
-    nvcc = shutil.which('nvcc', path=os.pathsep.join(places))
-    if not nvcc or not (shutil.which('nvidia-smi') or os.environ.get('FORCE_CUDA') == '1'):
+    if not (shutil.which('nvidia-smi') or os.environ.get('FORCE_CUDA') == '1'):
         return 'cpu'
-    release = re.search(r'release ([\d.]+)', output_of(nvcc, '--version'))
+    home = os.environ.get('CUDA_HOME') or os.environ.get('CUDA_PATH')
+    nvcc = f'{home}/bin/nvcc' if home else shutil.which('nvcc') or '/usr/local/cuda/bin/nvcc'
+    release = re.search(rf'release ({TORCH_CUDA}\.\d+)', output_of(nvcc, '--version'))
+    if not release:
+        return 'cpu'
     capabilities = (os.environ.get('TORCH_CUDA_ARCH_LIST')
                     or output_of('nvidia-smi', '--query-gpu=compute_cap', '--format=csv,noheader'))
-    release = release.group(1) if release else ''
-    return '-'.join([f'cuda{release}', *sorted(set(re.findall(r'[\d.]+', capabilities)))])
+    return '-'.join([f'cuda{release.group(1)}', *sorted(set(re.findall(r'[\d.]+', capabilities)))])
 
 
 def output_of(*command):
@@ -81,11 +83,11 @@ def build(python, pins, log):
     jobs = os.environ.get('MAX_JOBS', str(fitting))
     env = {'MMCV_WITH_OPS': '1', 'MAX_JOBS': jobs, 'CFLAGS': '-O2 -g0'}
     if target() == 'cpu':
-        # mmcv's build would stop at a visible GPU for want of nvcc.
+        # A visible GPU would make mmcv's build ask for nvcc.
         env.update(CUDA_VISIBLE_DEVICES='', FORCE_CUDA='0')
         if shutil.which('nvidia-smi'):
-            print('  There is a GPU but no nvcc: the operators will run on the CPU alone. For the GPU, '
-                  'install the CUDA toolkit or give a wheel with MMCV_WHEELS=URL_OR_FOLDER.', flush=True)
+            print(f'  There is a GPU but no nvcc of CUDA {TORCH_CUDA}: the operators will run on the CPU alone. '
+                  'For the GPU, name a toolkit with CUDA_HOME= or a wheel with MMCV_WHEELS=URL_OR_FOLDER.', flush=True)
     folder = cache() / key(pins)
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder) as fresh:

@@ -11,13 +11,11 @@ import time
 FAILURES = (
     (r'No space left on device|Errno 28',
      'the disk is full: free some space, or choose another place with VENV= (and TMPDIR= for the downloads)'),
-    (r'NewConnectionError|ConnectTimeoutError|Name or service not known|Temporary failure in name resolution'
-     r'|Connection refused|Network is unreachable|ProxyError|Read timed out',
+    (r'NewConnectionError|ConnectTimeoutError|ReadTimeoutError|ProxyError|NameResolutionError|Failed to resolve'
+     r'|Connection refused|Network is unreachable',
      'the package index cannot be reached: check the network, the proxy, or the index in `pip config list`'),
     (r'Python\.h: No such file', "Python's headers are missing: apt-get install python3-dev"),
     (r'Killed signal|out of memory|internal compiler error', 'no memory is left: try again with MAX_JOBS=1'),
-    (r'detected CUDA version .* mismatches',
-     'nvcc is of another CUDA than torch: put a fitting one first in PATH, or give a wheel: MMCV_WHEELS='),
     (r'mmcv/_ext.*(undefined symbol|cannot open)',
      'this mmcv wheel was built for another torch: give another, MMCV_WHEELS=, or remove it from the cache'),
     (r'No matching distribution found for (\S+)', 'there is no {0} for this Python where pip looks'),
