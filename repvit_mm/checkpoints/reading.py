@@ -3,6 +3,7 @@ import argparse
 import pathlib
 import re
 import zipfile
+import zlib
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -137,10 +138,10 @@ def _kind_of(path: Path) -> str:
                               'that of the file')
     if head.startswith(b'PK'):
         return _kind_of_zip(path)
+    if head[8:9] == b'{' and int.from_bytes(head[:8], 'little') < path.stat().st_size:
+        return 'safetensors'
     if head.startswith(b'\x80'):
         return 'torch'
-    if head[8:9] == b'{' and int.from_bytes(head[:8], 'little') < 100_000_000:
-        return 'safetensors'
     raise CheckpointError(f'{path} is not a checkpoint: it begins with {head[:16]!r}, unlike files of torch.save '
                           'and safetensors')
 
@@ -150,11 +151,25 @@ def _kind_of_zip(path: Path) -> str:
         raise CheckpointError(f'{path} is truncated: its end is missing; download or copy it again')
     with zipfile.ZipFile(path) as archive:
         names = {name.partition('/')[2] for name in archive.namelist()}
+        for entry in archive.infolist():
+            if entry.CRC and not _is_intact(archive, entry):  # which torch would not notice
+                raise CheckpointError(f'{path} is damaged: {entry.filename} in it has changed; download or copy it '
+                                      'again')
     if 'constants.pkl' in names:
         raise CheckpointError(f'{path} is a TorchScript program, not a checkpoint; weights are expected')
     if 'data.pkl' not in names:
         raise CheckpointError(f'{path} is a zip archive, but not one that torch.save wrote')
     return 'torch'
+
+
+def _is_intact(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bool:
+    try:
+        with archive.open(entry) as file:
+            while file.read(1 << 24):
+                pass
+    except (zipfile.BadZipFile, zlib.error, NotImplementedError, OSError):
+        return False
+    return True
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:

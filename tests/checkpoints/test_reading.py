@@ -1,0 +1,204 @@
+import argparse
+import os
+import pickle
+from pathlib import Path, PosixPath, WindowsPath
+
+import numpy as np
+import pytest
+import torch
+from mmengine.logging import HistoryBuffer
+from safetensors.torch import save_file
+
+from repvit_mm.checkpoints import read_checkpoint, tensors_of
+from repvit_mm.errors import CheckpointError
+
+WEIGHTS = {'a.weight': torch.arange(6.).reshape(2, 3), 'a.count': torch.tensor(3)}
+
+
+def equal(result, expected):
+    return result.keys() == expected.keys() and all(torch.equal(result[name], expected[name]) for name in expected)
+
+
+class RunsCode:
+    """Unpickling it makes a directory."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+@pytest.mark.parametrize('settings', [{}, {'_use_new_zipfile_serialization': False}], ids=['zip', 'legacy'])
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float16, torch.bfloat16])
+def test_weights_are_read_in_their_dtype(tmp_path, settings, dtype):
+    weights = {'a': torch.randn(3, 2).to(dtype)}
+    torch.save(weights, tmp_path / 'x.pth', **settings)
+    result = read_checkpoint(tmp_path / 'x.pth')
+    assert equal(result, weights)
+    assert result['a'].dtype == dtype
+
+
+@pytest.mark.parametrize('name', ['x.safetensors', 'x.bin'])
+def test_safetensors_files_are_read_whatever_they_are_called(tmp_path, name):
+    save_file(WEIGHTS, tmp_path / name)
+    assert equal(read_checkpoint(tmp_path / name), WEIGHTS)
+
+
+def test_what_training_programs_save_beside_the_weights_is_read(tmp_path):
+    args = argparse.Namespace(lr=1e-3, output=PosixPath('/tmp/x'), mean=np.float64(0.5), sizes=np.arange(3),
+                              device=torch.device('cuda'), names={'a', 'b'}, flags=(True, None))
+    torch.save({'model': WEIGHTS, 'args': args, 'epoch': 3}, tmp_path / 'x.pth')
+    result = read_checkpoint(tmp_path / 'x.pth')['args']
+    assert (result.lr, result.mean, result.names, result.flags) == (1e-3, 0.5, {'a', 'b'}, (True, None))
+    assert str(result.output) == '/tmp/x'
+    assert result.sizes.tolist() == [0, 1, 2]
+
+
+def test_a_path_of_another_system_is_read(tmp_path):
+    # Only Windows can build such an object, so its class is put into the pickle by name.
+    class Stand:
+        def __reduce__(self):
+            return WindowsPath, ('C:\\', 'data')
+    torch.save({'model': WEIGHTS, 'args': argparse.Namespace(data=Stand())}, tmp_path / 'x.pth')
+    assert str(read_checkpoint(tmp_path / 'x.pth')['args'].data) == 'C:\\data'
+
+
+def test_the_history_of_an_mmengine_run_is_read_without_the_functions_that_it_names(tmp_path):
+    history = HistoryBuffer([1., 2., 6.], [1, 1, 1])
+    torch.save({'state_dict': WEIGHTS, 'message_hub': {'log_scalars': {'loss': history}}}, tmp_path / 'x.pth')
+    before = dict(HistoryBuffer._statistics_methods)
+    result = read_checkpoint(tmp_path / 'x.pth')['message_hub']['log_scalars']['loss']
+    assert type(result) is HistoryBuffer
+    assert (result.statistics('mean'), result.statistics('max', 2)) == (3., 6.)
+    assert before == HistoryBuffer._statistics_methods
+
+
+@pytest.mark.parametrize('settings', [{}, {'_use_new_zipfile_serialization': False}], ids=['zip', 'legacy'])
+def test_code_in_a_file_does_not_run_unless_it_is_trusted(tmp_path, settings):
+    made = tmp_path / 'made'
+    torch.save({'model': WEIGHTS, 'args': RunsCode(made)}, tmp_path / 'x.pth', **settings)
+    with pytest.raises(CheckpointError, match=r'x\.pth needs the type .*mkdir.* trust=True') as error:
+        read_checkpoint(tmp_path / 'x.pth')
+    assert '\n' not in str(error.value)
+    assert not made.exists()
+    assert equal(read_checkpoint(tmp_path / 'x.pth', trust=True)['model'], WEIGHTS)
+    assert made.is_dir()
+
+
+def test_getattr_in_a_file_reaches_nothing(tmp_path):
+    class Reach:
+        def __reduce__(self):
+            return getattr, (HistoryBuffer, '__init__')
+    torch.save({'model': WEIGHTS, 'args': Reach()}, tmp_path / 'x.pth')
+    assert read_checkpoint(tmp_path / 'x.pth')['args'] is None
+
+
+def test_a_pickled_module_needs_trust(tmp_path):
+    torch.save(torch.nn.Linear(2, 3), tmp_path / 'x.pth')
+    with pytest.raises(CheckpointError, match=r'needs the type torch\.nn\.modules\.linear\.Linear'):
+        read_checkpoint(tmp_path / 'x.pth')
+    weights = tensors_of(read_checkpoint(tmp_path / 'x.pth', trust=True), 'x.pth')
+    assert list(weights) == ['weight', 'bias']
+
+
+def test_what_users_allow_themselves_stays_allowed(tmp_path):
+    torch.save(WEIGHTS, tmp_path / 'x.pth')
+    with torch.serialization.safe_globals([(np.ndarray, 'numpy.ndarray')]):
+        before = set(map(str, torch.serialization.get_safe_globals()))
+        read_checkpoint(tmp_path / 'x.pth')
+        assert set(map(str, torch.serialization.get_safe_globals())) == before
+
+
+def truncated(size):
+    def make(path):
+        torch.save({'model': {'a': torch.zeros(10_000)}}, path)
+        path.write_bytes(path.read_bytes()[:size])
+    return make
+
+
+def truncated_legacy(behind):
+    def make(path):
+        torch.save({'model': {'a': torch.zeros(1000)}}, path, _use_new_zipfile_serialization=False)
+        content = path.read_bytes()
+        path.write_bytes(content[:content.index(behind) + len(behind)])
+    return make
+
+
+def damaged(path):
+    torch.save({'model': {'a': torch.zeros(10_000)}}, path)
+    content = bytearray(path.read_bytes())
+    content[content.index(bytes(30_000)) + 20_000] = 1
+    path.write_bytes(content)
+
+
+def cut_safetensors(path):
+    save_file({'a': torch.zeros(1000)}, path)
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def zipped(path):
+    import zipfile
+    with zipfile.ZipFile(path, 'w') as archive:
+        archive.writestr('model/readme.txt', 'x')
+
+
+@pytest.mark.parametrize('make,message', [
+    (lambda path: None, 'there is no file'),
+    (Path.mkdir, 'is a directory'),
+    (lambda path: path.write_bytes(b''), 'is empty'),
+    (lambda path: path.write_text('epoch 1: loss 0.3\n' * 9), "is not a checkpoint: it begins with b'epoch 1"),
+    (lambda path: path.write_text('\n<!DOCTYPE html>\n<html><body>Sign in</body></html>'), 'is a web page'),
+    (lambda path: path.write_text('version https://git-lfs.github.com/spec/v1\noid sha256:12\nsize 3\n'),
+     'is a Git LFS pointer'),
+    (lambda path: path.write_bytes(pickle.dumps({'a': 1}, protocol=2)), 'is damaged, or not written by torch.save'),
+    (zipped, 'is a zip archive, but not one that torch.save wrote'),
+    (lambda path: torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), path), 'is a TorchScript program'),
+    (truncated(20_000), 'is truncated'),
+    (truncated(100), 'is truncated'),
+    (truncated_legacy(b'torch._utils\n_rebuild'), 'is truncated'),
+    (truncated_legacy(b'model'), 'is damaged'),
+    (truncated_legacy(bytes(200)), 'is damaged'),
+    (damaged, 'is damaged: x/data/0 in it has changed'),
+    (cut_safetensors, 'is damaged'),
+], ids=str)
+def test_what_is_no_checkpoint_is_refused_in_one_line_that_says_why(tmp_path, make, message):
+    path = tmp_path / 'x.pth'
+    make(path)
+    with pytest.raises(CheckpointError) as error:
+        read_checkpoint(path)
+    assert message in str(error.value)
+    assert str(path) in str(error.value)
+    assert '\n' not in str(error.value)
+
+
+@pytest.mark.parametrize('key', ['state_dict', 'model', 'model_ema', 'state_dict_ema', 'ema_state_dict'])
+def test_weights_are_found_where_programs_keep_them(key):
+    assert tensors_of({'epoch': 3, key: WEIGHTS, 'optimizer': {'state': {}}}, 'x') is WEIGHTS
+
+
+def test_plain_weights_go_before_averaged_ones():
+    average = {name: value + 1 for name, value in WEIGHTS.items()}
+    assert tensors_of({'model_ema': average, 'model': WEIGHTS}, 'x') is WEIGHTS
+    assert tensors_of({'ema_state_dict': average, 'state_dict': WEIGHTS}, 'x') is WEIGHTS
+
+
+def test_a_state_dict_may_hold_more_than_tensors():
+    assert equal(tensors_of({**WEIGHTS, '_extra_state': None}, 'x'), WEIGHTS)
+
+
+@pytest.mark.parametrize('content,described', [
+    ({'epoch': 3, 'lr': 0.1}, 'a dict with epoch, lr'), ({}, 'a dict with nothing in it'), ([1, 2], 'a list'),
+    ({'state_dict': {}}, 'a dict with state_dict')], ids=str)
+def test_a_file_without_tensors_is_refused(content, described):
+    with pytest.raises(CheckpointError, match=f'x.pth holds no tensors, but {described}; weights are expected'):
+        tensors_of(content, 'x.pth')
+
+
+def test_a_file_without_checksums_is_read(tmp_path):
+    torch.serialization.set_crc32_options(False)
+    try:
+        torch.save(WEIGHTS, tmp_path / 'x.pth')
+    finally:
+        torch.serialization.set_crc32_options(True)
+    assert equal(read_checkpoint(tmp_path / 'x.pth'), WEIGHTS)
