@@ -14,6 +14,8 @@ def build_parser() -> argparse.ArgumentParser:
                         help='keep the predictions: a .pkl file, for segmentation a directory of label maps')
     parser.add_argument('--show-dir', metavar='DIR', help='draw the predictions into this directory')
     parser.add_argument('--tta', action='store_true', help='test-time augmentation')
+    parser.add_argument('--slide', type=int, metavar='SIZE',
+                        help='segment overlapping squares of SIZE pixels a side instead of whole images')
     engine.add_common_arguments(parser)
     return parser
 
@@ -27,6 +29,8 @@ def main() -> None:
         engine.prepare(cfg, args, ('test_dataloader',))
         if args.show_dir:
             engine.draw_predictions(cfg, args.show_dir)
+        if args.slide is not None:
+            engine.enable_slide(cfg, args.slide)
         if args.tta:
             engine.enable_tta(cfg)
         if args.out:

@@ -14,11 +14,11 @@ from .distributed import one_report
 from .memory_format import ChannelsLast
 from .options import add_common_arguments, parse_args
 from .runner import Runner, run_config
-from .testing import draw_predictions, dump_predictions, enable_tta
+from .testing import draw_predictions, dump_predictions, enable_slide, enable_tta
 
 __all__ = [
     'ChannelsLast', 'Runner', 'add_common_arguments', 'check_data', 'check_weights', 'draw_predictions',
-    'dump_predictions', 'enable_amp', 'enable_auto_scale_lr', 'enable_tta', 'latest_checkpoint',
+    'dump_predictions', 'enable_amp', 'enable_auto_scale_lr', 'enable_slide', 'enable_tta', 'latest_checkpoint',
     'load_config', 'move_data_root', 'one_report', 'parse_args', 'prepare', 'remove_pretrained', 'run_config',
     'set_resume',
 ]

@@ -14,7 +14,8 @@ from mmengine.logging import print_log
 from mmengine.runner import Runner
 
 from ..errors import CheckpointError, ConfigError
-from .data import LOADERS, check_data, move_data_root
+from ..segmentation import check_classes
+from .data import LOADERS, check_data, datasets_of, move_data_root
 
 #: Toolbox -> the packages that have it.
 TOOLBOXES = {
@@ -75,6 +76,8 @@ def prepare(cfg: Config, args: argparse.Namespace, loaders: tuple[str, ...]) -> 
     if args.data_root is not None:
         move_data_root(cfg, args.data_root)
     check_data(cfg, loaders)
+    if cfg.get('default_scope') == 'mmseg':
+        check_classes(cfg, datasets_of(cfg, loaders))
     if cfg.get('default_scope') == 'mmpretrain':
         import_module('repvit_mm.classification').fit_to_folder(cfg)
     has_gpu = get_device() != 'cpu'

@@ -21,6 +21,7 @@ from ..backbone import RepViT
 from ..checkpoints import fetch, load_into, read_checkpoint, tensors_of
 from ..checkpoints.formats import strip_wrappers
 from ..errors import CheckpointError
+from ..segmentation import check_segmentation
 from .data import check_samples, datasets_in, expected_paths
 from .distributed import check_launcher, without_gpu
 from .mistakes import explained_annotations, explained_mistakes
@@ -66,6 +67,7 @@ class Runner(mmengine.runner.Runner):
         expected = [path for dataset in datasets for path in expected_paths(dataset)]
         with explained_annotations(expected):
             loader = mmengine.runner.Runner.build_dataloader(dataloader, seed, diff_rank_seed)
+        check_segmentation(loader.dataset)
         check_samples(loader.dataset, expected)
         return loader
 

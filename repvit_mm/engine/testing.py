@@ -2,7 +2,7 @@
 import copy
 import os
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from mmengine.config import Config, ConfigDict
 
@@ -14,28 +14,6 @@ _TTA_MODELS = {
     'mmdet': dict(type='DetTTAModel', tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100)),
     'mmseg': dict(type='SegTTAModel'),
     'mmpretrain': dict(type='AverageClsScoreTTA'),
-}
-
-
-class _Drawing(NamedTuple):
-    """How a toolbox draws.
-
-    Attributes:
-        hook: Its visualisation hook.
-        settings: What lets the hook draw every image.
-        directory: The hook's setting for where to; None if it leaves that to the visualizer.
-        visualizer: What the hook draws with.
-    """
-
-    hook: str
-    settings: dict
-    directory: str | None
-    visualizer: str
-
-
-_DRAWINGS = {
-    'mmdet': _Drawing('DetVisualizationHook', dict(draw=True), 'test_out_dir', 'DetLocalVisualizer'),
-    'mmseg': _Drawing('SegVisualizationHook', dict(draw=True), None, 'SegLocalVisualizer'),
 }
 
 
@@ -64,6 +42,23 @@ def _mirrored(pipeline: list[dict], scope: str) -> list[dict]:
         packing['meta_keys'] = tuple(dict.fromkeys((*keys, 'flip', 'flip_direction')))
     flips = [dict(type='RandomFlip', prob=prob) for prob in (0., 1.)]
     return [*loading, dict(type='TestTimeAug', transforms=[flips, [packing]])]
+
+
+def enable_slide(cfg: Config, size: int) -> None:
+    """Test a segmentor on overlapping squares of the image, a third of each covered by the next, instead of the whole.
+
+    Args:
+        cfg: Changed in place.
+        size: Side of a square in pixels of the resized image.
+
+    Raises:
+        ConfigError: If the config is for no segmentor, or the squares are smaller than the backbone's largest stride.
+    """
+    if cfg.get('default_scope') != 'mmseg':
+        raise ConfigError(f'--slide is for segmentors, but the config has default_scope={cfg.get("default_scope")!r}')
+    if size < 32:
+        raise ConfigError(f'--slide {size}: a square has at least 32 pixels a side')
+    cfg.model.test_cfg = dict(mode='slide', crop_size=(size, size), stride=(size * 2 // 3, size * 2 // 3))
 
 
 def _has_key(value: Any, key: str) -> bool:
@@ -97,37 +92,32 @@ def dump_predictions(cfg: Config, out: str) -> None:
 
 
 def draw_predictions(cfg: Config, directory: str) -> None:
-    """Draw the predictions of a test, with the toolbox's own visualisation hook.
+    """Draw the predictions of a test.
 
-    Of a classifier, a confusion matrix and the worst mistakes are drawn, and a table of all predictions is written; see
-    :class:`repvit_mm.classification.ClassificationReport`.
+    A detector's go over its images, by mmdet's own hook; a segmentor's beside image and ground truth, with a legend,
+    see :class:`repvit_mm.segmentation.SegmentationPictures`. Of a classifier, a confusion matrix and the worst mistakes
+    are drawn, and all predictions written as a table, see :class:`repvit_mm.classification.ClassificationReport`.
 
     Args:
         cfg: Changed in place.
         directory: Where the pictures go.
 
     Raises:
-        ConfigError: If the config is for no toolbox that is known to draw.
+        ConfigError: If the config is for no toolbox whose predictions can be drawn.
     """
     scope, directory = cfg.get('default_scope'), os.path.abspath(directory)
+    if 'default_hooks' not in cfg:
+        cfg.default_hooks = {}
+    hooks = cfg.default_hooks
     if scope == 'mmpretrain':
         evaluators = cfg.test_evaluator
         evaluators = [evaluators] if isinstance(evaluators, Mapping) else list(evaluators)
         cfg.test_evaluator = [*evaluators, dict(type='ClassificationReport', out_dir=directory)]
-        return
-    if scope not in _DRAWINGS:
-        raise ConfigError(f'--show-dir needs a config for {", ".join(_DRAWINGS)} or mmpretrain; this one has '
+    elif scope == 'mmdet':
+        settings = hooks.get('visualization') or dict(type='DetVisualizationHook')
+        hooks.visualization = dict(settings, draw=True, test_out_dir=directory)
+    elif scope == 'mmseg':
+        hooks.visualization = dict(type='SegmentationPictures', out_dir=directory)
+    else:
+        raise ConfigError('--show-dir needs a config for mmdet, mmseg or mmpretrain; this one has '
                           f'default_scope={scope!r}')
-    drawing = _DRAWINGS[scope]
-    if 'default_hooks' not in cfg:
-        cfg.default_hooks = {}
-    if 'visualization' not in cfg.default_hooks:
-        cfg.default_hooks.visualization = dict(type=drawing.hook)
-    cfg.default_hooks.visualization.update(drawing.settings)
-    if drawing.directory:
-        cfg.default_hooks.visualization[drawing.directory] = directory
-        return
-    if 'visualizer' not in cfg:
-        cfg.visualizer = dict(type=drawing.visualizer, name='visualizer')
-    others = [backend for backend in cfg.visualizer.get('vis_backends') or [] if backend.type != 'LocalVisBackend']
-    cfg.visualizer.vis_backends = [*others, dict(type='LocalVisBackend', img_save_dir=directory)]

@@ -1,0 +1,7 @@
+_base_ = './_base_/fpn_repvit.py'
+
+model = dict(
+    backbone=dict(
+        arch='m1_1',
+        init_cfg=dict(type='Pretrained', checkpoint='repvit://m1_1_distill_300e')),
+    neck=dict(in_channels=[64, 128, 256, 512]))

@@ -1,0 +1,100 @@
+"""Pictures of a segmentation: the photo, coloured overlays, and a legend of the classes."""
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+
+import cv2
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+#: Up to so many classes, every picture has the legend of all of them; beyond, of those that occur in it.
+MAX_LEGEND = 24
+#: Smaller pictures are enlarged to this length of the shorter side, for the legend to be readable beside them.
+MIN_SIDE = 288
+GAP = 12
+TEXT_SIZE = 15
+PAPER, INK = (255, 255, 255), (45, 45, 50)
+
+
+def draw_segmentation(image: np.ndarray, maps: Mapping[str, np.ndarray], classes: Sequence[str],
+                      palette: Sequence[Sequence[int]], opacity: float = 0.6) -> np.ndarray:
+    """Draw a photo, a coloured overlay for every label map beside it, and the legend of the classes below.
+
+    Args:
+        image: RGB, uint8 (H, W, 3).
+        maps: Caption -> label of every pixel, integers (H, W). What is no label (255) stays an uncoloured grey.
+        classes: Name of each label.
+        palette: RGB of each label, 0-255.
+        opacity: Of the colours, 0-1.
+
+    Returns:
+        RGB, uint8 (H', W', 3).
+
+    Example:
+        >>> import numpy as np
+        >>> photo, labels = np.zeros((300, 400, 3), np.uint8), np.ones((300, 400), int)
+        >>> draw_segmentation(photo, {'prediction': labels}, ['sky', 'road'], [[70, 130, 180], [128, 64, 128]]).shape
+        (386, 836, 3)
+    """
+    scale = max(1, -(-MIN_SIDE // min(image.shape[:2])))
+    height, width = scale * image.shape[0], scale * image.shape[1]
+    photo = cv2.resize(image, (width, height), interpolation=cv2.INTER_CUBIC)
+    enlarged = {caption: cv2.resize(labels.astype(np.int32), (width, height), interpolation=cv2.INTER_NEAREST)
+                for caption, labels in maps.items()}
+    colours = np.asarray(palette, np.uint8)
+    panels = {'image': photo, **{caption: _overlay(photo, labels, colours, opacity)
+                                 for caption, labels in enlarged.items()}}
+
+    font, caption_height = _font(), TEXT_SIZE + GAP
+    page_width = len(panels) * (width + GAP) + GAP
+    entries = _legend(list(enlarged.values()), classes)
+    places, legend_height = _flow([font.getlength(classes[label]) for label in entries], page_width)
+    page = Image.new('RGB', (page_width, GAP + caption_height + height + legend_height + GAP), PAPER)
+    draw = ImageDraw.Draw(page)
+    for i, (caption, panel) in enumerate(panels.items()):
+        x = GAP + i * (width + GAP)
+        draw.text((x, GAP), caption, INK, font)
+        page.paste(Image.fromarray(panel), (x, GAP + caption_height))
+    for label, (x, y) in zip(entries, places, strict=True):
+        y += GAP + caption_height + height
+        draw.rounded_rectangle((x, y, x + TEXT_SIZE, y + TEXT_SIZE), 3, tuple(colours[label].tolist()), INK)
+        draw.text((x + TEXT_SIZE + 6, y - 2), classes[label], INK, font)
+    return np.asarray(page)
+
+
+def _overlay(photo: np.ndarray, labels: np.ndarray, colours: np.ndarray, opacity: float) -> np.ndarray:
+    """``photo`` in grey under the colours, with a fine bright line around each region."""
+    # On a grey photo a colour looks as it does in the legend, whatever is below.
+    grey = np.repeat(cv2.cvtColor(photo, cv2.COLOR_RGB2GRAY)[..., None], 3, axis=2)
+    known = (labels >= 0) & (labels < len(colours))
+    picture = grey.copy()
+    picture[known] = cv2.addWeighted(grey, 1 - opacity, colours[np.where(known, labels, 0)], opacity, 0)[known]
+    edges = np.zeros(labels.shape, bool)
+    edges[:, 1:] |= labels[:, 1:] != labels[:, :-1]
+    edges[1:] |= labels[1:] != labels[:-1]
+    picture[edges] = cv2.addWeighted(picture, 0.4, np.full_like(picture, 255), 0.6, 0)[edges]
+    return picture
+
+
+def _legend(maps: Sequence[np.ndarray], classes: Sequence[str]) -> list[int]:
+    """The labels to explain: all of a short list, else those that occur, largest first."""
+    if len(classes) <= MAX_LEGEND:
+        return list(range(len(classes)))
+    area = sum(np.bincount(labels[(labels >= 0) & (labels < len(classes))], minlength=len(classes)) for labels in maps)
+    return [label for label in np.argsort(-area, kind='stable').tolist() if area[label]]
+
+
+def _flow(text_widths: Sequence[float], page_width: int) -> tuple[list[tuple[int, int]], int]:
+    """Left upper corners of the legend's entries, set in columns as words in a paragraph, and the height of all."""
+    if not text_widths:
+        return [], 0
+    column = int(max(text_widths)) + TEXT_SIZE + 6 + 2 * GAP
+    columns = max(1, (page_width - GAP) // column)
+    line = TEXT_SIZE + 8
+    places = [(GAP + i % columns * column, GAP + i // columns * line) for i in range(len(text_widths))]
+    return places, GAP + -(-len(text_widths) // columns) * line
+
+
+@lru_cache
+def _font() -> ImageFont.FreeTypeFont:
+    from matplotlib.font_manager import findfont  # mmengine needs matplotlib, which brings this font
+    return ImageFont.truetype(findfont('DejaVu Sans'), TEXT_SIZE)
