@@ -1,0 +1,282 @@
+import copy
+import logging
+
+import pytest
+import torch
+from checkpoint_samples import TINY, Classifier, Detector, RepViT, fuse, is_same, trained, values
+from torch import nn
+
+from repvit_mm import convert_state_dict, load_checkpoint
+from repvit_mm.checkpoints import FORMATS, load_into
+from repvit_mm.errors import CheckpointError
+
+IMAGE = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+
+
+def save(path, model, format='official', key='model'):
+    tensors = convert_state_dict(model.state_dict(), format)
+    torch.save({key: tensors, 'epoch': 3} if key else tensors, path)
+    return path
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / 'file.pth'
+
+
+@pytest.fixture
+def log(caplog):
+    """What mmengine's logger says, which does not pass it on by itself."""
+    from mmengine.logging import MMLogger
+    logger = MMLogger.get_current_instance()
+    logger.addHandler(caplog.handler)
+    yield caplog
+    logger.removeHandler(caplog.handler)
+
+
+@pytest.mark.parametrize('format', FORMATS)
+@pytest.mark.parametrize('key', [None, 'model', 'state_dict'])
+@pytest.mark.parametrize('arch', [TINY, {**TINY, 'first_version': True}], ids=['final', 'first'])
+def test_a_classifier_takes_every_tensor_of_every_format(path, format, key, arch):
+    source, model = trained(Classifier(arch)), trained(Classifier(arch), seed=1)
+    report = load_checkpoint(model, save(path, source, format, key))
+    assert is_same(source.state_dict(), model.state_dict())
+    assert torch.equal(model(IMAGE), source(IMAGE))
+    assert report.taken == report.total == len(source.state_dict())
+    assert not report.problems and not report.not_needed
+
+
+@pytest.mark.parametrize('source', [Classifier, Detector, RepViT])
+@pytest.mark.parametrize('format', FORMATS)
+def test_a_backbone_is_picked_out_of_any_file(path, source, format):
+    source, model = trained(source(TINY)), RepViT(TINY)
+    report = load_checkpoint(model, save(path, source, format))
+    assert is_same(getattr(source, 'backbone', source).state_dict(), model.state_dict())
+    assert report.taken == report.total == len(model.state_dict())
+    assert len(report.not_needed) == len(source.state_dict()) - report.total
+
+
+@pytest.mark.parametrize('format', FORMATS)
+def test_a_detector_takes_every_tensor_of_its_own_file(path, format):
+    source, model = trained(Detector(TINY)), trained(Detector(TINY), seed=1)
+    load_checkpoint(model, save(path, source, format, 'state_dict'))
+    assert is_same(source.state_dict(), model.state_dict())
+
+
+@pytest.mark.parametrize('prefix', ['', 'backbone.', 'image_encoder.', 'encoder.backbone.'])
+def test_a_backbone_goes_from_any_prefix_to_any_other(prefix):
+    source, model = trained(RepViT(TINY)), nn.ModuleDict({'feature_extractor': RepViT(TINY)})
+    load_into(model, {prefix + name: value for name, value in source.state_dict().items()}, 'x')
+    assert is_same(source.state_dict(), model['feature_extractor'].state_dict())
+
+
+def test_a_wrapped_model_is_loaded_as_what_it_wraps():
+    source, model = trained(RepViT(TINY)), RepViT(TINY)
+    load_into(nn.DataParallel(model), {f'module.{name}': v for name, v in source.state_dict().items()}, 'x')
+    assert is_same(source.state_dict(), model.state_dict())
+
+
+def test_values_are_rounded_to_the_dtype_of_the_model(path):
+    source, model = trained(RepViT(TINY)), RepViT(TINY)
+    load_checkpoint(model, save(path, copy.deepcopy(source).half()))
+    assert {value.dtype for value in model.parameters()} == {torch.float32}
+    assert torch.equal(model.stem.conv1.conv.weight, source.stem.conv1.conv.weight.half().float())
+
+
+@pytest.mark.parametrize('settings', [
+    {'out_indices': (0,)}, {'out_indices': (1, 2)}, {'out_indices': (1,), 'feature_tap': 'penultimate'}], ids=str)
+@pytest.mark.parametrize('format', FORMATS)
+def test_what_the_model_did_not_build_is_not_needed(path, settings, format):
+    source, model = trained(Classifier(TINY)), RepViT(TINY, **settings)
+    report = load_checkpoint(model, save(path, source, format))
+    own = model.state_dict()
+    assert is_same({name: source.backbone.state_dict()[name] for name in own}, own)
+    assert len(report.not_needed) == len(source.state_dict()) - len(own)
+
+
+def test_counts_of_batches_may_be_there_or_not():
+    source, model = trained(RepViT(TINY)), RepViT(TINY)
+    tensors = {n: v for n, v in source.state_dict().items() if not n.endswith('num_batches_tracked')}
+    assert load_into(model, tensors, 'x').taken == len(tensors) < len(model.state_dict())
+    assert torch.equal(model.eval()(IMAGE)[-1], source(IMAGE)[-1])
+
+
+def test_the_log_says_how_many_of_how_many_tensors_were_taken(path, log):
+    load_checkpoint(RepViT(TINY), save(path, trained(Classifier(TINY))))
+    assert len(log.messages) == 1
+    total = len(RepViT(TINY).state_dict())
+    assert log.messages[0] == (
+        f'took {total} of {total} tensors from {path} (official names, a RepViT with (2, 3, 4, 1) blocks of widths '
+        '(16, 24, 32, 40)); 14 more are not needed')
+
+
+# --- Files that do not fit: an error, and the model is as it was -----------------------------------------------------
+
+@pytest.mark.parametrize('file,model,message', [
+    ('m0_6', 'm0_9', 'holds the weights of m0_6, and the model is m0_9'),
+    ('m1_5', 'm1_1', 'holds the weights of m1_5, and the model is m1_1'),  # of the same widths
+    ('m1', 'm0_9', 'holds the weights of m1, and the model is m0_9'),  # of the same widths and depths
+    ('m0_6', TINY, r'holds the weights of m0_6, and the model is a RepViT with \(2, 3, 4, 1\) blocks'),
+], ids=str)
+@pytest.mark.parametrize('strict', [True, False])
+def test_a_file_for_another_architecture_is_refused_by_name(file, model, message, strict):
+    with torch.device('meta'):
+        tensors = convert_state_dict(RepViT(file).state_dict(), 'official')
+    model = RepViT(model)
+    before = values(model)
+    with pytest.raises(CheckpointError, match=f'x.pth {message}'):
+        load_into(model, tensors, 'x.pth', strict)
+    assert is_same(before, model.state_dict())
+
+
+def spoil(tensors, kind):
+    name = 'backbone.stages.2.blocks.1.channel_mixer.conv1.conv.weight'
+    if kind == 'missing':
+        del tensors[name]
+    elif kind == 'unexpected':
+        tensors['backbone.extra.weight'] = torch.zeros(1)
+    else:
+        tensors[name] = tensors[name][:1]
+
+
+@pytest.mark.parametrize('kind,message', [
+    ('missing', r'1 missing \(backbone.stages.2.blocks.1.channel_mixer.conv1.conv.weight\)'),
+    ('unexpected', r'1 unexpected \(backbone.extra.weight\)'),
+    ('shape', r'1 of another shape \(.*conv1.conv.weight is 1x32x1x1 in the file, 64x32x1x1 in the '
+              r'model\)'),
+])
+def test_a_tensor_that_does_not_fit_is_named(kind, message):
+    source, model = trained(Detector(TINY)), trained(Detector(TINY), seed=1)
+    before, tensors = values(model), source.state_dict()
+    spoil(tensors, kind)
+    with pytest.raises(CheckpointError, match=f'^x.pth does not fit the model: of {len(before)} tensors, {message}; '
+                                              'strict=False takes what fits$'):
+        load_into(model, tensors, 'x.pth')
+    assert is_same(before, model.state_dict())
+
+
+@pytest.mark.parametrize('kind', ['missing', 'unexpected', 'shape'])
+def test_what_fits_is_taken_if_that_is_enough(kind, log):
+    source, model = trained(Detector(TINY)), trained(Detector(TINY), seed=1)
+    before, tensors = values(model), source.state_dict()
+    spoil(tensors, kind)
+    report = load_into(model, tensors, 'x.pth', strict=False)
+    left = {name for name, value in model.state_dict().items() if not torch.equal(value, source.state_dict()[name])}
+    assert left == (set() if kind == 'unexpected' else {'backbone.stages.2.blocks.1.channel_mixer.conv1.conv.weight'})
+    assert all(torch.equal(model.state_dict()[name], before[name]) for name in left)
+    assert report.taken == report.total - len(left)
+    assert [record.levelno for record in log.records] == [logging.INFO, logging.WARNING]
+    assert f'x.pth does not fit the model everywhere, and what it does not fit stays as it was: 1 {kind[:4]}' in \
+        log.messages[1].replace('of another shape', 'shape')
+
+
+def test_a_head_for_other_classes_is_left_out_and_named(log):
+    source, model = trained(Classifier(TINY, classes=1000)), trained(Classifier(TINY, classes=10), seed=1)
+    before = values(model.head.fc.linear)
+    with pytest.raises(CheckpointError, match='head.fc.linear.weight is 1000x40 in the file, 10x40 in the model'):
+        load_into(model, source.state_dict(), 'x.pth')
+    load_into(model, source.state_dict(), 'x.pth', strict=False)
+    assert is_same(source.backbone.state_dict(), model.backbone.state_dict())
+    assert is_same(before, model.head.fc.linear.state_dict())
+    assert 'head.fc.linear.weight is 1000x40 in the file, 10x40 in the model' in log.messages[-1]
+
+
+def test_a_distilled_file_is_no_silent_fit_for_one_head():
+    source, model = trained(Classifier(TINY)), Classifier(TINY, distillation=False)
+    with pytest.raises(CheckpointError, match=r'6 unexpected \(head.fc_dist.norm.weight, .*\)'):
+        load_into(model, source.state_dict(), 'x.pth')
+
+
+@pytest.mark.parametrize('strict', [True, False])
+def test_a_file_that_fits_nothing_is_an_error(strict):
+    model = RepViT(TINY)
+    before = values(model)
+    with pytest.raises(CheckpointError, match=r'x.pth: none of its 2 tensors has a name of RepViT \(conv1.weight'):
+        load_into(model, {'conv1.weight': torch.zeros(1), 'fc.bias': torch.zeros(1)}, 'x.pth', strict)
+    assert is_same(before, model.state_dict())
+
+
+def test_a_model_without_repvit_is_an_error():
+    with pytest.raises(CheckpointError, match='x.pth cannot be loaded: the model holds no RepViT'):
+        load_into(nn.Linear(2, 2), RepViT(TINY).state_dict(), 'x.pth')
+
+
+def test_a_file_of_a_backbone_is_not_enough_for_a_detector():
+    source, model = trained(RepViT(TINY)), Detector(TINY)
+    with pytest.raises(CheckpointError, match=r'4 missing \(neck.weight, .*\); it fits the backbone alone, for which '
+                                              'init_cfg is the place'):
+        load_into(model, source.state_dict(), 'x.pth')
+    load_into(model, source.state_dict(), 'x.pth', strict=False)
+    assert is_same(source.state_dict(), model.backbone.state_dict())
+
+
+def test_several_backbones_are_told_apart_by_their_prefixes():
+    teacher, student = trained(RepViT(TINY)), trained(RepViT({**TINY, 'depths': (1, 1, 1, 1)}), seed=1)
+    source = nn.ModuleDict({'teacher': teacher, 'student': student})
+    model = nn.ModuleDict({'teacher': RepViT(TINY), 'student': RepViT({**TINY, 'depths': (1, 1, 1, 1)})})
+    load_into(model, source.state_dict(), 'x.pth')
+    assert is_same(source.state_dict(), model.state_dict())
+    with pytest.raises(CheckpointError, match='RepViTs under teacher., student., and the model under no prefix'):
+        load_into(RepViT(TINY), source.state_dict(), 'x.pth')
+
+
+# --- Fused files and fused models -----------------------------------------------------------------------------------
+
+@pytest.mark.parametrize('build', [Classifier, Detector, RepViT])
+@pytest.mark.parametrize('format', FORMATS)
+def test_a_fused_file_fuses_a_model_in_evaluation_mode(path, build, format):
+    source = fuse(trained(build(TINY)))
+    if build is Classifier:  # as RepViTClsHead does it
+        source = trained(Classifier(TINY, deploy=True))
+    model = (Classifier(TINY, distillation=False) if build is Classifier else build(TINY)).eval()
+    load_checkpoint(model, save(path, source, format))
+    assert is_same(source.state_dict(), model.state_dict())
+    assert torch.equal(last(model(IMAGE)), last(source(IMAGE)))
+
+
+def last(outputs):
+    return outputs[-1] if isinstance(outputs, tuple) else outputs
+
+
+def test_a_fused_file_is_refused_by_a_model_in_training_mode():
+    source, model = fuse(trained(RepViT(TINY))), RepViT(TINY)
+    before = values(model)
+    with pytest.raises(CheckpointError, match=r'x.pth is fused, .* call model.eval\(\) first'):
+        load_into(model, source.state_dict(), 'x.pth')
+    assert is_same(before, model.state_dict())
+
+
+def test_a_fused_file_that_does_not_fit_leaves_the_model_unfused():
+    source, model = fuse(trained(Detector(TINY))), Detector(TINY).eval()
+    before, tensors = values(model), source.state_dict()
+    del tensors['neck.weight']
+    with pytest.raises(CheckpointError, match=r'1 missing \(neck.weight\)'):
+        load_into(model, tensors, 'x.pth')
+    assert is_same(before, model.state_dict())
+
+
+@pytest.mark.parametrize('settings', [{}, {'out_indices': (1,), 'feature_tap': 'penultimate'},
+                                      {'norm_cfg': {'type': 'BN', 'eps': 1e-2}}], ids=str)
+@pytest.mark.parametrize('format', FORMATS)
+@pytest.mark.parametrize('arch', [TINY, {**TINY, 'first_version': True}], ids=['final', 'first'])
+def test_a_fused_model_takes_a_file_with_batch_norms(path, settings, format, arch):
+    source = trained(RepViT(arch, **settings))
+    model = RepViT(arch, deploy=True, **settings).eval()
+    report = load_checkpoint(model, save(path, source, format))
+    assert report.taken == report.total
+    torch.testing.assert_close(model(IMAGE)[-1], source(IMAGE)[-1], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize('distillation', [False, True])
+def test_a_fused_classifier_takes_the_mean_of_the_heads_in_the_file(distillation):
+    source = trained(Classifier(TINY, distillation=distillation))
+    model = Classifier(TINY, deploy=True).eval()
+    load_into(model, convert_state_dict(source.state_dict(), 'official'), 'x.pth')
+    torch.testing.assert_close(model(IMAGE), source(IMAGE), rtol=1e-4, atol=1e-5)
+
+
+def test_a_fused_backbone_leaves_the_head_beside_it_as_it_is():
+    source, model = trained(Classifier(TINY)), Classifier(TINY)
+    model.backbone = RepViT(TINY, deploy=True)
+    load_into(model.eval(), source.state_dict(), 'x.pth')
+    torch.testing.assert_close(model(IMAGE), source(IMAGE), rtol=1e-4, atol=1e-5)
