@@ -1,0 +1,243 @@
+"""Distilling an image encoder from a SAM; the only part of RepViT-SAM that mmengine's runner builds.
+
+Configs name this module in ``custom_imports``.
+"""
+import io
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from mmengine.evaluator import BaseMetric
+from mmengine.model import BaseDataPreprocessor, BaseModel
+from mmengine.registry import DATASETS, METRICS, MODELS
+from PIL import Image
+from segment_anything.modeling import Sam
+from segment_anything.utils.transforms import ResizeLongestSide
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from ..errors import ConfigError, DatasetError, UserError
+from .embedding_cache import EmbeddingCache, picture_digest
+from .encoder import SamEncoder
+from .images import list_images, to_rgb
+from .teacher import Teacher
+
+STRIDE, CHANNELS = 16, 256  # of the embeddings of every SAM
+
+
+def valid_cells(size: Sequence[int]) -> tuple[int, int]:
+    """Rows and columns of the embedding that show a picture of ``size`` (height, width) and not the padding."""
+    return -(-int(size[0]) // STRIDE), -(-int(size[1]) // STRIDE)
+
+
+@DATASETS.register_module()
+class SamImages(Dataset):
+    """The pictures of a folder, scaled to what SAM sees; without labels.
+
+    Args:
+        data_root: Folder of the data set.
+        data_prefix: ``img``: folder of the pictures in it; folders inside are searched, too.
+        image_size: Pixels of the longer side.
+        cache: Folder of embeddings that ``tools/sam_cache_embeddings.py`` wrote; without it the teacher computes
+            them.
+
+    Raises:
+        UserError: If there is no such folder, or no picture in it.
+    """
+
+    def __init__(self, data_root: str = '', data_prefix: Mapping = {'img': ''}, image_size: int = 1024,
+                 cache: str | None = None):
+        self.folder = Path(data_root, data_prefix['img']).expanduser()
+        self.names = [path.relative_to(self.folder).as_posix() for path in list_images(self.folder)]
+        self.transform = ResizeLongestSide(image_size)
+        self.cache = None if cache is None else EmbeddingCache(cache)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """``inputs``: (3, H, W) uint8 RGB, the longer side ``image_size``; ``embedding`` where there is a cache."""
+        name = self.names[index]
+        image, digest = self.read(name)
+        item = {'inputs': torch.from_numpy(image.transpose(2, 0, 1).copy())}
+        if self.cache is not None:
+            item['embedding'] = self.cache.read(name, digest, (CHANNELS, *valid_cells(image.shape)))
+        return item
+
+    def read(self, name: str) -> tuple[np.ndarray, str]:
+        """A picture, (H, W, 3) uint8 RGB, scaled, and what ties its embedding to it."""
+        content = (self.folder / name).read_bytes()
+        try:
+            with Image.open(io.BytesIO(content)) as image:
+                return self.transform.apply_image(to_rgb(image)), picture_digest(content)
+        except (OSError, SyntaxError, ValueError, UserError) as error:
+            raise DatasetError(f'{self.folder / name} cannot be read as a picture: {error}') from error
+
+
+def cache_embeddings(cache: EmbeddingCache, images: SamImages, names: Sequence[str], teacher: Teacher,
+                     device: torch.device, batch_size: int = 1,
+                     on_progress: Callable[[int], None] = lambda count: None) -> int:
+    """Write the embeddings of pictures that the cache does not have yet, or not intact.
+
+    Args:
+        cache: Where they go.
+        images: The pictures.
+        names: Those of its ``names`` that are wanted.
+        teacher: What computes them.
+        device: Where it does.
+        batch_size: Pictures at once.
+        on_progress: Called with the number of pictures that are done.
+
+    Returns:
+        How many were there already.
+    """
+    preprocessor = SamPreprocessor(teacher.image_size).to(device)
+    kept, waiting = 0, []
+    for number, name in enumerate(names, start=1):
+        image, digest = images.read(name)
+        if cache.has(name, digest, (CHANNELS, *valid_cells(image.shape))):
+            kept += 1
+            on_progress(1)
+        else:
+            waiting.append((name, digest, torch.from_numpy(image.transpose(2, 0, 1).copy())))
+        if len(waiting) == batch_size or (number == len(names) and waiting):
+            batch = preprocessor({'inputs': [image for *_, image in waiting]})
+            for (name, digest, _), size, embedding in zip(
+                    waiting, batch['sizes'], teacher.embed(batch['inputs']), strict=True):
+                rows, columns = valid_cells(size)
+                cache.write(name, digest, embedding[:, :rows, :columns])
+            on_progress(len(waiting))
+            waiting = []
+    return kept
+
+
+@MODELS.register_module()
+class SamPreprocessor(BaseDataPreprocessor):
+    """Normalises pictures and pads them to a square, as a SAM does.
+
+    Args:
+        image_size: Side of the square.
+    """
+
+    def __init__(self, image_size: int = 1024):
+        super().__init__()
+        self.image_size = image_size
+        self.register_buffer('mean', torch.tensor([123.675, 116.28, 103.53]).view(3, 1, 1), persistent=False)
+        self.register_buffer('std', torch.tensor([58.395, 57.12, 57.375]).view(3, 1, 1), persistent=False)
+
+    def forward(self, data: dict[str, list], training: bool = False) -> dict[str, Any]:
+        """Pictures of several sizes -> ``inputs`` (N, 3, S, S), their ``sizes``, and ``targets`` where cached."""
+        data = self.cast_data(data)
+        sizes = [tuple(image.shape[-2:]) for image in data['inputs']]
+        data['inputs'] = torch.stack([
+            F.pad((image - self.mean) / self.std, (0, self.image_size - width, 0, self.image_size - height))
+            for image, (height, width) in zip(data['inputs'], sizes, strict=True)])
+        side = self.image_size // STRIDE
+        targets = None
+        if 'embedding' in data:
+            targets = torch.stack([F.pad(part.float(), (0, side - part.shape[2], 0, side - part.shape[1]))
+                                   for part in data['embedding']])
+        return {'inputs': data['inputs'], 'sizes': sizes, 'targets': targets}
+
+
+@MODELS.register_module()
+class SamDistiller(BaseModel):
+    """Teaches an image encoder to give the embeddings of a SAM, by the mean squared error where the picture is.
+
+    Args:
+        student: Settings of a :class:`repvit_mm.sam.SamEncoder`, without ``image_size``.
+        teacher: Settings of a :class:`repvit_mm.sam.teacher.Teacher`, without ``image_size``.
+        image_size: Side in pixels of the padded square that both see.
+        points_per_side: In validation, student and teacher segment what each point of such a grid means.
+
+    Raises:
+        ConfigError: For settings that do not work.
+    """
+
+    def __init__(self, student: Mapping, teacher: Mapping, image_size: int = 1024, points_per_side: int = 8):
+        super().__init__(SamPreprocessor(image_size))
+        if points_per_side < 1:
+            raise ConfigError(f'points_per_side={points_per_side} must be at least 1')
+        self.student = SamEncoder(**{'out_channels': CHANNELS, **student}, image_size=image_size)
+        self.teacher = Teacher(**teacher, image_size=image_size)
+        self.points_per_side = points_per_side
+
+    def forward(self, inputs: Tensor, sizes: Sequence[tuple[int, int]], targets: Tensor | None = None,
+                mode: str = 'tensor') -> Any:
+        """Embeddings of a batch, their loss, or their agreement with the teacher's.
+
+        Args:
+            inputs: (N, 3, S, S), normalised and padded.
+            sizes: Height and width of each picture in it.
+            targets: Embeddings of the teacher, if they are known.
+            mode: ``'tensor'``, ``'loss'``, or ``'predict'``.
+        """
+        embeddings = self.student(inputs)
+        if mode == 'tensor':
+            return embeddings
+        if targets is None:
+            targets = self.teacher.embed(inputs)
+        if mode == 'loss':
+            return {'loss_embedding': masked_mse(embeddings, targets, sizes)}
+        sam = self.teacher.sam(inputs.device)
+        return [{'mse': masked_mse(ours[None], theirs[None], [size]).item(),
+                 'mask_iou': mask_agreement(sam, ours[None], theirs[None], size, self.points_per_side)}
+                for ours, theirs, size in zip(embeddings, targets, sizes, strict=True)]
+
+
+def masked_mse(embeddings: Tensor, targets: Tensor, sizes: Sequence[tuple[int, int]]) -> Tensor:
+    """Mean squared error of (N, C, h, w) over channels and over those positions that show the pictures."""
+    mask = embeddings.new_zeros(len(sizes), 1, *embeddings.shape[2:])
+    for number, size in enumerate(sizes):
+        rows, columns = valid_cells(size)
+        mask[number, :, :rows, :columns] = 1
+    errors = (embeddings - targets).square().mean(1, keepdim=True)
+    return (errors * mask).sum() / mask.sum()
+
+
+@torch.no_grad()
+def mask_agreement(sam: Sam, ours: Tensor, theirs: Tensor, size: tuple[int, int], points_per_side: int) -> float:
+    """How far the masks of two embeddings of a picture agree.
+
+    Args:
+        sam: Whose prompt encoder and mask decoder are used.
+        ours: (1, 256, h, w).
+        theirs: (1, 256, h, w).
+        size: Height and width of the picture, in pixels of what the encoder sees.
+        points_per_side: A grid of so many by so many points prompts for three masks each.
+
+    Returns:
+        Mean intersection over union of the masks; those that are empty in both are left out.
+    """
+    height, width = size
+    steps = (torch.arange(points_per_side, device=ours.device) + 0.5) / points_per_side
+    grid = torch.stack(torch.meshgrid(steps * width, steps * height, indexing='xy'), -1).reshape(-1, 1, 2)
+    ious = []
+    for points in grid.split(16):
+        sparse, dense = sam.prompt_encoder((points, torch.ones_like(points[..., 0])), None, None)
+        both = [sam.mask_decoder(image_embeddings=embedding, image_pe=sam.prompt_encoder.get_dense_pe(),
+                                 sparse_prompt_embeddings=sparse, dense_prompt_embeddings=dense,
+                                 multimask_output=True)[0] for embedding in (ours, theirs)]
+        rows, columns = -(-height // 4), -(-width // 4)
+        first, second = (masks[..., :rows, :columns] > sam.mask_threshold for masks in both)
+        intersection, union = (first & second).sum((2, 3)), (first | second).sum((2, 3))
+        ious.append((intersection / union)[union > 0])
+    return torch.cat(ious).mean().item()
+
+
+@METRICS.register_module()
+class DistillationAgreement(BaseMetric):
+    """Mean over the pictures of what :class:`SamDistiller` says: ``mse`` of the embeddings, ``mask_iou`` of masks."""
+
+    default_prefix = 'teacher'
+
+    def process(self, data_batch: Any, data_samples: Sequence[dict[str, float]]) -> None:
+        """Keep the figures of a batch."""
+        self.results.extend(data_samples)
+
+    def compute_metrics(self, results: list[dict[str, float]]) -> dict[str, float]:
+        """Mean over all pictures."""
+        return {key: float(np.nanmean([result[key] for result in results])) for key in ('mse', 'mask_iou')}

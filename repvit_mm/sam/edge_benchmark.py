@@ -1,0 +1,188 @@
+"""The boundary benchmark of BSDS500: ODS, OIS and AP (Arbelaez et al., PAMI 2011)."""
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from scipy.sparse import coo_array, diags_array, hstack
+from scipy.sparse.csgraph import min_weight_full_bipartite_matching
+from scipy.spatial import cKDTree
+
+from ..errors import DatasetError
+
+#: How far apart matching pixels may be, as a part of the picture's diagonal.
+MAX_DISTANCE = 0.0075
+#: Price of a pixel that stays without a match, in maximal distances: it is never cheaper than a match.
+_OUTLIER = 100.
+
+
+class Counts(NamedTuple):
+    """What a picture contributes at each threshold, (thresholds,) each.
+
+    Attributes:
+        found: Boundary pixels of all annotators that were matched.
+        drawn: Boundary pixels of all annotators.
+        correct: Pixels of the prediction that match at least one annotator's.
+        predicted: Pixels of the prediction.
+    """
+
+    found: np.ndarray
+    drawn: np.ndarray
+    correct: np.ndarray
+    predicted: np.ndarray
+
+
+class EdgeScores(NamedTuple):
+    """Figures of a data set.
+
+    Attributes:
+        ods: F-measure at the threshold that is best for all pictures.
+        threshold: That threshold.
+        ois: F-measure when each picture is given its own best threshold.
+        ap: Average precision.
+    """
+
+    ods: float
+    threshold: float
+    ois: float
+    ap: float
+
+
+def match_edges(first: np.ndarray, second: np.ndarray, max_distance: float) -> tuple[np.ndarray, np.ndarray]:
+    """Assign pixels of two edge maps to each other, one to one, as many as possible and as near as possible.
+
+    Args:
+        first: (H, W) bool.
+        second: (H, W) bool.
+        max_distance: In pixels; pixels further apart never match.
+
+    Returns:
+        Which pixels of each have a partner, (H, W) bool each.
+    """
+    matched = np.zeros_like(first), np.zeros_like(second)
+    points = np.argwhere(first), np.argwhere(second)
+    if not len(points[0]) or not len(points[1]):
+        return matched
+    near = cKDTree(points[0]).sparse_distance_matrix(cKDTree(points[1]), max_distance, output_type='coo_matrix')
+    if near.nnz:
+        rows, columns = _assign(near.row, near.col, near.data, max_distance)
+        matched[0][tuple(points[0][rows].T)] = True
+        matched[1][tuple(points[1][columns].T)] = True
+    return matched
+
+
+def _assign(rows: np.ndarray, columns: np.ndarray, distances: np.ndarray,
+            max_distance: float) -> tuple[np.ndarray, np.ndarray]:
+    """The pairs of the best assignment, out of those that are possible."""
+    used_rows, rows = np.unique(rows, return_inverse=True)
+    used_columns, columns = np.unique(columns, return_inverse=True)
+    # A distance of zero that is stored would count as no pair at all.
+    near = coo_array((distances + 1e-3 * max_distance, (rows, columns)), (len(used_rows), len(used_columns)))
+    # Who finds no partner takes a dummy of its own, at a price.
+    dummies = diags_array(np.full(len(used_rows), _OUTLIER * max_distance))
+    left, right = min_weight_full_bipartite_matching(hstack([near, dummies]).tocsr())
+    real = right < len(used_columns)
+    return used_rows[left[real]], used_columns[right[real]]
+
+
+def count_matches(strength: np.ndarray, annotations: Sequence[np.ndarray], thresholds: np.ndarray,
+                  max_distance: float = MAX_DISTANCE) -> Counts:
+    """Compare a map with what several annotators drew, at every threshold.
+
+    Args:
+        strength: (H, W), 0 ... 1.
+        annotations: (H, W) bool of each annotator.
+        thresholds: Ascending; the pixels at least as strong are the prediction, thinned to lines.
+        max_distance: See :data:`MAX_DISTANCE`.
+    """
+    from skimage.morphology import thin
+    radius = max_distance * np.hypot(*strength.shape)
+    counts = Counts(*np.zeros((4, len(thresholds))))
+    for number, threshold in enumerate(thresholds):
+        predicted = thin(strength >= max(threshold, np.finfo(strength.dtype).eps))
+        correct = np.zeros_like(predicted)
+        for annotation in annotations:
+            ours, theirs = match_edges(predicted, annotation, radius)
+            correct |= ours
+            counts.found[number] += theirs.sum()
+            counts.drawn[number] += annotation.sum()
+        counts.correct[number], counts.predicted[number] = correct.sum(), predicted.sum()
+    return counts
+
+
+def score(counts: Sequence[Counts], thresholds: np.ndarray) -> EdgeScores:
+    """The figures of a data set from the counts of its pictures."""
+    totals = Counts(*np.sum(counts, axis=0))
+    recall, precision, _ = _measures(totals)
+    ods, threshold = _best(recall, precision, thresholds)
+    best = [int(np.argmax(_measures(picture)[2])) for picture in counts]
+    own = Counts(*(np.array([sum(picture[i][k] for picture, k in zip(counts, best, strict=True))])
+                   for i in range(4)))
+    return EdgeScores(ods, threshold, float(_measures(own)[2][0]), _average_precision(recall, precision))
+
+
+def _measures(counts: Counts) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Recall, precision and F-measure at each threshold."""
+    recall = counts.found / np.maximum(counts.drawn, 1e-12)
+    precision = counts.correct / np.maximum(counts.predicted, 1e-12)
+    return recall, precision, 2 * recall * precision / np.maximum(recall + precision, 1e-12)
+
+
+def _best(recall: np.ndarray, precision: np.ndarray, thresholds: np.ndarray) -> tuple[float, float]:
+    """The best F-measure, and its threshold, on the curve with straight lines between the thresholds."""
+    steps = np.arange(len(thresholds))
+    fine = np.linspace(0, len(thresholds) - 1, 100 * max(1, len(thresholds) - 1) + 1)
+    r, p, t = (np.interp(fine, steps, values) for values in (recall, precision, thresholds))
+    f = 2 * r * p / np.maximum(r + p, 1e-12)
+    return float(f.max()), float(t[f.argmax()])
+
+
+def _average_precision(recall: np.ndarray, precision: np.ndarray) -> float:
+    """Area under the curve of precision over recall, where the curve is."""
+    recall, first = np.unique(recall, return_index=True)
+    if len(recall) < 2:
+        return 0.
+    at = np.linspace(0, 1, 101)
+    inside = (at >= recall[0]) & (at <= recall[-1])
+    return float(np.interp(at[inside], recall, precision[first]).sum() / 100)
+
+
+def load_boundaries(path: str | Path) -> list[np.ndarray]:
+    """What the annotators of a picture of BSDS500 drew, from its ``groundTruth/.../NAME.mat``; (H, W) bool each.
+
+    Raises:
+        DatasetError: If the file is missing or no such file.
+    """
+    from scipy.io import loadmat
+    path = Path(path)
+    if not path.is_file():
+        raise DatasetError(f'there is no annotation {path}; the layout of BSDS500 is images/SPLIT/NAME.jpg and '
+                           'groundTruth/SPLIT/NAME.mat')
+    try:
+        annotations = loadmat(path)['groundTruth'].ravel()
+        boundaries = [annotation['Boundaries'][0, 0].astype(bool) for annotation in annotations]
+    except Exception as error:  # loadmat raises many kinds
+        raise DatasetError(f'{path} is no annotation of BSDS500, with groundTruth and Boundaries in it '
+                           f'({type(error).__name__}: {error})') from error
+    if not boundaries:
+        raise DatasetError(f'{path} holds no annotation')
+    return boundaries
+
+
+def list_pictures(root: str | Path, split: str) -> list[tuple[Path, Path]]:
+    """Pictures of BSDS500 and their annotations, sorted by name.
+
+    Args:
+        root: ``BSDS500``, or its ``data`` folder.
+        split: ``train``, ``val`` or ``test``.
+
+    Raises:
+        DatasetError: If they are not there.
+    """
+    root = Path(root).expanduser()
+    base = root / 'data' if (root / 'data').is_dir() else root
+    pictures = sorted((base / 'images' / split).glob('*.jpg'))
+    if not pictures:
+        raise DatasetError(f'no picture {base / "images" / split}/*.jpg; BSDS500 with images/{split} and '
+                           f'groundTruth/{split} is expected in {root}')
+    return [(path, base / 'groundTruth' / split / f'{path.stem}.mat') for path in pictures]

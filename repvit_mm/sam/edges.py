@@ -1,0 +1,90 @@
+"""Zero-shot edges: what the boundaries of all masks say, as in the SAM paper (section 7.2 and appendix D.2)."""
+import numpy as np
+import torch
+from scipy import ndimage
+from segment_anything import SamPredictor
+from segment_anything.modeling import Sam
+from segment_anything.utils.amg import batched_mask_to_box, build_point_grid
+from torch import Tensor
+from torchvision.ops import nms
+
+
+@torch.no_grad()
+def edge_map(sam: Sam, image: np.ndarray, points_per_side: int = 16, points_per_batch: int = 64,
+             box_nms_thresh: float = 0.7) -> np.ndarray:
+    """Probability of an edge in every pixel.
+
+    Three masks for each point of a grid; of masks with about the same box the one with the best predicted IoU is kept.
+    A Sobel filter on their probabilities counts where it lies on their outline. The strongest of all masks is scaled
+    to 0 ... 1 and thinned by :func:`suppress_non_maxima`.
+
+    Args:
+        sam: The model.
+        image: (H, W, 3) uint8 RGB.
+        points_per_side: The grid has so many by so many points.
+        points_per_batch: Points that are decoded at once.
+        box_nms_thresh: Masks whose boxes overlap by a higher IoU are taken for the same.
+
+    Returns:
+        (H, W) float32.
+    """
+    predictor = SamPredictor(sam)
+    predictor.set_image(image)
+    points = build_point_grid(points_per_side) * np.array(image.shape[1::-1])
+    inputs = torch.as_tensor(predictor.transform.apply_coords(points, image.shape[:2]), dtype=torch.float,
+                             device=predictor.device)[:, None]
+    low_res, scores, boxes = [], [], []
+    for batch in inputs.split(points_per_batch):
+        logits, ious, low = predictor.predict_torch(batch, torch.ones_like(batch[..., 0]), return_logits=True)
+        low_res.append(low.flatten(0, 1))
+        scores.append(ious.flatten())
+        boxes.append(batched_mask_to_box(logits.flatten(0, 1) > sam.mask_threshold).float())
+    low_res, scores, boxes = torch.cat(low_res), torch.cat(scores), torch.cat(boxes)
+    area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+    kept = torch.where(area > 0)[0]  # an empty mask has no outline
+    kept = kept[nms(boxes[kept], scores[kept], box_nms_thresh)]
+    strongest = np.zeros(image.shape[:2], dtype=np.float32)
+    # The masks that were kept are brought to full size again, instead of keeping all of them.
+    for chunk in low_res[kept].split(points_per_batch):
+        logits = sam.postprocess_masks(chunk[:, None], predictor.input_size, predictor.original_size)[:, 0]
+        for mask in logits:
+            np.maximum(strongest, outline_strength(mask.cpu()), out=strongest)
+    low, high = strongest.min(), strongest.max()
+    if high > low:
+        strongest = (strongest - low) / (high - low)
+    return suppress_non_maxima(strongest)
+
+
+def outline_strength(logits: Tensor) -> np.ndarray:
+    """Sobel magnitude of a mask's probabilities on its outline, and 0 elsewhere; (H, W) logits -> (H, W) float32."""
+    probability = logits.float().sigmoid().numpy()
+    strength = np.hypot(ndimage.sobel(probability, 0, mode='nearest'), ndimage.sobel(probability, 1, mode='nearest'))
+    mask = np.pad(logits.numpy() > 0, 1, mode='edge')  # the border of the picture is no outline
+    # Both sides of the outline: the strength peaks between them.
+    outline = ndimage.binary_dilation(mask) & ~ndimage.binary_erosion(mask, border_value=1)
+    return np.where(outline[1:-1, 1:-1], strength, 0).astype(np.float32)
+
+
+def suppress_non_maxima(strength: np.ndarray, radius: int = 1, sigma: float = 2.) -> np.ndarray:
+    """Keep what is strongest across an edge, as Canny does.
+
+    Args:
+        strength: (H, W), 0 ... 1.
+        radius: Pixels on each side across the edge that must not be stronger.
+        sigma: Smoothing, in pixels, of the map from whose second derivatives the direction of an edge is told.
+
+    Returns:
+        (H, W) float32 with zeros beside the maxima.
+    """
+    yy = ndimage.gaussian_filter(strength, sigma, order=(2, 0))
+    xx = ndimage.gaussian_filter(strength, sigma, order=(0, 2))
+    xy = ndimage.gaussian_filter(strength, sigma, order=(1, 1))
+    # Across a ridge the map curves downwards most: the direction of the least eigenvalue.
+    angle = 0.5 * np.arctan2(2 * xy, xx - yy) + np.pi / 2
+    rows, columns = np.indices(strength.shape)
+    best = np.full(strength.shape, -np.inf)
+    for step in (*range(-radius, 0), *range(1, radius + 1)):
+        beside = ndimage.map_coordinates(strength, (rows + step * np.sin(angle), columns + step * np.cos(angle)),
+                                         order=1, mode='nearest')
+        best = np.maximum(best, beside)
+    return np.where(strength >= best - 1e-6, strength, 0).astype(np.float32)

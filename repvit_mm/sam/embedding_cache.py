@@ -1,0 +1,114 @@
+"""A teacher's embeddings in files, so that they are computed once and not in every epoch."""
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import DatasetError
+from .files import write_json, write_whole
+
+MANIFEST = 'manifest.json'
+
+
+def picture_digest(content: bytes) -> str:
+    """What ties an embedding to the file of its picture."""
+    return hashlib.sha256(content).hexdigest()
+
+
+class EmbeddingCache:
+    """A folder with a file for each picture, in half precision and without the padding, and a manifest.
+
+    Args:
+        folder: The folder; :meth:`create` makes it.
+    """
+
+    def __init__(self, folder: str | Path):
+        self.folder = Path(folder).expanduser()
+
+    def create(self, identity: dict[str, Any]) -> None:
+        """Make the folder for the embeddings of a teacher, or check that it is theirs already.
+
+        Args:
+            identity: See :meth:`repvit_mm.sam.teacher.Teacher.identity`.
+
+        Raises:
+            DatasetError: If it holds the embeddings of another teacher.
+        """
+        if (self.folder / MANIFEST).exists():
+            self.check(identity)
+        else:
+            write_json(self.folder / MANIFEST, identity)
+
+    def check(self, identity: dict[str, Any]) -> None:
+        """Check that the embeddings are those of a teacher.
+
+        Raises:
+            DatasetError: If they are not, or there is no cache.
+        """
+        path = self.folder / MANIFEST
+        try:
+            found = json.loads(path.read_text())
+        except FileNotFoundError as error:
+            raise DatasetError(f'{self.folder} is no cache of embeddings: it has no {MANIFEST}; '
+                               'tools/sam_cache_embeddings.py writes one') from error
+        except (OSError, ValueError) as error:
+            raise DatasetError(f'{path} cannot be read ({error}); write the cache anew') from error
+        if other := [key for key in identity if found.get(key) != identity[key]]:
+            raise DatasetError(f'{self.folder} has the embeddings of another teacher: its {other[0]} is '
+                               f'{found.get(other[0])}, that of the config {identity[other[0]]}; take another folder')
+
+    def path(self, name: str) -> Path:
+        """File of the embedding of the picture ``name``, a path relative to the folder of pictures."""
+        return self.folder / f'{name}.npz'
+
+    def has(self, name: str, digest: str, shape: tuple[int, ...]) -> bool:
+        """Whether there is an intact embedding of this very picture."""
+        try:
+            self.read(name, digest, shape)
+        except DatasetError:
+            return False
+        return True
+
+    def read(self, name: str, digest: str, shape: tuple[int, ...]) -> Tensor:
+        """Read an embedding.
+
+        Args:
+            name: See :meth:`path`.
+            digest: See :func:`picture_digest`.
+            shape: Channels, height and width that it has to have.
+
+        Returns:
+            The embedding in half precision.
+
+        Raises:
+            DatasetError: If it is missing, damaged, or that of another picture.
+        """
+        path, again = self.path(name), 'run tools/sam_cache_embeddings.py again'
+        try:
+            with np.load(path, allow_pickle=False) as content:
+                embedding, found = content['embedding'], str(content['sha256'])
+        except FileNotFoundError as error:
+            raise DatasetError(f'{path} is missing; {again}') from error
+        except Exception as error:  # a damaged archive fails in many ways
+            raise DatasetError(f'{path} is damaged ({type(error).__name__}); {again}') from error
+        if found != digest:
+            raise DatasetError(f'{path} is the embedding of another picture than {name}; {again}')
+        if embedding.dtype != np.float16 or embedding.shape != shape or not np.isfinite(embedding).all():
+            raise DatasetError(f'{path} has no finite {shape} in half precision, but {embedding.shape} in '
+                               f'{embedding.dtype}; {again}')
+        return torch.from_numpy(embedding)
+
+    def write(self, name: str, digest: str, embedding: Tensor) -> None:
+        """Write an embedding, (channels, height, width), in half precision.
+
+        Raises:
+            DatasetError: If it has values that half precision cannot hold.
+        """
+        half = embedding.half().cpu().numpy()
+        if not np.isfinite(half).all():
+            raise DatasetError(f'the embedding of {name} has values that half precision cannot hold')
+        write_whole(self.path(name), lambda file: np.savez(file, embedding=half, sha256=np.array(digest)))

@@ -1,0 +1,147 @@
+"""Zero-shot instance segmentation: masks from boxes, measured as COCO does (as in the SAM paper, section 7.4)."""
+import contextlib
+import copy
+import io
+import json
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+from segment_anything import SamPredictor
+from segment_anything.modeling import Sam
+
+from ..errors import DatasetError, UserError
+from .images import read_image
+from .masks import Mask
+
+#: Name -> position in ``COCOeval.stats``.
+METRICS = {'AP': 0, 'AP50': 1, 'AP75': 2, 'AP_S': 3, 'AP_M': 4, 'AP_L': 5}
+_BOXES_AT_ONCE = 32
+
+
+def load_annotations(path: str | Path) -> COCO:
+    """Read annotations in COCO's format.
+
+    Raises:
+        DatasetError: If the file is missing or has no instances.
+    """
+    path = Path(path).expanduser()
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints
+            coco = COCO(str(path))
+    except FileNotFoundError as error:
+        raise DatasetError(f'there are no annotations {path}; instances_val2017.json of COCO, or a file like it, is '
+                           'expected') from error
+    except Exception as error:  # pycocotools checks nothing
+        raise DatasetError(f'{path} is no annotation file of COCO: {type(error).__name__} {error}') from error
+    if not coco.dataset.get('images') or 'annotations' not in coco.dataset or 'categories' not in coco.dataset:
+        raise DatasetError(f'{path} is no annotation file of COCO: it needs images, annotations and categories')
+    return coco
+
+
+def ground_truth_boxes(coco: COCO) -> dict[int, list[dict[str, Any]]]:
+    """The annotated objects as prompts: image id -> dicts of ``category_id`` and ``bbox``; crowds are left out."""
+    boxes = defaultdict(list)
+    for annotation in coco.dataset['annotations']:
+        if not annotation.get('iscrowd') and min(annotation['bbox'][2:]) > 0:
+            boxes[annotation['image_id']].append(
+                {'category_id': annotation['category_id'], 'bbox': annotation['bbox']})
+    return boxes
+
+
+def detected_boxes(path: str | Path, coco: COCO, score_thresh: float = 0.) -> dict[int, list[dict[str, Any]]]:
+    """A detector's results as prompts, from a file in COCO's result format.
+
+    Args:
+        path: A list of dicts of ``image_id``, ``category_id``, ``bbox`` (x, y, width, height) and ``score``.
+        coco: The annotations that it belongs to.
+        score_thresh: Boxes with a lower score are left out.
+
+    Raises:
+        DatasetError: If the file is missing, has another format, or belongs to other images.
+    """
+    path = Path(path).expanduser()
+    try:
+        results = json.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise DatasetError(f"there are no results {path}; a detector's results.bbox.json is expected") from error
+    except (OSError, ValueError) as error:
+        raise DatasetError(f'{path} is no JSON: {error}') from error
+    boxes = defaultdict(list)
+    for number, result in enumerate(results if isinstance(results, list) else [None]):
+        if not isinstance(result, Mapping) or not {'image_id', 'category_id', 'bbox', 'score'} <= set(result):
+            raise DatasetError(f"{path} is not in COCO's result format: entry {number} needs image_id, category_id, "
+                               'bbox and score')
+        if result['image_id'] not in coco.imgs:
+            raise DatasetError(f'{path} has results for image {result["image_id"]}, which the annotations lack')
+        if result['score'] >= score_thresh and min(result['bbox'][2:]) > 0:
+            boxes[result['image_id']].append(dict(result))
+    return boxes
+
+
+@torch.no_grad()
+def masks_of_boxes(predictor: SamPredictor, boxes: np.ndarray) -> list[Mask]:
+    """One mask for each box, (N, 4) as x1, y1, x2, y2, in the picture that the predictor has been given."""
+    masks = []
+    for start in range(0, len(boxes), _BOXES_AT_ONCE):
+        inputs = predictor.transform.apply_boxes(boxes[start:start + _BOXES_AT_ONCE], predictor.original_size)
+        found, scores, _ = predictor.predict_torch(
+            None, None, torch.as_tensor(inputs, dtype=torch.float, device=predictor.device), multimask_output=False)
+        masks += [Mask(mask, score) for mask, score in
+                  zip(found[:, 0].cpu().numpy(), scores[:, 0].tolist(), strict=True)]
+    return masks
+
+
+def segment_instances(sam: Sam, coco: COCO, folder: str | Path, prompts: Mapping[int, Sequence[dict[str, Any]]],
+                      image_ids: Sequence[int],
+                      on_progress: Callable[[int], None] = lambda count: None) -> list[dict[str, Any]]:
+    """Segment the instances in boxes.
+
+    Args:
+        sam: The model.
+        coco: The annotations.
+        folder: Of the pictures.
+        prompts: Image id -> dicts with ``category_id``, ``bbox`` and, from a detector, ``score``.
+        image_ids: The images that are wanted.
+        on_progress: Called with the number of images done.
+
+    Returns:
+        Results in COCO's format; the score is the detector's, or else the model's predicted IoU.
+
+    Raises:
+        UserError: If a picture is missing or damaged.
+    """
+    predictor, results = SamPredictor(sam), []
+    for image_id in image_ids:
+        if prompts.get(image_id):
+            predictor.set_image(read_image(Path(folder, coco.imgs[image_id]['file_name'])))
+            boxes = np.array([prompt['bbox'] for prompt in prompts[image_id]], dtype=np.float32)
+            boxes[:, 2:] += boxes[:, :2]
+            for prompt, mask in zip(prompts[image_id], masks_of_boxes(predictor, boxes), strict=True):
+                results.append({'image_id': image_id, 'category_id': prompt['category_id'],
+                                'segmentation': mask.annotation()['segmentation'],
+                                'score': prompt.get('score', mask.score)})
+        on_progress(1)
+    return results
+
+
+def evaluate(coco: COCO, results: list[dict[str, Any]], image_ids: Sequence[int]) -> dict[str, float]:
+    """COCO's mask AP of results, in percent, over the images ``image_ids``.
+
+    Raises:
+        UserError: If there are no results.
+    """
+    if not results:
+        raise UserError('there is nothing to evaluate: the boxes gave no mask on these images')
+    with contextlib.redirect_stdout(io.StringIO()):
+        evaluation = COCOeval(coco, coco.loadRes(copy.deepcopy(results)), 'segm')
+        evaluation.params.imgIds = list(image_ids)
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    return {name: 100 * float(evaluation.stats[position]) for name, position in METRICS.items()}

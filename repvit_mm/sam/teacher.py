@@ -1,0 +1,129 @@
+"""The SAM that an encoder is distilled from."""
+import hashlib
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.logging import print_log
+from mmengine.registry import MODELS
+from segment_anything.modeling import ImageEncoderViT, Sam
+from torch import Tensor, nn
+
+from ..checkpoints import fetch, load_into, read_checkpoint, tensors_of
+from ..checkpoints.formats import strip_wrappers
+from ..errors import CheckpointError, ConfigError
+from .build import build_decoder, load_decoder
+from .encoder import SamEncoder
+
+#: Name of a published SAM -> what sets its image encoder apart.
+VITS = {
+    'vit_b': dict(embed_dim=768, depth=12, num_heads=12, global_attn_indexes=(2, 5, 8, 11)),
+    'vit_l': dict(embed_dim=1024, depth=24, num_heads=16, global_attn_indexes=(5, 11, 17, 23)),
+    'vit_h': dict(embed_dim=1280, depth=32, num_heads=16, global_attn_indexes=(7, 15, 23, 31)),
+}
+
+
+@MODELS.register_module()
+class SamVit(ImageEncoderViT):
+    """SAM's ViT image encoder.
+
+    Args:
+        image_size: Side in pixels of the padded square that it sees.
+        embed_dim: Channels of its tokens.
+        depth: Number of blocks.
+        num_heads: Heads of an attention.
+        global_attn_indexes: The blocks whose attention sees the whole picture and not a window.
+    """
+
+    def __init__(self, image_size: int, embed_dim: int, depth: int, num_heads: int,
+                 global_attn_indexes: tuple[int, ...]):
+        super().__init__(img_size=image_size, embed_dim=embed_dim, depth=depth, num_heads=num_heads,
+                         norm_layer=partial(nn.LayerNorm, eps=1e-6), use_rel_pos=True, window_size=14,
+                         global_attn_indexes=tuple(global_attn_indexes))
+
+
+class Teacher:
+    """A whole SAM, frozen; no part of the model that learns from it, so that nothing saves or trains it.
+
+    Args:
+        encoder: A key of :data:`VITS`, or the config of a :class:`SamVit` or :class:`SamEncoder` without
+            ``image_size``.
+        checkpoint: Its weights, a file with the whole SAM.
+        image_size: Side in pixels of the padded square that it sees.
+        random: Take random weights, always the same: for trials without a checkpoint.
+
+    Raises:
+        ConfigError: If the settings make no SAM.
+        CheckpointError: If it has neither ``checkpoint`` nor ``random``.
+    """
+
+    def __init__(self, encoder: str | Mapping = 'vit_h', checkpoint: str | None = None, image_size: int = 1024,
+                 random: bool = False):
+        if isinstance(encoder, str) and encoder not in VITS:
+            raise ConfigError(f'teacher: encoder={encoder!r} must be one of {", ".join(VITS)}, or a config')
+        if checkpoint is None and not random:
+            raise CheckpointError(f'the teacher {encoder} has no weights: give the file of the whole SAM as '
+                                  'model.teacher.checkpoint, e.g. sam_vit_h_4b8939.pth')
+        if checkpoint is not None and random:
+            raise ConfigError('the teacher has a checkpoint and random=True: leave one of them out')
+        self.encoder = dict(VITS[encoder], type='SamVit') if isinstance(encoder, str) else dict(encoder)
+        self.checkpoint, self.image_size = checkpoint, image_size
+        self._sam: Sam | None = None
+
+    def sam(self, device: torch.device) -> Sam:
+        """The model on ``device``, built when it is needed first.
+
+        Raises:
+            CheckpointError: If the checkpoint cannot be read or does not fit.
+        """
+        if self._sam is None:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(0)
+                self._sam = self._build()
+            print_log(f'The teacher has the weights of {self.checkpoint}' if self.checkpoint else
+                      'The teacher is random: good for trials only', 'current')
+        return self._sam.to(device)
+
+    def _build(self) -> Sam:
+        encoder = MODELS.build({**self.encoder, 'image_size': self.image_size})
+        sam = Sam(encoder, *build_decoder(self.image_size)).eval().requires_grad_(False)
+        if self.checkpoint is None:
+            if isinstance(encoder, SamVit):  # zero as initialised; the teacher shall tell places apart
+                nn.init.trunc_normal_(encoder.pos_embed, std=0.5)
+            return sam
+        if isinstance(encoder, SamEncoder):
+            load_into(sam, read_checkpoint(fetch(self.checkpoint)), str(self.checkpoint))
+            return sam
+        tensors = strip_wrappers(tensors_of(read_checkpoint(fetch(self.checkpoint)), self.checkpoint))
+        inside = {name.removeprefix('image_encoder.'): value for name, value in tensors.items()
+                  if name.startswith('image_encoder.')}
+        try:
+            encoder.load_state_dict(inside)
+        except RuntimeError as error:
+            reason = ' '.join(str(error).split())[:200]
+            raise CheckpointError(f"the teacher's checkpoint {self.checkpoint} is of another SAM than the config "
+                                  f'says: {reason}') from error
+        load_decoder(sam, self.checkpoint)
+        return sam
+
+    @torch.no_grad()
+    def embed(self, inputs: Tensor) -> Tensor:
+        """(N, 3, image_size, image_size), normalised -> (N, 256, image_size / 16, image_size / 16)."""
+        return self.sam(inputs.device).image_encoder(inputs)
+
+    def identity(self) -> dict[str, Any]:
+        """What its embeddings depend on: encoder, image size, and the SHA-256 of the weights."""
+        digest = None
+        if self.checkpoint is not None:
+            path = Path(fetch(self.checkpoint))
+            if not path.is_file():
+                raise CheckpointError(f'there is no checkpoint {path}')
+            with path.open('rb') as file:
+                sha256 = hashlib.sha256()
+                while chunk := file.read(1 << 20):
+                    sha256.update(chunk)
+            digest = sha256.hexdigest()
+        encoder = {key: list(value) if isinstance(value, tuple) else value for key, value in self.encoder.items()}
+        return {'encoder': encoder, 'image_size': self.image_size, 'checkpoint_sha256': digest}

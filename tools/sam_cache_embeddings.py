@@ -1,0 +1,67 @@
+"""Compute the embeddings of a SAM once, for its distillation: tools/sam_cache_embeddings.py CONFIG --out DIR."""
+import argparse
+
+import torch
+from mmengine.device import get_device
+from mmengine.registry import DATASETS, init_default_scope
+from rich.console import Console
+from rich.progress import MofNCompleteColumn, Progress
+
+from repvit_mm import engine
+from repvit_mm.engine.options import CfgOptions
+from repvit_mm.errors import ConfigError, run_cli
+from repvit_mm.sam.distillation import cache_embeddings
+from repvit_mm.sam.embedding_cache import EmbeddingCache
+from repvit_mm.sam.teacher import Teacher
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description="Write the teacher's embeddings of the pictures that a config trains on, in half precision. "
+                    'Run again, it goes on where it was stopped; embeddings that are there are checked.')
+    parser.add_argument('config', help='path of a config with a SamDistiller')
+    parser.add_argument('--out', required=True, metavar='DIR', help='where the embeddings go')
+    parser.add_argument('--split', choices=('train', 'val'), default='train',
+                        help='pictures of the training or the validation (default: train)')
+    parser.add_argument('--data-root', metavar='PATH', help='another place of the data set')
+    parser.add_argument('--part', nargs=2, type=int, default=(1, 1), metavar=('I', 'N'),
+                        help='only part I of N, to share the work between processes')
+    parser.add_argument('--batch-size', type=int, default=1, metavar='N', help='pictures at once (default: 1)')
+    parser.add_argument('--cfg-options', nargs='+', action=CfgOptions, default={}, metavar='KEY=VALUE',
+                        help='override settings of the config')
+    return parser
+
+
+def main() -> None:
+    args = build_parser().parse_args()
+    part, parts = args.part
+    if not 1 <= part <= parts:
+        raise ConfigError(f'--part {part} {parts}: the first number must be from 1 to the second')
+    if args.batch_size < 1:
+        raise ConfigError(f'--batch-size {args.batch_size}: at least 1 is needed')
+    cfg = engine.load_config(args.config, args.cfg_options)
+    if cfg.get('model', {}).get('type') != 'SamDistiller':
+        raise ConfigError(f'{args.config} distils no SAM: its model is no SamDistiller')
+    init_default_scope(cfg.get('default_scope') or 'mmengine')
+    if args.data_root is not None:
+        engine.move_data_root(cfg, args.data_root)
+    loader = f'{args.split}_dataloader'
+    engine.check_data(cfg, (loader,))
+    cfg[loader].dataset.cache = None
+
+    dataset = DATASETS.build(cfg[loader].dataset)
+    teacher = Teacher(**cfg.model.teacher, image_size=cfg.model.image_size)
+    cache = EmbeddingCache(args.out)
+    cache.create(teacher.identity())
+    device = torch.device(get_device())
+    names = dataset.names[part - 1::parts]
+    with Progress(*Progress.get_default_columns(), MofNCompleteColumn(), console=Console(stderr=True)) as progress:
+        task = progress.add_task('embeddings', total=len(names))
+        kept = cache_embeddings(cache, dataset, names, teacher, device, args.batch_size,
+                                lambda count: progress.advance(task, count))
+    print(f'{len(names)} embeddings in {args.out}, {kept} of them were there; train with --cfg-options '
+          f'{loader}.dataset.cache={args.out}')
+
+
+if __name__ == '__main__':
+    run_cli(main)

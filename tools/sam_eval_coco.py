@@ -1,0 +1,52 @@
+"""Zero-shot instance segmentation of RepViT-SAM on COCO: tools/sam_eval_coco.py --data-root data/coco [options]."""
+import argparse
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import MofNCompleteColumn, Progress
+
+from repvit_mm.errors import ConfigError, run_cli
+from repvit_mm.sam.files import write_json
+from repvit_mm.sam.instances import detected_boxes, evaluate, ground_truth_boxes, load_annotations, segment_instances
+from repvit_mm.sam.options import add_model_arguments, model_from
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description='Prompt RepViT-SAM with boxes, and measure its masks as COCO does.')
+    parser.add_argument('--data-root', type=Path, default=Path('data/coco'), metavar='PATH',
+                        help='folder with annotations/instances_SPLIT.json and SPLIT/ (default: data/coco)')
+    parser.add_argument('--split', default='val2017', metavar='NAME', help='default: val2017')
+    parser.add_argument('--boxes', default='gt', metavar='FILE',
+                        help="a detector's results in COCO's format, or gt for the annotated boxes (default: gt)")
+    parser.add_argument('--score-thresh', type=float, default=0., metavar='S',
+                        help='leave out boxes of the detector with a lower score (default: 0)')
+    parser.add_argument('--limit', type=int, metavar='N', help='only the first N images')
+    parser.add_argument('--out', type=Path, default=Path('outputs/sam_coco'), metavar='DIR',
+                        help='where results and figures go (default: outputs/sam_coco)')
+    add_model_arguments(parser)
+    return parser
+
+
+def main() -> None:
+    args = build_parser().parse_args()
+    if args.limit is not None and args.limit < 1:
+        raise ConfigError(f'--limit {args.limit}: at least 1 is needed')
+    coco = load_annotations(args.data_root / 'annotations' / f'instances_{args.split}.json')
+    prompts = (ground_truth_boxes(coco) if args.boxes == 'gt' else
+               detected_boxes(args.boxes, coco, args.score_thresh))
+    image_ids = sorted(coco.imgs)[:args.limit]
+    sam = model_from(args)
+    with Progress(*Progress.get_default_columns(), MofNCompleteColumn(), console=Console(stderr=True)) as progress:
+        task = progress.add_task('images', total=len(image_ids))
+        results = segment_instances(sam, coco, args.data_root / args.split, prompts, image_ids,
+                                    lambda count: progress.advance(task, count))
+    figures = evaluate(coco, results, image_ids)
+    write_json(args.out / 'results.segm.json', results)
+    write_json(args.out / 'metrics.json', {
+        **figures, 'images': len(image_ids), 'boxes': args.boxes, 'arch': args.arch, 'checkpoint': args.checkpoint})
+    print(f'{len(results)} masks on {len(image_ids)} images: '
+          + ', '.join(f'{name} {value:.1f}' for name, value in figures.items()) + f' ({args.out}/metrics.json)')
+
+
+if __name__ == '__main__':
+    run_cli(main)

@@ -1,0 +1,83 @@
+"""Zero-shot edges of RepViT-SAM on BSDS500: tools/sam_eval_edges.py --data-root data/BSDS500 [options]."""
+import argparse
+import os
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from rich.console import Console
+from rich.progress import MofNCompleteColumn, Progress
+from segment_anything.modeling import Sam
+
+from repvit_mm.errors import ConfigError, DatasetError, run_cli
+from repvit_mm.sam import read_image
+from repvit_mm.sam.edge_benchmark import Counts, count_matches, list_pictures, load_boundaries, score
+from repvit_mm.sam.edges import edge_map
+from repvit_mm.sam.files import write_json, write_png
+from repvit_mm.sam.options import add_model_arguments, model_from
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description='Draw the edges that the masks of RepViT-SAM have, and measure them.')
+    parser.add_argument('--data-root', type=Path, default=Path('data/BSDS500'), metavar='PATH',
+                        help='folder with images/SPLIT/*.jpg and groundTruth/SPLIT/*.mat, itself or in data/ '
+                             '(default: data/BSDS500)')
+    parser.add_argument('--split', default='test', choices=('train', 'val', 'test'), help='default: test')
+    parser.add_argument('--points-per-side', type=int, default=16, metavar='N',
+                        help='prompt with a grid of N x N points (default: 16)')
+    parser.add_argument('--thresholds', type=int, default=99, metavar='N',
+                        help='thresholds of the benchmark (default: 99)')
+    parser.add_argument('--limit', type=int, metavar='N', help='only the first N pictures')
+    parser.add_argument('--workers', type=int, default=os.cpu_count(), metavar='N',
+                        help='processes that match edges (default: one a core)')
+    parser.add_argument('--out', type=Path, default=Path('outputs/sam_edges'), metavar='DIR',
+                        help='where edge maps and figures go (default: outputs/sam_edges)')
+    add_model_arguments(parser)
+    return parser
+
+
+def main() -> None:
+    args = build_parser().parse_args()
+    for option in ('points_per_side', 'thresholds', 'limit', 'workers'):
+        if getattr(args, option) is not None and getattr(args, option) < 1:
+            raise ConfigError(f'--{option.replace("_", "-")} {getattr(args, option)}: at least 1 is needed')
+    pictures = list_pictures(args.data_root, args.split)[:args.limit]
+    for _, annotation in pictures:
+        load_boundaries(annotation)  # before the long work, not after it
+    sam = model_from(args)
+    maps = [args.out / f'{path.stem}.png' for path, _ in pictures]
+    columns = (*Progress.get_default_columns(), MofNCompleteColumn())
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        for (path, _), map_path in zip(progress.track(pictures, description='edge maps'), maps, strict=True):
+            _draw(sam, path, map_path, args.points_per_side)
+        thresholds = np.arange(1, args.thresholds + 1) / (args.thresholds + 1)
+        jobs = [(map_path, annotation, thresholds)
+                for map_path, (_, annotation) in zip(maps, pictures, strict=True)]
+        with ProcessPoolExecutor(min(args.workers, len(jobs)), get_context('spawn')) as pool:
+            counts = list(progress.track(pool.map(_count, jobs), total=len(jobs), description='matching'))
+    scores = score(counts, thresholds)
+    write_json(args.out / 'metrics.json', {
+        **scores._asdict(), 'pictures': len(pictures), 'arch': args.arch, 'checkpoint': args.checkpoint})
+    print(f'{len(pictures)} pictures: ODS {scores.ods:.3f} (at {scores.threshold:.2f}), OIS {scores.ois:.3f}, '
+          f'AP {scores.ap:.3f} ({args.out}/metrics.json)')
+
+
+def _draw(sam: Sam, path: Path, map_path: Path, points_per_side: int) -> None:
+    edges = edge_map(sam, read_image(path), points_per_side)
+    write_png(map_path, np.round(edges * 255).astype(np.uint8))
+
+
+def _count(job: tuple[Path, Path, np.ndarray]) -> Counts:
+    map_path, annotation, thresholds = job
+    strength = np.asarray(Image.open(map_path), dtype=np.float32) / 255
+    boundaries = load_boundaries(annotation)
+    if boundaries[0].shape != strength.shape:
+        raise DatasetError(f'{annotation} is for a picture of {boundaries[0].shape[1]} x {boundaries[0].shape[0]} '
+                           f'pixels, and the picture has {strength.shape[1]} x {strength.shape[0]}')
+    return count_matches(strength, boundaries, thresholds)
+
+
+if __name__ == '__main__':
+    run_cli(main)
