@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from .archs import get_arch
-from .checkpoints import adapt_incoming, load_checkpoint
+from .checkpoints import adapt_incoming, load_checkpoint, refuse_random_start
 from .errors import ConfigError
 from .fusion import fuse_layers
 from .layers import Downsample, RepViTBlock, Stem, checkpointed
@@ -129,6 +129,7 @@ class RepViT(BaseModule):
             fuse_layers(self)
         for module in self._frozen():
             module.requires_grad_(False)
+        self.register_load_state_dict_post_hook(refuse_random_start)
 
     def _frozen(self) -> list[nn.Module]:
         return [self.stem, *self.stages[:self.frozen_stages]] if self.frozen_stages >= 0 else []
@@ -168,11 +169,10 @@ class RepViT(BaseModule):
             load_checkpoint(self, pretrained['checkpoint'])
             self._is_init = True
 
-    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, local_metadata: dict, strict: bool,
-                              *args) -> None:
+    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args) -> None:
         # Whoever loads, with whichever loader: published names become ours on the way in.
-        adapt_incoming(self, state_dict, prefix, strict)
-        super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, *args)
+        adapt_incoming(self, state_dict, prefix)
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
 
 def _split(drop_path_rate: float, counts: Sequence[int]) -> list[list[float]]:

@@ -2,12 +2,13 @@
 from .converting import convert_file
 from .download import BASE_URL, PUBLISHED, fetch
 from .formats import FORMATS, FoundArch, FoundBackbone, convert_state_dict, detect, identify_arch
-from .integration import adapt_incoming, load_from_repvit
+from .integration import adapt_incoming, load_from_repvit, refuse_random_start
 from .loading import LoadReport, load_checkpoint, load_into
 from .reading import read_checkpoint, tensors_of
 
 __all__ = [
     'BASE_URL', 'FORMATS', 'PUBLISHED', 'FoundArch', 'FoundBackbone', 'LoadReport', 'adapt_incoming',
     'convert_file', 'convert_state_dict', 'detect', 'fetch', 'identify_arch', 'load_checkpoint',
-    'load_from_repvit', 'load_into', 'read_checkpoint', 'tensors_of',
+    'load_from_repvit', 'load_into', 'read_checkpoint', 'refuse_random_start',
+    'tensors_of',
 ]

@@ -30,45 +30,63 @@ def load_from_repvit(filename: str, map_location: Any = None) -> dict:
     return {'state_dict': convert_state_dict(tensors_of(checkpoint, filename)), 'meta': checkpoint.get('meta', {})}
 
 
-def adapt_incoming(module: nn.Module, state_dict: dict[str, Tensor], prefix: str, strict: bool) -> None:
+def adapt_incoming(module: nn.Module, state_dict: dict[str, Tensor], prefix: str) -> None:
     """Make what is about to be loaded into a RepViT, by whatever means, fit it; in place.
 
     A RepViT calls this from its ``_load_from_state_dict``, so that torch's ``load_state_dict`` and mmengine's
     runners take the published names, too. Names become ours, and tensors of a classifier or of stages that were
-    not built are dropped.
+    not built are dropped. What is missing or too much is left to the loader to tell.
 
     Args:
         module: The RepViT.
         state_dict: Name -> tensor, not only of this module.
         prefix: What the names of its tensors start with.
-        strict: Whether everything has to fit (mmengine always says so): then raise where nothing does.
 
     Raises:
-        CheckpointError: If ``strict``, and no tensor is for the backbone, or it is of another architecture.
+        CheckpointError: If the tensors are of another architecture, or fused and the model is not.
     """
     inside = {name[len(prefix):]: value for name, value in state_dict.items() if name.startswith(prefix)}
-    wanted = module.state_dict()
     found = next((found for found in find_backbones(inside) if found.root == ''), None)
     if found is None:
-        if strict and not inside.keys() & wanted.keys():
-            place = f' under {prefix!r}' if prefix else ''
-            raise CheckpointError(
-                f'no tensor of the checkpoint is for the RepViT{place}; repvit_mm.load_checkpoint and init_cfg find '
-                'it in files of any layout, and tools/convert_checkpoint.py brings a file into ours')
         return
     source = f'the checkpoint under {prefix!r}' if prefix else 'the checkpoint'
+    wanted = module.state_dict()
+    ours = detect(wanted)
     bare = convert_state_dict({name: value for name, value in inside.items()
                                if not (found.has_head and is_head(name, '', found.format))})
-    ours = detect(wanted)
-    if strict:
-        theirs = detect(bare)
-        check_arch(bare, wanted, [(theirs, ours)], source)
-        if theirs.fused and not ours.fused:
-            raise CheckpointError(f'{source} is fused, and the model is not: build the backbone with deploy=True, '
-                                  'or use repvit_mm.load_checkpoint on a model in evaluation mode')
-        if ours.fused and not theirs.fused:
-            bare = fuse_tensors(bare, theirs, module, False, source)
+    theirs = detect(bare)
+    check_arch(bare, wanted, [(theirs, ours)], source)
+    if theirs.fused and not ours.fused:
+        raise CheckpointError(f'{source} is fused, and the model is not: build the backbone with deploy=True, or use '
+                              'repvit_mm.load_checkpoint on a model in evaluation mode')
+    if ours.fused and not theirs.fused:
+        bare = fuse_tensors(bare, theirs, module, False, source)
     for name in inside:
         del state_dict[prefix + name]
     state_dict.update({prefix + name: value for name, value in bare.items()
                        if name in wanted or not is_unbuilt(name, ours)})
+
+
+def refuse_random_start(module: nn.Module, incompatible_keys: Any) -> None:
+    """Raise if mmengine has loaded a checkpoint without a single tensor for ``module``, a RepViT.
+
+    This is a hook of ``register_load_state_dict_post_hook``. Torch's own loader raises or returns what is missing;
+    mmengine's would only log it and train on from random weights.
+
+    Args:
+        module: The RepViT.
+        incompatible_keys: The loader's tuple of missing and unexpected names.
+
+    Raises:
+        CheckpointError: See above.
+    """
+    if not type(incompatible_keys).__module__.startswith('mmengine.'):
+        return
+    own = [name for name in module.state_dict() if not name.endswith('.num_batches_tracked')]
+    missing = set(incompatible_keys.missing_keys)
+    for prefix in (name.removesuffix(own[0]) for name in missing if name.endswith(own[0])):
+        if missing.issuperset(prefix + name for name in own):
+            place = f' under {prefix!r}' if prefix else ''
+            raise CheckpointError(
+                f'no tensor of the checkpoint is for the RepViT{place}; repvit_mm.load_checkpoint and init_cfg find '
+                'it in files of any layout, and tools/convert_checkpoint.py brings a file into ours')

@@ -1,0 +1,167 @@
+"""What comes in through the loaders of torch and of mmengine."""
+import pytest
+import torch
+from checkpoint_samples import TINY, Classifier, Detector, RepViT, fuse, is_same, trained, values
+from mmengine.model import BaseModel
+from mmengine.runner import CheckpointLoader, Runner
+from mmengine.runner import load_checkpoint as mmengine_load_checkpoint
+from mmengine.runner.checkpoint import _load_checkpoint_with_prefix
+from torch.utils.data import DataLoader
+
+from repvit_mm import convert_state_dict
+from repvit_mm.checkpoints import FORMATS, PUBLISHED
+from repvit_mm.errors import CheckpointError
+
+
+def names(model, format):
+    return convert_state_dict(model.state_dict(), format)
+
+
+@pytest.mark.parametrize('format', FORMATS)
+@pytest.mark.parametrize('build', [RepViT, Detector])
+def test_torch_takes_every_format_strictly(build, format):
+    source, model = trained(build(TINY)), build(TINY)
+    tensors = names(source, format)
+    before = list(tensors)
+    assert not any(model.load_state_dict(tensors, strict=True))
+    assert is_same(source.state_dict(), model.state_dict())
+    assert list(tensors) == before  # it belongs to the caller
+
+
+@pytest.mark.parametrize('format', ['official', 'timm'])
+@pytest.mark.parametrize('settings', [{}, {'out_indices': (1,)}, {'out_indices': (0, 2), 'feature_tap': 'penultimate'}],
+                         ids=str)
+def test_torch_puts_a_whole_published_classifier_into_any_backbone(format, settings):
+    source, model = trained(Classifier(TINY)), RepViT(TINY, **settings)
+    model.load_state_dict(names(source, format), strict=True)
+    own = model.state_dict()
+    assert is_same({name: source.backbone.state_dict()[name] for name in own}, own)
+
+
+@pytest.mark.parametrize('format', FORMATS)
+def test_torch_still_says_what_is_missing_and_what_is_too_much(format):
+    tensors = names(trained(RepViT(TINY)), format)
+    dropped = list(tensors)[6]
+    del tensors[dropped]
+    tensors['extra.weight'] = torch.zeros(1)
+    missing, unexpected = RepViT(TINY).load_state_dict(tensors, strict=False)
+    assert (missing, unexpected) == (['stem.conv2.conv.weight'], ['extra.weight'])
+    with pytest.raises(RuntimeError, match='stem.conv2.conv.weight'):
+        RepViT(TINY).load_state_dict(tensors)
+
+
+@pytest.mark.parametrize('format', FORMATS)
+def test_a_deployed_backbone_takes_unfused_weights_from_torch(format):
+    source, model = trained(RepViT(TINY)), RepViT(TINY, deploy=True)
+    model.load_state_dict(names(source, format))
+    assert is_same(fuse(source).state_dict(), model.state_dict())
+
+
+def test_fused_weights_for_an_unfused_backbone_are_refused():
+    model = RepViT(TINY)
+    with pytest.raises(CheckpointError, match='the checkpoint is fused, and the model is not: .* deploy=True'):
+        model.load_state_dict(fuse(trained(model)).state_dict())
+
+
+def test_some_tensors_alone_may_be_loaded_where_torch_is_not_to_be_strict():
+    source, model = trained(Detector(TINY)), trained(Detector(TINY), seed=1)
+    before = values(model.backbone)
+    head = {name: value for name, value in source.state_dict().items() if name.startswith('bbox_head')}
+    model.load_state_dict(head, strict=False)
+    assert torch.equal(model.bbox_head['fc_cls'].weight, source.bbox_head['fc_cls'].weight)
+    assert is_same(before, model.backbone.state_dict())
+    stem = {name: value for name, value in source.backbone.state_dict().items() if name.startswith('stem')}
+    RepViT(TINY).load_state_dict(stem, strict=False)
+
+
+# --- mmengine ------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize('format', FORMATS)
+@pytest.mark.parametrize('prefix', ['', 'module.'])
+def test_mmengine_takes_a_whole_detector(tmp_path, format, prefix):
+    source, model = trained(Detector(TINY)), trained(Detector(TINY), seed=1)
+    tensors = {prefix + name: value for name, value in names(source, format).items()}
+    torch.save({'state_dict': tensors, 'meta': {}}, tmp_path / 'x.pth')
+    mmengine_load_checkpoint(model, str(tmp_path / 'x.pth'))
+    assert is_same(source.state_dict(), model.state_dict())
+
+
+def test_mmengine_takes_the_backbone_of_a_detector(tmp_path):
+    source, model = trained(Detector(TINY)), RepViT(TINY)
+    torch.save({'state_dict': names(source, 'official')}, tmp_path / 'x.pth')
+    model.load_state_dict(_load_checkpoint_with_prefix('backbone.', str(tmp_path / 'x.pth')))
+    assert is_same(source.backbone.state_dict(), model.state_dict())
+
+
+@pytest.mark.parametrize('content,message', [
+    ({'state_dict': {'conv1.weight': torch.zeros(1)}}, "no tensor of the checkpoint is for the RepViT under 'backbone.'"),
+    ({'model': {'features.0.0.c.weight': torch.zeros(1)}}, "no tensor of the checkpoint is for the RepViT under"),
+], ids=['another network', 'official classification file'])
+def test_mmengine_does_not_start_from_random_weights_in_silence(tmp_path, content, message):
+    torch.save(content, tmp_path / 'x.pth')
+    with pytest.raises(CheckpointError, match=message):
+        mmengine_load_checkpoint(Detector(TINY), str(tmp_path / 'x.pth'))
+
+
+def test_mmengine_does_not_mix_architectures_in_silence(tmp_path):
+    torch.save({'state_dict': names(Detector({**TINY, 'depths': (1, 2, 5, 1)}), 'official')}, tmp_path / 'x.pth')
+    model = Detector(TINY)
+    before = values(model)
+    with pytest.raises(CheckpointError, match=r"under 'backbone.' holds the weights of .*\(2, 3, 6, 1\) blocks.*, and "
+                                              r'the model is .*\(2, 3, 4, 1\) blocks'):
+        mmengine_load_checkpoint(model, str(tmp_path / 'x.pth'))
+    assert is_same(before, model.state_dict())
+
+
+def test_mmengine_knows_published_names(tmp_path, monkeypatch):
+    monkeypatch.setenv('TORCH_HOME', str(tmp_path))
+    cached = tmp_path / 'hub' / 'checkpoints' / PUBLISHED['m1_1_coco'].file
+    cached.parent.mkdir(parents=True)
+    source, model = trained(Detector(TINY)), trained(Detector(TINY), seed=1)
+    torch.save({'state_dict': names(source, 'official'), 'meta': {'CLASSES': ('cat',)}}, cached)
+    checkpoint = mmengine_load_checkpoint(model, 'repvit://m1_1_coco')
+    assert is_same(source.state_dict(), model.state_dict())
+    assert checkpoint['meta'] == {'CLASSES': ('cat',)}
+    classifier, model = trained(Classifier(TINY)), Classifier(TINY)
+    torch.save({'model': names(classifier, 'official')}, cached.with_name(PUBLISHED['m1_1_distill_300e'].file))
+    mmengine_load_checkpoint(model, 'repvit://m1_1_distill_300e')
+    assert is_same(classifier.state_dict(), model.state_dict())
+    with pytest.raises(CheckpointError, match='repvit://m9 is not published; after repvit://, choose one of m0_6'):
+        CheckpointLoader.load_checkpoint('repvit://m9')
+
+
+class Trainable(BaseModel):
+    """What a Runner needs of a detector."""
+
+    def __init__(self):
+        super().__init__()
+        self.detector = Detector({'widths': (8, 8, 8, 8), 'depths': (1, 1, 1, 1)})
+
+    def forward(self, image, mode='tensor'):
+        return {'loss': self.detector(image).square().mean()}
+
+
+def make_runner(work_dir, epochs, **settings):
+    loader = DataLoader([{'image': torch.randn(3, 32, 32)} for _ in range(4)], batch_size=2)
+    return Runner(Trainable(), str(work_dir), loader, train_cfg={'by_epoch': True, 'max_epochs': epochs},
+                  optim_wrapper={'type': 'OptimWrapper', 'optimizer': {'type': 'AdamW', 'lr': 1e-3}},
+                  param_scheduler={'type': 'MultiStepLR', 'milestones': [1]}, default_scope='mmengine',
+                  experiment_name=f'{work_dir.name}_{epochs}', **settings)
+
+
+def test_a_training_resumes_from_its_own_checkpoint_and_from_one_with_official_names(tmp_path):
+    from repvit_mm.checkpoints import read_checkpoint
+    make_runner(tmp_path / 'first', 1).train()
+    checkpoint = read_checkpoint(tmp_path / 'first' / 'epoch_1.pth')  # without code from the file
+    assert len(checkpoint['message_hub']['log_scalars']['train/loss']._log_history) == 2
+    checkpoint['state_dict'] = convert_state_dict(checkpoint['state_dict'], 'official')
+    assert 'detector.backbone.features.0.0.c.weight' in checkpoint['state_dict']
+    torch.save(checkpoint, tmp_path / 'official.pth')
+    resumed = []
+    for number, path in enumerate((tmp_path / 'first' / 'epoch_1.pth', tmp_path / 'official.pth')):
+        torch.manual_seed(0)
+        runner = make_runner(tmp_path / f'resumed{number}', 2, load_from=str(path), resume=True)
+        runner.train()
+        assert (runner.epoch, runner.iter) == (2, 4)
+        resumed.append(runner.model.state_dict())
+    assert is_same(*resumed)
