@@ -24,7 +24,7 @@ class SeeThroughRegistry(Registry):
                 with suppress(ImportError):
                     import_module(f'{scope.scope_name}.registry')
                 around = root._search_child(scope.scope_name)
-                return (around or root).get(key)
+                return (root if around is None else around).get(key)
         return root.get(key)
 
 
