@@ -111,9 +111,9 @@ def test_model_index_lists_every_metafile_and_these_only_configs():
 
 def test_citation_names_both_papers():
     citation = yaml.safe_load((ROOT / 'CITATION.cff').read_text())
-    assert [r['url'] for r in citation['references']] == ['https://arxiv.org/abs/2307.09283',
-                                                          'https://arxiv.org/abs/2312.05760']
-    assert all(len(r['authors']) == 5 for r in citation['references'])
+    papers = [citation['preferred-citation'], *citation['references']]
+    assert [paper['url'] for paper in papers] == ['https://arxiv.org/abs/2307.09283', 'https://arxiv.org/abs/2312.05760']
+    assert all(len(paper['authors']) == 5 for paper in papers)
 
 
 def test_python_starts_without_loading_anything(stranger, tmp_path):
