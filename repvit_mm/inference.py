@@ -152,8 +152,8 @@ def _build_from_config(path: Path) -> InferenceModel:
     config = load_config(path)
     scope = config.get('default_scope')
     if scope not in TASKS or 'model' not in config:
-        raise ConfigError(f'{path} has default_scope={scope!r} and {"a" if "model" in config else "no"} model; expected '
-                          f'a model of one of {", ".join(TASKS)}')
+        raise ConfigError(f'{path} has default_scope={scope!r} and {"a" if "model" in config else "no"} model; '
+                          f'expected a model of one of {", ".join(TASKS)}')
     if 'data_preprocessor' in config:  # mmpretrain's configs have it beside the model
         config.model.setdefault('data_preprocessor', config.data_preprocessor)
     try:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ExportError
+from ..files import written_in_one_piece
 from ..inference import InferenceModel
 from .packages import need
 from .pictures import load_pictures, normalise, to_pixels
@@ -27,12 +28,11 @@ from .verification import (
     count_convolutions,
     fused_for_export,
     size_on_disk,
-    written_in_one_piece,
 )
 
 OPSET = 17
 #: Largest difference from PyTorch, relative to the largest value of an output: rounding in another order of sums.
-BOUND = 1e-4
+BOUND = 2e-5
 
 
 def export_onnx(model: InferenceModel, shape: Sequence[int], out: str | Path, dynamic_size: bool = False,

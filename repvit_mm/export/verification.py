@@ -1,6 +1,4 @@
 """What every exporter does around its conversion: prepare, write in one piece, and prove the file."""
-import shutil
-import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -47,7 +45,6 @@ class ExportReport:
         operations: How often each operation occurs in it.
         comparisons: With PyTorch, one for each output and input size.
         runner: What ran the file for the comparison.
-        notes: What else is worth knowing.
     """
 
     path: Path
@@ -55,7 +52,6 @@ class ExportReport:
     operations: Counter[str]
     comparisons: tuple[Comparison, ...]
     runner: str
-    notes: tuple[str, ...] = ()
 
 
 class GraphNode(NamedTuple):
@@ -85,8 +81,8 @@ def check_shape(model: InferenceModel, shape: Sequence[int]) -> None:
         raise ExportError(f'the shape {height} {width} must be positive')
     if model.task.name in ('segmentation', 'detection') and (height % stride or width % stride):
         fit = ' '.join(str(-(-size // stride) * stride) for size in shape)
-        raise ExportError(f'the shape {height} {width} must be a multiple of {stride} for {model.task.name}, whose maps '
-                          f'of several resolutions are added up; the next one is {fit}')
+        raise ExportError(f'the shape {height} {width} must be a multiple of {stride} for {model.task.name}, whose '
+                          f'maps of several resolutions are added up; the next one is {fit}')
 
 
 def fused_for_export(model: InferenceModel) -> InferenceModel:
@@ -147,14 +143,14 @@ def compare(output: str, exported: Tensor, expected: Tensor, bound: float) -> Co
         ExportError: If the shapes differ, or the values by more than ``bound`` times the largest value.
     """
     if exported.shape != expected.shape:
-        raise ExportError(f'{output} has shape {tuple(exported.shape)}, PyTorch\'s {tuple(expected.shape)}')
+        raise ExportError(f"{output} has shape {tuple(exported.shape)}, PyTorch's {tuple(expected.shape)}")
     exported, expected = exported.double(), expected.double()
     difference = exported - expected
     largest = expected.abs().max()
     result = Comparison(output, tuple(expected.shape), (difference.abs().max() / largest).item(),
                         (difference.norm() / expected.norm()).item(), bound)
     if not result.difference <= bound:  # also if it is not a number
-        raise ExportError(f'{output} differs from PyTorch\'s by {result.difference:.2g} of the largest value, '
+        raise ExportError(f"{output} differs from PyTorch's by {result.difference:.2g} of the largest value, "
                           f'more than {bound:g}')
     return result
 
@@ -183,35 +179,6 @@ def constant_scales() -> Iterator[None]:
         yield
     finally:
         F.interpolate = original
-
-
-@contextmanager
-def written_in_one_piece(out: Path) -> Iterator[Path]:
-    """A path to write a file or folder to, which takes the place of ``out`` when all went well.
-
-    Raises:
-        ExportError: If it cannot be written. What was at ``out`` stays as it was then.
-    """
-    try:
-        folder = Path(tempfile.mkdtemp(prefix=f'.{out.name}.', dir=out.parent))
-    except OSError as error:
-        raise ExportError(f'{out} cannot be written: {error.strerror}: {out.parent}') from error
-    try:
-        if out.is_dir() != (out.suffix == '.mlpackage') and out.exists():
-            raise ExportError(f'{out} cannot be written: something else of that name is there')
-        yield folder / out.name
-        if out.is_dir():  # a folder cannot be replaced in one step
-            out.rename(folder / 'before')
-        try:
-            (folder / out.name).replace(out)
-        except OSError:
-            if (folder / 'before').exists():
-                (folder / 'before').rename(out)
-            raise
-    except OSError as error:
-        raise ExportError(f'{out} cannot be written: {error.strerror or error}') from error
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def size_on_disk(path: Path) -> int:

@@ -1,0 +1,257 @@
+"""Export to Core ML, proven by running the saved package: with Core ML on a Mac, elsewhere operation by operation."""
+import json
+import sys
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..errors import ExportError
+from ..files import written_in_one_piece
+from ..inference import InferenceModel
+from .mil_evaluator import MILProgram, quiet
+from .packages import need
+from .pictures import load_pictures, normalise, to_pixels
+from .provenance import PAPER, describe
+from .verification import (
+    Comparison,
+    ExportReport,
+    GraphNode,
+    check_fused,
+    check_shape,
+    compare,
+    constant_scales,
+    count_convolutions,
+    fused_for_export,
+    size_on_disk,
+)
+
+#: Precision of the program -> largest difference from PyTorch, relative to the largest value of an output. Rounding in
+#: another order of sums, or to 11 bits after each of some hundred operations.
+BOUNDS = {'fp32': 2e-5, 'fp16': 1e-2}
+#: Stored form of the weights -> the same bound. ``int8`` is linear and symmetric with a scale for each output channel;
+#: ``palette6`` gives each tensor a table of 64 values, found by k-means. Both are approximations, of weights that were
+#: not trained for them: test the accuracy.
+WEIGHTS = {'float': 0., 'int8': 0.1, 'palette6': 0.3}
+
+
+class CoreMLModel(nn.Module):
+    """A fused model with what an app would do before and behind it.
+
+    In front, Core ML multiplies pixels by one number and adds one to each channel. What is left of the normalisation,
+    a factor of about one for each channel, goes into the first convolution: exactly, since its zero padding stays
+    zero, as the mean's part would not.
+
+    Args:
+        fused: See :func:`repvit_mm.export.fused_for_export`; changed.
+    """
+
+    def __init__(self, fused: InferenceModel):
+        super().__init__()
+        self.fused = fused
+        mean, std, self.channels = fused.normalisation
+        self.scale = len(std) / sum(std)
+        self.bias = [-value * self.scale for value in mean]
+        stem = fused.backbone.stem.conv1
+        factors = torch.tensor([1 / (value * self.scale) for value in std], dtype=torch.float64)
+        stem.weight.data = (stem.weight.double() * factors[:, None, None]).float()
+
+    def forward(self, image: Tensor) -> Tensor | tuple[Tensor, ...]:
+        """(1, 3, H, W), scaled and shifted -> probabilities, a map of classes (1, H, W), or feature maps."""
+        outputs = self.fused(image)
+        if self.fused.task.name == 'classification':
+            return outputs[0].softmax(1)
+        if self.fused.task.name == 'segmentation':
+            return outputs[0].argmax(1)
+        return outputs
+
+    def output_names(self, count: int) -> list[str]:
+        """Names of the outputs."""
+        names = {'classification': ['probabilities'], 'segmentation': ['classes']}
+        return names.get(self.fused.task.name) or self.fused.output_names(count)
+
+
+def export_coreml(model: InferenceModel, shape: Sequence[int], out: str | Path,
+                  more_shapes: Sequence[Sequence[int]] = (), precision: str = 'fp16', weights: str = 'float',
+                  pictures: Sequence[str | Path] = ()) -> ExportReport:
+    """Export the fused form as an ML Program for iOS 16, macOS 13 and later, which takes an image as it is.
+
+    The input ``image`` is a picture of the channel order of the model, pixels from 0 to 255. The outputs are
+    ``classLabel`` and ``classLabel_probs`` of a classifier, the int32 map ``classes`` of a segmentor, the maps of a
+    backbone (``stage1``, ...) or of a detector's neck (``level0``, ...), in the precision of the program.
+
+    Args:
+        model: Stays as it is.
+        shape: Height and width of the image, in pixels.
+        out: The ``.mlpackage``, replaced if it is there.
+        more_shapes: Other sizes that the model takes as well.
+        precision: ``'fp16'`` or ``'fp32'``.
+        weights: A key of :data:`WEIGHTS`.
+        pictures: Files to compare the outputs on; see :func:`repvit_mm.export.load_pictures`.
+
+    Returns:
+        What was written and how it was proven.
+
+    Raises:
+        ExportError: If the model cannot be exported, the package not be written, or its outputs are not PyTorch's.
+    """
+    need('coremltools')
+    out = Path(out)
+    if out.suffix != '.mlpackage':
+        raise ExportError(f'{out} must end in .mlpackage')
+    if model.in_channels != 3:
+        raise ExportError(f'{model.name} takes images of {model.in_channels} channels, and Core ML has images of three')
+    shapes = [tuple(shape), *(tuple(size) for size in more_shapes)]
+    for size in shapes:
+        check_shape(model, size)
+    fused = fused_for_export(model)
+    wrapped = CoreMLModel(fused_for_export(model)).eval()
+    with written_in_one_piece(out) as path:
+        with quiet():
+            package = _compress(_convert(wrapped, shapes, precision), weights)
+            _set_metadata(package, model, shapes)
+            package.save(str(path))
+        program = MILProgram(path)
+        check_fused(_nodes(program), count_convolutions(fused, torch.zeros(1, 3, *shape)))
+        bound = max(BOUNDS[precision], WEIGHTS[weights])
+        comparisons = [result for size in shapes for result in _prove(path, program, fused, size, bound, pictures)]
+        size = size_on_disk(path)
+    runner = 'Core ML' if runs_core_ml() else 'the operations of the saved program, in torch'
+    return ExportReport(out, size, program.counts(), tuple(comparisons), runner)
+
+
+@torch.no_grad()
+def _convert(wrapped: CoreMLModel, shapes: Sequence[Sequence[int]], precision: str) -> Any:
+    import coremltools as ct
+    image = torch.zeros(1, 3, *shapes[0])
+    outputs = wrapped(image)
+    with constant_scales():
+        traced = torch.jit.trace(wrapped, image, check_trace=False)
+    sizes = [(1, 3, *size) for size in shapes]
+    is_classifier = wrapped.fused.task.name == 'classification'
+    names = wrapped.output_names(1 if isinstance(outputs, Tensor) else len(outputs))
+    return ct.convert(
+        traced, convert_to='mlprogram', minimum_deployment_target=ct.target.iOS16, skip_model_load=True,
+        inputs=[ct.ImageType('image', sizes[0] if len(sizes) == 1 else ct.EnumeratedShapes(sizes, sizes[0]),
+                             wrapped.scale, wrapped.bias, getattr(ct.colorlayout, wrapped.channels))],
+        outputs=[ct.TensorType(name) for name in names],
+        classifier_config=ct.ClassifierConfig(class_labels(wrapped.fused, outputs.shape[1]), 'classLabel',
+                                              'probabilities') if is_classifier else None,
+        compute_precision=ct.precision.FLOAT16 if precision == 'fp16' else ct.precision.FLOAT32)
+
+
+def class_labels(model: InferenceModel, number: int) -> list[str]:
+    """The name of each class, or its number where names are unknown; a name that stands twice gets its number."""
+    if model.classes is None or len(model.classes) != number:
+        return [str(index) for index in range(number)]
+    times = Counter(model.classes)
+    return [f'{name} ({index})' if times[name] > 1 else name for index, name in enumerate(model.classes)]
+
+
+def _compress(package: Any, weights: str) -> Any:
+    if weights == 'float':
+        return package
+    from coremltools.optimize import coreml as optimize
+    if weights == 'int8':
+        config = optimize.OpLinearQuantizerConfig(mode='linear_symmetric', dtype='int8', granularity='per_channel')
+        return optimize.linear_quantize_weights(package, optimize.OptimizationConfig(global_config=config))
+    config = optimize.OpPalettizerConfig(mode='kmeans', nbits=6)
+    return optimize.palettize_weights(package, optimize.OptimizationConfig(global_config=config))
+
+
+def _set_metadata(package: Any, model: InferenceModel, shapes: Sequence[Sequence[int]]) -> None:
+    facts = describe(model)
+    package.short_description = facts['description']
+    package.author, package.license, package.version = PAPER, facts['license'], facts['repvit_mm_version']
+    for key, value in facts.items():
+        package.user_defined_metadata[key] = value if isinstance(value, str) else json.dumps(value)
+    package.input_description['image'] = (
+        f'{model.normalisation.channels} image of {" or ".join(f"{w} x {h}" for h, w in shapes)} pixels '
+        '(width x height), values from 0 to 255; normalised inside')
+
+
+def _nodes(program: MILProgram) -> Iterator[GraphNode]:
+    for op in program.operations:
+        if op.op_type == 'conv':
+            groups = int(op.inputs['groups'].val)
+            yield GraphNode('conv', op.inputs['x'].name, groups > 1 and groups == program.weight_of(op).shape[0])
+        else:
+            source = op.inputs.get('x')
+            yield GraphNode('norm' if op.op_type == 'batch_norm' else 'other', getattr(source, 'name', ''))
+
+
+@torch.no_grad()
+def _prove(path: Path, program: MILProgram, fused: InferenceModel, shape: Sequence[int], bound: float,
+           pictures: Sequence[str | Path]) -> list[Comparison]:
+    """Compare on two pictures."""
+    results = []
+    for picture in load_pictures(shape, 2, pictures):
+        pixels = to_pixels(picture[None], fused.normalisation.channels)
+        expected = fused(normalise(pixels, fused.normalisation))
+        if runs_core_ml():
+            found = predict(path, picture, class_labels(fused, expected[0].shape[1]))
+        else:
+            found = program.run(image=pixels)
+        if fused.task.name == 'classification':
+            results += _compare_classifier(found, expected[0], program, bound)
+        elif fused.task.name == 'segmentation':
+            results += _compare_segmentor(found, expected[0], program, bound)
+        else:
+            names = fused.output_names(len(expected))
+            results += [compare(name, found[name], value, bound) for name, value in zip(names, expected, strict=True)]
+    return results
+
+
+def _compare_classifier(found: Mapping[str, Tensor], logits: Tensor, program: MILProgram,
+                        bound: float) -> list[Comparison]:
+    """Where the program's inside is seen, the logits count, of which the probabilities have to be the softmax."""
+    probabilities = found['classLabel_probs'].reshape(logits.shape)
+    source = _source_of(program, 'softmax')
+    if source not in found:
+        return [compare('probabilities', probabilities, logits.softmax(1), 5 * bound)]
+    compare('probabilities', probabilities, found[source].softmax(1), BOUNDS['fp16'])
+    return [compare('logits', found[source], logits, bound)]
+
+
+def _compare_segmentor(found: Mapping[str, Tensor], logits: Tensor, program: MILProgram,
+                       bound: float) -> list[Comparison]:
+    """Near a tie the class hangs on rounding, so that some pixels may differ where the logits agree."""
+    classes = found['classes'].reshape(logits.argmax(1).shape)
+    differing = (classes != logits.argmax(1)).double().mean().item()
+    results = [Comparison('classes (share of pixels)', tuple(classes.shape), differing, differing ** 0.5, 5 * bound)]
+    source = _source_of(program, 'reduce_argmax')
+    if source in found:
+        results.append(compare('logits', found[source], logits, bound))
+        differing = (classes != found[source].argmax(1)).double().mean().item()
+    if differing > 5 * bound * (source not in found):
+        raise ExportError(f'{differing:.2%} of the pixels have another class than in PyTorch')
+    return results
+
+
+def _source_of(program: MILProgram, kind: str) -> str:
+    return next(op.inputs['x'].name for op in reversed(program.operations) if op.op_type == kind)
+
+
+def runs_core_ml() -> bool:
+    """Whether Core ML itself is there, which is on a Mac alone."""
+    return sys.platform == 'darwin'
+
+
+def predict(path: Path, picture: np.ndarray, labels: Sequence[str]) -> dict[str, Tensor]:
+    """Run a package with Core ML.
+
+    Args:
+        path: The package.
+        picture: RGB, uint8, (H, W, 3).
+        labels: Of a classifier, in the order that its probabilities are returned in.
+    """
+    from coremltools.models import MLModel
+    from PIL import Image
+    outputs = MLModel(str(path)).predict({'image': Image.fromarray(picture)})
+    outputs.pop('classLabel', None)
+    return {name: torch.tensor([[value[label] for label in labels]] if isinstance(value, Mapping) else value)
+            for name, value in outputs.items()}

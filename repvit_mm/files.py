@@ -1,0 +1,49 @@
+"""Writing files whole or not at all."""
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from .errors import UserError
+
+
+@contextmanager
+def written_in_one_piece(out: Path) -> Iterator[Path]:
+    """A path to write a file or folder to, which takes the place of ``out`` when all went well.
+
+    Raises:
+        UserError: If it cannot be written. What was at ``out`` stays as it was then, and nothing else is left.
+    """
+    try:
+        folder = Path(tempfile.mkdtemp(prefix=f'.{out.name}.', dir=out.parent))
+    except OSError as error:
+        raise UserError(f'{out} cannot be written: {error.strerror}: {out.parent}') from error
+    try:
+        if out.is_dir() != (out.suffix == '.mlpackage') and out.exists():
+            raise UserError(f'{out} cannot be written: something else of that name is there')
+        yield folder / out.name
+        if out.is_dir():  # a folder cannot be replaced in one step
+            out.rename(folder / 'before')
+        try:
+            (folder / out.name).replace(out)
+        except OSError:
+            if (folder / 'before').exists():
+                (folder / 'before').rename(out)
+            raise
+    except OSError as error:
+        raise UserError(f'{out} cannot be written: {error.strerror or error}') from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def write_json(out: str | Path, content: Any) -> None:
+    """Write ``content`` as JSON.
+
+    Raises:
+        UserError: If the file cannot be written.
+    """
+    with written_in_one_piece(Path(out)) as path:
+        path.write_text(json.dumps(content, indent=2) + '\n')

@@ -1,0 +1,25 @@
+"""Export a model to ONNX: tools/export_onnx.py CONFIG [CHECKPOINT] --shape H W --out FILE.onnx."""
+import argparse
+
+from repvit_mm.errors import run_cli
+from repvit_mm.export import export_onnx
+from repvit_mm.export.report import add_export_arguments, build_for_export, show
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description='Export the fused form of a model to ONNX, and compare it with PyTorch. '
+                                                 'Of a detector, backbone and neck are exported.')
+    add_export_arguments(parser, '.onnx')
+    parser.add_argument('--dynamic-size', action='store_true',
+                        help='let height and width be any; any multiple of 32 for a segmentor or detector')
+    return parser
+
+
+def main() -> None:
+    args = build_parser().parse_args()
+    model = build_for_export(args, '.onnx')
+    show(export_onnx(model, args.shape, args.out, args.dynamic_size, args.pictures))
+
+
+if __name__ == '__main__':
+    run_cli(main)

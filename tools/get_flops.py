@@ -1,0 +1,39 @@
+"""Count parameters and multiply-adds: tools/get_flops.py CONFIG --shape H W [--fused] [--json FILE]."""
+import argparse
+
+from rich.console import Console
+
+from repvit_mm.analysis import count
+from repvit_mm.analysis.report import complexity_table, what_is_counted
+from repvit_mm.errors import run_cli
+from repvit_mm.files import write_json
+from repvit_mm.inference import build_inference_model
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description='Count the parameters and multiply-adds of a model, stage by stage.')
+    parser.add_argument('config', help='config of a classifier, segmentor or detector, or an architecture such as m1_1')
+    parser.add_argument('--shape', type=int, nargs=2, default=(224, 224), metavar=('H', 'W'),
+                        help='height and width of the image (default: 224 224)')
+    parser.add_argument('--fused', action='store_true', help='count the inference form alone')
+    parser.add_argument('--proposals', type=int, metavar='N',
+                        help="count a detector's RoI heads too, with N proposals per image")
+    parser.add_argument('--depth', type=int, default=2, help='levels of the tree (default: 2, the stages)')
+    parser.add_argument('--json', metavar='FILE', help='write the tree into this file as well')
+    return parser
+
+
+def main() -> None:
+    args = build_parser().parse_args()
+    model = build_inference_model(args.config)
+    forms = {'inference': True} if args.fused else {'training': False, 'inference': True}
+    trees = {form: count(model, args.shape, fused, args.proposals, args.depth) for form, fused in forms.items()}
+    console = Console()
+    console.print(complexity_table(trees, args.shape))
+    console.print(what_is_counted(model, args.proposals), soft_wrap=True)
+    if args.json:
+        write_json(args.json, {'shape': list(args.shape), **{form: tree.as_dict() for form, tree in trees.items()}})
+
+
+if __name__ == '__main__':
+    run_cli(main)
