@@ -1,0 +1,177 @@
+"""A step of the recipe against the same step written with timm's parts, on timm's model with the same weights."""
+from functools import partial
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from classifiers import CLASSES, build, classifier, config, samples, timm_twin
+from mmengine.config import Config
+from mmengine.optim import build_optim_wrapper
+from mmengine.optim.optimizer import amp_optimizer_wrapper
+from timm.data.mixup import mixup_target
+from timm.loss import SoftTargetCrossEntropy
+from timm.optim import create_optimizer_v2
+from timm.utils import ModelEmaV2
+from timm.utils.agc import adaptive_clip_grad
+from torch import nn
+
+from repvit_mm.checkpoints import convert_state_dict
+from repvit_mm.classification import ModelEmaHook
+from repvit_mm.classification.optim import parameter_groups
+from repvit_mm.errors import ConfigError
+
+RECIPE = Config.fromfile('configs/classification/repvit_m1_1_distill_300e.py')
+
+
+def wrapper_of(model, kind='AdaptiveClipOptimWrapper'):
+    cfg = RECIPE.optim_wrapper.copy()
+    cfg.type = kind
+    return build_optim_wrapper(model, cfg)
+
+
+def by_our_names(twin, values):
+    """What timm's model has, under our names."""
+    return convert_state_dict({name: values(tensor) for name, tensor in twin.named_parameters()})
+
+
+class Teacher(nn.Module):
+    def forward(self, images):
+        return images.flatten(1)[:, :CLASSES] * 5
+
+
+def taught_classifier():
+    model = classifier(distillation=True, teacher=dict(model='set below'),
+                       **{key: RECIPE.model[key] for key in ('distill_type', 'distill_weight')}).double().train()
+    model.teacher.model = Teacher()
+    return model
+
+
+def test_two_steps_equal_timm():
+    model = taught_classifier()
+    twin = timm_twin(model)
+    twin.set_distilled_training(True)
+    runner = SimpleNamespace(model=model, _resume=False)
+    ema = ModelEmaHook(decay=next(h for h in RECIPE.custom_hooks if h.type == 'ModelEmaHook').decay)
+    ema.before_train(runner)
+    ema_twin = ModelEmaV2(twin, decay=0.99996)
+    wrapper = wrapper_of(model)
+    optimizer = create_optimizer_v2(twin, 'adamw', lr=4e-3, weight_decay=0.025)
+    criterion = SoftTargetCrossEntropy()
+    for seed in range(2):
+        torch.manual_seed(seed)
+        images = torch.randn(8, 3, 64, 64, dtype=torch.float64)
+        labels = torch.randint(CLASSES, (8, ))
+        hard = nn.functional.one_hot(labels, CLASSES).double()
+
+        mixed = 0.7 * hard + 0.3 * hard.flip(0)
+
+        loss, _ = model.parse_losses(model.loss(images, samples(scores=mixed)))
+        wrapper.zero_grad()
+        wrapper.backward(loss)
+        wrapper.step()
+        ema.after_train_iter(runner, 0)
+
+        scores, scores_dist = twin(images)
+        # Targets are single precision, all else is double: rounded alike, they let everything else be compared closely.
+        target = mixed.float() * (1 - 0.1) + 0.1 / CLASSES
+        torch.testing.assert_close(target, mixup_target(labels, CLASSES, lam=0.7, smoothing=0.1))
+        taught = Teacher()(images).argmax(1)
+        expected = 0.5 * criterion(scores, target.double()) + 0.5 * nn.functional.cross_entropy(scores_dist, taught)
+        optimizer.zero_grad()
+        expected.backward()
+        unclipped = torch.cat([p.grad.flatten() for p in twin.parameters()])
+        adaptive_clip_grad(twin.parameters(), clip_factor=0.02)
+        optimizer.step()
+        ema_twin.update(twin)
+
+        torch.testing.assert_close(loss, expected, rtol=1e-9, atol=0)
+        clipped = by_our_names(twin, lambda p: p.grad)
+        assert not torch.allclose(unclipped, torch.cat([p.grad.flatten() for p in twin.parameters()]))
+        for name, parameter in model.named_parameters():
+            torch.testing.assert_close(parameter.grad, clipped[name], rtol=1e-6, atol=1e-10, msg=lambda m: f'{name}: {m}')
+        for ours, theirs in ((model, twin), (ema.average, ema_twin.module)):
+            theirs = convert_state_dict(theirs.state_dict())
+            for name, value in ours.state_dict().items():
+                if value.dtype.is_floating_point:
+                    torch.testing.assert_close(value, theirs[name], rtol=1e-6, atol=1e-10, msg=lambda m: f'{name}: {m}')
+
+
+def test_the_same_parameters_decay_as_in_timm():
+    model = classifier()
+    names = {id(p): name for name, p in model.named_parameters()}
+    groups = {group.get('weight_decay', 0.025): {names[id(p)] for p in group['params']}
+              for group in parameter_groups(model)}
+    twin = timm_twin(model)
+    theirs = {id(p): name for name, p in convert_named(twin)}
+    optimizer = create_optimizer_v2(twin, 'adamw', lr=1., weight_decay=0.025)
+    assert groups == {group['weight_decay']: {theirs[id(p)] for p in group['params']}
+                      for group in optimizer.param_groups}
+    assert len(wrapper_of(model).optimizer.param_groups) == 2
+
+
+def convert_named(twin):
+    return convert_state_dict(dict(twin.named_parameters())).items()
+
+
+def test_what_is_frozen_is_not_given_to_the_optimiser():
+    model = classifier()
+    model.backbone.requires_grad_(False)
+    parameters = [p for group in parameter_groups(model) for p in group['params']]
+    assert {id(p) for p in parameters} == {id(p) for p in model.head.parameters()}
+
+
+def test_gradients_are_unscaled_before_they_are_clipped(monkeypatch):
+    monkeypatch.setattr(amp_optimizer_wrapper, 'is_cuda_available', lambda: True)
+    monkeypatch.setattr(amp_optimizer_wrapper, 'GradScaler', partial(torch.amp.GradScaler, 'cpu'))
+    images, labels = torch.randn(8, 3, 64, 64), torch.arange(8) % CLASSES
+    results = []
+    for kind in ('AdaptiveClipOptimWrapper', 'AdaptiveClipAmpOptimWrapper'):
+        model = classifier(distillation=False).train()
+        wrapper = wrapper_of(model, kind)
+        wrapper.backward(model.loss(images, samples(labels))['loss'])
+        wrapper.step()
+        results.append([p.grad for p in model.parameters()])
+    assert wrapper.loss_scaler.get_scale() > 1000
+    for plain, amp in zip(*results, strict=True):
+        torch.testing.assert_close(amp, plain, rtol=1e-3, atol=1e-6)
+
+
+def test_accumulated_gradients_make_one_step():
+    model = classifier(distillation=False)
+    cfg = dict(type='AdaptiveClipOptimWrapper', accumulative_counts=2, optimizer=dict(type='SGD', lr=1.))
+    wrapper = build_optim_wrapper(model, cfg)
+    before = model.head.fc.linear.weight.clone()
+    for expected in (True, False):
+        wrapper.update_params(model.head.fc.linear.weight.sum())
+        assert torch.equal(model.head.fc.linear.weight, before) == expected
+
+
+@pytest.mark.parametrize('wrong', [dict(clip_factor=0), dict(clip_eps=-1.)])
+def test_clipping_is_checked(wrong):
+    with pytest.raises(ConfigError, match='must be positive'):
+        build_optim_wrapper(nn.Linear(2, 2), dict(type='AdaptiveClipOptimWrapper', optimizer=dict(type='SGD', lr=1.),
+                                                  **wrong))
+
+
+def test_an_unknown_setting_is_an_error():
+    with pytest.raises(TypeError, match='unexpected keyword'):
+        build_optim_wrapper(nn.Linear(2, 2), dict(type='AdaptiveClipOptimWrapper', clip_grad=dict(max_norm=1),
+                                                  optimizer=dict(type='SGD', lr=1.)))
+
+
+def test_the_teacher_sees_mixed_images():
+    cfg = config(teacher=dict(model='set below'), train_cfg=RECIPE.model.train_cfg)
+    cfg['data_preprocessor']['erase_prob'] = 1.
+    model = build(cfg).train()
+    seen = []
+    model.teacher.model = lambda images: seen.append(images) or images.flatten(1)[:, :CLASSES]
+    model.teacher.model.parameters = lambda: iter(())
+    torch.manual_seed(0)
+    np.random.seed(0)
+    images = torch.randint(0, 256, (4, 3, 64, 64), dtype=torch.uint8)
+    data = model.data_preprocessor(dict(inputs=images, data_samples=samples(torch.arange(4))), training=True)
+    model(**data, mode='loss')
+    assert torch.equal(seen[0], data['inputs'])
+    plain = model.data_preprocessor(dict(inputs=images, data_samples=samples(torch.arange(4))), training=False)
+    assert not torch.allclose(plain['inputs'], data['inputs'])
