@@ -93,13 +93,13 @@ def test_mmengine_takes_the_backbone_of_a_detector(tmp_path):
     assert is_same(source.backbone.state_dict(), model.state_dict())
 
 
-@pytest.mark.parametrize('content,message', [
-    ({'state_dict': {'conv1.weight': torch.zeros(1)}}, "no tensor of the checkpoint is for the RepViT under 'backbone.'"),
-    ({'model': {'features.0.0.c.weight': torch.zeros(1)}}, "no tensor of the checkpoint is for the RepViT under"),
+@pytest.mark.parametrize('content', [
+    {'state_dict': {'conv1.weight': torch.zeros(1)}},
+    {'model': {'features.0.0.c.weight': torch.zeros(1)}},
 ], ids=['another network', 'official classification file'])
-def test_mmengine_does_not_start_from_random_weights_in_silence(tmp_path, content, message):
+def test_mmengine_does_not_start_from_random_weights_in_silence(tmp_path, content):
     torch.save(content, tmp_path / 'x.pth')
-    with pytest.raises(CheckpointError, match=message):
+    with pytest.raises(CheckpointError, match="no tensor of the checkpoint is for the RepViT under 'backbone.'; "):
         mmengine_load_checkpoint(Detector(TINY), str(tmp_path / 'x.pth'))
 
 

@@ -1,0 +1,315 @@
+import hashlib
+import http.server
+import os
+import socket
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+
+from repvit_mm import RepViT, load_checkpoint
+from repvit_mm.checkpoints import PUBLISHED, download, fetch
+from repvit_mm.checkpoints.download import MIRROR_VARIABLE, Published
+from repvit_mm.errors import CheckpointError
+
+CONTENT = bytes(range(256)) * 12_000  # 3 MB
+NAME, FILE = 'repvit://m1_1_coco', 'repvit_m1_1_coco.pth'
+
+
+class Server(http.server.ThreadingHTTPServer):
+    """Serves ``content`` under every path, and does what a test tells it to."""
+
+    def __init__(self):
+        super().__init__(('127.0.0.1', 0), Handler)
+        self.content, self.tag, self.kind = CONTENT, '"v1"', 'application/octet-stream'
+        self.status, self.gone, self.breaks, self.requests, self.gate = 200, set(), [], [], None
+
+    @property
+    def url(self):
+        return f'http://127.0.0.1:{self.server_port}'
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        server, wanted = self.server, self.headers.get('Range')
+        server.requests.append((self.path, wanted))
+        if server.gate:
+            server.gate.wait(20)
+        start = 0
+        if server.status != 200 or self.path in server.gone:
+            return self.send_error(server.status if server.status != 200 else 404)
+        if wanted and self.headers.get('If-Range') == server.tag:
+            start = int(wanted.removeprefix('bytes=').removesuffix('-'))
+            if start >= len(server.content):
+                return self.send_error(416)
+            self.send_response(206)
+            self.send_header('Content-Range', f'bytes {start}-{len(server.content) - 1}/{len(server.content)}')
+        else:
+            self.send_response(200)
+        self.send_header('Content-Type', server.kind)
+        self.send_header('Content-Length', str(len(server.content) - start))
+        if server.tag:
+            self.send_header('ETag', server.tag)
+        self.end_headers()
+        end = server.breaks.pop(0) if server.breaks else None  # where the connection breaks
+        self.wfile.write(server.content[start:end])
+        return None
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture
+def server(monkeypatch, tmp_path):
+    monkeypatch.setenv('TORCH_HOME', str(tmp_path))
+    server = Server()
+    monkeypatch.setenv(MIRROR_VARIABLE, server.url)
+    for proxy in ('http_proxy', 'HTTP_PROXY', 'all_proxy', 'ALL_PROXY'):
+        monkeypatch.delenv(proxy, raising=False)
+    thread = threading.Thread(target=server.serve_forever, kwargs={'poll_interval': 0.01})
+    thread.start()
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.fixture
+def cache(tmp_path):
+    return tmp_path / 'hub' / 'checkpoints'
+
+
+def files(cache):
+    """What a download leaves, but for the lock, which stays."""
+    return sorted(path.name for path in cache.iterdir() if path.suffix != '.lock')
+
+
+def test_a_published_file_is_downloaded_once_into_the_cache_of_torch(server, cache):
+    assert fetch(NAME) == cache / FILE
+    assert (cache / FILE).read_bytes() == CONTENT
+    assert files(cache) == [FILE]
+    assert fetch(NAME) == cache / FILE
+    assert server.requests == [(f'/{FILE}', None)]
+
+
+def test_progress_is_shown(server, capsys):
+    fetch(NAME)
+    shown = capsys.readouterr().err
+    assert FILE in shown
+    assert '100%' in shown
+    assert '3.1/3.1 MB' in shown
+
+
+def test_a_mirror_may_be_given_as_an_argument_as_well(server, cache, monkeypatch):
+    monkeypatch.setenv(MIRROR_VARIABLE, 'http://127.0.0.1:1')
+    fetch('repvit://sam', base_url=f'{server.url}/mirror/')
+    assert server.requests == [('/mirror/repvit_sam.pt', None)]
+
+
+def test_any_address_will_do(server, cache):
+    assert fetch(f'{server.url}/some/where/my%20file.pth?version=2') == cache / 'my file.pth'
+
+
+@pytest.mark.parametrize('path', ['weights/x.pth', '/a/b.pth', './repvit:x', Path('x.pth')])
+def test_a_path_stays_a_path(path):
+    assert fetch(path) == Path(path)
+
+
+def test_the_names_are_those_of_the_release():
+    assert len(PUBLISHED) == 18
+    assert {name for name, published in PUBLISHED.items() if published.file != f'repvit_{name}.pth'} == {'sam'}
+    assert 'm0_6_distill_450e' not in PUBLISHED
+    assert download.BASE_URL == 'https://github.com/THU-MIG/RepViT/releases/download/v1.0/'
+
+
+@pytest.mark.parametrize('name,message', [
+    ('repvit://m1_1', 'repvit://m1_1 is not published; after repvit://, choose one of m0_6_distill_300e, .*, sam$'),
+    ('s3://bucket/x.pth', r's3://bucket/x.pth cannot be read; give a path, http\(s\)://... or repvit://NAME'),
+    ('https://host/', 'https://host/ names no file'),
+])
+def test_what_names_nothing_is_refused(name, message):
+    with pytest.raises(CheckpointError, match=message):
+        fetch(name)
+
+
+# --- Broken downloads ----------------------------------------------------------------------------------------------
+
+def test_a_broken_connection_is_taken_up_where_it_broke(server, cache):
+    server.breaks = [1_000_000, 2_500_000]
+    assert fetch(NAME).read_bytes() == CONTENT
+    assert [wanted for _, wanted in server.requests] == [None, 'bytes=1000000-', 'bytes=2500000-']
+    assert files(cache) == [FILE]
+
+
+def test_a_later_call_goes_on_where_an_earlier_one_gave_up(server, cache, monkeypatch):
+    monkeypatch.setattr(download, '_INTERRUPTIONS', 1)
+    server.breaks = [1_000_000]
+    with pytest.raises(CheckpointError, match='the connection broke after 1,000,000 of 3,072,000 bytes'):
+        fetch(NAME)
+    assert (cache / f'{FILE}.part').read_bytes() == CONTENT[:1_000_000]
+    assert not (cache / FILE).exists()
+    assert fetch(NAME).read_bytes() == CONTENT
+    assert server.requests[-1] == (f'/{FILE}', 'bytes=1000000-')
+    assert files(cache) == [FILE]
+
+
+def test_a_file_that_has_changed_since_is_downloaded_anew(server, cache, monkeypatch):
+    monkeypatch.setattr(download, '_INTERRUPTIONS', 1)
+    server.breaks = [1_000_000]
+    with pytest.raises(CheckpointError):
+        fetch(NAME)
+    server.content, server.tag = CONTENT[::-1], '"v2"'
+    assert fetch(NAME).read_bytes() == CONTENT[::-1]
+
+
+def test_a_part_from_another_address_is_not_continued(server, cache, monkeypatch):
+    monkeypatch.setattr(download, '_INTERRUPTIONS', 1)
+    server.breaks = [1_000_000]
+    with pytest.raises(CheckpointError):
+        fetch(NAME)
+    assert fetch(NAME, base_url=f'{server.url}/other').read_bytes() == CONTENT
+    assert server.requests[-1] == (f'/other/{FILE}', None)
+
+
+def test_without_a_tag_a_broken_download_starts_anew(server, cache):
+    server.tag, server.breaks = None, [1_000_000, None]
+    assert fetch(NAME).read_bytes() == CONTENT
+    assert [wanted for _, wanted in server.requests] == [None, None]
+
+
+def test_a_part_that_is_too_long_is_thrown_away(server, cache):
+    cache.mkdir(parents=True)
+    (cache / f'{FILE}.part').write_bytes(CONTENT + b'x')
+    (cache / f'{FILE}.part.tag').write_text(f'{server.url}/{FILE}\n"v1"')
+    with pytest.raises(CheckpointError, match='416'):
+        fetch(NAME)
+    assert fetch(NAME).read_bytes() == CONTENT
+
+
+def test_a_connection_that_breaks_for_ever_is_given_up(server, cache):
+    server.tag, server.breaks = None, [10_000] * 50
+    with pytest.raises(CheckpointError, match='the connection broke after 10,000 of 3,072,000 bytes'):
+        fetch(NAME)
+    assert len(server.requests) < 10
+
+
+@pytest.mark.parametrize('status,kind,message', [
+    (404, None, '404 Not Found'), (503, None, '503'), (200, 'text/html', 'the answer is a web page')])
+def test_an_answer_that_is_not_the_file_is_never_kept(server, cache, status, kind, message):
+    server.status, server.kind = status, kind or server.kind
+    with pytest.raises(CheckpointError, match=message) as error:
+        fetch(NAME)
+    assert '\n' not in str(error.value)
+    assert files(cache) == []
+
+
+def test_offline_it_says_what_to_do(cache, server, monkeypatch):
+    monkeypatch.setenv(MIRROR_VARIABLE, 'http://127.0.0.1:1/x')
+    with pytest.raises(CheckpointError) as error:
+        fetch(NAME)
+    message = str(error.value)
+    assert message.startswith(f'cannot download {NAME} from http://127.0.0.1:1/x/{FILE} (')
+    for part in (str(cache / FILE), 'give the path of a copy', MIRROR_VARIABLE):
+        assert part in message
+    assert '\n' not in message
+
+
+def test_the_recorded_checksum_is_checked(server, cache, monkeypatch):
+    digest = hashlib.sha256(CONTENT).hexdigest()
+    monkeypatch.setitem(PUBLISHED, 'm1_1_coco', Published(FILE, digest))
+    assert fetch(NAME).read_bytes() == CONTENT
+
+
+def test_a_file_with_another_checksum_is_deleted(server, cache, monkeypatch):
+    monkeypatch.setitem(PUBLISHED, 'm1_1_coco', Published(FILE, 'f' * 64))
+    digest = hashlib.sha256(CONTENT).hexdigest()
+    with pytest.raises(CheckpointError, match=f'{NAME} from .* has SHA-256 {digest}, but {"f" * 64} is recorded'):
+        fetch(NAME)
+    assert files(cache) == []
+
+
+def test_a_cache_that_cannot_be_written_is_told_from_a_broken_connection(server, tmp_path, monkeypatch):
+    (tmp_path / 'file').write_text('')
+    monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'file'))
+    with pytest.raises(CheckpointError, match=r'cannot write .*\(Not a directory\); TORCH_HOME chooses another place'):
+        fetch(NAME)
+
+
+# --- Several processes ---------------------------------------------------------------------------------------------
+
+def start(*command, **settings):
+    return subprocess.Popen([sys.executable, '-c', *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                            cwd=Path(__file__).parents[2], **settings)
+
+
+FETCH = f'from repvit_mm.checkpoints import fetch; print(fetch({NAME!r}))'
+
+
+@pytest.mark.slow
+def test_two_processes_download_once(server, cache):
+    server.gate = threading.Event()  # nobody gets an answer before both have asked, or wait for the other
+    processes = [start(FETCH), start(FETCH)]
+    waiting = threading.Event()
+    outputs = [None, None]
+
+    def listen(index):
+        lines = []
+        for line in processes[index].stdout:
+            lines.append(line)
+            if 'waiting for another process' in line:
+                waiting.set()
+        outputs[index] = ''.join(lines)
+    listeners = [threading.Thread(target=listen, args=(index,)) for index in range(2)]
+    for listener in listeners:
+        listener.start()
+    assert waiting.wait(60)
+    server.gate.set()
+    for listener, process in zip(listeners, processes, strict=True):
+        listener.join(60)
+        assert process.wait(60) == 0, process.stderr.read()
+    assert all(output.endswith(f'{cache / FILE}\n') for output in outputs)
+    assert (cache / FILE).read_bytes() == CONTENT
+    assert len(server.requests) == 1
+
+
+DISTRIBUTED = """
+import torch
+from repvit_mm.checkpoints import fetch
+from repvit_mm.errors import CheckpointError
+torch.distributed.init_process_group('gloo')
+for name in ('repvit://m1_1_coco', 'repvit://sam'):
+    try:
+        print(fetch(name).name)
+    except CheckpointError as error:
+        print('refused:', error)
+"""
+
+
+@pytest.mark.slow
+def test_in_a_distributed_run_the_first_process_downloads_for_all_and_none_waits_for_ever(server, cache):
+    server.gone = {'/repvit_sam.pt'}
+    with socket.socket() as probe:
+        probe.bind(('127.0.0.1', 0))
+        port = probe.getsockname()[1]
+    shared = {**os.environ, 'WORLD_SIZE': '2', 'MASTER_ADDR': '127.0.0.1', 'MASTER_PORT': str(port)}
+    processes = [start(DISTRIBUTED, env={**shared, 'RANK': rank, 'LOCAL_RANK': rank}) for rank in '01']
+    (first, progress, _), (second, silence, _) = [(*p.communicate(timeout=120), p.wait()) for p in processes]
+    assert [process.returncode for process in processes] == [0, 0], (progress, silence)
+    assert f'{FILE}\n' in first and f'{FILE}\n' in second
+    assert 'refused: cannot download repvit://sam' in first
+    assert 'refused: repvit://sam could not be downloaded; the first process of this node tells why' in second
+    assert (FILE in progress, FILE in silence) == (True, False)
+    assert len(server.requests) == 2
+
+
+def test_a_model_is_loaded_by_name(server, cache, tmp_path):
+    torch.manual_seed(0)
+    source, model = RepViT('m0_6'), RepViT('m0_6')
+    torch.save({'model': source.state_dict()}, tmp_path / 'x.pth')
+    server.content = (tmp_path / 'x.pth').read_bytes()
+    load_checkpoint(model, 'repvit://m0_6_distill_300e')
+    assert all(torch.equal(value, source.state_dict()[name]) for name, value in model.state_dict().items())
+    assert server.requests == [('/repvit_m0_6_distill_300e.pth', None)]
