@@ -57,10 +57,12 @@ def test_a_deployed_backbone_takes_unfused_weights_from_torch(format):
     assert is_same(fuse(source).state_dict(), model.state_dict())
 
 
-def test_fused_weights_for_an_unfused_backbone_are_refused():
-    model = RepViT(TINY)
-    with pytest.raises(CheckpointError, match='the checkpoint is fused, and the model is not: .* deploy=True'):
-        model.load_state_dict(fuse(trained(model)).state_dict())
+@pytest.mark.parametrize('format', FORMATS)
+def test_fused_weights_fuse_the_backbone_that_torch_loads_them_into(format):
+    source, model = trained(RepViT(TINY)), RepViT(TINY)
+    fused = fuse(source)
+    model.load_state_dict(names(fused, format))
+    assert model.deploy and is_same(fused.state_dict(), model.state_dict())
 
 
 def test_some_tensors_alone_may_be_loaded_where_torch_is_not_to_be_strict():

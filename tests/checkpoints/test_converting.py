@@ -1,0 +1,185 @@
+import argparse
+import importlib.util
+import os
+import sys
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from checkpoint_samples import TINY, Classifier, Detector, RepViT, is_same, trained
+from safetensors.torch import load_file
+
+from repvit_mm import convert_state_dict, load_checkpoint
+from repvit_mm.checkpoints import FORMATS, convert_file, read_checkpoint
+from repvit_mm.errors import CheckpointError, run_cli
+
+TOOL = Path(__file__).parents[2] / 'tools' / 'convert_checkpoint.py'
+
+
+def run_tool(monkeypatch, *args):
+    """Run the tool in this process; returns its exit status."""
+    spec = importlib.util.spec_from_file_location('convert_checkpoint', TOOL)
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    monkeypatch.setattr(sys, 'argv', [str(TOOL), *map(str, args)])
+    with pytest.raises(SystemExit) as end:
+        run_cli(tool.main)
+    return end.value.code or 0
+
+
+@pytest.fixture
+def official(tmp_path):
+    """A file as the authors' training writes it."""
+    model = trained(Classifier('m0_6', classes=10))
+    args = argparse.Namespace(model='repvit_m0_6', lr=1e-3)
+    torch.save({'model': convert_state_dict(model.state_dict(), 'official'), 'optimizer': {'state': {}}, 'epoch': 299,
+                'args': args}, tmp_path / 'official.pth')
+    return tmp_path / 'official.pth'
+
+
+def weights_of(path):
+    content = read_checkpoint(path)
+    return next((content[key] for key in ('state_dict', 'model') if key in content), content)
+
+
+@pytest.mark.parametrize('build', [Classifier, Detector, RepViT])
+@pytest.mark.parametrize('way', [('timm', 'repvit_mm', 'official'), ('repvit_mm', 'timm', 'official')])
+def test_a_round_trip_of_files_is_exact(tmp_path, build, way):
+    weights = convert_state_dict(trained(build(TINY)).state_dict(), 'official')
+    torch.save({'model': weights}, tmp_path / '0.pth')
+    for step, to in enumerate(way):
+        convert_file(tmp_path / f'{step}.pth', tmp_path / f'{step + 1}.pth', to)
+    result = weights_of(tmp_path / '3.pth')
+    assert list(result) == list(weights)
+    assert is_same(result, weights)
+
+
+@pytest.mark.parametrize('to,key', [('repvit_mm', 'state_dict'), ('official', 'model'), ('timm', None)])
+def test_the_weights_are_where_the_users_of_the_names_expect_them(official, tmp_path, to, key):
+    convert_file(official, tmp_path / 'out.pth', to)
+    content = torch.load(tmp_path / 'out.pth', weights_only=True)
+    assert list(content) == [key] if key else 'stem.conv1.c.weight' in content
+
+
+def test_a_detector_with_official_names_stays_an_openmmlab_file(tmp_path):
+    torch.save({'state_dict': Detector(TINY).state_dict(), 'meta': {'CLASSES': ('cat',)}, 'optimizer': {}},
+               tmp_path / 'x.pth')
+    done = convert_file(tmp_path / 'x.pth', tmp_path / 'y.pth', 'official')
+    content = read_checkpoint(tmp_path / 'y.pth')
+    assert list(content) == ['state_dict', 'meta']
+    assert content['meta'] == {'CLASSES': ('cat',)}
+    assert 'backbone.features.0.0.c.weight' in content['state_dict'] and 'neck.weight' in content['state_dict']
+    assert done.left_out == ('optimizer',)
+
+
+@pytest.mark.parametrize('name', ['out.pth', 'out.safetensors'])
+@pytest.mark.parametrize('arch', ['m0_9', 'm1'])
+def test_timm_loads_what_is_written_for_it(tmp_path, monkeypatch, name, arch):
+    model = trained(Classifier(arch))
+    torch.save(model.state_dict(), tmp_path / 'x.pth')
+    convert_file(tmp_path / 'x.pth', tmp_path / name, 'timm')
+    image = torch.randn(1, 3, 64, 64)
+    converted = timm.create_model(f'repvit_{arch}', checkpoint_path=str(tmp_path / name)).eval()
+    torch.testing.assert_close(converted(image), model(image), rtol=1e-4, atol=1e-5)
+
+
+def test_what_timm_has_written_is_taken(tmp_path):
+    source = trained(timm.create_model('repvit_m0_9', num_classes=10))
+    torch.save({'state_dict': source.state_dict(), 'arch': 'repvit_m0_9'}, tmp_path / 'x.pth')
+    convert_file(tmp_path / 'x.pth', tmp_path / 'y.pth')
+    model = Classifier('m0_9', classes=10).eval()
+    report = load_checkpoint(model, tmp_path / 'y.pth')
+    assert report.taken == report.total
+    image = torch.randn(1, 3, 64, 64)
+    torch.testing.assert_close(model(image), source(image), rtol=1e-4, atol=1e-5)
+
+
+def test_a_safetensors_file_is_written_where_the_name_asks_for_it(official, tmp_path):
+    convert_file(official, tmp_path / 'out.safetensors')
+    assert is_same(load_file(tmp_path / 'out.safetensors'), convert_state_dict(read_checkpoint(official)['model']))
+
+
+def test_the_tool_tells_what_the_file_was_and_what_it_has_become(official, tmp_path, monkeypatch, capsys):
+    assert run_tool(monkeypatch, official, tmp_path / 'out.pth', '--to', 'timm') == 0
+    assert capsys.readouterr().out.splitlines() == [
+        f'{official}: m0_6, official names, 476 tensors',
+        f'{tmp_path / "out.pth"}: timm names, 476 of 476 tensors renamed',
+        'left out: optimizer, epoch, args']
+
+
+@pytest.mark.parametrize('to', FORMATS)
+def test_a_file_may_be_converted_to_what_it_is(official, tmp_path, to):
+    convert_file(official, tmp_path / 'x.pth', to)
+    done = convert_file(tmp_path / 'x.pth', tmp_path / 'y.pth', to)
+    assert (done.renamed, done.tensors) == (0, 476)
+    assert is_same(weights_of(tmp_path / 'x.pth'), weights_of(tmp_path / 'y.pth'))
+
+
+def test_nothing_is_overwritten_unless_that_is_forced(official, tmp_path, monkeypatch, capsys):
+    (tmp_path / 'out.pth').write_text('precious')
+    assert run_tool(monkeypatch, official, tmp_path / 'out.pth') == 1
+    assert capsys.readouterr().err == f'error: {tmp_path / "out.pth"} exists; --force replaces it\n'
+    assert (tmp_path / 'out.pth').read_text() == 'precious'
+    assert run_tool(monkeypatch, official, tmp_path / 'out.pth', '--force') == 0
+    assert 'state_dict' in read_checkpoint(tmp_path / 'out.pth')
+
+
+def test_a_file_may_replace_itself(official, monkeypatch):
+    before = read_checkpoint(official)['model']
+    assert run_tool(monkeypatch, official, official, '--to', 'timm', '--force') == 0
+    assert is_same(convert_state_dict(read_checkpoint(official), 'official'), before)
+
+
+class RunsCode:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+def test_code_in_the_file_runs_only_if_that_is_asked_for_and_does_not_get_into_the_new_one(tmp_path, monkeypatch,
+                                                                                           capsys):
+    made = tmp_path / 'made'
+    meta = {'hook': RunsCode(made), 'head': torch.nn.Linear(1, 1)}
+    torch.save({'state_dict': Detector(TINY).state_dict(), 'meta': meta}, tmp_path / 'x.pth')
+    assert run_tool(monkeypatch, tmp_path / 'x.pth', tmp_path / 'y.pth') == 1
+    assert 'needs the type' in capsys.readouterr().err
+    assert not made.exists()
+    done = convert_file(tmp_path / 'x.pth', tmp_path / 'y.pth', trust=True)
+    assert made.exists()
+    assert list(read_checkpoint(tmp_path / 'y.pth')) == ['state_dict']
+    assert done.left_out == ('meta',)
+
+
+@pytest.mark.parametrize('spoil,message', [
+    (lambda path: path.unlink(), 'there is no file'),
+    (lambda path: path.write_bytes(path.read_bytes()[:1000]), 'is truncated'),
+    (lambda path: torch.save({'model': {'conv1.weight': torch.zeros(1)}}, path), 'none of its 1 tensors has a name of'),
+])
+def test_a_file_that_cannot_be_converted_leaves_nothing_behind(official, tmp_path, monkeypatch, capsys, spoil, message):
+    spoil(official)
+    assert run_tool(monkeypatch, official, tmp_path / 'out.pth') == 1
+    error = capsys.readouterr().err
+    assert error.startswith(f'error: {official}') or error.startswith('error: there is no file')
+    assert message in error and error.count('\n') == 1
+    assert not list(tmp_path.glob('out*'))
+
+
+def test_a_write_that_fails_leaves_the_old_file(official, tmp_path, monkeypatch):
+    (tmp_path / 'out.pth').write_text('precious')
+
+    def full(content, path):
+        Path(path).write_text('half')
+        raise OSError('No space left on device')
+    monkeypatch.setattr(torch, 'save', full)
+    with pytest.raises(CheckpointError, match='out.pth cannot be written: No space left on device'):
+        convert_file(official, tmp_path / 'out.pth', overwrite=True)
+    assert (tmp_path / 'out.pth').read_text() == 'precious'
+    assert sorted(path.name for path in tmp_path.iterdir()) == ['official.pth', 'out.pth']
+
+
+def test_a_folder_that_does_not_exist_is_not_made(official, tmp_path):
+    with pytest.raises(CheckpointError, match='give a file in a directory that exists'):
+        convert_file(official, tmp_path / 'no' / 'out.pth')
