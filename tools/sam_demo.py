@@ -9,8 +9,9 @@ from segment_anything import SamPredictor
 from segment_anything.modeling import Sam
 
 from repvit_mm.errors import UserError, run_cli
+from repvit_mm.files import write_json
 from repvit_mm.sam import Prompt, read_image, segment, segment_everything
-from repvit_mm.sam.files import write_json, write_png
+from repvit_mm.sam.images import make_folder, write_png
 from repvit_mm.sam.masks import decode, draw
 from repvit_mm.sam.options import add_model_arguments, model_from
 
@@ -73,12 +74,13 @@ def _everything(sam: Sam, image: np.ndarray, args: argparse.Namespace) -> list[d
 def _write(out: Path, source: Path, image: np.ndarray, masks: list[np.ndarray], annotations: list[dict],
            prompt: Prompt | None) -> None:
     """Write picture, masks and annotations; the picture shows the best mask of a prompt, or everything."""
+    out = make_folder(out)
     height, width = image.shape[:2]
     content = {'image': {'file_name': source.name, 'width': width, 'height': height}, 'annotations': annotations}
     for number, mask in enumerate(masks):
         write_png(out / f'{source.stem}_mask_{number:03d}.png', mask.astype(np.uint8) * 255)
     picture = write_png(out / f'{source.stem}_masks.png', draw(image, masks if prompt is None else masks[:1], prompt))
-    table = write_json(out / f'{source.stem}_masks.json', content)
+    write_json(table := out / f'{source.stem}_masks.json', content)
     best = f', the best with a predicted IoU of {annotations[0]["predicted_iou"]:.2f}' if prompt is not None else ''
     print(f'{len(masks)} mask{"s" if len(masks) != 1 else ""}{best}: {picture}, {table}')
 

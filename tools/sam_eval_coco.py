@@ -6,7 +6,8 @@ from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress
 
 from repvit_mm.errors import ConfigError, run_cli
-from repvit_mm.sam.files import write_json
+from repvit_mm.files import write_json
+from repvit_mm.sam.images import make_folder
 from repvit_mm.sam.instances import detected_boxes, evaluate, ground_truth_boxes, load_annotations, segment_instances
 from repvit_mm.sam.options import add_model_arguments, model_from
 
@@ -35,17 +36,17 @@ def main() -> None:
     prompts = (ground_truth_boxes(coco) if args.boxes == 'gt' else
                detected_boxes(args.boxes, coco, args.score_thresh))
     image_ids = sorted(coco.imgs)[:args.limit]
-    sam = model_from(args)
+    out, sam = make_folder(args.out), model_from(args)
     with Progress(*Progress.get_default_columns(), MofNCompleteColumn(), console=Console(stderr=True)) as progress:
         task = progress.add_task('images', total=len(image_ids))
         results = segment_instances(sam, coco, args.data_root / args.split, prompts, image_ids,
                                     lambda count: progress.advance(task, count))
+    write_json(out / 'results.segm.json', results)
     figures = evaluate(coco, results, image_ids)
-    write_json(args.out / 'results.segm.json', results)
-    write_json(args.out / 'metrics.json', {
+    write_json(out / 'metrics.json', {
         **figures, 'images': len(image_ids), 'boxes': args.boxes, 'arch': args.arch, 'checkpoint': args.checkpoint})
     print(f'{len(results)} masks on {len(image_ids)} images: '
-          + ', '.join(f'{name} {value:.1f}' for name, value in figures.items()) + f' ({args.out}/metrics.json)')
+          + ', '.join(f'{name} {value:.1f}' for name, value in figures.items()) + f' ({out}/metrics.json)')
 
 
 if __name__ == '__main__':

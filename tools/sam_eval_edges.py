@@ -12,10 +12,11 @@ from rich.progress import MofNCompleteColumn, Progress
 from segment_anything.modeling import Sam
 
 from repvit_mm.errors import ConfigError, DatasetError, run_cli
+from repvit_mm.files import write_json
 from repvit_mm.sam import read_image
 from repvit_mm.sam.edge_benchmark import Counts, count_matches, list_pictures, load_boundaries, score
 from repvit_mm.sam.edges import edge_map
-from repvit_mm.sam.files import write_json, write_png
+from repvit_mm.sam.images import make_folder, write_png
 from repvit_mm.sam.options import add_model_arguments, model_from
 
 
@@ -46,8 +47,8 @@ def main() -> None:
     pictures = list_pictures(args.data_root, args.split)[:args.limit]
     for _, annotation in pictures:
         load_boundaries(annotation)  # before the long work, not after it
-    sam = model_from(args)
-    maps = [args.out / f'{path.stem}.png' for path, _ in pictures]
+    out, sam = make_folder(args.out), model_from(args)
+    maps = [out / f'{path.stem}.png' for path, _ in pictures]
     columns = (*Progress.get_default_columns(), MofNCompleteColumn())
     with Progress(*columns, console=Console(stderr=True)) as progress:
         for (path, _), map_path in zip(progress.track(pictures, description='edge maps'), maps, strict=True):
@@ -58,10 +59,10 @@ def main() -> None:
         with ProcessPoolExecutor(min(args.workers, len(jobs)), get_context('spawn')) as pool:
             counts = list(progress.track(pool.map(_count, jobs), total=len(jobs), description='matching'))
     scores = score(counts, thresholds)
-    write_json(args.out / 'metrics.json', {
+    write_json(out / 'metrics.json', {
         **scores._asdict(), 'pictures': len(pictures), 'arch': args.arch, 'checkpoint': args.checkpoint})
     print(f'{len(pictures)} pictures: ODS {scores.ods:.3f} (at {scores.threshold:.2f}), OIS {scores.ois:.3f}, '
-          f'AP {scores.ap:.3f} ({args.out}/metrics.json)')
+          f'AP {scores.ap:.3f} ({out}/metrics.json)')
 
 
 def _draw(sam: Sam, path: Path, map_path: Path, points_per_side: int) -> None:

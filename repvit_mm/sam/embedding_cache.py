@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from ..errors import DatasetError
-from .files import write_json, write_whole
+from ..files import write_json, written_in_one_piece
+from .images import make_folder
 
 MANIFEST = 'manifest.json'
 
@@ -41,7 +42,7 @@ class EmbeddingCache:
         if (self.folder / MANIFEST).exists():
             self.check(identity)
         else:
-            write_json(self.folder / MANIFEST, identity)
+            write_json(make_folder(self.folder) / MANIFEST, identity)
 
     def check(self, identity: dict[str, Any]) -> None:
         """Check that the embeddings are those of a teacher.
@@ -111,4 +112,7 @@ class EmbeddingCache:
         half = embedding.half().cpu().numpy()
         if not np.isfinite(half).all():
             raise DatasetError(f'the embedding of {name} has values that half precision cannot hold')
-        write_whole(self.path(name), lambda file: np.savez(file, embedding=half, sha256=np.array(digest)))
+        path = self.path(name)
+        make_folder(path.parent)
+        with written_in_one_piece(path) as part:
+            np.savez(part, embedding=half, sha256=np.array(digest))

@@ -5,6 +5,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ..errors import UserError
+from ..files import written_in_one_piece
 
 #: Endings of the names under which pictures are looked for in folders.
 SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp')
@@ -74,3 +75,29 @@ def list_images(folder: str | Path) -> list[Path]:
     if not paths:
         raise UserError(f'there is no picture ({", ".join(SUFFIXES)}) in {folder}')
     return paths
+
+
+def write_png(path: str | Path, image: np.ndarray) -> Path:
+    """Write (H, W) or (H, W, 3) uint8 as PNG, whole or not at all.
+
+    Raises:
+        UserError: If the file cannot be written.
+    """
+    path = Path(path)
+    with written_in_one_piece(path) as part:
+        Image.fromarray(image).save(part, format='PNG')
+    return path
+
+
+def make_folder(path: str | Path) -> Path:
+    """Make a folder for results, unless it is there.
+
+    Raises:
+        UserError: If that is not possible.
+    """
+    path = Path(path).expanduser()
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f'folder {path} cannot be made: {error.strerror}') from error
+    return path

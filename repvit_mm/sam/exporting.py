@@ -1,0 +1,284 @@
+"""Export of RepViT-SAM as two files, the image encoder and the decoder, to ONNX and Core ML.
+
+The decoder is SAM's prompt encoder, mask decoder and the resizing of the masks in one. Its inputs:
+
+====================  ====================  =======================================================================
+``image_embeddings``  (1, 256, S/16, S/16)  what the encoder gave
+``point_coords``      (1, N, 2)             x, y in pixels of the scaled picture (longer side S); any N
+``point_labels``      (1, N)                see below
+``mask_input``        (1, 1, S/4, S/4)      logits of an earlier mask, or zeros
+``has_mask_input``    (1,)                  1 if ``mask_input`` counts, else 0
+``orig_im_size``      (2,)                  height and width of the picture before it was scaled
+====================  ====================  =======================================================================
+
+====  ====================================================================
+1     inside the object
+0     not a part of it
+2, 3  upper left and lower right corner of a box around it
+-1    no point: there has to be one, at 0, 0, where there is no box
+====  ====================================================================
+
+Its outputs: ``masks`` (1, 4, height, width), logits; ``iou_predictions`` (1, 4); ``low_res_masks`` (1, 4, S/4, S/4),
+each of which can be a ``mask_input``. Mask 0 is for prompts of several points or a box, 1 to 3 are for a single point.
+"""
+import json
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from segment_anything import SamPredictor
+from segment_anything.modeling import Sam
+from segment_anything.utils.onnx import SamOnnxModel
+from torch import Tensor
+
+from ..errors import ExportError
+from ..export import Comparison, ExportReport, export_coreml, export_onnx
+from ..export.mil_evaluator import MILProgram, quiet
+from ..export.onnx import OPSET, open_session
+from ..export.packages import need
+from ..export.verification import compare, size_on_disk
+from ..files import written_in_one_piece
+from ..inference import InferenceModel, Task
+from . import mil_operations  # noqa: F401, makes packages with a decoder run
+from .images import read_image
+from .prompts import Prompt
+
+INPUTS = ('image_embeddings', 'point_coords', 'point_labels', 'mask_input', 'has_mask_input', 'orig_im_size')
+OUTPUTS = ('masks', 'iou_predictions', 'low_res_masks')
+#: Points that the Core ML decoder takes at most.
+MAX_POINTS = 64
+#: Largest difference from the predictor, relative to the largest value of an output.
+BOUND = 1e-3
+_ENCODER = Task('embedding', 'image encoder of RepViT-SAM', lambda model, image: [model(image)],
+                lambda *_: ['image_embeddings'])
+
+
+class SamDecoder(SamOnnxModel):
+    """Prompt encoder, mask decoder and the resizing of masks, for tracing.
+
+    ``segment_anything``'s own module for export lets the size of the traced picture become a constant. Here, what it
+    does to masks, enlarging, cutting the padding off and resizing to the picture, is one matrix for rows and one for
+    columns, computed from the size: exact, and it needs no operation on tensors of unknown shape but products.
+
+    Args:
+        sam: The model; its parts are shared.
+    """
+
+    def __init__(self, sam: Sam):
+        super().__init__(sam, return_single_mask=False)
+        side = sam.prompt_encoder.mask_input_size[0]
+        with torch.no_grad():
+            self.register_buffer('image_pe', sam.prompt_encoder.get_dense_pe())
+            self.register_buffer('enlarging', F.interpolate(
+                torch.eye(side)[None], size=self.img_size, mode='linear', align_corners=False)[0].T.contiguous())
+
+    @torch.no_grad()
+    def forward(self, image_embeddings: Tensor, point_coords: Tensor, point_labels: Tensor, mask_input: Tensor,
+                has_mask_input: Tensor, orig_im_size: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """See the top of this module."""
+        sparse = self._embed_points(point_coords, point_labels)
+        dense = self._embed_masks(mask_input, has_mask_input)
+        low_res, scores = self.mask_decoder.predict_masks(image_embeddings, self.image_pe, sparse, dense)
+        return self.mask_postprocessing(low_res, orig_im_size), scores, low_res
+
+    def mask_postprocessing(self, masks: Tensor, orig_im_size: Tensor) -> Tensor:
+        """(1, 4, S/4, S/4) -> (1, 4, height, width)."""
+        sizes = orig_im_size.float()
+        scaled = torch.floor(sizes * (self.img_size / sizes.max()) + 0.5)
+        rows, columns = (self._resizing(sizes[axis], scaled[axis]) for axis in (0, 1))
+        return rows @ masks @ columns.transpose(0, 1)
+
+    def _resizing(self, size: Tensor, scaled: Tensor) -> Tensor:
+        """Matrix, (size, S/4), that brings a row or column of a mask to the picture's ``size``."""
+        positions = (torch.arange(size) + 0.5) * (scaled / size) - 0.5
+        positions = torch.minimum(positions.clamp(min=0), scaled - 1)
+        distances = positions[:, None] - torch.arange(self.img_size, dtype=torch.float)
+        return (1 - distances.abs()).clamp(min=0) @ self.enlarging
+
+
+class Case(NamedTuple):
+    """A prompt to prove an exported decoder with.
+
+    Attributes:
+        inputs: Of the decoder, as :data:`INPUTS` names them.
+        expected: What the predictor gives, as :data:`OUTPUTS` names it; its masks are those at ``chosen``.
+        chosen: Positions, among the decoder's masks, of the predictor's.
+    """
+
+    inputs: dict[str, Tensor]
+    expected: dict[str, Tensor]
+    chosen: slice
+
+
+def export_encoder(sam: Sam, out: str | Path, checkpoint: str | None = None, precision: str = 'fp16',
+                   pictures: Sequence[str | Path] = ()) -> ExportReport:
+    """Export the image encoder with the exporter that the ending of ``out`` names.
+
+    ONNX takes the padded picture as :meth:`Sam.preprocess` gives it, Core ML an image of pixels from 0 to 255, padded
+    at the right and the bottom with the colour 124, 116, 104, which is about zero when normalised.
+
+    Args:
+        sam: The model.
+        out: ``.onnx`` or ``.mlpackage``.
+        checkpoint: Where the weights are from; written into the file.
+        precision: Of Core ML, ``'fp16'`` or ``'fp32'``.
+        pictures: Files to compare the outputs on.
+
+    Raises:
+        ExportError: If it cannot be written, or does not compute what the model does.
+    """
+    model = InferenceModel(f'sam_{sam.image_encoder.backbone.arch}', sam.image_encoder, _ENCODER,
+                           checkpoint=checkpoint)
+    shape = [sam.image_encoder.img_size] * 2
+    if _kind(out) == 'onnx':
+        return export_onnx(model, shape, out, pictures=pictures)
+    return export_coreml(model, shape, out, precision=precision, pictures=pictures)
+
+
+def export_decoder(sam: Sam, out: str | Path, checkpoint: str | None = None,
+                   pictures: Sequence[str | Path] = ()) -> ExportReport:
+    """Export the decoder, proven against the predictor on a picture with several prompts and two sizes.
+
+    Core ML gets it in single precision: half would not hold the coordinates of pixels.
+
+    Args:
+        sam: The model.
+        out: ``.onnx`` or ``.mlpackage``.
+        checkpoint: Where the weights are from; written into the file.
+        pictures: Files to compare the outputs on; by default a photograph that matplotlib brings along.
+
+    Raises:
+        ExportError: If it cannot be written, or does not compute what the predictor does.
+    """
+    out, kind = Path(out), _kind(out)
+    cases = _cases(sam, pictures)
+    facts = {'description': 'SAM mask decoder for the embeddings of RepViT-SAM',
+             'image_size': sam.image_encoder.img_size, 'checkpoint': checkpoint or 'none: random weights'}
+    decoder = SamDecoder(sam).eval()
+    with written_in_one_piece(out) as path:
+        if kind == 'onnx':
+            operations, run = _write_onnx(decoder, cases[0], path, facts)
+        else:
+            operations, run = _write_coreml(decoder, cases[0], path, facts)
+        comparisons = [result for case in cases for result in _prove(run(case.inputs), case)]
+        size = size_on_disk(path)
+    runner = 'onnxruntime' if kind == 'onnx' else 'the operations of the saved program, in torch'
+    return ExportReport(out, size, operations, tuple(comparisons), runner)
+
+
+def _kind(out: str | Path) -> str:
+    kinds = {'.onnx': 'onnx', '.mlpackage': 'coreml'}
+    if Path(out).suffix not in kinds:
+        raise ExportError(f'{out} must end in {" or ".join(kinds)}')
+    return kinds[Path(out).suffix]
+
+
+@torch.no_grad()
+def _write_onnx(decoder: SamDecoder, case: Case, path: Path, facts: Mapping[str, Any]) -> tuple[Counter[str], Any]:
+    onnx, _ = need('onnx'), need('onnxruntime')
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')  # about constants of the traced module, none of which is a size
+        torch.onnx.export(
+            decoder, tuple(case.inputs.values()), str(path), input_names=list(INPUTS), output_names=list(OUTPUTS),
+            dynamic_axes={'point_coords': {1: 'points'}, 'point_labels': {1: 'points'},
+                          'masks': {2: 'height', 3: 'width'}}, opset_version=OPSET, dynamo=False)
+    graph = onnx.load(path)
+    graph.producer_name = 'repvit-mm'
+    for key, value in facts.items():
+        entry = graph.metadata_props.add()
+        entry.key, entry.value = key, str(value)
+    onnx.checker.check_model(graph, full_check=True)
+    onnx.save(graph, path)
+    session = open_session(path)
+
+    def run(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        values = session.run(list(OUTPUTS), {name: value.numpy() for name, value in inputs.items()})
+        return dict(zip(OUTPUTS, map(torch.from_numpy, values), strict=True))
+
+    return Counter(node.op_type for node in graph.graph.node), run
+
+
+@torch.no_grad()
+def _write_coreml(decoder: SamDecoder, case: Case, path: Path, facts: Mapping[str, Any]) -> tuple[Counter[str], Any]:
+    ct = need('coremltools')
+    points = ct.RangeDim(lower_bound=1, upper_bound=MAX_POINTS, default=case.inputs['point_labels'].shape[1])
+    flexible = {'point_coords': (1, points, 2), 'point_labels': (1, points)}
+    with quiet(), _one_prompt():
+        traced = torch.jit.trace(decoder, tuple(case.inputs.values()), check_trace=False)
+        package = ct.convert(
+            traced, convert_to='mlprogram', minimum_deployment_target=ct.target.iOS16, skip_model_load=True,
+            inputs=[ct.TensorType(name, flexible.get(name, tuple(value.shape)), dtype=np.float32)
+                    for name, value in case.inputs.items()],
+            outputs=[ct.TensorType(name) for name in OUTPUTS], compute_precision=ct.precision.FLOAT32)
+        for key, value in facts.items():
+            package.user_defined_metadata[key] = value if isinstance(value, str) else json.dumps(value)
+        package.short_description = facts['description']
+        package.save(str(path))
+    program = MILProgram(path)
+    return program.counts(), lambda inputs: program.run(**inputs)
+
+
+@contextmanager
+def _one_prompt() -> Iterator[None]:
+    """Trace without repeating the embedding for each of a batch of prompts, whose number Core ML would not know."""
+    original = torch.repeat_interleave
+    torch.repeat_interleave = lambda x, repeats, dim: x
+    try:
+        yield
+    finally:
+        torch.repeat_interleave = original
+
+
+@torch.no_grad()
+def _cases(sam: Sam, pictures: Sequence[str | Path]) -> list[Case]:
+    """Prompts of every kind, on a picture as it is and turned by 90 degrees, with what the predictor says."""
+    if not pictures:
+        from matplotlib.cbook import get_sample_data
+        pictures = [get_sample_data('grace_hopper.jpg', asfileobj=False)]
+    image = read_image(pictures[0])
+    predictor, cases = SamPredictor(sam), []
+    for picture in (image, np.ascontiguousarray(image.transpose(1, 0, 2))):
+        predictor.set_image(picture)
+        height, width = picture.shape[:2]
+        box = (0.2 * width, 0.1 * height, 0.8 * width, 0.9 * height)
+        point, other = (0.5 * width, 0.4 * height), (0.1 * width, 0.1 * height)
+        for prompt in (Prompt((point,), (1,)), Prompt((point, other), (1, 0)), Prompt((point,), (1,), box)):
+            cases.append(_case(predictor, prompt))
+        cases.append(_case(predictor, Prompt((point,), (1,)), cases[-1].expected['low_res_masks']))
+    return cases
+
+
+def _case(predictor: SamPredictor, prompt: Prompt, mask: Tensor | None = None) -> Case:
+    points, labels, box = prompt.arrays()
+    masks, scores, low_res = predictor.predict(
+        points, labels, box, None if mask is None else mask[0].numpy(), prompt.is_ambiguous, return_logits=True)
+    expected = dict(zip(OUTPUTS, (torch.from_numpy(value)[None] for value in (masks, scores, low_res)), strict=True))
+    coords, labels = decoder_points(prompt)
+    coords = predictor.transform.apply_coords(coords, predictor.original_size)
+    side = predictor.model.prompt_encoder.mask_input_size[0]
+    inputs = (predictor.features, torch.tensor(coords, dtype=torch.float)[None],
+              torch.tensor(labels, dtype=torch.float)[None],
+              torch.zeros(1, 1, side, side) if mask is None else mask,
+              torch.tensor([0. if mask is None else 1.]), torch.tensor(predictor.original_size, dtype=torch.float))
+    chosen = slice(1, None) if prompt.is_ambiguous else slice(0, 1)
+    return Case(dict(zip(INPUTS, inputs, strict=True)), expected, chosen)
+
+
+def decoder_points(prompt: Prompt) -> tuple[np.ndarray, np.ndarray]:
+    """A prompt as an exported decoder takes it: (N, 2) coordinates in pixels of the picture, and (N,) labels."""
+    coords, labels = list(prompt.points), list(prompt.labels)
+    if prompt.box is None:
+        coords, labels = [*coords, (0., 0.)], [*labels, -1]
+    else:
+        coords, labels = [*coords, prompt.box[:2], prompt.box[2:]], [*labels, 2, 3]
+    return np.array(coords, dtype=np.float32), np.array(labels, dtype=np.float32)
+
+
+def _prove(found: Mapping[str, Tensor], case: Case) -> list[Comparison]:
+    return [compare(name, found[name][:, case.chosen], case.expected[name], BOUND) for name in OUTPUTS]

@@ -1,0 +1,127 @@
+"""The operations of Core ML programs that SAM's decoder has and a RepViT has not, for running saved packages.
+
+Importing this module adds them to :data:`repvit_mm.export.mil_evaluator.OPERATIONS`.
+"""
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..errors import ExportError
+from ..export.mil_evaluator import OPERATIONS, Inputs
+
+
+def _tensor(value: Any) -> Tensor:
+    """Constants keep their type: sizes and indices are whole numbers."""
+    return value if isinstance(value, Tensor) else torch.as_tensor(np.asarray(value))
+
+
+def _ints(value: Any) -> list[int]:
+    return _tensor(value).reshape(-1).tolist()
+
+
+def _flags(value: Any, rank: int) -> list[bool]:
+    return [False] * rank if value is None else [bool(flag) for flag in np.asarray(value)]
+
+
+def _binary(function: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Inputs], Tensor]:
+    return lambda inputs: function(_tensor(inputs['x']), _tensor(inputs['y']))
+
+
+def _unary(function: Callable[[Tensor], Tensor]) -> Callable[[Inputs], Tensor]:
+    return lambda inputs: function(_tensor(inputs['x']))
+
+
+def _matmul(inputs: Inputs) -> Tensor:
+    x, y = _tensor(inputs['x']), _tensor(inputs['y'])
+    x = x.transpose(-1, -2) if inputs.get('transpose_x', False) else x
+    return x @ (y.transpose(-1, -2) if inputs.get('transpose_y', False) else y)
+
+
+def _gather(inputs: Inputs) -> Tensor:
+    x, indices, axis = _tensor(inputs['x']), _tensor(inputs['indices']), int(inputs.get('axis', 0))
+    if int(inputs.get('batch_dims', 0)):
+        raise ExportError('gather with batch_dims is not known here')
+    axis %= x.ndim
+    flat = indices.reshape(-1).long() % x.shape[axis]
+    return x.index_select(axis, flat).reshape([*x.shape[:axis], *indices.shape, *x.shape[axis + 1:]])
+
+
+def _slice_by_index(inputs: Inputs) -> Tensor:
+    x = _tensor(inputs['x'])
+    begin, end = _ints(inputs['begin']), _ints(inputs['end'])
+    stride = [1] * x.ndim if inputs.get('stride') is None else _ints(inputs['stride'])
+    if min(stride) < 1:
+        raise ExportError('slice_by_index with a negative stride is not known here')
+    open_begin, open_end, squeezed = (_flags(inputs.get(f'{name}_mask'), x.ndim)
+                                      for name in ('begin', 'end', 'squeeze'))
+    return x[tuple(begin[i] if squeezed[i] else
+                   slice(None if open_begin[i] else begin[i], None if open_end[i] else end[i], stride[i])
+                   for i in range(x.ndim))]
+
+
+def _expand_dims(inputs: Inputs) -> Tensor:
+    x, axes = _tensor(inputs['x']), _ints(inputs['axes'])
+    for axis in sorted(axis % (x.ndim + len(axes)) for axis in axes):
+        x = x.unsqueeze(axis)
+    return x
+
+
+def _reshape(inputs: Inputs) -> Tensor:
+    x = _tensor(inputs['x'])
+    return x.reshape([x.shape[i] if size == 0 else size for i, size in enumerate(_ints(inputs['shape']))])
+
+
+def _layer_norm(inputs: Inputs) -> Tensor:
+    x, axes = inputs['x'], _ints(inputs['axes'])
+    if [axis % x.ndim for axis in axes] != list(range(x.ndim - len(axes), x.ndim)):
+        raise ExportError('layer_norm over other than the last axes is not known here')
+    return F.layer_norm(x, x.shape[-len(axes):], inputs.get('gamma'), inputs.get('beta'),
+                        float(inputs.get('epsilon', 1e-5)))
+
+
+def _conv_transpose(inputs: Inputs) -> Tensor:
+    if inputs.get('pad_type', 'valid') != 'valid' and any(_ints(inputs.get('pad', 0))):
+        raise ExportError('conv_transpose with padding is not known here')
+    return F.conv_transpose2d(inputs['x'], inputs['weight'], inputs.get('bias'), _ints(inputs.get('strides', (1, 1))),
+                              groups=int(inputs.get('groups', 1)), dilation=_ints(inputs.get('dilations', (1, 1))))
+
+
+def _range(inputs: Inputs) -> Tensor:
+    start, end, step = (_tensor(inputs[name]).item() for name in ('start', 'end', 'step'))
+    return torch.arange(start, end, step)
+
+
+OPERATIONS.update({
+    'abs': _unary(torch.abs),
+    'concat': lambda inputs: torch.cat(  # of numbers, too
+        [torch.atleast_1d(_tensor(value)) for value in inputs['values']], int(inputs['axis'])),
+    'conv_transpose': _conv_transpose,
+    'cos': _unary(torch.cos),
+    'equal': _binary(torch.eq),
+    'expand_dims': _expand_dims,
+    'floor': _unary(torch.floor),
+    'gather': _gather,
+    'inverse': lambda inputs: 1 / (inputs['x'] + float(inputs.get('epsilon', 1e-4))),
+    'layer_norm': _layer_norm,
+    'matmul': _matmul,
+    'minimum': _binary(torch.minimum),
+    'not_equal': _binary(torch.ne),
+    'pow': _binary(torch.pow),
+    'range_1d': _range,
+    'reduce_max': lambda inputs: inputs['x'].amax(
+        _ints(inputs['axes']) if inputs.get('axes') is not None else list(range(inputs['x'].ndim)),
+        bool(inputs.get('keep_dims', False))),
+    'reshape': _reshape,
+    'select': lambda inputs: torch.where(*(_tensor(inputs[name]) for name in ('cond', 'a', 'b'))),
+    'shape': lambda inputs: torch.tensor(inputs['x'].shape, dtype=torch.int32),
+    'sin': _unary(torch.sin),
+    'slice_by_index': _slice_by_index,
+    'sqrt': _unary(torch.sqrt),
+    'stack': lambda inputs: torch.stack([_tensor(value) for value in inputs['values']], int(inputs['axis'])),
+    'tile': lambda inputs: _tensor(inputs['x']).repeat(_ints(inputs['reps'])),
+    'transpose': lambda inputs: inputs['x'].permute(_ints(inputs['perm'])),
+})
