@@ -61,6 +61,12 @@ class RepViTClsHead(ClsHead, Fusible):
         scores, scores_dist = self.both_scores(feats)
         return scores if scores_dist is None else (scores + scores_dist) / 2
 
+    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args) -> None:
+        # A fused checkpoint fuses the head, whoever loads it; RepViT does the same.
+        if f'{prefix}fc.weight' in state_dict and not self.deploy:
+            self.fc, self.fc_dist, self.deploy = self.fuse().fc, None, True
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
     def _layers(self) -> list[BNLinear]:
         return [layer for layer in (self.fc, self.fc_dist) if isinstance(layer, BNLinear)]
 

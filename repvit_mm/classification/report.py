@@ -3,8 +3,8 @@ import csv
 import io
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import matplotlib
 import numpy as np
@@ -21,7 +21,8 @@ from ..errors import ConfigError
 NAMED_CLASSES = 40
 
 
-class _Prediction(NamedTuple):
+@dataclass(frozen=True)  # a tuple would be taken apart where results are moved between devices
+class _Prediction:
     path: str
     label: int
     scores: np.ndarray  # of every class, after the softmax
