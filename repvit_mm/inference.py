@@ -58,6 +58,8 @@ def _segment(model: nn.Module, image: Tensor) -> list[Tensor]:
 
 _BACKBONE = Task('backbone', 'backbone', lambda model, image: model(image),
                  lambda backbone, _: [f'stage{i + 1}' for i in backbone.out_indices])
+SAM_ENCODER = Task('embedding', 'image encoder of RepViT-SAM', lambda model, image: [model(image)],
+                   lambda *_: ['image_embeddings'])
 #: ``default_scope`` of a config -> task. Boxes and masks need proposals and suppression, which no exported graph
 #: holds: a detector's inference stops at the pyramid.
 TASKS = {
@@ -126,7 +128,7 @@ def build_inference_model(source: str | Path, checkpoint: str | Path | None = No
 
     Args:
         source: A config of mmpretrain, mmsegmentation or mmdetection with a RepViT, or a name of
-            :data:`repvit_mm.archs.ARCHS`.
+            :data:`repvit_mm.archs.ARCHS`; with ``sam_`` before it, RepViT-SAM's image encoder.
         checkpoint: A file or name that :func:`repvit_mm.load_checkpoint` takes, fused or not.
 
     Returns:
@@ -138,6 +140,9 @@ def build_inference_model(source: str | Path, checkpoint: str | Path | None = No
     """
     if str(source) in ARCHS:
         built = InferenceModel(str(source), RepViT(str(source)), _BACKBONE)
+    elif str(source).removeprefix('sam_') in ARCHS:
+        from .sam import SamEncoder
+        built = InferenceModel(str(source), SamEncoder(str(source).removeprefix('sam_')), SAM_ENCODER)
     else:
         built = _build_from_config(Path(source))
     if checkpoint is not None:

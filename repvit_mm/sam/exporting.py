@@ -44,7 +44,7 @@ from ..export.onnx import OPSET, open_session
 from ..export.packages import need
 from ..export.verification import compare, size_on_disk
 from ..files import written_in_one_piece
-from ..inference import InferenceModel, Task
+from ..inference import SAM_ENCODER, InferenceModel
 from . import mil_operations  # noqa: F401, makes packages with a decoder run
 from .images import read_image
 from .prompts import Prompt
@@ -55,8 +55,6 @@ OUTPUTS = ('masks', 'iou_predictions', 'low_res_masks')
 MAX_POINTS = 64
 #: Largest difference from the predictor, relative to the largest value of an output.
 BOUND = 1e-3
-_ENCODER = Task('embedding', 'image encoder of RepViT-SAM', lambda model, image: [model(image)],
-                lambda *_: ['image_embeddings'])
 
 
 class SamDecoder(SamOnnxModel):
@@ -133,7 +131,7 @@ def export_encoder(sam: Sam, out: str | Path, checkpoint: str | None = None, pre
     Raises:
         ExportError: If it cannot be written, or does not compute what the model does.
     """
-    model = InferenceModel(f'sam_{sam.image_encoder.backbone.arch}', sam.image_encoder, _ENCODER,
+    model = InferenceModel(f'sam_{sam.image_encoder.backbone.arch}', sam.image_encoder, SAM_ENCODER,
                            checkpoint=checkpoint)
     shape = [sam.image_encoder.img_size] * 2
     if _kind(out) == 'onnx':

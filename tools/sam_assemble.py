@@ -1,0 +1,32 @@
+"""Make a RepViT-SAM of a distilled encoder and its teacher's decoder: tools/sam_assemble.py ENCODER SAM OUT."""
+import argparse
+from pathlib import Path
+
+import torch
+
+from repvit_mm.archs import ARCHS
+from repvit_mm.checkpoints import convert_state_dict
+from repvit_mm.errors import run_cli
+from repvit_mm.files import written_in_one_piece
+from repvit_mm.sam import assemble
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description='Put a distilled image encoder and the decoder of a SAM together.')
+    parser.add_argument('encoder', help='checkpoint of a distillation')
+    parser.add_argument('sam', help="checkpoint of the whole SAM that it learnt from, e.g. Meta's sam_vit_h_4b8939.pth")
+    parser.add_argument('out', type=Path, help='the new file')
+    parser.add_argument('--arch', choices=sorted(ARCHS), default='m2_3', metavar='NAME',
+                        help=f'architecture of the encoder: {", ".join(sorted(ARCHS))} (default: m2_3)')
+    parser.add_argument('--official', action='store_true', help="write the names of the authors' repvit_sam.pt")
+    args = parser.parse_args()
+    tensors = assemble(args.encoder, args.sam, args.arch).state_dict()
+    if args.official:
+        tensors = convert_state_dict(tensors, to='official')
+    with written_in_one_piece(args.out) as path:
+        torch.save(dict(tensors), path)
+    print(f'{len(tensors)} tensors: {args.out}')
+
+
+if __name__ == '__main__':
+    run_cli(main)

@@ -1,0 +1,40 @@
+"""Export RepViT-SAM, encoder and decoder, to ONNX or Core ML: tools/sam_export.py {onnx,coreml} [options]."""
+import argparse
+from pathlib import Path
+
+from rich.console import Console
+
+from repvit_mm.errors import run_cli
+from repvit_mm.export.report import show
+from repvit_mm.sam.exporting import export_decoder, export_encoder
+from repvit_mm.sam.images import make_folder
+from repvit_mm.sam.options import add_model_arguments, model_from
+
+_ENDINGS = {'onnx': '.onnx', 'coreml': '.mlpackage'}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description='Export encoder and decoder as two files, and prove that they compute '
+                                                 'what PyTorch does.')
+    parser.add_argument('format', choices=_ENDINGS)
+    parser.add_argument('--out', type=Path, default=Path('outputs/sam_export'), metavar='DIR',
+                        help='where the files go (default: outputs/sam_export)')
+    parser.add_argument('--precision', choices=('fp16', 'fp32'), default='fp16',
+                        help='of the Core ML encoder (default: fp16); the decoder is fp32')
+    parser.add_argument('--pictures', nargs='+', type=Path, default=[], metavar='FILE',
+                        help='pictures to compare the outputs on (default: a photograph that matplotlib brings along)')
+    add_model_arguments(parser)
+    args = parser.parse_args()
+    args.device = 'cpu'
+    out, sam, ending = make_folder(args.out), model_from(args), _ENDINGS[args.format]
+    with Console(stderr=True).status('exporting the encoder'):
+        encoder = export_encoder(sam, out / f'sam_{args.arch}_encoder{ending}', args.checkpoint, args.precision,
+                                 args.pictures)
+    show(encoder)
+    with Console(stderr=True).status('exporting the decoder'):
+        decoder = export_decoder(sam, out / f'sam_{args.arch}_decoder{ending}', args.checkpoint, args.pictures)
+    show(decoder)
+
+
+if __name__ == '__main__':
+    run_cli(main)

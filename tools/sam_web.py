@@ -1,0 +1,24 @@
+"""Segment pictures with RepViT-SAM on a web page: tools/sam_web.py [options]."""
+import argparse
+
+from repvit_mm.errors import ConfigError, run_cli
+from repvit_mm.sam.options import RANDOM_WEIGHTS, add_model_arguments, model_from
+from repvit_mm.sam.webpage import build_page
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description='Serve a web page: upload a picture, click, see the mask.')
+    parser.add_argument('--host', default='127.0.0.1', help='address to serve on; 0.0.0.0 for all (default: 127.0.0.1)')
+    parser.add_argument('--port', type=int, default=7860, help='default: 7860')
+    add_model_arguments(parser)
+    args = parser.parse_args()
+    page = build_page(model_from(args), '' if args.checkpoint else RANDOM_WEIGHTS)
+    try:
+        page.launch(server_name=args.host, server_port=args.port, share=False)
+    except OSError as error:
+        raise ConfigError(f'the page cannot be served at {args.host}:{args.port} ({error}); '
+                          '--port takes another') from error
+
+
+if __name__ == '__main__':
+    run_cli(main)
