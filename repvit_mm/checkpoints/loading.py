@@ -220,9 +220,11 @@ def _not_needed(names: list[str], wanted: Mapping[str, Tensor], pairs: Pairs) ->
         root = ours.root
         not_needed |= {name for name in names
                        if name.startswith(root) and is_unbuilt(name[len(root):], ours)}
+        # A classifier for a model without one, beside the backbone or, as the authors build it, inside.
+        tops = [(root, 'official'), (root, 'timm')]
         if theirs.has_head and not ours.has_head:
-            top = root.removesuffix('backbone.')
-            not_needed |= {name for name in names if is_head(name, top, 'repvit_mm')}
+            tops.append((root.removesuffix('backbone.'), 'repvit_mm'))
+        not_needed |= {name for name in names if any(is_head(name, *top) for top in tops)}
     if not any(name.startswith(SAM_DECODER) for name in wanted):
         not_needed |= {name for name in names if name.startswith(SAM_DECODER)}
     if all(re.match(r'(stem|stages)\.', name) for name in wanted):  # a backbone alone
