@@ -9,11 +9,11 @@ export MMCV_WHEELS
 PY = $(abspath $(VENV))/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test lint clean
+.PHONY: help setup quickstart sam-demo test lint clean
 
 help:  ## list the targets
 	@echo 'usage: make TARGET [VENV=.venv] [PYTHON=python3] [MMCV_WHEELS=URL_OR_FOLDER] [ARGS=...]'
-	@sed -n 's/^\([a-z]*\):.*## /\1	/p' $(firstword $(MAKEFILE_LIST)) | expand -t 14 | sed 's/^/  /'
+	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' $(firstword $(MAKEFILE_LIST)) | expand -t 14 | sed 's/^/  /'
 
 setup:  ## make the environment, or bring it up to date
 	@command -v '$(PYTHON)' >/dev/null || { \
@@ -22,6 +22,10 @@ setup:  ## make the environment, or bring it up to date
 
 quickstart: setup  ## train, evaluate and fuse a small Mask R-CNN on a data set drawn on the spot
 	@'$(PY)' tools/quickstart.py $(ARGS)
+
+sam-demo: setup  ## serve a web page to segment pictures on; ARGS="--checkpoint repvit://sam" takes the published weights
+	@'$(PY)' -m pip install --quiet -r requirements-sam-demo.txt
+	@'$(PY)' tools/sam_web.py $(ARGS)
 
 test: setup  ## run all tests; ARGS="-m 'not slow'" leaves out the long ones
 	@'$(PY)' -m pytest $(ARGS)

@@ -104,6 +104,9 @@ def build_page(sam: Sam, notice: str = '') -> Any:
     def clear(request: gr.Request) -> tuple[Any, str]:
         return session_of(request).clear(), ''
 
+    def leave(request: gr.Request) -> None:
+        sessions.pop(request.session_hash, None)
+
     def _told(action: Any) -> tuple[Any, str]:
         try:
             return action()
@@ -125,5 +128,5 @@ def build_page(sam: Sam, notice: str = '') -> Any:
         source.change(upload, source, [canvas, status])
         canvas.select(click, mode, [canvas, status])
         button.click(clear, None, [canvas, status])
-        page.unload(lambda request: sessions.pop(request.session_hash, None))
+        page.unload(leave)
     return page

@@ -1,0 +1,172 @@
+"""Building RepViT-SAM, and its checkpoints: the published names, both ways, and what is refused."""
+import hashlib
+
+import pytest
+import torch
+from oracles import randomise_norms, relative_error
+from sam_samples import run_tool, small_sam
+from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder
+from torch import nn
+
+from repvit_mm import ARCHS, RepViT, convert_state_dict, fuse, load_checkpoint
+from repvit_mm.errors import CheckpointError, ConfigError
+from repvit_mm.sam import SamEncoder, assemble, build_sam
+
+# SHA-256 over "name shape" of every tensor of the published repvit_sam.pt, a line each, in its order.
+PUBLISHED_SHA256 = '6ce1bc43850b980acbd3453bfd24949c4cea8efcee270906b9dea5e9b833165e'
+PUBLISHED_COUNT = 1598
+PUBLISHED_SAMPLE = {
+    'image_encoder.features.0.0.c.weight': (40, 3, 3, 3),
+    'image_encoder.features.54.channel_mixer.m.2.bn.num_batches_tracked': (),
+    'image_encoder.neck.0.weight': (256, 640, 1, 1),
+    'image_encoder.neck.3.bias': (256,),
+    'prompt_encoder.pe_layer.positional_encoding_gaussian_matrix': (2, 128),
+    'mask_decoder.iou_prediction_head.layers.2.bias': (4,),
+}
+
+
+def lines(tensors):
+    return '\n'.join(f'{name} {"x".join(map(str, value.shape))}' for name, value in tensors.items())
+
+
+@pytest.fixture(scope='module')
+def published(tmp_path_factory):
+    """A file like the published one: its names, shapes and order, random values."""
+    with torch.device('meta'):
+        names = convert_state_dict(build_sam('m2_3').state_dict(), to='official')
+    assert hashlib.sha256(lines(names).encode()).hexdigest() == PUBLISHED_SHA256
+    torch.manual_seed(0)
+    tensors = {name: torch.randn(value.shape) if value.ndim else torch.tensor(7) for name, value in names.items()}
+    path = tmp_path_factory.mktemp('sam') / 'repvit_sam.pt'
+    torch.save(tensors, path)
+    return path, tensors
+
+
+def test_published_checkpoint_has_the_names_that_the_model_converts_to(published):
+    _, tensors = published
+    assert len(tensors) == PUBLISHED_COUNT
+    assert {name: tuple(tensors[name].shape) for name in PUBLISHED_SAMPLE} == PUBLISHED_SAMPLE
+
+
+def test_published_checkpoint_loads_completely_and_converts_back(published):
+    path, tensors = published
+    sam = build_sam('m2_3', path)
+    back = convert_state_dict(sam.state_dict(), to='official')
+    assert list(back) == list(tensors)
+    assert all(torch.equal(back[name], tensors[name]) for name in tensors)
+
+
+def test_published_checkpoint_gives_its_encoder_and_its_backbone(published):
+    path, tensors = published
+    encoder, backbone = SamEncoder('m2_3'), RepViT('m2_3')
+    load_checkpoint(encoder, path)
+    load_checkpoint(backbone, path)
+    assert torch.equal(encoder.neck[2].weight, tensors['image_encoder.neck.2.weight'])
+    for model in (encoder.backbone, backbone):
+        assert torch.equal(model.stem.conv1.conv.weight, tensors['image_encoder.features.0.0.c.weight'])
+
+
+@pytest.mark.parametrize('arch', ARCHS)
+def test_every_architecture_builds(arch):
+    with torch.device('meta'):
+        sam = build_sam(arch, image_size=128)
+        embedding = sam.image_encoder(torch.zeros(1, 3, 128, 128))
+    assert embedding.shape == (1, 256, 8, 8)
+
+
+def test_parts_beside_the_encoder_are_those_of_segment_anything():
+    sam = small_sam()
+    assert type(sam.prompt_encoder) is PromptEncoder and type(sam.mask_decoder) is MaskDecoder
+    assert not sam.training
+
+
+def test_encoder_is_a_backbone_without_the_last_stride_and_the_neck_of_sam(tmp_path):
+    encoder = randomise_norms(SamEncoder('m0_6', image_size=64)).eval()
+    backbone = RepViT('m0_6', last_stride=1).eval()
+    torch.save(encoder.state_dict(), tmp_path / 'encoder.pth')
+    load_checkpoint(backbone, tmp_path / 'encoder.pth')
+    torch.manual_seed(0)
+    image = torch.randn(1, 3, 64, 64)
+    neck = ImageEncoderViT(img_size=64, embed_dim=320, depth=0, num_heads=1, out_chans=256).neck
+    neck.load_state_dict(encoder.neck.state_dict())
+    assert encoder.img_size == 64
+    assert relative_error(encoder(image), neck(backbone(image)[-1])) < 1e-5
+
+
+def test_fused_model_computes_the_same_and_saves_and_loads(tmp_path):
+    sam = small_sam()
+    fused = fuse(sam)
+    image = torch.randn(1, 3, 64, 64)
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in fused.modules())
+    assert relative_error(fused.image_encoder(image), sam.image_encoder(image)) < 1e-3
+    torch.save(fused.state_dict(), tmp_path / 'fused.pth')
+    loaded = build_sam('m0_6', tmp_path / 'fused.pth', image_size=64)
+    assert torch.equal(loaded.image_encoder(image), fused.image_encoder(image))
+
+
+def test_encoder_starts_from_a_classifier(tmp_path):
+    backbone = randomise_norms(RepViT('m0_6'))
+    torch.save(convert_state_dict(backbone.state_dict(), to='official'), tmp_path / 'classifier.pth')
+    encoder = SamEncoder('m0_6', init_cfg=dict(type='Pretrained', checkpoint=str(tmp_path / 'classifier.pth')))
+    encoder.init_weights()
+    assert all(torch.equal(value, encoder.backbone.state_dict()[name])
+               for name, value in backbone.state_dict().items())
+
+
+@pytest.mark.parametrize('size', [0, 100, -16])
+def test_image_size_that_makes_no_embedding_is_refused(size):
+    with pytest.raises(ConfigError, match=f'image_size={size} must be a multiple of 16'):
+        build_sam('m0_6', image_size=size)
+
+
+@pytest.mark.parametrize('names, message', [
+    (['image_encoder.pos_embed', 'image_encoder.patch_embed.proj.weight', 'mask_decoder.iou_token.weight'],
+     'is a SAM with another image encoder .*pos_embed.*RepViT-SAM is expected'),
+    (['layer.weight'], 'no prompt_encoder and no mask_decoder; RepViT-SAM is expected'),
+])
+def test_checkpoint_of_another_model_is_told_in_one_line(tmp_path, names, message):
+    torch.save({name: torch.zeros(1) for name in names}, tmp_path / 'other.pth')
+    with pytest.raises(CheckpointError, match=message) as caught:
+        build_sam('m0_6', tmp_path / 'other.pth')
+    assert '\n' not in str(caught.value)
+
+
+def test_checkpoint_of_another_architecture_or_of_the_encoder_alone_is_refused(published, tmp_path):
+    with pytest.raises(CheckpointError, match='holds the weights of m2_3, and the model is m0_6'):
+        build_sam('m0_6', published[0])
+    torch.save({f'image_encoder.{name}': value for name, value in SamEncoder('m0_6').state_dict().items()},
+               tmp_path / 'encoder.pth')
+    with pytest.raises(CheckpointError, match='has no prompt_encoder and no mask_decoder; RepViT-SAM is expected'):
+        build_sam('m0_6', tmp_path / 'encoder.pth')
+
+
+@pytest.fixture
+def halves(tmp_path):
+    """What a distillation wrote, and its teacher, a SAM with another image encoder."""
+    student, teacher = small_sam(seed=1), small_sam(seed=2)
+    torch.save({'state_dict': {f'student.{name}': value for name, value in
+                               student.image_encoder.state_dict().items()}}, tmp_path / 'student.pth')
+    torch.save({'image_encoder.pos_embed': torch.zeros(1)} | {
+        name: value for name, value in teacher.state_dict().items() if not name.startswith('image_encoder.')},
+        tmp_path / 'teacher.pth')
+    return student, teacher, tmp_path
+
+
+def test_distilled_encoder_and_decoder_of_its_teacher_make_a_sam(halves, monkeypatch):
+    student, teacher, folder = halves
+    expected = {name: (student if name.startswith('image_encoder.') else teacher).state_dict()[name]
+                for name in student.state_dict()}
+    whole = assemble(folder / 'student.pth', folder / 'teacher.pth', 'm0_6', image_size=64)
+    assert all(torch.equal(value, expected[name]) for name, value in whole.state_dict().items())
+    status = run_tool('sam_assemble', folder / 'student.pth', folder / 'teacher.pth', folder / 'whole.pth',
+                      '--arch', 'm0_6', '--official', monkeypatch=monkeypatch)
+    assert not status
+    assert 'image_encoder.features.0.0.c.weight' in torch.load(folder / 'whole.pth', weights_only=True)
+    loaded = build_sam('m0_6', folder / 'whole.pth')
+    assert all(torch.equal(value, expected[name]) for name, value in loaded.state_dict().items())
+
+
+def test_teacher_without_a_decoder_is_refused(halves):
+    _, _, folder = halves
+    with pytest.raises(CheckpointError, match='student.pth has no prompt_encoder; the checkpoint of a whole SAM'):
+        assemble(folder / 'student.pth', folder / 'student.pth', 'm0_6')

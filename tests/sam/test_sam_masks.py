@@ -1,0 +1,134 @@
+"""Prompts, the masks that come of them, and the command line."""
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools import mask as coco_mask
+from sam_samples import picture, run_tool, save_picture, small_sam
+from segment_anything import SamAutomaticMaskGenerator, SamPredictor
+
+from repvit_mm.errors import UserError
+from repvit_mm.sam import Mask, Prompt, segment, segment_everything
+from repvit_mm.sam.masks import decode, draw
+
+
+@pytest.fixture(scope='module')
+def sam():
+    return small_sam()
+
+
+@pytest.fixture
+def predictor(sam):
+    predictor = SamPredictor(sam)
+    predictor.set_image(picture())
+    return predictor
+
+
+@pytest.mark.parametrize('prompt, message', [
+    (Prompt(), 'the prompt is empty'),
+    (Prompt(((80, 10),), (1,)), 'point 80 10 is outside of the picture, which is 80 x 60 pixels'),
+    (Prompt(((10, 60),), (1,)), 'point 10 60 is outside'),
+    (Prompt(((-1, 10),), (0,)), 'point -1 10 is outside'),
+    (Prompt(((float('nan'), 10),), (1,)), 'point nan 10 is outside'),
+    (Prompt(((1, 1),), (2,)), 'label 2 of a point must be 1'),
+    (Prompt(((1, 1),), ()), '1 points need as many labels, got 0'),
+    (Prompt(box=(90, 10, 95, 20)), 'box 90 10 95 20 has no area inside of the picture'),
+    (Prompt(box=(10, 10, 10, 20)), 'has no area'),
+    (Prompt(box=(0, 0, float('inf'), 20)), 'needs four numbers'),
+])
+def test_prompts_that_mean_nothing_are_refused(predictor, prompt, message):
+    with pytest.raises(UserError, match=message):
+        segment(predictor, prompt)
+
+
+@pytest.mark.parametrize('box', [(50, 40, 10, 20), (10, 40, 50, 20), (50, 20, 10, 40)])
+def test_corners_of_a_box_come_in_any_order(predictor, box):
+    expected, = segment(predictor, Prompt(box=(10, 20, 50, 40)))
+    found, = segment(predictor, Prompt(box=box))
+    np.testing.assert_array_equal(found.mask, expected.mask)
+    assert Prompt(box=(-5, -5, 200, 20)).checked(80, 60).box == (0, 0, 80, 20)
+
+
+def test_a_single_point_gives_three_masks_the_best_first(predictor):
+    found = segment(predictor, Prompt(((30, 30),), (1,)))
+    masks, scores, _ = predictor.predict(np.array([[30, 30]]), np.array([1]), multimask_output=True)
+    assert [mask.score for mask in found] == sorted(scores.tolist(), reverse=True)
+    np.testing.assert_array_equal(found[0].mask, masks[scores.argmax()])
+    assert found[0].mask.shape == (60, 80)
+    assert len(segment(predictor, Prompt(((30, 30), (3, 3)), (1, 0)))) == 1
+
+
+def test_annotation_holds_the_mask():
+    mask = np.zeros((6, 8), bool)
+    mask[1:4, 2:7] = True
+    annotation = Mask(mask, 0.5).annotation()
+    assert annotation['area'] == 15 and annotation['bbox'] == [2, 1, 5, 3] and annotation['predicted_iou'] == 0.5
+    np.testing.assert_array_equal(decode(json.loads(json.dumps(annotation))), mask)
+
+
+def test_everything_is_what_the_generator_gives_and_tells_its_progress(sam):
+    settings = dict(points_per_side=3, points_per_batch=4, pred_iou_thresh=-9., stability_score_thresh=0.)
+    steps = []
+    found = segment_everything(sam, picture(), **settings, on_progress=steps.append)
+    expected = SamAutomaticMaskGenerator(sam, **settings).generate(picture())
+    assert steps == [4, 4, 1]
+    assert len(found) == len(expected) > 0
+    areas = [annotation['area'] for annotation in found]
+    assert areas == sorted((annotation['area'] for annotation in expected), reverse=True)
+    assert decode(found[0]).sum() == areas[0]
+
+
+def test_drawing_colours_the_mask_and_nothing_else():
+    image, mask = picture(), np.zeros((60, 80), bool)
+    mask[20:40, 30:60] = True
+    changed = (draw(image, [mask]) != image).any(2)
+    assert changed[21:39, 31:59].mean() > 0.99 and not changed[:18].any() and not changed[:, :28].any()
+    drawn = draw(image, [], Prompt(((10, 10),), (1,), (40, 20, 60, 50)))
+    assert drawn[10, 10].tolist() == [0, 200, 0] and drawn[20, 50].tolist() == [255, 220, 0]
+    np.testing.assert_array_equal(image, picture())
+
+
+ARGUMENTS = ('--arch', 'm0_6', '--image-size', '64', '--device', 'cpu')
+
+
+def test_demo_writes_pictures_and_annotations(tmp_path, monkeypatch, capsys):
+    path = save_picture(tmp_path / 'discs.png')
+    status = run_tool('sam_demo', path, '--point', 30, 30, '--out', tmp_path / 'out', *ARGUMENTS,
+                      monkeypatch=monkeypatch)
+    printed = capsys.readouterr()
+    assert not status and '3 masks, the best' in printed.out and 'the weights are random' in printed.err
+    content = json.loads((tmp_path / 'out/discs_masks.json').read_text())
+    assert content['image'] == {'file_name': 'discs.png', 'width': 80, 'height': 60}
+    for number, annotation in enumerate(content['annotations']):
+        mask = np.asarray(Image.open(tmp_path / f'out/discs_mask_{number:03d}.png'))
+        np.testing.assert_array_equal(mask, coco_mask.decode(annotation['segmentation']) * 255)
+    assert np.asarray(Image.open(tmp_path / 'out/discs_masks.png')).shape == (60, 80, 3)
+
+
+def test_demo_segments_everything(tmp_path, monkeypatch, capsys):
+    path = save_picture(tmp_path / 'discs.png')
+    status = run_tool('sam_demo', path, '--everything', '--points-per-side', 2, '--pred-iou-thresh', -9,
+                      '--stability-score-thresh', 0, '--out', tmp_path, *ARGUMENTS, monkeypatch=monkeypatch)
+    assert not status
+    count = len(json.loads((tmp_path / 'discs_masks.json').read_text())['annotations'])
+    assert count == len(list(tmp_path.glob('discs_mask_*.png'))) > 0
+    assert '100%' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('arguments, message', [
+    ((), 'the prompt is empty'),
+    (('--point', 500, 1), 'point 500 1 is outside of the picture'),
+    (('--point', 1, 1, '--everything'), '--everything takes no points and no box'),
+    (('--everything', '--points-per-side', 0), '--points-per-side 0: at least 1'),
+    (('--point', 1, 1, '--device', 'cuda:99'), '--device cuda:99: there is no such device'),
+    (('--point', 1, 1, '--checkpoint', 'nowhere.pt'), 'there is no file nowhere.pt'),
+    (('--point', 1, 1, '--image-size', 100), 'image_size=100 must be a multiple of 16'),
+])
+def test_mistakes_on_the_command_line_are_one_line(tmp_path, monkeypatch, capsys, arguments, message):
+    path = save_picture(tmp_path / 'discs.png')
+    status = run_tool('sam_demo', path, '--arch', 'm0_6', '--out', tmp_path / 'out', *arguments,
+                      monkeypatch=monkeypatch)
+    error = [line for line in capsys.readouterr().err.splitlines() if line.startswith('error: ')]
+    assert status == 1 and len(error) == 1 and message in error[0]
+    assert not (tmp_path / 'out').exists()

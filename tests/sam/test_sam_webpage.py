@@ -1,0 +1,159 @@
+"""The web page: what a visitor's clicks do, and the page itself in a headless browser where there is one."""
+import importlib.util
+import io
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from repvit_mm.errors import UserError
+from repvit_mm.sam import build_sam
+from repvit_mm.sam.webpage import Session
+
+ROOT = Path(__file__).parents[2]
+BROWSER = shutil.which('chromium') or shutil.which('chromium-browser') or shutil.which('google-chrome')
+DRIVER = shutil.which('chromedriver')
+
+
+@pytest.fixture(scope='module')
+def picture(tmp_path_factory):
+    path = tmp_path_factory.mktemp('page') / 'picture.png'
+    image = np.full((120, 160, 3), 90, np.uint8)
+    image[30:90, 40:110] = (200, 60, 30)
+    Image.fromarray(image).save(path)
+    return path
+
+
+@pytest.fixture
+def session():
+    torch.manual_seed(0)
+    return Session(build_sam('m0_6', image_size=64))
+
+
+def test_a_click_needs_a_picture(session):
+    with pytest.raises(UserError, match='upload a picture first'):
+        session.click(1, 1, 'Object')
+
+
+def test_a_picture_is_encoded_once_however_many_clicks_follow(session, picture):
+    calls = []
+    session._predictor.model.image_encoder.register_forward_hook(lambda *_: calls.append(1))
+    session.upload(str(picture))
+    for x in (50, 60, 70):
+        session.click(x, 50, 'Object')
+    assert len(calls) == session.embeddings == 1
+    session.upload(str(picture))
+    assert len(calls) == 2
+
+
+def test_clicks_add_up_until_they_are_cleared(session, picture):
+    original = session.upload(str(picture)).copy()
+    drawn, text = session.click(50, 50, 'Object')
+    assert drawn.shape == original.shape and (drawn != original).any() and 'predicted IoU' in text
+    session.click(10, 10, 'Background')
+    assert session.prompt.points == ((50, 50), (10, 10)) and session.prompt.labels == (1, 0)
+    assert (session.clear() == original).all() and session.prompt.points == ()
+
+
+def test_two_clicks_give_a_box_whatever_their_order(session, picture):
+    session.upload(str(picture))
+    _, text = session.click(110, 90, 'Box')
+    assert 'other corner' in text and session.prompt.box is None
+    session.click(40, 30, 'Box')
+    assert session.prompt.box == (40, 30, 110, 90)
+
+
+def test_a_bad_picture_is_told_and_the_last_one_is_gone(session, picture, tmp_path):
+    session.upload(str(picture))
+    (tmp_path / 'text.png').write_text('no picture')
+    with pytest.raises(UserError, match='not a picture'):
+        session.upload(str(tmp_path / 'text.png'))
+    with pytest.raises(UserError, match='upload a picture first'):
+        session.click(1, 1, 'Object')
+
+
+def missing_for_the_browser() -> str:
+    lacking = [name for name in ('gradio', 'selenium') if importlib.util.find_spec(name) is None]
+    lacking += [name for name, path in (('chromium', BROWSER), ('chromedriver', DRIVER)) if path is None]
+    return f'the page is not tested in a browser: {", ".join(lacking)} not installed' if lacking else ''
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(bool(missing_for_the_browser()), reason=missing_for_the_browser())
+def test_page_in_a_browser_shows_the_mask_of_a_click(picture, tmp_path):
+    with socket.socket() as free:
+        free.bind(('127.0.0.1', 0))
+        port = free.getsockname()[1]
+    with (tmp_path / 'server.log').open('wb') as log:
+        server = subprocess.Popen(
+            [sys.executable, 'tools/sam_web.py', '--arch', 'm0_6', '--image-size', '64', '--port', str(port)],
+            cwd=ROOT, stdout=log, stderr=subprocess.STDOUT)
+    try:
+        wait_for(lambda: urllib.request.urlopen(f'http://127.0.0.1:{port}/').status == 200, 60, server)
+        browse(f'http://127.0.0.1:{port}/', picture, tmp_path)
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def browse(url: str, picture: Path, folder: Path) -> None:
+    from selenium import webdriver
+    from selenium.webdriver.common.action_chains import ActionChains
+    from selenium.webdriver.common.by import By
+    options = webdriver.ChromeOptions()
+    options.binary_location = BROWSER
+    for flag in ('--headless=new', '--no-sandbox', '--disable-gpu', '--disable-background-networking',
+                 '--window-size=1200,1000', f'--user-data-dir={folder}/profile'):
+        options.add_argument(flag)
+    driver = webdriver.Chrome(options, webdriver.ChromeService(DRIVER))
+    try:
+        driver.get(url)
+
+        def shown():
+            return driver.find_element(By.CSS_SELECTOR, '#canvas img')
+
+        def status():
+            return driver.find_element(By.CSS_SELECTOR, '#status textarea').get_attribute('value')
+
+        def pixels():
+            with urllib.request.urlopen(shown().get_attribute('src')) as answer:
+                return np.asarray(Image.open(io.BytesIO(answer.read())).convert('RGB'))
+
+        wait_for(lambda: 'random' in driver.find_element(By.CSS_SELECTOR, '#notice').text, 30)
+        driver.find_element(By.CSS_SELECTOR, '#source input[type=file]').send_keys(str(picture))
+        wait_for(lambda: status() == 'Click on the object.' and shown().is_displayed(), 30)
+        original = np.asarray(Image.open(picture))
+        np.testing.assert_array_equal(pixels(), original)
+        ActionChains(driver).move_to_element(shown()).click().perform()
+        wait_for(lambda: 'predicted IoU' in status(), 30)
+        wait_for(lambda: (pixels() != original).any(), 30)
+        driver.save_screenshot(str(folder / 'page.png'))
+        changed = (pixels() != original).any(2)
+        # The click was in the middle: a point is drawn there, over the mask.
+        assert changed[58:62, 78:82].all()
+        assert changed.sum() > 60
+        driver.find_element(By.CSS_SELECTOR, '#clear').click()
+        wait_for(lambda: status() == '' and (pixels() == original).all(), 30)
+    finally:
+        driver.quit()
+
+
+def wait_for(condition, seconds: float, server: subprocess.Popen | None = None) -> None:
+    deadline, problem = time.monotonic() + seconds, None
+    while time.monotonic() < deadline:
+        assert server is None or server.poll() is None, 'the server ended'
+        try:
+            if condition():
+                return
+        except Exception as error:  # not there yet
+            problem = error
+        time.sleep(0.2)
+    raise AssertionError(f'nothing came within {seconds} seconds') from problem
