@@ -2,6 +2,7 @@
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -56,26 +57,29 @@ def run(command, what, log, env=None):
     interval = 1 if sys.stdout.isatty() else 15
     with open(log, 'a') as file, subprocess.Popen(
             [str(part) for part in command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-            errors='replace', env=env) as process:
+            errors='replace', env=env, start_new_session=True) as process:
         reader = threading.Thread(target=follow, args=(process.stdout, file))
         reader.start()
         try:
+            reader.join(interval)
             while reader.is_alive():
+                report(what, time.monotonic() - started, lines)
                 reader.join(interval)
-                report(what, time.monotonic() - started, lines, done=not reader.is_alive())
         except BaseException:
-            process.terminate()
+            # The compilers that it started, too.
+            os.killpg(process.pid, signal.SIGTERM)
             raise
+    report(what, time.monotonic() - started)
     if process.returncode:
         raise SetupError(explain(what, ''.join(lines), log))
 
 
-def report(what, seconds, lines, done):
-    """Print how far a command is: in place on a terminal, elsewhere as one more line."""
-    text = f'  {what}: {seconds:.0f} s{"" if done else progress_of(lines)}'
+def report(what, seconds, lines=None):
+    """Print how far a command is, or without lines of its output that it ended: in place on a terminal."""
+    text = f'  {what}: {seconds:.0f} s{progress_of(lines or [])}'
     if sys.stdout.isatty():
         width = shutil.get_terminal_size().columns - 1
-        print(f'\r{text[:width]:{width}}', end='\n' if done else '', flush=True)
+        print(f'\r{text[:width]:{width}}', end='\n' if lines is None else '', flush=True)
     else:
         print(text, flush=True)
 

@@ -12,6 +12,7 @@ import importlib.util
 import json
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -188,6 +189,7 @@ def main():
     if args.print_key:
         print(f'py{PYTHON}-{digest(REQUIREMENTS)}')
         return 0
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     venv, started = args.venv.absolute(), time.monotonic()
     try:
         with locked(venv):

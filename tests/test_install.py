@@ -10,6 +10,7 @@ import zipfile
 from collections import namedtuple
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from packaging.requirements import Requirement
@@ -168,6 +169,18 @@ def test_progress_shows_how_far_a_build_is(modules, capsys, tmp_path):
     modules.progress.run(['sh', '-c', 'echo one; echo two >&2'], 'a step', tmp_path / 'log')
     assert re.fullmatch(r'  a step: \d s\n', capsys.readouterr().out)
     assert (tmp_path / 'log').read_text() == 'one\ntwo\n'
+
+
+def test_interrupt_ends_what_the_command_started(modules, monkeypatch, tmp_path):
+    def interrupt(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(modules.progress, 'report', interrupt)
+    monkeypatch.setattr(sys.stdout, 'isatty', lambda: True)  # so that it reports every second
+    with pytest.raises(KeyboardInterrupt):
+        modules.progress.run(['sh', '-c', 'sleep 1000 & echo $!; wait'], 'a step', tmp_path / 'log')
+    child = int((tmp_path / 'log').read_text())
+    assert child not in [p.pid for p in psutil.process_iter() if p.status() != psutil.STATUS_ZOMBIE]
 
 
 # What the set-up does, and does again
