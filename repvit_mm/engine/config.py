@@ -3,6 +3,7 @@ import argparse
 import difflib
 import inspect
 import os
+import warnings
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
@@ -215,6 +216,8 @@ def _check_key(cfg: Config, key: str) -> None:
 def _check_toolbox(scope: str | None, path: Path) -> None:
     if scope not in TOOLBOXES:
         return
+    # It says that metrics are not computed, and means those of an evaluator that nobody asked for.
+    warnings.filterwarnings('ignore', 'faster_coco_eval is not installed')
     try:
         import_module(scope)
     except ModuleNotFoundError as error:

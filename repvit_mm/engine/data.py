@@ -120,9 +120,7 @@ def check_samples(dataset: Any, expected: Sequence[str]) -> None:
     """
     where = _listed(expected) or type(dataset).__name__
     if not len(dataset):
-        classes = (getattr(dataset, 'metainfo', None) or {}).get('classes') or ()
-        named = f'; the config names the classes {_listed(classes, 5)}' if classes else ''
-        raise DatasetError(f'no sample is left of {where}: no image has an annotation to keep{named}')
+        raise DatasetError(f'no sample is left of {where}')
     if not hasattr(dataset, 'get_data_info'):
         return
     numbers = range(0, len(dataset), max(1, len(dataset) // SPOT_CHECKS))

@@ -18,6 +18,10 @@ def explained_mistakes() -> Iterator[None]:
     """Turn what a setting or a sample of the data set caused into a UserError; let everything else pass."""
     try:
         yield
+    except SyntaxError as error:
+        if isinstance(error.__context__, KeyboardInterrupt):  # mmengine's formatting of the config swallowed it
+            raise KeyboardInterrupt from None
+        raise
     except (KeyError, TypeError) as error:
         if not _is_config_mistake(error):
             raise
@@ -61,7 +65,11 @@ def explained_annotations(expected: Sequence[str]) -> Iterator[None]:
         reason = str(error.args[-1] if error.args else error).partition('\n')[0]
         if isinstance(error, KeyError):
             reason = f'an entry has no {reason!r}'
+        elif reason.startswith('need at least one array'):  # what mmengine makes of an empty list
+            reason = 'there is no sample; img_suffix, where the data set has one, tells which files are images'
+        elif 'need at least one array' in reason:  # of mmengine, which puts the samples that are left together
+            reason = 'no image is left that has an annotation of a class which the config names'
         elif isinstance(error, OSError) and error.filename:
             reason = f'{error.filename}: {error.strerror}'
         where = ', '.join(expected)
-        raise DatasetError(f'cannot read the data set of {where}: {reason or error!r}') from error
+        raise DatasetError(f'cannot read the data set of {where}: {reason or repr(error)}') from error

@@ -5,15 +5,17 @@ from pathlib import Path
 from typing import Any
 from urllib.error import URLError
 
+import mmengine.hooks
 import mmengine.runner
 from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.dist import master_only
 from mmengine.fileio import LocalBackend, get_file_backend
+from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.model import BaseTTAModel, is_model_wrapper, revert_sync_batchnorm
 from mmengine.registry import RUNNERS
-from mmengine.runner import load_state_dict
+from mmengine.runner import Priority, load_state_dict
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -22,6 +24,7 @@ from ..checkpoints import fetch, load_into, read_checkpoint, tensors_of
 from ..checkpoints.formats import strip_wrappers
 from ..errors import CheckpointError
 from ..segmentation import check_segmentation
+from .checkpoint_hook import CheckpointHook
 from .data import check_samples, datasets_in, expected_paths
 from .distributed import check_launcher, without_gpu
 from .mistakes import explained_annotations, explained_mistakes
@@ -33,7 +36,7 @@ class Runner(mmengine.runner.Runner):
 
     - What is resumed or tested has to be loaded completely; of what is loaded to start from, what fits is taken.
       Files are read without running code from them, and understood in every published format.
-    - A checkpoint is complete or not there, and replaces an older one only then.
+    - A checkpoint is complete or not there, and an outdated one goes only after that.
     - Mistakes in the config or the data set become one line.
     - Distributed runs work without a GPU: gloo, and BatchNorm in the place of SyncBatchNorm.
     """
@@ -123,6 +126,12 @@ class Runner(mmengine.runner.Runner):
             _load_other(model, checkpoint['state_dict'], str(filename), strict)
         self._has_loaded = True
         return checkpoint
+
+    def register_hook(self, hook: Hook | dict[str, Any], priority: int | str | Priority | None = None) -> None:
+        """Register a hook; see mmengine. Its CheckpointHook becomes ours."""
+        if isinstance(hook, Mapping) and hook['type'] in ('CheckpointHook', mmengine.hooks.CheckpointHook):
+            hook = {**hook, 'type': CheckpointHook}
+        super().register_hook(hook, priority)
 
     @master_only
     def save_checkpoint(self, out_dir: str, filename: str, file_client_args: Mapping[str, Any] | None = None,

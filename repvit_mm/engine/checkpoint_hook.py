@@ -1,0 +1,58 @@
+"""Saving checkpoints such that there is always one to resume from."""
+import os
+from pathlib import Path
+from typing import Any
+
+import mmengine.hooks
+from mmengine.fileio import LocalBackend
+from mmengine.runner import Runner
+
+
+class CheckpointHook(mmengine.hooks.CheckpointHook):
+    """mmengine's hook, which removes an outdated checkpoint, but only when the new one is complete.
+
+    mmengine removes first: whatever ends the run before the new one is written then leaves none.
+    """
+
+    def before_train(self, runner: Runner) -> None:
+        """Prepare the directory of the checkpoints."""
+        super().before_train(runner)
+        if isinstance(self.file_backend, LocalBackend):
+            self.file_backend = _LateRemoval()
+
+    def after_train_epoch(self, runner: Runner) -> None:
+        """Save at the end of an epoch, if it is time."""
+        super().after_train_epoch(runner)
+        self._remove_outdated()
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None,
+                         outputs: dict | None = None) -> None:
+        """Save after an iteration, if it is time."""
+        super().after_train_iter(runner, batch_idx, data_batch, outputs)
+        self._remove_outdated()
+
+    def after_val_epoch(self, runner: Runner, metrics: dict[str, float]) -> None:
+        """Save what is the best so far, if that is asked for."""
+        super().after_val_epoch(runner, metrics)
+        self._remove_outdated()
+
+    def _remove_outdated(self) -> None:
+        if isinstance(self.file_backend, _LateRemoval):
+            self.file_backend.remove_outdated()
+
+
+class _LateRemoval(LocalBackend):
+    """The local file system, where files to be removed stay until :meth:`remove_outdated`."""
+
+    def __init__(self) -> None:
+        self._outdated: list[tuple[str, int]] = []
+
+    def remove(self, filepath: str | Path) -> None:
+        self._outdated.append((str(filepath), os.stat(filepath).st_ino))
+
+    def remove_outdated(self) -> None:
+        for path, inode in self._outdated:
+            # Another inode: a new checkpoint of the same name has taken its place.
+            if os.path.exists(path) and os.stat(path).st_ino == inode:
+                os.remove(path)
+        self._outdated.clear()

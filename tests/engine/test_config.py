@@ -1,0 +1,216 @@
+"""Configs made ready to run; no toolbox needed."""
+import argparse
+
+import pytest
+from mmengine.config import Config
+
+from repvit_mm import engine
+from repvit_mm.errors import CheckpointError, ConfigError
+
+
+def write(path, text):
+    path.write_text(text)
+    return path
+
+
+def options(*values):
+    parser = argparse.ArgumentParser()
+    engine.add_common_arguments(parser)
+    return parser.parse_args(values)
+
+
+@pytest.mark.parametrize(('text', 'message'), [
+    ('model = dict(', r'cannot be read: SyntaxError'),
+    ('model = dict(depth=undefined)', r'cannot be read: NameError.*undefined'),
+    ("_base_ = './missing.py'", r'cannot be read: .*missing\.py'),
+    ("custom_imports = dict(imports=['no_such_module'])", r'cannot be read: ImportError'),
+    ("_base_ = 'no_such_package::x.py'", r'cannot be read'),
+])
+def test_broken_config_is_one_line(tmp_path, text, message):
+    with pytest.raises(ConfigError, match=message) as error:
+        engine.load_config(write(tmp_path / 'broken.py', text))
+    assert '\n' not in str(error.value) and 'broken.py' in str(error.value)
+
+
+def test_missing_config_suggests_a_similar_one(tmp_path):
+    write(tmp_path / 'maskrcnn_m1_1.py', '')
+    with pytest.raises(ConfigError, match=r'there is no config .*maskrcnn_m1_7\.py; did you mean .*m1_1\.py\?'):
+        engine.load_config(tmp_path / 'maskrcnn_m1_7.py')
+    with pytest.raises(ConfigError, match=r'there is no config nowhere/x\.py$'):
+        engine.load_config('nowhere/x.py')
+
+
+def test_config_for_a_toolbox_that_is_not_installed(tmp_path, monkeypatch):
+    monkeypatch.setitem(engine.config.TOOLBOXES, 'mmabsent', 'mmabsent-package')
+    with pytest.raises(ConfigError, match='mmabsent, which is not installed; pip install mmabsent-package'):
+        engine.load_config(write(tmp_path / 'x.py', "default_scope = 'mmabsent'"))
+
+
+def test_options_override_settings(tmp_path):
+    path = write(tmp_path / 'x.py', 'train_cfg = dict(max_epochs=3)\nsteps = [dict(end=1), dict(end=2)]')
+    cfg = engine.load_config(path, {'train_cfg.max_epochs': 5, 'steps.1.end': 7, 'randomness.seed': 1})
+    assert (cfg.train_cfg.max_epochs, cfg.steps[1].end, cfg.randomness.seed) == (5, 7, 1)
+
+
+@pytest.mark.parametrize(('key', 'message'), [
+    ('trian_cfg.max_epochs', r'no run reads trian_cfg; did you mean train_cfg\?'),
+    ('zzz', r'no run reads zzz$'),
+    ('steps.5.end', r'--cfg-options cannot be applied'),
+])
+def test_option_that_cannot_be_set(tmp_path, key, message):
+    path = write(tmp_path / 'x.py', 'train_cfg = dict(max_epochs=3)\nsteps = [dict(end=1)]')
+    with pytest.raises(ConfigError, match=message):
+        engine.load_config(path, {key: 1})
+
+
+def test_cfg_option_without_a_value_is_a_usage_error(capsys):
+    with pytest.raises(SystemExit) as end:
+        options('--cfg-options', 'a=1', 'b')
+    assert end.value.code == 2
+    assert "takes key=value pairs, got 'b'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(('given', 'in_config', 'expected'), [
+    (['--work-dir', 'here'], 'there', 'here'), ([], 'there', 'there'), ([], None, 'work_dirs/name')])
+def test_work_dir(given, in_config, expected):
+    cfg, args = Config(dict(work_dir=in_config)), options(*given)
+    args.config = 'configs/name.py'
+    engine.prepare(cfg, args, ())
+    assert cfg.work_dir == expected
+
+
+def test_seed_keeps_the_other_settings_of_randomness():
+    cfg, args = Config(dict(randomness=dict(deterministic=True))), options('--seed', '3')
+    args.config = 'x.py'
+    engine.prepare(cfg, args, ())
+    assert cfg.randomness == dict(deterministic=True, seed=3)
+
+
+def test_loaders_fit_the_machine():
+    loaders = dict(train_dataloader=dict(num_workers=0, persistent_workers=True, pin_memory=True),
+                   val_dataloader=dict(num_workers=2, persistent_workers=True))
+    cfg, args = Config(loaders), options()
+    args.config = 'x.py'
+    engine.prepare(cfg, args, ())
+    assert cfg.train_dataloader.persistent_workers is False  # torch refuses to keep no workers
+    assert cfg.val_dataloader.persistent_workers is True
+
+
+PRETRAINED = dict(type='Pretrained', checkpoint='repvit://m1_1_distill_300e')
+
+
+def test_no_pretrained_removes_weights_wherever_they_are_named():
+    kaiming = dict(type='Kaiming', layer='Conv2d')
+    cfg = Config(dict(load_from='weights.pth', model=dict(
+        type='D', init_cfg=PRETRAINED, pretrained='torchvision://resnet50',
+        backbone=dict(type='B', init_cfg=PRETRAINED, depth=3), neck=dict(type='N', init_cfg=kaiming),
+        heads=[dict(type='H', init_cfg=[kaiming, PRETRAINED]), dict(type='H', init_cfg=None)])))
+    engine.remove_pretrained(cfg)
+    assert cfg.load_from is None
+    assert cfg.model == dict(
+        type='D', pretrained=None, backbone=dict(type='B', depth=3), neck=dict(type='N', init_cfg=kaiming),
+        heads=[dict(type='H', init_cfg=[kaiming]), dict(type='H', init_cfg=None)])
+
+
+def test_amp_and_auto_scale_lr():
+    cfg = Config(dict(optim_wrapper=dict(optimizer=dict(type='SGD')), auto_scale_lr=dict(base_batch_size=16)))
+    engine.enable_amp(cfg)
+    engine.enable_auto_scale_lr(cfg)
+    assert (cfg.optim_wrapper.type, cfg.optim_wrapper.loss_scale) == ('AmpOptimWrapper', 'dynamic')
+    assert cfg.auto_scale_lr.enable
+
+
+@pytest.mark.parametrize('settings', [{}, dict(auto_scale_lr=dict(enable=False))])
+def test_auto_scale_lr_needs_the_batch_of_the_learning_rate(settings):
+    with pytest.raises(ConfigError, match='base_batch_size'):
+        engine.enable_auto_scale_lr(Config(settings))
+
+
+def test_amp_of_another_optimiser_wrapper():
+    with pytest.raises(ConfigError, match='ApexOptimWrapper'):
+        engine.enable_amp(Config(dict(optim_wrapper=dict(type='ApexOptimWrapper'))))
+
+
+class TestResume:
+    def latest(self, tmp_path):
+        return engine.latest_checkpoint(tmp_path)
+
+    def test_nothing_there(self, tmp_path):
+        assert self.latest(tmp_path) is None and self.latest(tmp_path / 'no_directory') is None
+        with pytest.raises(CheckpointError, match='nothing to resume'):
+            engine.set_resume(Config(dict(work_dir=str(tmp_path))), 'auto')
+
+    def test_follows_the_pointer(self, tmp_path):
+        for name in ('epoch_1.pth', 'epoch_2.pth'):
+            write(tmp_path / name, '')
+        write(tmp_path / 'last_checkpoint', str(tmp_path / 'epoch_1.pth'))
+        assert self.latest(tmp_path) == tmp_path / 'epoch_1.pth'
+
+    def test_follows_the_pointer_of_a_directory_that_was_moved(self, tmp_path):
+        write(tmp_path / 'epoch_1.pth', '')
+        write(tmp_path / 'last_checkpoint', '/gone/work/epoch_1.pth')
+        assert self.latest(tmp_path) == tmp_path / 'epoch_1.pth'
+
+    @pytest.mark.parametrize('pointer', [None, '', '/gone/epoch_9.pth'])
+    def test_takes_the_newest_without_a_good_pointer(self, tmp_path, pointer):
+        import os
+        for age, name in enumerate(['epoch_10.pth', 'iter_9.pth', 'epoch_2.pth']):
+            os.utime(write(tmp_path / name, ''), (1000 - age, 1000 - age))
+        if pointer is not None:
+            write(tmp_path / 'last_checkpoint', pointer)
+        assert self.latest(tmp_path) == tmp_path / 'epoch_10.pth'
+
+    def test_named_checkpoint(self, tmp_path):
+        cfg = Config(dict(work_dir=str(tmp_path)))
+        engine.set_resume(cfg, 'some.pth')
+        assert cfg.resume and cfg.load_from == 'some.pth'
+
+
+def test_check_weights(tmp_path):
+    engine.check_weights(None)
+    engine.check_weights('repvit://m1_1_distill_300e')
+    engine.check_weights(str(write(tmp_path / 'a.pth', '')))
+    with pytest.raises(CheckpointError, match='there is no checkpoint b.pth'):
+        engine.check_weights('b.pth')
+
+
+@pytest.mark.parametrize('launcher', ['pytorch', 'slurm', 'mpi'])
+def test_launcher_that_did_not_start_the_process(launcher, monkeypatch):
+    for variable in ('RANK', 'SLURM_PROCID', 'OMPI_COMM_WORLD_RANK'):
+        monkeypatch.delenv(variable, raising=False)
+    with pytest.raises(ConfigError, match=f'--launcher {launcher} is for processes that were started by it'):
+        engine.distributed.check_launcher(launcher)
+    engine.distributed.check_launcher('none')
+
+
+class TestTestTimeAugmentation:
+    @pytest.mark.parametrize(('scope', 'kind'), [
+        ('mmdet', 'DetTTAModel'), ('mmseg', 'SegTTAModel'), ('mmpretrain', 'AverageClsScoreTTA')])
+    def test_mirrors_by_default(self, scope, kind):
+        pipeline = [dict(type='Load'), dict(type='Pack', meta_keys=('img_id',))]
+        loader = dict(dataset=dict(type='RepeatDataset', dataset=dict(type='D', pipeline=pipeline)))
+        cfg = Config(dict(default_scope=scope, model=dict(type='M'), test_dataloader=loader))
+        engine.enable_tta(cfg)
+        assert cfg.model.type == kind and cfg.model.module == dict(type='M')
+        first, last = cfg.test_dataloader.dataset.dataset.pipeline
+        assert first.type == 'Load' and last.type == 'TestTimeAug'
+        assert [flip.prob for flip in last.transforms[0]] == [0., 1.]
+        assert ('flip' in last.transforms[1][0].meta_keys) == (scope == 'mmdet')
+
+    def test_the_config_goes_first(self):
+        cfg = Config(dict(default_scope='mmseg', model=dict(type='M'), tta_model=dict(type='Own', a=1),
+                          tta_pipeline=[dict(type='Mine')], test_dataloader=dict(dataset=dict(pipeline=[]))))
+        engine.enable_tta(cfg)
+        assert cfg.model == dict(type='Own', a=1, module=dict(type='M'))
+        assert cfg.test_dataloader.dataset.pipeline == [dict(type='Mine')]
+
+    def test_masks_cannot_be_merged(self):
+        model = dict(roi_head=dict(mask_head=dict(type='FCNMaskHead')))
+        with pytest.raises(ConfigError, match='predicts masks'):
+            engine.enable_tta(Config(dict(default_scope='mmdet', model=model, test_dataloader={})))
+
+
+def test_dump_needs_a_pickle():
+    cfg = Config(dict(default_scope='mmdet', test_evaluator=dict(type='CocoMetric')))
+    with pytest.raises(ConfigError, match=r'\.pkl'):
+        engine.dump_predictions(cfg, 'out.json')

@@ -1,0 +1,17 @@
+#!/usr/bin/env bash
+# Train with several processes on this machine, or on several machines:
+#   tools/dist_train.sh CONFIG GPUS [options of train.py]
+#   NNODES=2 NODE_RANK=0 MASTER_ADDR=10.0.0.1 tools/dist_train.sh CONFIG GPUS   # NODE_RANK=1 on the other one
+# PORT (29500) has to differ between runs on the same machine; PYTHON (python) is the interpreter.
+set -eu
+if [ $# -lt 2 ]; then
+    echo "usage: $0 CONFIG GPUS [options of train.py]" >&2
+    exit 2
+fi
+config=$1 gpus=$2
+shift 2
+exec "${PYTHON:-python}" "$(dirname "$0")/launch.py" \
+    --nnodes="${NNODES:-1}" --node_rank="${NODE_RANK:-0}" \
+    --master_addr="${MASTER_ADDR:-127.0.0.1}" --master_port="${PORT:-29500}" \
+    --nproc_per_node="$gpus" \
+    "$(dirname "$0")/train.py" "$config" --launcher pytorch "$@"

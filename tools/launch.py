@@ -1,0 +1,19 @@
+"""torchrun for dist_train.sh and dist_test.sh: once a process has said why it fails, no traceback of torchrun's own."""
+import logging
+import sys
+
+from torch.distributed.elastic.multiprocessing import SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.run import main
+
+if __name__ == '__main__':
+    logging.getLogger('torch.distributed.elastic').setLevel(logging.CRITICAL)
+    try:
+        main()
+    except ChildFailedError as error:
+        status = error.get_first_failure()[1].exitcode
+        if status < 0:  # killed by a signal: nobody else tells
+            raise
+        sys.exit(status)
+    except SignalException as error:
+        sys.exit(128 + error.sigval)

@@ -1,0 +1,15 @@
+#!/usr/bin/env bash
+# Test under Slurm, see slurm_train.sh for the environment:
+#   tools/slurm_test.sh PARTITION JOB_NAME CONFIG CHECKPOINT [options of test.py]
+set -eu
+if [ $# -lt 4 ]; then
+    echo "usage: $0 PARTITION JOB_NAME CONFIG CHECKPOINT [options of test.py]" >&2
+    exit 2
+fi
+partition=$1 job_name=$2 config=$3 checkpoint=$4
+shift 4
+# shellcheck disable=SC2086  # SRUN_ARGS are several words
+exec srun --partition="$partition" --job-name="$job_name" \
+    --gres="gpu:${GPUS_PER_NODE:-8}" --ntasks="${GPUS:-8}" --ntasks-per-node="${GPUS_PER_NODE:-8}" \
+    --cpus-per-task="${CPUS_PER_TASK:-5}" --kill-on-bad-exit=1 ${SRUN_ARGS:-} \
+    "${PYTHON:-python}" -u "$(dirname "$0")/test.py" "$config" "$checkpoint" --launcher slurm "$@"

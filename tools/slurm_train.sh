@@ -1,0 +1,16 @@
+#!/usr/bin/env bash
+# Train under Slurm:
+#   tools/slurm_train.sh PARTITION JOB_NAME CONFIG WORK_DIR [options of train.py]
+# GPUS (8) in all, GPUS_PER_NODE (8), CPUS_PER_TASK (5), and SRUN_ARGS for more options of srun.
+set -eu
+if [ $# -lt 4 ]; then
+    echo "usage: $0 PARTITION JOB_NAME CONFIG WORK_DIR [options of train.py]" >&2
+    exit 2
+fi
+partition=$1 job_name=$2 config=$3 work_dir=$4
+shift 4
+# shellcheck disable=SC2086  # SRUN_ARGS are several words
+exec srun --partition="$partition" --job-name="$job_name" \
+    --gres="gpu:${GPUS_PER_NODE:-8}" --ntasks="${GPUS:-8}" --ntasks-per-node="${GPUS_PER_NODE:-8}" \
+    --cpus-per-task="${CPUS_PER_TASK:-5}" --kill-on-bad-exit=1 ${SRUN_ARGS:-} \
+    "${PYTHON:-python}" -u "$(dirname "$0")/train.py" "$config" --work-dir "$work_dir" --launcher slurm "$@"
