@@ -10,7 +10,7 @@ from .folding import Fusible, can_fold, fold_into_conv
 ModuleT = TypeVar('ModuleT', bound=nn.Module)
 
 
-def fuse(model: ModuleT, inplace: bool = False) -> ModuleT:
+def fuse(model: ModuleT, inplace: bool = False, own_only: bool = False) -> ModuleT:
     """Fold BatchNorms into the layers before them, and the branches of each RepViT block into one convolution.
 
     Takes any module that holds a RepViT: the backbone alone, a classifier, a segmentor, a whole detector. The layers
@@ -21,6 +21,8 @@ def fuse(model: ModuleT, inplace: bool = False) -> ModuleT:
     Args:
         model: A model in evaluation mode.
         inplace: Change ``model`` itself instead of a copy.
+        own_only: Leave mmcv's ConvModules as they are, so that the toolboxes' loaders know every name in the state
+            dict of what is beside a RepViT.
 
     Returns:
         The fused model, in the dtype, device and memory format of ``model``.
@@ -40,16 +42,17 @@ def fuse(model: ModuleT, inplace: bool = False) -> ModuleT:
                            f'({len(training)} layers in all): call model.eval() first')
     if not inplace:
         model = copy.deepcopy(model)
-    return fuse_layers(model)
+    return fuse_layers(model, own_only)
 
 
-def fuse_layers(model: nn.Module) -> nn.Module:
+def fuse_layers(model: nn.Module, own_only: bool = False) -> nn.Module:
     """Fuse in place without a look at the mode; :func:`fuse` is the checked form."""
     fused: dict[nn.Module, nn.Module] = {}  # a layer shared by two parents stays shared
 
     def walk(module: nn.Module) -> nn.Module:
         if module not in fused:
-            fused[module] = _fuse_layer(module)
+            keep = own_only and _is_fusible_conv_module(module)
+            fused[module] = module if keep else _fuse_layer(module)
             if fused[module] is module:
                 for name, child in module._modules.items():
                     if child is not None:

@@ -7,8 +7,8 @@ from repvit_mm.export.report import add_export_arguments, build_for_export, show
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description='Export the fused form of a model to ONNX, and compare it with PyTorch. '
-                                                 'Of a detector, backbone and neck are exported.')
+    parser = argparse.ArgumentParser(description='Export the fused form of a model to ONNX, and compare it with '
+                                                 'PyTorch. Of a detector, backbone and neck are exported.')
     add_export_arguments(parser, '.onnx')
     parser.add_argument('--dynamic-size', action='store_true',
                         help='let height and width be any; any multiple of 32 for a segmentor or detector')

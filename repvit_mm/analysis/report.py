@@ -24,7 +24,8 @@ def complexity_table(trees: Mapping[str, Complexity], shape: Sequence[int]) -> T
 
 def _add_rows(table: Table, nodes: Sequence[Complexity | None], depth: int) -> None:
     first = nodes[0]
-    cells = [text for node in nodes for text in (('', '') if node is None else (f'{node.parameters:,}', _giga(node.macs)))]
+    cells = [text for node in nodes
+             for text in (('', '') if node is None else (f'{node.parameters:,}', _giga(node.macs)))]
     table.add_row('  ' * depth + first.name, *cells, style='bold' if depth == 0 else None)
     for child in first.children:
         others = ({} if node is None else {other.name: other for other in node.children} for node in nodes[1:])

@@ -1,5 +1,5 @@
 """Fused checkpoints and models: bringing the one to the form of the other."""
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from torch import Tensor, nn
 
@@ -9,17 +9,27 @@ from .formats import FoundBackbone
 # Modules of the package that import this one are imported where they are needed.
 
 
-def fused_copy(model: nn.Module, source: str) -> nn.Module:
-    """What ``model`` has to look like to take a fused checkpoint.
+def check_inference(model: nn.Module, source: str) -> None:
+    """Check that ``model`` may take a fused checkpoint.
 
     Raises:
         CheckpointError: If it is in training mode: a fused model is for inference only.
     """
-    from ..fusion import fuse
     if model.training:
         raise CheckpointError(f'{source} is fused, for inference only, and the model is in training mode: call '
                               'model.eval() first, and the model will be fused, too')
-    return fuse(model)
+
+
+def is_fused_in_part(model: nn.Module, names: Iterable[str]) -> bool:
+    """Whether a fused checkpoint has the BatchNorms of the toolboxes' own layers still.
+
+    Args:
+        model: What the checkpoint is for, not fused; in evaluation mode.
+        names: Of the checkpoint's tensors, as the model has them.
+    """
+    from ..fusion import fuse
+    toolbox_norms = fuse(model, own_only=True).state_dict().keys() - fuse(model).state_dict().keys()
+    return not toolbox_norms.isdisjoint(names)
 
 
 def fuse_tensors(tensors: Mapping[str, Tensor], found: FoundBackbone, backbone: nn.Module, fuse_head: bool,

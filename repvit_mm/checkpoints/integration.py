@@ -1,6 +1,8 @@
 """What makes the loaders of torch and of mmengine take the published checkpoints."""
+import logging
 from typing import Any
 
+from mmengine.logging import print_log
 from mmengine.runner import CheckpointLoader
 from torch import Tensor, nn
 
@@ -57,8 +59,11 @@ def adapt_incoming(module: nn.Module, state_dict: dict[str, Tensor], prefix: str
     theirs = detect(bare)
     check_arch(bare, wanted, [(theirs, ours)], source)
     if theirs.fused and not ours.fused:
-        raise CheckpointError(f'{source} is fused, and the model is not: build the backbone with deploy=True, or use '
-                              'repvit_mm.load_checkpoint on a model in evaluation mode')
+        from ..fusion import fuse_layers
+        fuse_layers(module)
+        wanted = module.state_dict()
+        print_log(f'{source} is fused: so is the RepViT now, for inference only', logger='current',
+                  level=logging.WARNING)
     if ours.fused and not theirs.fused:
         bare = fuse_tensors(bare, theirs, module, False, source)
     for name in inside:

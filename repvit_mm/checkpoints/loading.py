@@ -21,7 +21,7 @@ from .formats import (
     is_head,
     strip_wrappers,
 )
-from .fusing import fuse_tensors, fused_copy
+from .fusing import check_inference, fuse_tensors, is_fused_in_part
 from .reading import read_checkpoint, tensors_of
 
 #: What the names of the parts start with that RepViT-SAM has beside its image encoder.
@@ -124,7 +124,10 @@ def load_into(model: nn.Module, checkpoint: Any, source: str, strict: bool = Tru
     fused_file, fused_model = (any(pair[i].fused for pair in pairs) for i in (0, 1))
     has_to_fuse = fused_file and not fused_model
     if has_to_fuse:
-        wanted = fused_copy(model, source).state_dict()
+        from ..fusion import fuse
+        check_inference(model, source)
+        own_only = is_fused_in_part(model, _rename_roots(tensors, pairs))
+        wanted = fuse(model, own_only=own_only).state_dict()
     elif fused_model and not fused_file:
         for theirs, ours in pairs:
             fused_head = ours.has_head and f'{ours.root.removesuffix("backbone.")}head.fc.weight' in wanted
@@ -135,8 +138,7 @@ def load_into(model: nn.Module, checkpoint: Any, source: str, strict: bool = Tru
     _check(report, taken, pairs, strict)
 
     if has_to_fuse:
-        from ..fusion import fuse
-        fuse(model, inplace=True)
+        fuse(model, inplace=True, own_only=own_only)
         print_log(f'{source} is fused: so is the model now, for inference only', logger='current')
     model.load_state_dict(taken, strict=False)
     print_log(str(report), logger='current')

@@ -40,8 +40,8 @@ def show(report: ExportReport) -> None:
     console = Console()
     table = Table('output', 'shape', 'largest difference', 'rms', 'allowed', title=f'{report.runner}, against PyTorch')
     for result in report.comparisons:
-        table.add_row(result.output, ' x '.join(map(str, result.shape)), f'{result.difference:.1e}', f'{result.rms:.1e}',
-                      f'{result.bound:.0e}')
+        table.add_row(result.output, ' x '.join(map(str, result.shape)),
+                      *(f'{number:.1e}' for number in (result.difference, result.rms, result.bound)))
     console.print(table)
     console.print('Operations:', ', '.join(f'{number} {name}' for name, number in report.operations.most_common()))
     console.print(f'{report.path}: {report.size / 1e6:.1f} MB, fused', soft_wrap=True)

@@ -1,0 +1,92 @@
+"""Deploy checkpoints: fused weights in a file that says so."""
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from .checkpoints import fetch, read_checkpoint
+from .errors import CheckpointError
+from .files import written_in_one_piece
+from .fusion import fuse
+from .inference import build_inference_model
+
+#: Largest difference between the outputs before and after, relative to the largest value: rounding.
+BOUND = 2e-5
+
+
+class FusedCheckpoint(NamedTuple):
+    """What was written.
+
+    Attributes:
+        path: The file.
+        size: Of it, in bytes.
+        size_before: Of the weights before, in bytes.
+        parameters_before: Parameters of the training form.
+        parameters_after: Parameters of the fused form.
+        difference: Largest difference between the outputs of both forms, relative to the largest value.
+    """
+
+    path: Path
+    size: int
+    size_before: int
+    parameters_before: int
+    parameters_after: int
+    difference: float
+
+
+def fuse_checkpoint(config: str | Path, checkpoint: str | Path, out: str | Path, size: int = 224) -> FusedCheckpoint:
+    """Fuse a checkpoint, and write it if the outputs stay the same.
+
+    Fused are RepViT and its classifier. mmcv's ConvModules in necks and heads stay as they are, so that the loaders of
+    the toolboxes, and inferencers, find the names that they expect; :func:`repvit_mm.fuse` and the exporters fuse
+    those as well.
+
+    Args:
+        config: A config or the name of an architecture, see :func:`repvit_mm.inference.build_inference_model`.
+        checkpoint: A file or name that :func:`repvit_mm.load_checkpoint` takes; one that is fused already stays so.
+        out: The file, replaced if it is there. It holds the weights under ``state_dict`` and, under ``meta``, what
+            the checkpoint had there and ``fused``, ``arch`` and ``dataset_meta``.
+        size: Height and width of the images that the outputs are compared on, in pixels.
+
+    Raises:
+        ConfigError: If the config cannot be built.
+        CheckpointError: If the weights do not fit, or the outputs change by more than rounding.
+        UserError: If the file cannot be written.
+    """
+    model = build_inference_model(config, checkpoint)
+    before = _weigh(model.model)
+    fused = fuse(model, own_only=True)
+    difference = _largest_difference(model, fused, size)
+    if not difference <= BOUND:  # also if it is not a number
+        raise CheckpointError(f'{checkpoint} is not fused: the outputs would change by {difference:.1e} of the largest '
+                              f'value, more than {BOUND:g}')
+    meta = {**_meta_of(checkpoint), 'fused': True, 'arch': model.arch}
+    if model.classes:
+        meta.setdefault('dataset_meta', {'classes': model.classes})
+    with written_in_one_piece(Path(out)) as path:
+        torch.save({'meta': meta, 'state_dict': fused.model.state_dict()}, path)
+        bytes_written = path.stat().st_size
+    parameters = [sum(p.numel() for p in form.model.parameters()) for form in (model, fused)]
+    return FusedCheckpoint(Path(out), bytes_written, before, *parameters, difference)
+
+
+def _weigh(model: nn.Module) -> int:
+    return sum(value.numel() * value.element_size() for value in model.state_dict().values())
+
+
+def _meta_of(checkpoint: str | Path) -> dict[str, Any]:
+    content = read_checkpoint(fetch(checkpoint))
+    meta = content.get('meta') if isinstance(content, dict) else None
+    return dict(meta) if isinstance(meta, dict) else {}
+
+
+@torch.no_grad()
+def _largest_difference(model: nn.Module, fused: nn.Module, size: int) -> float:
+    generator = torch.Generator().manual_seed(0)
+    image = torch.randn(2, model.in_channels, size, size, generator=generator)
+    return max(_relative(ours, theirs) for ours, theirs in zip(fused(image), model(image), strict=True))
+
+
+def _relative(value: Tensor, expected: Tensor) -> float:
+    return ((value - expected).abs().max() / expected.abs().max()).item()

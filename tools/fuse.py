@@ -1,0 +1,28 @@
+"""Write a deploy checkpoint: tools/fuse.py CONFIG CHECKPOINT OUT."""
+import argparse
+
+from repvit_mm.deploy import fuse_checkpoint
+from repvit_mm.errors import run_cli
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description='Fold the BatchNorms and branches of RepViT, and of its classifier, into single layers. The file '
+                    'that is written loads like any other and fuses the model that it is loaded into; the '
+                    "toolboxes' own layers stay as they are, so that their loaders know them.")
+    parser.add_argument('config', help='config of a classifier, segmentor or detector, or an architecture such as m1_1')
+    parser.add_argument('checkpoint', help='path, repvit://NAME or http address of weights in any published format')
+    parser.add_argument('out', help='the file to write')
+    return parser
+
+
+def main() -> None:
+    args = build_parser().parse_args()
+    result = fuse_checkpoint(args.config, args.checkpoint, args.out)
+    print(f'parameters: {result.parameters_before:,} before, {result.parameters_after:,} after')
+    print(f'largest difference of the outputs: {result.difference:.1e} of the largest value')
+    print(f'{result.path}: {result.size / 1e6:.1f} MB, was {result.size_before / 1e6:.1f} MB of weights')
+
+
+if __name__ == '__main__':
+    run_cli(main)
