@@ -34,8 +34,8 @@ def test_torch_takes_every_format_strictly(build, format):
 def test_torch_puts_a_whole_published_classifier_into_any_backbone(format, settings):
     source, model = trained(Classifier(TINY)), RepViT(TINY, **settings)
     model.load_state_dict(names(source, format), strict=True)
-    own = model.state_dict()
-    assert is_same({name: source.backbone.state_dict()[name] for name in own}, own)
+    own, published = model.state_dict(), source.backbone.state_dict()
+    assert is_same({name: published[name] for name in own}, own)
 
 
 @pytest.mark.parametrize('format', FORMATS)

@@ -89,8 +89,8 @@ def test_values_are_rounded_to_the_dtype_of_the_model(path):
 def test_what_the_model_did_not_build_is_not_needed(path, settings, format):
     source, model = trained(Classifier(TINY)), RepViT(TINY, **settings)
     report = load_checkpoint(model, save(path, source, format))
-    own = model.state_dict()
-    assert is_same({name: source.backbone.state_dict()[name] for name in own}, own)
+    own, published = model.state_dict(), source.backbone.state_dict()
+    assert is_same({name: published[name] for name in own}, own)
     assert len(report.not_needed) == len(source.state_dict()) - len(own)
 
 
@@ -161,7 +161,8 @@ def test_what_fits_is_taken_if_that_is_enough(kind, log):
     before, tensors = values(model), source.state_dict()
     spoil(tensors, kind)
     report = load_into(model, tensors, 'x.pth', strict=False)
-    left = {name for name, value in model.state_dict().items() if not torch.equal(value, source.state_dict()[name])}
+    wanted = source.state_dict()
+    left = {name for name, value in model.state_dict().items() if not torch.equal(value, wanted[name])}
     assert left == (set() if kind == 'unexpected' else {'backbone.stages.2.blocks.1.channel_mixer.conv1.conv.weight'})
     assert all(torch.equal(model.state_dict()[name], before[name]) for name in left)
     assert report.taken == report.total - len(left)
