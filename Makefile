@@ -24,7 +24,7 @@ quickstart: setup  ## train, evaluate and fuse a small Mask R-CNN on a data set 
 	@'$(PY)' tools/quickstart.py $(ARGS)
 
 sam-demo: setup  ## serve a web page to segment pictures on; ARGS="--checkpoint repvit://sam" takes the published weights
-	@'$(PY)' -m pip install --quiet -r requirements-sam-demo.txt
+	@'$(PY)' -m pip install --quiet -c requirements.txt -r requirements-sam-demo.txt
 	@'$(PY)' tools/sam_web.py $(ARGS)
 
 test: setup  ## run all tests; ARGS="-m 'not slow'" leaves out the long ones
