@@ -26,8 +26,8 @@ def conv_bn(name):
 FPN = layers(*(f'neck.{kind}_convs.{level}.conv' for kind in ('lateral', 'fpn') for level in range(4)))
 # What stands beside the backbone in the published files: Mask R-CNN with FPN as mmdet 2.x names it, ...
 MASK_RCNN = FPN + layers(
-    'rpn_head.rpn_conv', 'rpn_head.rpn_cls', 'rpn_head.rpn_reg', 'roi_head.bbox_head.fc_cls', 'roi_head.bbox_head.fc_reg',
-    'roi_head.bbox_head.shared_fcs.0', 'roi_head.bbox_head.shared_fcs.1',
+    'rpn_head.rpn_conv', 'rpn_head.rpn_cls', 'rpn_head.rpn_reg', 'roi_head.bbox_head.fc_cls',
+    'roi_head.bbox_head.fc_reg', 'roi_head.bbox_head.shared_fcs.0', 'roi_head.bbox_head.shared_fcs.1',
     *(f'roi_head.mask_head.convs.{number}.conv' for number in range(4)),
     'roi_head.mask_head.upsample', 'roi_head.mask_head.conv_logits')
 # ... and Semantic FPN as mmseg 0.x names it; every other layer of a scale head enlarges.

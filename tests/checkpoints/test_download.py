@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from checkpoint_samples import RepViT, is_same
 
-from repvit_mm import RepViT, load_checkpoint
+from repvit_mm import load_checkpoint
 from repvit_mm.checkpoints import PUBLISHED, download, fetch
 from repvit_mm.checkpoints.download import MIRROR_VARIABLE, Published
 from repvit_mm.errors import CheckpointError
@@ -314,5 +315,5 @@ def test_a_model_is_loaded_by_name(server, cache, tmp_path):
     torch.save({'model': source.state_dict()}, tmp_path / 'x.pth')
     server.content = (tmp_path / 'x.pth').read_bytes()
     load_checkpoint(model, 'repvit://m0_6_distill_300e')
-    assert all(torch.equal(value, source.state_dict()[name]) for name, value in model.state_dict().items())
+    assert is_same(source.state_dict(), model.state_dict())
     assert server.requests == [('/repvit_m0_6_distill_300e.pth', None)]
