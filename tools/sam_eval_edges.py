@@ -1,20 +1,20 @@
 """Zero-shot edges of RepViT-SAM on BSDS500: tools/sam_eval_edges.py --data-root data/BSDS500 [options]."""
 import argparse
 import os
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress
 from segment_anything.modeling import Sam
 
-from repvit_mm.errors import ConfigError, DatasetError, run_cli
+from repvit_mm.errors import ConfigError, run_cli
 from repvit_mm.files import write_json
 from repvit_mm.sam import read_image
-from repvit_mm.sam.edge_benchmark import Counts, count_matches, list_pictures, load_boundaries, score
+from repvit_mm.sam.edge_benchmark import Counts, count_file, list_pictures, load_boundaries, score
 from repvit_mm.sam.edges import edge_map
 from repvit_mm.sam.images import make_folder, write_png
 from repvit_mm.sam.options import add_model_arguments, model_from
@@ -45,7 +45,8 @@ def main() -> None:
         if getattr(args, option) is not None and getattr(args, option) < 1:
             raise ConfigError(f'--{option.replace("_", "-")} {getattr(args, option)}: at least 1 is needed')
     pictures = list_pictures(args.data_root, args.split)[:args.limit]
-    for _, annotation in pictures:
+    annotations = [annotation for _, annotation in pictures]
+    for annotation in annotations:
         load_boundaries(annotation)  # before the long work, not after it
     out, sam = make_folder(args.out), model_from(args)
     maps = [out / f'{path.stem}.png' for path, _ in pictures]
@@ -54,10 +55,8 @@ def main() -> None:
         for (path, _), map_path in zip(progress.track(pictures, description='edge maps'), maps, strict=True):
             _draw(sam, path, map_path, args.points_per_side)
         thresholds = np.arange(1, args.thresholds + 1) / (args.thresholds + 1)
-        jobs = [(map_path, annotation, thresholds)
-                for map_path, (_, annotation) in zip(maps, pictures, strict=True)]
-        with ProcessPoolExecutor(min(args.workers, len(jobs)), get_context('spawn')) as pool:
-            counts = list(progress.track(pool.map(_count, jobs), total=len(jobs), description='matching'))
+        counts = list(progress.track(_count(maps, annotations, thresholds, args.workers), total=len(maps),
+                                     description='matching'))
     scores = score(counts, thresholds)
     write_json(out / 'metrics.json', {
         **scores._asdict(), 'pictures': len(pictures), 'arch': args.arch, 'checkpoint': args.checkpoint})
@@ -70,14 +69,13 @@ def _draw(sam: Sam, path: Path, map_path: Path, points_per_side: int) -> None:
     write_png(map_path, np.round(edges * 255).astype(np.uint8))
 
 
-def _count(job: tuple[Path, Path, np.ndarray]) -> Counts:
-    map_path, annotation, thresholds = job
-    strength = np.asarray(Image.open(map_path), dtype=np.float32) / 255
-    boundaries = load_boundaries(annotation)
-    if boundaries[0].shape != strength.shape:
-        raise DatasetError(f'{annotation} is for a picture of {boundaries[0].shape[1]} x {boundaries[0].shape[0]} '
-                           f'pixels, and the picture has {strength.shape[1]} x {strength.shape[0]}')
-    return count_matches(strength, boundaries, thresholds)
+def _count(maps: list[Path], annotations: list[Path], thresholds: np.ndarray, workers: int) -> Iterator[Counts]:
+    jobs = maps, annotations, [thresholds] * len(maps)
+    if workers == 1:
+        yield from map(count_file, *jobs)
+        return
+    with ProcessPoolExecutor(min(workers, len(maps)), get_context('spawn')) as pool:
+        yield from pool.map(count_file, *jobs)
 
 
 if __name__ == '__main__':

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from PIL import Image
 from scipy.sparse import coo_array, diags_array, hstack
 from scipy.sparse.csgraph import min_weight_full_bipartite_matching
 from scipy.spatial import cKDTree
@@ -108,6 +109,21 @@ def count_matches(strength: np.ndarray, annotations: Sequence[np.ndarray], thres
             counts.drawn[number] += annotation.sum()
         counts.correct[number], counts.predicted[number] = correct.sum(), predicted.sum()
     return counts
+
+
+def count_file(map_path: str | Path, annotation: str | Path, thresholds: np.ndarray) -> Counts:
+    """Compare an edge map in a picture file with the annotation of BSDS500; see :func:`count_matches`.
+
+    Raises:
+        DatasetError: If the annotation is missing, or for a picture of another size.
+    """
+    with Image.open(map_path) as image:
+        strength = np.asarray(image, dtype=np.float32) / 255
+    boundaries = load_boundaries(annotation)
+    if boundaries[0].shape != strength.shape:
+        raise DatasetError(f'{annotation} is for a picture of {boundaries[0].shape[1]} x {boundaries[0].shape[0]} '
+                           f'pixels, and the picture has {strength.shape[1]} x {strength.shape[0]}')
+    return count_matches(strength, boundaries, thresholds)
 
 
 def score(counts: Sequence[Counts], thresholds: np.ndarray) -> EdgeScores:

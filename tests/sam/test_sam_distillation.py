@@ -1,0 +1,252 @@
+"""Distilling an encoder: loss, teacher, cache of embeddings, and a training through the tools."""
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.registry import MODELS
+from sam_samples import ROOT, run_tool, save_picture, small_sam
+
+from repvit_mm.errors import CheckpointError, ConfigError, DatasetError, UserError
+from repvit_mm.sam.distillation import (
+    SamDistiller,
+    SamImages,
+    SamPreprocessor,
+    cache_embeddings,
+    mask_agreement,
+    masked_mse,
+    valid_cells,
+)
+from repvit_mm.sam.embedding_cache import EmbeddingCache
+from repvit_mm.sam.teacher import VITS, Teacher
+
+SMALL = dict(encoder=dict(type='SamVit', embed_dim=32, depth=2, num_heads=2, global_attn_indexes=(1,)), random=True)
+SIZE = 64
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for number in range(4):
+        save_picture(tmp_path / f'train/{number % 2}/{number}.png', 48, 96, seed=number)
+    for number in range(2):
+        save_picture(tmp_path / f'val/{number}.png', 90, 60, seed=10 + number)
+    return tmp_path
+
+
+def distiller():
+    torch.manual_seed(0)
+    return SamDistiller(dict(arch='m0_6'), SMALL, SIZE, points_per_side=2)
+
+
+def batch_of(dataset):
+    items = [dataset[index] for index in range(len(dataset))]
+    return SamPreprocessor(SIZE)({key: [item[key] for item in items] for key in items[0]})
+
+
+@pytest.mark.parametrize('size, cells', [((64, 64), (4, 4)), ((33, 64), (3, 4)), ((32, 1), (2, 1))])
+def test_cells_cover_the_picture(size, cells):
+    assert valid_cells(size) == cells
+
+
+def test_loss_is_the_mean_squared_error_where_the_picture_is():
+    embeddings = torch.randn(2, 3, 4, 4, requires_grad=True)
+    targets = torch.randn(2, 3, 4, 4)
+    loss = masked_mse(embeddings, targets, [(64, 33), (16, 64)])
+    parts = torch.cat([((embeddings - targets)[0, :, :, :3] ** 2).flatten(),
+                       ((embeddings - targets)[1, :, :1] ** 2).flatten()])
+    torch.testing.assert_close(loss, parts.mean())
+    loss.backward()
+    assert (embeddings.grad[0, :, :, 3] == 0).all() and (embeddings.grad[1, :, 1:] == 0).all()
+    assert (embeddings.grad[0, :, :, :3] != 0).all()
+
+
+def test_pictures_are_prepared_as_sam_does(folder):
+    sam = small_sam(SIZE)
+    dataset = SamImages(str(folder), dict(img='train'), SIZE)
+    assert len(dataset) == 4 and dataset[0]['inputs'].shape == (3, 32, 64)
+    batch = batch_of(dataset)
+    torch.testing.assert_close(batch['inputs'][2], sam.preprocess(dataset[2]['inputs']))
+    assert batch['sizes'] == [(32, 64)] * 4
+
+
+def test_masks_of_the_same_embedding_agree_and_of_another_do_not():
+    sam = small_sam(SIZE)
+    ours, theirs = torch.randn(2, 1, 256, 4, 4)
+    assert mask_agreement(sam, ours, ours, (64, 48), 2) == 1
+    assert mask_agreement(sam, ours, theirs, (64, 48), 2) < 0.95
+
+
+def test_teacher_is_frozen_and_no_part_of_the_model(folder):
+    model = distiller()
+    batch = batch_of(SamImages(str(folder), dict(img='train'), SIZE))
+    model.train()(**batch, mode='loss')['loss_embedding'].backward()
+    assert all(name.startswith('student.') for name in model.state_dict())
+    sam = model.teacher.sam(torch.device('cpu'))
+    assert not sam.training and not any(parameter.requires_grad for parameter in sam.parameters())
+    assert not torch.allclose(*model.teacher.embed(batch['inputs'][:2]))
+
+
+def test_random_teacher_is_always_the_same():
+    first, second = (Teacher(**SMALL, image_size=SIZE).sam(torch.device('cpu')).state_dict() for _ in range(2))
+    assert all(torch.equal(value, second[name]) for name, value in first.items())
+
+
+def test_teacher_takes_the_checkpoint_of_a_whole_sam(tmp_path):
+    weights = Teacher(**SMALL, image_size=SIZE).sam(torch.device('cpu')).state_dict()
+    weights = {name: value + 1 for name, value in weights.items()}
+    torch.save(weights, tmp_path / 'sam.pth')
+    loaded = Teacher(SMALL['encoder'], str(tmp_path / 'sam.pth'), SIZE).sam(torch.device('cpu')).state_dict()
+    assert all(torch.equal(value, weights[name]) for name, value in loaded.items())
+    other = dict(SMALL['encoder'], depth=3)
+    with pytest.raises(CheckpointError, match='is of another SAM than the config says') as caught:
+        Teacher(other, str(tmp_path / 'sam.pth'), SIZE).sam(torch.device('cpu'))
+    assert '\n' not in str(caught.value)
+
+
+def test_teacher_can_be_a_repvit_sam(tmp_path):
+    sam = small_sam(SIZE)
+    torch.save(sam.state_dict(), tmp_path / 'sam.pth')
+    teacher = Teacher(dict(type='SamEncoder', arch='m0_6'), str(tmp_path / 'sam.pth'), SIZE)
+    image = torch.randn(1, 3, SIZE, SIZE)
+    torch.testing.assert_close(teacher.embed(image), sam.image_encoder(image))
+
+
+# Parameters of Meta's three image encoders.
+@pytest.mark.parametrize('name, parameters', [('vit_b', 89_670_912), ('vit_l', 308_278_272), ('vit_h', 637_026_048)])
+def test_named_teachers_are_the_published_encoders(name, parameters):
+    with torch.device('meta'):
+        encoder = MODELS.build(dict(VITS[name], type='SamVit', image_size=1024))
+    assert sum(value.numel() for value in encoder.parameters()) == parameters
+
+
+@pytest.mark.parametrize('settings, error, message', [
+    (dict(encoder='vit_x', random=True), ConfigError, "encoder='vit_x' must be one of vit_b, vit_l, vit_h"),
+    (dict(encoder='vit_h'), CheckpointError, 'the teacher vit_h has no weights'),
+    (dict(checkpoint='a.pth', random=True), ConfigError, 'leave one of them out'),
+])
+def test_teacher_that_cannot_be_is_refused(settings, error, message):
+    with pytest.raises(error, match=message):
+        Teacher(**settings)
+
+
+@pytest.fixture
+def cached(folder):
+    teacher, images = Teacher(**SMALL, image_size=SIZE), SamImages(str(folder), dict(img='train'), SIZE)
+    cache = EmbeddingCache(folder / 'cache')
+    cache.create(teacher.identity())
+    kept = cache_embeddings(cache, images, images.names, teacher, torch.device('cpu'), batch_size=3)
+    assert kept == 0
+    return cache, images, teacher, folder
+
+
+def test_cached_embeddings_are_the_teachers_in_half_precision(cached):
+    cache, images, teacher, folder = cached
+    batch = batch_of(SamImages(str(folder), dict(img='train'), SIZE, str(cache.folder)))
+    expected = teacher.embed(batch['inputs'])
+    torch.testing.assert_close(batch['targets'][:, :, :2], expected[:, :, :2].half().float(), atol=2e-3, rtol=2e-3)
+    assert (batch['targets'][:, :, 2:] == 0).all()  # the padding
+    model = distiller().eval()
+    computed = model(batch['inputs'], batch['sizes'], mode='loss')['loss_embedding']
+    torch.testing.assert_close(model(**batch, mode='loss')['loss_embedding'], computed, atol=1e-3, rtol=1e-3)
+
+
+def damage(path):
+    path.write_bytes(path.read_bytes()[:200])
+
+
+def replace_values(path):
+    with np.load(path) as content:
+        np.savez(path.with_suffix(''), embedding=content['embedding'] * np.float16('nan'), sha256=content['sha256'])
+
+
+@pytest.mark.parametrize('spoil, message', [
+    (lambda path: path.unlink(), 'is missing'), (damage, 'is damaged'), (replace_values, 'has no finite'),
+    (lambda path: shutil.copy(path.parent / '2.png.npz', path), 'is the embedding of another picture'),
+])
+def test_cache_that_was_spoilt_is_told_and_mended(cached, spoil, message):
+    cache, images, teacher, folder = cached
+    spoil(cache.path('0/0.png'))
+    with pytest.raises(DatasetError, match=message):
+        SamImages(str(folder), dict(img='train'), SIZE, str(cache.folder))[0]
+    steps = []
+    assert cache_embeddings(cache, images, images.names, teacher, torch.device('cpu'), 1, steps.append) == 3
+    assert sum(steps) == 4
+    SamImages(str(folder), dict(img='train'), SIZE, str(cache.folder))[0]
+
+
+def test_cache_of_another_teacher_is_refused(cached):
+    cache = cached[0]
+    with pytest.raises(DatasetError, match='of another teacher: its encoder is'):
+        cache.create(Teacher(dict(SMALL['encoder'], depth=3), image_size=SIZE, random=True).identity())
+    with pytest.raises(DatasetError, match='is no cache of embeddings: it has no manifest.json'):
+        EmbeddingCache(cache.folder / 'nowhere').check({})
+
+
+def test_embedding_too_large_for_half_precision_is_refused(tmp_path):
+    with pytest.raises(DatasetError, match='half precision cannot hold'):
+        EmbeddingCache(tmp_path).write('a.png', '', torch.full((1, 1, 1), 1e6))
+    assert not list(tmp_path.iterdir())
+
+
+def test_picture_that_is_none_is_named(folder):
+    (folder / 'train/0/0.png').write_text('no picture')
+    with pytest.raises(DatasetError, match=r'train/0/0.png cannot be read as a picture'):
+        SamImages(str(folder), dict(img='train'), SIZE)[0]
+    with pytest.raises(UserError, match='there is no folder .*test'):
+        SamImages(str(folder), dict(img='test'), SIZE)
+
+
+@pytest.mark.parametrize('config', sorted((ROOT / 'configs/sam').glob('*.py')), ids=lambda path: path.stem)
+def test_configs_build(config):
+    cfg = Config.fromfile(config)
+    with torch.device('meta'):
+        model = MODELS.build(cfg.model) if cfg.model.teacher.get('random') else MODELS.build(
+            {**cfg.model, 'teacher': {**cfg.model.teacher, 'checkpoint': 'any.pth'}})
+    assert cfg.train_cfg.max_epochs == 8  # as published
+    assert model.student.img_size == cfg.model.image_size == cfg.train_dataloader.dataset.image_size
+    assert cfg.val_dataloader.dataset.image_size == cfg.test_dataloader.dataset.image_size == cfg.model.image_size
+    assert config.stem.removeprefix('distill_repvit_').removesuffix('_trial') == cfg.model.student.arch
+
+
+@pytest.mark.slow
+def test_training_on_cached_embeddings_brings_the_student_to_the_teacher(folder, monkeypatch, capsys):
+    config = folder / 'tiny.py'
+    config.write_text(f"""
+_base_ = {str(ROOT / 'configs/sam/distill_repvit_m0_6_trial.py')!r}
+encoder = dict(embed_dim=32, depth=2, num_heads=2, global_attn_indexes=(1,))
+model = dict(image_size={SIZE}, teacher=dict(encoder=encoder))
+train_dataloader = dict(num_workers=0, persistent_workers=False, dataset=dict(image_size={SIZE}))
+val_dataloader = dict(num_workers=0, persistent_workers=False, dataset=dict(image_size={SIZE}))
+test_dataloader = val_dataloader
+train_cfg = dict(max_epochs=25, val_interval=25)
+param_scheduler = [dict(type='ConstantLR', factor=1.)]
+default_hooks = dict(logger=dict(interval=1), checkpoint=dict(interval=25))
+""")
+    # The same pictures to train and to validate on: can it learn at all?
+    shutil.copytree(folder / 'train', folder / 'val', dirs_exist_ok=True)
+    cache, work = folder / 'cache', folder / 'work'
+    arguments = (config, '--data-root', folder)
+    assert not run_tool('sam_cache_embeddings', *arguments, '--out', cache, monkeypatch=monkeypatch)
+    assert not run_tool('sam_cache_embeddings', *arguments, '--out', cache, monkeypatch=monkeypatch)
+    assert '4 of them were there' in capsys.readouterr().out
+    assert not run_tool('train', *arguments, '--work-dir', work, '--seed', 0, '--cfg-options',
+                        f'train_dataloader.dataset.cache={cache}', monkeypatch=monkeypatch)
+    log, = work.glob('*/vis_data/scalars.json')
+    losses = [entry['loss'] for line in log.read_text().splitlines() if 'loss' in (entry := json.loads(line))]
+    assert len(losses) == 25
+    assert np.mean(losses[-3:]) < 0.6 * np.mean(losses[:3])
+
+
+@pytest.mark.parametrize('arguments, message', [
+    (('--part', 3, 2), '--part 3 2: the first number must be from 1 to the second'),
+    (('--batch-size', 0), '--batch-size 0: at least 1'),
+    (('--data-root', 'nowhere'), 'data set not found'),
+])
+def test_mistakes_in_caching_are_one_line(folder, monkeypatch, capsys, arguments, message):
+    status = run_tool('sam_cache_embeddings', ROOT / 'configs/sam/distill_repvit_m0_6_trial.py', '--out',
+                      folder / 'cache', *arguments, monkeypatch=monkeypatch)
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert status == 1 and error.startswith('error: ') and message in error
+    assert not (folder / 'cache').exists()
