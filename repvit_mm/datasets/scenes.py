@@ -85,7 +85,7 @@ class SceneSpec:
 
     size: int = 192
     objects: tuple[int, int] = (2, 5)
-    radius: tuple[float, float] = (.14, .26)
+    radius: tuple[float, float] = (.15, .28)
     min_visible: float = .55
 
     def __post_init__(self):

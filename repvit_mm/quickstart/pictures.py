@@ -1,0 +1,100 @@
+"""The pictures that a training ends with: its losses, and what the detector sees on held-out scenes."""
+import json
+import pickle
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from matplotlib import patheffects, ticker
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from PIL import Image
+from pycocotools import mask as mask_utils
+
+#: Least score of what is drawn.
+SCORE = .5
+
+
+def read_scalars(work_dir: Path) -> list[dict]:
+    """What mmengine logged of a training, one dict for each line, in the order of the steps.
+
+    A training that was interrupted and resumed has a log for each part; where they overlap, the later one counts.
+    """
+    steps: dict[int, dict] = {}
+    for path in sorted(work_dir.glob('*/vis_data/scalars.json')):
+        for line in path.read_text().splitlines():
+            with suppress(ValueError):  # a run that was killed ends in half a line
+                scalars = json.loads(line)
+                if 'loss' in scalars:
+                    steps[scalars['step']] = scalars
+    return [steps[step] for step in sorted(steps)]
+
+
+def draw_losses(scalars: Sequence[dict], path: Path, title: str) -> None:
+    """Draw the total loss and its parts over the training steps.
+
+    Args:
+        scalars: What :func:`read_scalars` gives.
+        path: The PNG to write.
+        title: Of the picture.
+    """
+    figure = Figure(figsize=(8, 4.5), dpi=150, layout='constrained')
+    figure.suptitle(title)
+    axes = figure.subplots()
+    parts = sorted({name for line in scalars for name in line if name.startswith('loss_')})
+    for name in ('loss', *parts):
+        points = [(line['step'], line[name]) for line in scalars if name in line]
+        label = 'total' if name == 'loss' else name.removeprefix('loss_').replace('_', ' ')
+        axes.plot(*zip(*points, strict=True), label=label, color='black' if name == 'loss' else None,
+                  linewidth=2 if name == 'loss' else 1.3)
+    axes.set(xlabel='training step', ylabel='loss', yscale='log')
+    axes.set_xlim(0)
+    axes.yaxis.set_major_formatter(ticker.FormatStrFormatter('%g'))
+    axes.grid(alpha=.25, which='both')
+    axes.spines[['top', 'right']].set_visible(False)
+    figure.legend(frameon=False, ncols=len(parts) + 1, fontsize='small', loc='outside upper center')
+    figure.savefig(path)
+
+
+def draw_predictions(predictions: Path, classes: Sequence[str], path: Path, title: str, rows: int = 3,
+                     columns: int = 4) -> None:
+    """Draw the first predictions of a test.
+
+    Args:
+        predictions: The file that ``tools/test.py --out`` wrote.
+        classes: Their names.
+        path: The PNG to write.
+        title: Of the picture.
+        rows: Of the sheet.
+        columns: Of the sheet.
+    """
+    with predictions.open('rb') as file:
+        samples = pickle.load(file)[:rows * columns]
+    rows = min(rows, -(-len(samples) // columns))
+    figure = Figure(figsize=(3 * columns, 3 * rows + .5), dpi=130, layout='constrained')
+    figure.suptitle(title)
+    for axes, sample in zip(figure.subplots(rows, columns, squeeze=False).flat, samples, strict=False):
+        axes.imshow(Image.open(sample['img_path']), interpolation='bicubic')
+        for i in np.flatnonzero(sample['pred_instances']['scores'].numpy() >= SCORE):
+            _draw_instance(axes, {name: values[i] for name, values in sample['pred_instances'].items()}, classes)
+    for axes in figure.axes:
+        axes.set_axis_off()
+    figure.savefig(path)
+
+
+def _draw_instance(axes: Axes, instance: dict, classes: Sequence[str]) -> None:
+    label, mask = int(instance['labels']), mask_utils.decode(instance['masks']).astype(float)
+    colour = matplotlib.colormaps['tab10'](label % 10)
+    overlay = np.zeros((*mask.shape, 4))
+    overlay[...] = colour
+    overlay[..., 3] = .3 * mask
+    axes.imshow(overlay, interpolation='bilinear')
+    if 0 < mask.sum() < mask.size:
+        outline = axes.contour(mask, [.5], colors=[colour], linewidths=1.6)
+        outline.set_path_effects([patheffects.withStroke(linewidth=3.2, foreground='white')])
+    x1, y1, x2, y2 = instance['bboxes'].tolist()
+    axes.text((x1 + x2) / 2, (y1 + y2) / 2, f'{classes[label]} {instance["scores"]:.2f}', color='white', fontsize=7.5,
+              ha='center', va='center', clip_on=True,
+              bbox=dict(boxstyle='round,pad=.25', facecolor=colour, linewidth=0))

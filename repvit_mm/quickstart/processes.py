@@ -1,0 +1,67 @@
+"""Running the tools as processes of their own: progress passed on, everything kept in a log, stopped with us."""
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from ..errors import UserError
+
+#: What is shown of mmengine's log: its lines of progress, without the date and details.
+_PROGRESS = re.compile(r'INFO - ((?:Epoch|Iter)\(\w+\).*)')
+_DETAILS = re.compile(r'  (?:lr|base_lr|data_time|grad_norm|memory|acc|loss_\w+|coco/\w+_mAP_(?:75|s|m|l)): \S+')
+_INTERRUPTED = 130
+#: Seconds that a process has to end after each signal.
+_PATIENCE = 10
+
+
+def run_tool(tool: Path, arguments: Sequence[str | Path], log: Path, console: Console) -> None:
+    """Run a tool to its end.
+
+    Args:
+        tool: A Python script that reports mistakes as :func:`repvit_mm.errors.run_cli` does.
+        arguments: Of the tool.
+        log: Keeps all of its output, behind what is there.
+        console: Shows its lines of progress.
+
+    Raises:
+        UserError: If the tool fails.
+        KeyboardInterrupt: If it was interrupted.
+    """
+    command = [sys.executable, str(tool), *map(str, arguments)]
+    log.parent.mkdir(parents=True, exist_ok=True)
+    last, mistake = '', ''
+    with log.open('a') as file, subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors='replace',
+            env={**os.environ, 'PYTHONUNBUFFERED': '1'}) as process:
+        try:
+            for line in process.stdout:
+                file.write(line)
+                last = line.strip() or last
+                mistake = line.removeprefix('error: ').strip() if line.startswith('error: ') else mistake
+                if found := _PROGRESS.search(line):
+                    console.print(' ', _DETAILS.sub('', found[1]), highlight=False, markup=False, soft_wrap=True)
+            status = process.wait()
+        except BaseException:
+            _stop(process)
+            raise
+    if status == _INTERRUPTED:
+        raise KeyboardInterrupt
+    if status:
+        raise UserError(mistake or f'{tool.name} ended with status {status}: {last}; all of its output is in {log}')
+
+
+def _stop(process: subprocess.Popen) -> None:
+    """Wait for a process that has got Ctrl-C with us, and stop it more firmly if it has not."""
+    for number in (None, signal.SIGINT, signal.SIGKILL):
+        if number:
+            process.send_signal(number)
+        try:
+            process.wait(_PATIENCE)
+            return
+        except subprocess.TimeoutExpired:
+            continue

@@ -1,0 +1,174 @@
+"""The steps of the quickstart: a data set, a trained Mask R-CNN, its AP before and after fusion, pictures."""
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+from rich.console import Console
+
+from ..datasets import CLASSES, SceneSpec, write_coco
+from ..deploy import FusedCheckpoint, fuse_checkpoint
+from ..engine import latest_checkpoint, move_data_root
+from ..errors import UserError
+from ..files import write_json
+from .pictures import draw_losses, draw_predictions, read_scalars
+from .processes import run_tool
+
+#: Beside the checkpoints: what the training was started with, how long it took, whether it is done.
+STATE = 'quickstart.json'
+#: AP is given to three digits; fusion changes the last one at most where two scores are all but equal.
+TOLERANCE = .002
+
+
+@dataclass
+class Quickstart:
+    """The main job, step by step; each step leaves its result in the work directory.
+
+    Attributes:
+        cfg: The config to train; its data set is put into the work directory.
+        tools: Directory of ``train.py`` and ``test.py``.
+        work_dir: Where everything goes.
+        seed: Of the scenes and of the training.
+        scenes: Numbers of training and of held-out scenes.
+        console: Where progress is shown.
+    """
+
+    cfg: Config
+    tools: Path
+    work_dir: Path
+    seed: int
+    scenes: tuple[int, int]
+    console: Console = field(default_factory=Console)
+
+    def __post_init__(self):
+        move_data_root(self.cfg, str(self.data))
+        self.cfg.randomness = dict(seed=self.seed)
+
+    @property
+    def data(self) -> Path:
+        """The data set."""
+        return self.work_dir / 'data'
+
+    @property
+    def training(self) -> Path:
+        """Work directory of the training."""
+        return self.work_dir / 'train'
+
+    @property
+    def config(self) -> Path:
+        """The config with all of its settings in one file, as the tools are given it."""
+        return self.work_dir / 'config.py'
+
+    def draw(self) -> None:
+        """Draw the data set, or use it again if it is there."""
+        train, val = self.scenes
+        write_coco(self.data, SceneSpec(), self.seed, train, val)
+
+    def train(self, fresh: bool = False) -> Path:
+        """Train, go on with a training that was interrupted, or take the result of one that is done.
+
+        A training that was started with other settings makes room for the new one.
+
+        Args:
+            fresh: Start anew in any case.
+
+        Returns:
+            The checkpoint.
+
+        Raises:
+            UserError: If there are files of something else, or the training fails.
+        """
+        settings, state = self._settings(), self._state()
+        if fresh or state['settings'] != settings:
+            if state['settings']:
+                self.console.print('  an earlier training' + ('' if fresh else ' of other settings') + ' is replaced')
+            shutil.rmtree(self.training, ignore_errors=True)
+            state = dict(settings=settings, seconds=0., done=False)
+        checkpoint = latest_checkpoint(self.training)
+        if state['done'] and checkpoint:
+            self.console.print(f'  {checkpoint} is trained already; --fresh trains anew')
+            return checkpoint
+        if checkpoint:
+            self.console.print(f'  going on from {checkpoint}')
+        self._run_training(state, resume=checkpoint is not None)
+        return latest_checkpoint(self.training)
+
+    def evaluate(self, checkpoint: Path, name: str) -> dict[str, float]:
+        """Test a checkpoint on the held-out scenes; the predictions are kept.
+
+        Args:
+            checkpoint: The checkpoint.
+            name: Of the test's directory.
+
+        Returns:
+            Key of COCO's metrics -> value, with ``time`` in seconds an image.
+        """
+        directory = self.work_dir / 'test' / name
+        shutil.rmtree(directory, ignore_errors=True)
+        self._run_tool('test.py', directory, checkpoint, '--out', directory / 'predictions.pkl')
+        metrics, = directory.glob('*/*.json')
+        return json.loads(metrics.read_text())
+
+    def fuse(self, checkpoint: Path) -> FusedCheckpoint:
+        """Fuse a trained detector, and check that its outputs stay the same."""
+        return fuse_checkpoint(self.config, checkpoint, self.work_dir / 'fused.pth')
+
+    def draw_pictures(self) -> tuple[Path, Path]:
+        """Draw the losses of the training, and the predictions of the fused detector."""
+        losses, predictions = self.work_dir / 'losses.png', self.work_dir / 'predictions.png'
+        draw_losses(read_scalars(self.training), losses, 'Mask R-CNN on RepViT, trained from random weights')
+        draw_predictions(self.work_dir / 'test' / 'fused' / 'predictions.pkl', CLASSES, predictions,
+                         'What it finds on scenes that it has not seen')
+        return losses, predictions
+
+    @property
+    def training_seconds(self) -> float:
+        """How long the training took, all of its parts together."""
+        return self._state()['seconds']
+
+    def _settings(self) -> dict[str, Any]:
+        return dict(config=hashlib.sha256(self.cfg.pretty_text.encode()).hexdigest(), scenes=list(self.scenes))
+
+    def _state(self) -> dict[str, Any]:
+        path = self.training / STATE
+        try:
+            return json.loads(path.read_text())
+        except FileNotFoundError:
+            if self.training.exists() and any(self.training.iterdir()):
+                raise UserError(f'{self.training} holds files that are not of a quickstart: name another '
+                                '--work-dir or move them') from None
+        except ValueError:  # not ours to guess at: train anew
+            pass
+        return dict(settings=None, seconds=0., done=False)
+
+    def _run_training(self, state: dict[str, Any], resume: bool) -> None:
+        self.training.mkdir(parents=True, exist_ok=True)
+        before, start = state['seconds'], time.monotonic()
+        write_json(self.training / STATE, state)
+        try:
+            self._run_tool('train.py', self.training, *['--resume'] * resume)
+            state['done'] = True
+        except KeyboardInterrupt:
+            self.console.print('  the same command goes on from the last whole epoch')
+            raise
+        finally:
+            state['seconds'] = before + time.monotonic() - start
+            write_json(self.training / STATE, state)
+
+    def _run_tool(self, tool: str, work_dir: Path, *arguments: str | Path) -> None:
+        self.work_dir.mkdir(parents=True, exist_ok=True)
+        self.cfg.dump(self.config)
+        run_tool(self.tools / tool, [self.config, *arguments, '--work-dir', work_dir], work_dir / 'output.log',
+                 self.console)
+
+
+def check_unchanged(trained: Mapping[str, float], fused: Mapping[str, float]) -> None:
+    """Raise a RuntimeError if fusion has changed an AP: it computes the same function."""
+    for key in trained:
+        if '_mAP' in key and abs(trained[key] - fused[key]) > TOLERANCE:
+            raise RuntimeError(f'fusion changed {key} from {trained[key]} to {fused[key]}')

@@ -1,0 +1,73 @@
+"""The pictures of a training: the right numbers from the logs, and predictions where they are."""
+import json
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from pycocotools import mask as mask_utils
+
+from repvit_mm.datasets import CLASSES, SceneSpec, draw_scene
+from repvit_mm.quickstart.pictures import draw_losses, draw_predictions, read_scalars
+
+
+def write_log(directory, name, lines):
+    path = directory / name / 'vis_data' / 'scalars.json'
+    path.parent.mkdir(parents=True)
+    path.write_text('\n'.join(map(json.dumps, lines)))
+
+
+def scalars(step, loss):
+    return dict(step=step, loss=loss, loss_cls=loss / 2, lr=1e-3)
+
+
+def test_logs_of_a_resumed_training_are_joined(tmp_path):
+    write_log(tmp_path, '20260102_000000', [scalars(20, 2.5), scalars(30, 2.), {'coco/bbox_mAP': .5, 'step': 30}])
+    write_log(tmp_path, '20260101_000000', [scalars(10, 3.), scalars(20, 9.)])
+    assert [(line['step'], line['loss']) for line in read_scalars(tmp_path)] == [(10, 3.), (20, 2.5), (30, 2.)]
+
+
+def test_line_cut_by_a_kill_is_left_out(tmp_path):
+    write_log(tmp_path, 'a', [scalars(10, 3.)])
+    with (tmp_path / 'a/vis_data/scalars.json').open('a') as file:
+        file.write('\n{"step": 20, "lo')
+    assert [line['step'] for line in read_scalars(tmp_path)] == [10]
+
+
+def test_losses_are_drawn(tmp_path):
+    draw_losses([scalars(10, 3.), scalars(20, 2.), scalars(30, 1.)], tmp_path / 'losses.png', 'Losses')
+    picture = np.array(Image.open(tmp_path / 'losses.png').convert('RGB'))
+    assert picture.shape == (675, 1200, 3)
+    black = (picture < 60).all(-1)[80:580, 500:1100]
+    assert black.any(0).all(), 'the total loss goes across'
+
+
+@pytest.fixture
+def sheet(tmp_path):
+    """Draws a sheet of perfect predictions of two scenes, scored ``score``."""
+    def sheet(score):
+        samples = []
+        for index in range(2):
+            scene, path = draw_scene(SceneSpec(size=96), index), tmp_path / f'{index}.png'
+            Image.fromarray(scene.image).save(path)
+            masks = [mask_utils.encode(np.asfortranarray(obj.mask.astype(np.uint8))) for obj in scene.objects]
+            boxes = [[x, y, x + w, y + h] for x, y, w, h in (obj.bbox for obj in scene.objects)]
+            samples.append(dict(img_path=str(path), pred_instances=dict(
+                labels=torch.tensor([obj.label for obj in scene.objects]), masks=masks,
+                scores=torch.full((len(masks),), score), bboxes=torch.tensor(boxes, dtype=torch.float))))
+        (tmp_path / 'predictions.pkl').write_bytes(pickle.dumps(samples))
+        draw_predictions(tmp_path / 'predictions.pkl', CLASSES, tmp_path / 'sheet.png', 'Predictions', 3, 2)
+        return np.array(Image.open(tmp_path / 'sheet.png').convert('RGB')).astype(int)
+    return sheet
+
+
+def test_predictions_are_drawn_over_the_pictures(sheet):
+    certain, doubtful = sheet(.9), sheet(.1)
+    assert certain.shape == doubtful.shape
+    assert .02 < (np.abs(certain - doubtful).max(-1) > 30).mean() < .6
+
+
+def test_sheet_has_only_the_rows_it_needs(sheet):
+    height, width = sheet(.9).shape[:2]
+    assert height < .7 * width

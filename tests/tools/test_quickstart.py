@@ -1,0 +1,44 @@
+"""The quickstart from nothing to its summary, as far as a few steps of training go."""
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).parents[2]
+SMALL = ('--train-scenes', '6', '--val-scenes', '2', '--cfg-options', 'train_cfg.max_iters=2',
+         'train_cfg.val_interval=2', 'default_hooks.logger.interval=1', 'train_dataloader.batch_size=2')
+
+
+def quickstart(*arguments):
+    return subprocess.run([sys.executable, str(ROOT / 'tools/quickstart.py'), *map(str, arguments)],
+                          capture_output=True, text=True, timeout=300)
+
+
+@pytest.mark.slow
+def test_quickstart_goes_from_nothing_to_a_summary(tmp_path):
+    run = quickstart('--work-dir', tmp_path / 'run', *SMALL)
+    assert run.returncode == 0, run.stderr + run.stdout
+    rows = dict(re.findall(r'│ (\w[\w ]*?) +│ +([\d.,]+ │ +[\d.,]+) │', run.stdout))
+    assert set(rows) == {'box AP', 'box AP50', 'mask AP', 'mask AP50', 'parameters', 'ms an image'}
+    for name in ('box AP', 'box AP50', 'mask AP', 'mask AP50'):
+        trained, fused = rows[name].split('│')
+        assert float(trained) == pytest.approx(float(fused), abs=.002)
+    before, after = (int(number.replace(',', '')) for number in rows['parameters'].split('│'))
+    assert after < before
+    for name in ('losses.png', 'predictions.png'):
+        assert name in run.stdout
+        assert min(Image.open(tmp_path / 'run' / name).size) > 300
+    for name in ('train/iter_2.pth', 'fused.pth'):
+        assert name in run.stdout and (tmp_path / 'run' / name).is_file()
+
+
+@pytest.mark.parametrize('arguments, message', [
+    (('--train-scenes', '0'), 'error: the number of train scenes is at least 1, not 0'),
+    (('--cfg-options', 'optimiser=1'), 'error: --cfg-options optimiser: no run reads optimiser')])
+def test_mistake_is_one_line(tmp_path, arguments, message):
+    run = quickstart('--work-dir', tmp_path / 'run', *arguments)
+    assert run.returncode == 1
+    assert run.stderr.splitlines()[-1].startswith(message) and 'Traceback' not in run.stderr

@@ -1,0 +1,86 @@
+"""Train, evaluate and fuse a small Mask R-CNN on a data set drawn on the spot: tools/quickstart.py [options]."""
+import argparse
+import resource
+import signal
+import sys
+import time
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from repvit_mm import engine
+from repvit_mm.engine.options import CfgOptions
+from repvit_mm.errors import run_cli
+from repvit_mm.quickstart import Quickstart, check_unchanged
+
+TOOLS = Path(__file__).resolve().parent
+CONFIG = TOOLS.parent / 'configs' / 'quickstart' / 'maskrcnn_repvit_m0_6_shapes.py'
+METRICS = {'box AP': 'coco/bbox_mAP', 'box AP50': 'coco/bbox_mAP_50', 'mask AP': 'coco/segm_mAP',
+           'mask AP50': 'coco/segm_mAP_50'}
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description='Draw a data set, train a Mask R-CNN on RepViT with it, evaluate, fuse, evaluate again. '
+                    'An interrupted run goes on from its last whole epoch when it is started again.')
+    parser.add_argument('--work-dir', metavar='DIR', type=Path, default=Path('work_dirs/quickstart'),
+                        help='where everything goes; default: %(default)s')
+    parser.add_argument('--seed', type=int, default=0, metavar='N', help='of scenes and training; default: 0')
+    parser.add_argument('--train-scenes', type=int, default=1200, metavar='N',
+                        help='scenes to train on; default: %(default)s')
+    parser.add_argument('--val-scenes', type=int, default=150, metavar='N',
+                        help='held-out scenes; default: %(default)s')
+    parser.add_argument('--fresh', action='store_true', help='train anew where there is a trained detector already')
+    parser.add_argument('--cfg-options', nargs='+', action=CfgOptions, default={}, metavar='KEY=VALUE',
+                        help='override settings of the config, e.g. train_cfg.max_epochs=12')
+    return parser
+
+
+def summary(trained: dict, fused: dict, parameters: tuple[int, int]) -> Table:
+    table = Table('', 'trained', 'fused', title='On held-out scenes')
+    for name, key in METRICS.items():
+        table.add_row(name, f'{trained[key]:.3f}', f'{fused[key]:.3f}')
+    table.add_row('parameters', *(f'{number:,}' for number in parameters))
+    table.add_row('ms an image', *(f'{1000 * metrics["time"]:.0f}' for metrics in (trained, fused)))
+    for column in table.columns[1:]:
+        column.justify = 'right'
+    return table
+
+
+def facts(minutes: dict[str, float], paths: dict[str, Path]) -> Table:
+    table = Table.grid(padding=(0, 2))
+    table.add_row('time', ', '.join(f'{name} {value:.1f} min' for name, value in minutes.items()))
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * (1 if sys.platform == 'darwin' else 1024)
+    table.add_row('memory', f'{peak / 1e9:.1f} GB (largest process)')
+    for name, path in paths.items():
+        table.add_row(name, str(path))
+    return table
+
+
+def main() -> None:
+    args = build_parser().parse_args()
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    start, console = time.monotonic(), Console()
+    job = Quickstart(engine.load_config(CONFIG, args.cfg_options), TOOLS, args.work_dir, args.seed,
+                     (args.train_scenes, args.val_scenes), console)
+    console.rule('1/5  Drawing the data set', align='left')
+    job.draw()
+    console.rule('2/5  Training', align='left')
+    checkpoint = job.train(args.fresh)
+    console.rule('3/5  Evaluating', align='left')
+    trained = job.evaluate(checkpoint, 'trained')
+    console.rule('4/5  Fusing, and evaluating again', align='left')
+    result = job.fuse(checkpoint)
+    fused = job.evaluate(result.path, 'fused')
+    check_unchanged(trained, fused)
+    console.rule('5/5  Drawing losses and predictions', align='left')
+    losses, predictions = job.draw_pictures()
+    console.print(summary(trained, fused, (result.parameters_before, result.parameters_after)))
+    console.print(facts(
+        {'this run': (time.monotonic() - start) / 60, 'training': job.training_seconds / 60},
+        {'checkpoint': checkpoint, 'fused': result.path, 'losses': losses, 'predictions': predictions}))
+
+
+if __name__ == '__main__':
+    run_cli(main)
