@@ -1,0 +1,63 @@
+import argparse
+
+import pytest
+import torch
+from classifiers import CLASSES, build, classifier, config, timm_twin
+from oracles import relative_error
+
+from repvit_mm import RepViT, fuse
+from repvit_mm.checkpoints import convert_state_dict, load_checkpoint
+from repvit_mm.errors import CheckpointError
+
+
+@pytest.fixture(params=['official', 'timm', 'repvit_mm'])
+def published(request, tmp_path):
+    """Writes a model in a published format."""
+    def write(model):
+        tensors = convert_state_dict(model.state_dict(), to=request.param)
+        content = dict(model=tensors, args=argparse.Namespace(epochs=300)) if request.param == 'official' else tensors
+        torch.save(content, tmp_path / 'published.pth')
+        return tmp_path / 'published.pth'
+    return write
+
+
+@pytest.mark.parametrize('distillation', [False, True])
+def test_a_published_classifier_is_loaded_whole_and_scores_as_in_timm(published, distillation):
+    trained = classifier(distillation, seed=1).eval()
+    images = torch.randn(3, 3, 64, 64)
+    expected = timm_twin(trained)(images)
+    model = classifier(distillation, seed=2).eval()
+    report = load_checkpoint(model, published(trained))
+    assert report.taken == report.total and not report.not_needed
+    assert relative_error(model(images), expected) < 1e-5
+    assert relative_error(fuse(model)(images), expected) < 1e-5
+
+
+def test_the_backbone_takes_its_part(published):
+    trained = classifier(seed=1).eval()
+    backbone = RepViT(dict(widths=(16, 24, 32, 40), depths=(1, 2, 3, 1)), out_indices=(3, )).eval()
+    load_checkpoint(backbone, published(trained))
+    images = torch.randn(2, 3, 64, 64)
+    assert torch.equal(backbone(images)[0], trained.backbone(images)[0])
+
+
+def test_a_fused_classifier_is_loaded(tmp_path):
+    trained = fuse(classifier(seed=1).eval())
+    torch.save(trained.state_dict(), tmp_path / 'fused.pth')
+    model = classifier(seed=2).eval()
+    load_checkpoint(model, tmp_path / 'fused.pth')
+    images = torch.randn(2, 3, 64, 64)
+    assert torch.equal(model(images), trained(images)) and model.head.deploy
+
+
+def test_a_head_for_other_classes_is_left_out_with_a_line_when_asked(published, capfd):
+    path = published(classifier(seed=1))
+    model = build(config(classes=CLASSES - 2))
+    before = {name: value.clone() for name, value in model.head.state_dict().items() if 'linear' in name}
+    with pytest.raises(CheckpointError, match=r'head\.fc\.linear\.weight is 7x40 in the file, 5x40 in the model'):
+        load_checkpoint(model, path)
+    report = load_checkpoint(model, path, strict=False)
+    assert {line.split()[0] for line in report.mismatched} == {f'head.{name}' for name in before}
+    assert all(torch.equal(model.head.state_dict()[name], value) for name, value in before.items())
+    assert all(torch.equal(value, model.state_dict()[name])
+               for name, value in classifier(seed=1).state_dict().items() if name.startswith('backbone'))
