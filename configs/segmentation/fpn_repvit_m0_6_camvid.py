@@ -72,10 +72,10 @@ tta_pipeline = [
 # From random weights: larger steps after a short warm-up, and more decay than fine-tuning takes.
 optim_wrapper = dict(optimizer=dict(lr=1.5e-3, weight_decay=0.02))
 param_scheduler = [
-    dict(type='LinearLR', start_factor=0.05, begin=0, end=100, by_epoch=False),
-    dict(type='PolyLR', power=0.9, eta_min=1e-6, begin=100, end=1600, by_epoch=False),
+    dict(type='LinearLR', start_factor=0.05, begin=0, end=50, by_epoch=False),
+    dict(type='PolyLR', power=0.9, eta_min=1e-6, begin=50, end=900, by_epoch=False),
 ]
-train_cfg = dict(max_iters=1600, val_interval=400)
-default_hooks = dict(checkpoint=dict(interval=400, max_keep_ckpts=1))
+train_cfg = dict(max_iters=900, val_interval=300)
+default_hooks = dict(checkpoint=dict(interval=300, max_keep_ckpts=1))
 custom_hooks = [dict(type='ChannelsLast')]
 auto_scale_lr = dict(base_batch_size=8)

@@ -100,7 +100,7 @@ def check_segmentation(dataset: Any) -> None:
         if not hasattr(inner, 'reduce_zero_label') or not _loads_labels(inner.pipeline):
             continue
         if prefix.get('seg_map_path') and '://' not in prefix['img_path'] + prefix['seg_map_path']:
-            _check(inner, prefix['img_path'], prefix['seg_map_path'])
+            _check(inner, prefix['seg_map_path'])
 
 
 def _innermost(dataset: Any) -> Iterator[Any]:
@@ -116,14 +116,10 @@ def _loads_labels(transform: Any) -> bool:
     return 'LoadAnnotations' in type(transform).__name__ or any(map(_loads_labels, parts))
 
 
-def _check(dataset: Any, image_dir: str, label_dir: str) -> None:
+def _check(dataset: Any, label_dir: str) -> None:
     start = time.perf_counter()
     infos = [dataset.get_data_info(i) for i in range(len(dataset))]
     pairs = [_Pair(info['img_path'], info['seg_map_path']) for info in infos]
-    if not pairs:
-        found = sorted(os.listdir(image_dir))[:1]
-        raise DatasetError(f'no image {image_dir}/*{dataset.img_suffix}' + f', but {found[0]}' * bool(found)
-                           + '; put images there, or set img_suffix in the config')
     _check_pairs(dataset, pairs, label_dir)
     classes, valid = len(dataset.metainfo['classes']), _valid_values(dataset)
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:

@@ -1,0 +1,189 @@
+"""Training, testing, drawing and fusing a segmentor with the tools, on the embedded data set."""
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from mmengine.registry import MODELS, DefaultScope
+from oracles import randomise_norms
+from PIL import Image
+
+from repvit_mm import convert_state_dict, fuse, load_checkpoint
+from repvit_mm.datasets import SceneSpec, write_segmentation
+from repvit_mm.engine import enable_slide, load_config
+from repvit_mm.errors import CheckpointError, ConfigError
+
+REPOSITORY = Path(__file__).parents[2]
+CONFIG = REPOSITORY / 'configs' / 'quickstart' / 'fpn_repvit_m0_6_shapes.py'
+pytestmark = pytest.mark.slow
+# As small as it can be: what is learnt is not the point here.
+SMALL = ['train_dataloader.batch_size=4', 'train_dataloader.num_workers=0', 'val_dataloader.num_workers=0',
+         'test_dataloader.num_workers=0', 'train_cfg.max_iters=12', 'train_cfg.val_interval=12',
+         'default_hooks.logger.interval=4']
+
+
+def run(tool: str, *arguments: str | Path, expected: int = 0) -> subprocess.CompletedProcess:
+    command = [sys.executable, REPOSITORY / 'tools' / tool, CONFIG, *arguments, '--cfg-options', *SMALL]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, cwd=REPOSITORY)
+    assert done.returncode == expected, done.stderr
+    return done
+
+
+def test_metrics(work_dir: Path) -> dict:
+    metrics, = work_dir.glob('*/*.json')
+    return json.loads(metrics.read_text())
+
+
+test_metrics.__test__ = False
+
+
+@pytest.fixture(scope='module')
+def data(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp('segmentation') / 'shapes'
+    return write_segmentation(root, SceneSpec(size=96), train=16, val=3, quiet=True)
+
+
+@pytest.fixture(scope='module')
+def checkpoint(data, tmp_path_factory) -> Path:
+    """A random segmentor that finds every class somewhere, so that every change of it shows in the figures."""
+    path = tmp_path_factory.mktemp('checkpoint') / 'random.pth'
+    model = randomise_norms(build())
+    images = [np.asarray(Image.open(image)) for image in sorted((data / 'img_dir' / 'val').iterdir())]
+    batch = [torch.tensor(image[..., ::-1].transpose(2, 0, 1).copy()) for image in images]
+    conv = model.decode_head.conv_seg
+    with torch.no_grad():
+        torch.nn.init.normal_(conv.weight, generator=torch.Generator().manual_seed(0))
+        logits = model(model.data_preprocessor(dict(inputs=batch))['inputs'])
+        mean, std = logits.mean((0, 2, 3)), logits.std((0, 2, 3))
+        conv.bias.sub_(mean).div_(std)
+        conv.weight.div_(std[:, None, None, None])
+    torch.save(dict(state_dict=model.state_dict(), meta={}), path)
+    return path
+
+
+@pytest.fixture(scope='module')
+def figures(checkpoint, data, tmp_path_factory) -> dict:
+    """What ``tools/test.py`` says of it."""
+    work_dir = tmp_path_factory.mktemp('tested')
+    run('test.py', checkpoint, '--data-root', data, '--work-dir', work_dir, '--out', work_dir / 'maps')
+    return test_metrics(work_dir) | {'work_dir': work_dir}
+
+
+def build() -> torch.nn.Module:
+    pytest.importorskip('mmseg')
+    torch.manual_seed(0)
+    with DefaultScope.overwrite_default_scope('mmseg'):
+        return MODELS.build(load_config(CONFIG).model).eval()
+
+
+def test_training_learns_and_validates(data, tmp_path):
+    run('train.py', '--data-root', data, '--work-dir', tmp_path, '--seed', 0)
+    logs = [json.loads(line) for line in next(tmp_path.glob('*/vis_data/scalars.json')).read_text().splitlines()]
+    losses = [log['loss'] for log in logs if 'loss' in log]
+    assert losses[-1] < losses[0] and logs[-1]['mIoU'] > 0
+    load_checkpoint(build(), tmp_path / 'iter_12.pth')
+
+
+def test_miou_is_that_of_the_maps_that_are_kept(figures, data):
+    confusion = np.zeros((9, 9), int)
+    for path in (data / 'ann_dir' / 'val').iterdir():
+        truth = np.asarray(Image.open(path)).astype(int)
+        found = np.asarray(Image.open(figures['work_dir'] / 'maps' / path.name)).astype(int)
+        confusion += np.bincount((truth * 9 + found).ravel(), minlength=81).reshape(9, 9)
+    assert confusion.sum(0).all()
+    hits, union = np.diag(confusion), confusion.sum(0) + confusion.sum(1) - np.diag(confusion)
+    assert figures['mIoU'] == pytest.approx(100 * np.mean(hits[union > 0] / union[union > 0]), abs=.01)
+    assert figures['aAcc'] == pytest.approx(100 * hits.sum() / confusion.sum(), abs=.01)
+
+
+def test_an_official_file_is_tested_like_our_own(checkpoint, figures, data, tmp_path):
+    """mmseg 0.x wrote the official names, with more in the file than weights."""
+    weights = convert_state_dict(torch.load(checkpoint, weights_only=True)['state_dict'], to='official')
+    assert {name.partition('.')[0] for name in weights} == {'backbone', 'neck', 'decode_head'}
+    for part in ('backbone.features.0.0.c', 'neck.lateral_convs.3.conv', 'decode_head.scale_heads.3.4.bn',
+                 'decode_head.conv_seg'):
+        assert f'{part}.weight' in weights
+    official = tmp_path / 'official.pth'
+    meta = dict(CLASSES=('a', 'b'), PALETTE=[[1, 2, 3]], iter=40000)
+    torch.save(dict(state_dict=weights, meta=meta, optimizer={}), official)
+    report = load_checkpoint(build(), official)
+    assert report.taken == report.total == len(weights)
+    done = run('test.py', official, '--data-root', data, '--work-dir', tmp_path / 'work',
+               '--show-dir', tmp_path / 'show')
+    assert f'{len(weights)}' in done.stdout + done.stderr
+    assert test_metrics(tmp_path / 'work')['mIoU'] == figures['mIoU']
+    pictures = sorted((tmp_path / 'show').iterdir())
+    assert [path.name for path in pictures] == ['000000.png', '000001.png', '000002.png']
+    assert Image.open(pictures[0]).width > 3 * 96
+
+
+def test_a_missing_part_of_the_decoder_is_an_error(checkpoint, tmp_path):
+    weights = torch.load(checkpoint)['state_dict']
+    torch.save({name: value for name, value in weights.items() if 'scale_heads' not in name}, tmp_path / 'part.pth')
+    with pytest.raises(CheckpointError, match=r'part\.pth.*decode_head\.scale_heads'):
+        load_checkpoint(build(), tmp_path / 'part.pth')
+
+
+def test_fusing_a_segmentor_changes_no_figure(checkpoint, figures, data, tmp_path):
+    model = build()
+    load_checkpoint(model, checkpoint)
+    fused = fuse(model)
+    assert not [name for name, part in fused.named_modules() if isinstance(part, torch.nn.modules.batchnorm._BatchNorm)]
+    torch.save(dict(state_dict=fused.state_dict()), tmp_path / 'fused.pth')
+    run('test.py', tmp_path / 'fused.pth', '--data-root', data, '--work-dir', tmp_path)
+    found = test_metrics(tmp_path)
+    for key in ('aAcc', 'mIoU', 'mAcc'):
+        assert found[key] == pytest.approx(figures[key], abs=.02)
+
+
+@pytest.mark.parametrize('name', ['quickstart/fpn_repvit_m0_6_shapes', 'segmentation/segformer_repvit_m0_9'])
+def test_outputs_stay_when_backbone_neck_and_head_are_fused(name):
+    cfg = load_config(REPOSITORY / 'configs' / f'{name}.py')
+    cfg.model.backbone.init_cfg = None
+    with DefaultScope.overwrite_default_scope('mmseg'):
+        model = randomise_norms(MODELS.build(cfg.model)).eval()
+    image = torch.randn(2, 3, 64, 96, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected, found = model(image), fuse(model)(image)
+    assert ((expected - found).abs().max() / expected.abs().max()) < 1e-4
+
+
+def test_squares_scales_and_flips_are_merged(checkpoint, figures, data, tmp_path):
+    run('test.py', checkpoint, '--data-root', data, '--work-dir', tmp_path / 'work', '--slide', 64, '--tta',
+        '--show-dir', tmp_path / 'show')
+    merged = test_metrics(tmp_path / 'work')
+    assert merged['aAcc'] != figures['aAcc'] and merged['aAcc'] == pytest.approx(figures['aAcc'], abs=10)
+    assert len(list((tmp_path / 'show').iterdir())) == 3
+
+
+def test_squares_are_as_large_as_the_option_says_and_overlap():
+    cfg = load_config(CONFIG)
+    enable_slide(cfg, 96)
+    assert dict(cfg.model.test_cfg) == dict(mode='slide', crop_size=(96, 96), stride=(64, 64))
+    with DefaultScope.overwrite_default_scope('mmseg'):
+        model = randomise_norms(MODELS.build(cfg.model)).eval()
+    image = torch.randn(1, 3, 96, 96, generator=torch.Generator().manual_seed(0))
+    meta = [dict(ori_shape=(96, 96), img_shape=(96, 96), pad_shape=(96, 96))]
+    with torch.no_grad():  # one square of the size of the image is the image
+        torch.testing.assert_close(model.inference(image, meta), model.whole_inference(image, meta))
+
+
+@pytest.mark.parametrize('size', [0, 16, -64])
+def test_squares_smaller_than_a_stride_are_refused(size):
+    with pytest.raises(ConfigError, match=f'--slide {size}: a square has at least 32'):
+        enable_slide(load_config(CONFIG), size)
+
+
+def test_bad_labels_stop_a_training_before_it_starts(data, tmp_path):
+    bad = data / 'ann_dir' / 'train' / '000007.png'
+    content = bad.read_bytes()
+    try:
+        Image.fromarray(np.full((96, 96), 9, np.uint8)).save(bad)
+        done = run('train.py', '--data-root', data, '--work-dir', tmp_path, expected=1)
+    finally:
+        bad.write_bytes(content)
+    assert done.stderr.splitlines()[-1] == f'error: {bad} holds 9; for 9 classes, expected 0-8 and 255'
+    assert 'Traceback' not in done.stderr and not list(tmp_path.glob('*.pth'))
