@@ -5,7 +5,7 @@ import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from ..errors import ConfigError, DatasetError
+from ..errors import ConfigError, DatasetError, UserError
 
 _BAD_SETTING = re.compile(r'unexpected keyword argument|missing \d+ required|multiple values for')
 _BAD_TYPE = re.compile(r'is not in the .*registry|must contain the key "type"')
@@ -22,6 +22,12 @@ def explained_mistakes() -> Iterator[None]:
         if isinstance(error.__context__, KeyboardInterrupt):  # mmengine's formatting of the config swallowed it
             raise KeyboardInterrupt from None
         raise
+    except UserError as error:
+        lines = str(error).strip().splitlines()
+        if len(lines) == 1:
+            raise
+        # Out of a worker, it comes with the traceback, and ends with the line of the original error.
+        raise UserError(lines[-1].partition(': ')[2]) from error
     except (KeyError, TypeError) as error:
         if not _is_config_mistake(error):
             raise

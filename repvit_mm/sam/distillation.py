@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from mmengine.evaluator import BaseMetric
 from mmengine.model import BaseDataPreprocessor, BaseModel
 from mmengine.registry import DATASETS, METRICS, MODELS
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from segment_anything.modeling import Sam
 from segment_anything.utils.transforms import ResizeLongestSide
 from torch import Tensor
@@ -69,12 +69,15 @@ class SamImages(Dataset):
 
     def read(self, name: str) -> tuple[np.ndarray, str]:
         """A picture, (H, W, 3) uint8 RGB, scaled, and what ties its embedding to it."""
-        content = (self.folder / name).read_bytes()
         try:
+            content = (self.folder / name).read_bytes()
             with Image.open(io.BytesIO(content)) as image:
                 return self.transform.apply_image(to_rgb(image)), picture_digest(content)
+        except UnidentifiedImageError as error:
+            raise DatasetError(f'{self.folder / name} is not a picture in a format that Pillow reads; '
+                               'remove or replace it') from error
         except (OSError, SyntaxError, ValueError, UserError) as error:
-            raise DatasetError(f'{self.folder / name} cannot be read as a picture: {error}') from error
+            raise DatasetError(f'{self.folder / name} cannot be read: {error}; remove or replace it') from error
 
 
 def cache_embeddings(cache: EmbeddingCache, images: SamImages, names: Sequence[str], teacher: Teacher,

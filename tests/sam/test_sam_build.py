@@ -56,6 +56,16 @@ def test_published_checkpoint_loads_completely_and_converts_back(published):
     assert all(torch.equal(back[name], tensors[name]) for name in tensors)
 
 
+def test_files_are_converted_both_ways(published, tmp_path, monkeypatch):
+    path, tensors = published
+    ours, back = tmp_path / 'ours.pth', tmp_path / 'back.pth'
+    assert not run_tool('convert_checkpoint', path, ours, monkeypatch=monkeypatch)
+    assert 'image_encoder.backbone.stem.conv1.conv.weight' in torch.load(ours, weights_only=True)['state_dict']
+    assert not run_tool('convert_checkpoint', ours, back, '--to', 'official', monkeypatch=monkeypatch)
+    content = torch.load(back, weights_only=True)  # the authors' code expects the tensors at the top
+    assert list(content) == list(tensors) and all(torch.equal(content[name], tensors[name]) for name in tensors)
+
+
 def test_published_checkpoint_gives_its_encoder_and_its_backbone(published):
     path, tensors = published
     encoder, backbone = SamEncoder('m2_3'), RepViT('m2_3')
@@ -69,9 +79,8 @@ def test_published_checkpoint_gives_its_encoder_and_its_backbone(published):
 @pytest.mark.parametrize('arch', ARCHS)
 def test_every_architecture_builds(arch):
     with torch.device('meta'):
-        sam = build_sam(arch, image_size=128)
-        embedding = sam.image_encoder(torch.zeros(1, 3, 128, 128))
-    assert embedding.shape == (1, 256, 8, 8)
+        embedding = build_sam(arch).image_encoder(torch.zeros(1, 3, 1024, 1024))
+    assert embedding.shape == (1, 256, 64, 64)
 
 
 def test_parts_beside_the_encoder_are_those_of_segment_anything():

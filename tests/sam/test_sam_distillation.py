@@ -8,7 +8,9 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS
 from sam_samples import ROOT, run_tool, save_picture, small_sam
+from torch.utils.data import DataLoader
 
+from repvit_mm.engine.mistakes import explained_mistakes
 from repvit_mm.errors import CheckpointError, ConfigError, DatasetError, UserError
 from repvit_mm.sam.distillation import (
     SamDistiller,
@@ -192,8 +194,13 @@ def test_embedding_too_large_for_half_precision_is_refused(tmp_path):
 
 def test_picture_that_is_none_is_named(folder):
     (folder / 'train/0/0.png').write_text('no picture')
-    with pytest.raises(DatasetError, match=r'train/0/0.png cannot be read as a picture'):
-        SamImages(str(folder), dict(img='train'), SIZE)[0]
+    images = SamImages(str(folder), dict(img='train'), SIZE)
+    with pytest.raises(DatasetError, match=r'train/0/0.png is not a picture .* remove or replace it'):
+        images[0]
+    # What comes out of a worker brings a traceback along.
+    with pytest.raises(UserError, match='^.*train/0/0.png is not a picture') as caught, explained_mistakes():
+        next(iter(DataLoader(images, num_workers=1)))
+    assert '\n' not in str(caught.value)
     with pytest.raises(UserError, match='there is no folder .*test'):
         SamImages(str(folder), dict(img='test'), SIZE)
 
