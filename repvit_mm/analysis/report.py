@@ -1,10 +1,13 @@
 """What the tools that count and measure print."""
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from rich.table import Table
 
 from ..inference import InferenceModel
+from .benchmark import Result
 from .complexity import Complexity
+from .latency import OURS, TIMM
 
 
 def complexity_table(trees: Mapping[str, Complexity], shape: Sequence[int]) -> Table:
@@ -43,3 +46,54 @@ def what_is_counted(model: InferenceModel, proposals: int | None) -> str:
     roi = (f'RoI heads with {proposals} proposals' if proposals is not None
            else 'not the RoI heads, whose cost depends on the number of proposals (--proposals)')
     return f'MACs are those of convolutions and linear layers in backbone, neck and dense heads, and {roi}.'
+
+
+def latency_table(result: Result) -> Table:
+    """A row for each system."""
+    request = result.request
+    what = 'training step' if request.train else 'inference, fused'
+    table = Table('model', 'of', 'backend', 'dtype', title=f'{what}, {request.shape[0]} x {request.shape[1]} pixels, '
+                                                           f'{request.device}')
+    for header in ('batch', 'median ms', 'p95 ms', 'images/s', 'peak MB', 'speed / timm'):
+        table.add_column(header, justify='right')
+    for system, figures in result.latencies.items():
+        table.add_row(system.model, system.implementation, system.backend, system.dtype, str(system.batch_size),
+                      f'{figures.median:.2f}', f'{figures.p95:.2f}', f'{figures.images_per_second:.1f}',
+                      '-' if figures.memory is None else f'{figures.memory:.0f}',
+                      '-' if figures.speed is None else f'{figures.speed:.2f} x',
+                      style='dim' if system.implementation == TIMM else None)
+    return table
+
+
+def machine_line(result: Result) -> str:
+    """Machine and versions, in a line, and what was measured of each model."""
+    machine = ', '.join(f'{key} {value}' for key, value in result.machine.items())
+    covers = '; '.join(f'{name}: {part}' for name, part in result.covers.items())
+    return f'{machine}\nMeasured: {covers}.'
+
+
+def plot_latencies(result: Result, path: Path) -> None:
+    """Draw medians as bars, with a line up to the 95th percentile; a panel for each batch size."""
+    import matplotlib
+    matplotlib.use('Agg')
+    from matplotlib import pyplot
+    sizes = sorted({system.batch_size for system in result.latencies})
+    rows = max(sum(system.batch_size == size for system in result.latencies) for size in sizes)
+    figure, axes = pyplot.subplots(1, len(sizes), figsize=(1.5 + 5.5 * len(sizes), 1.4 + 0.32 * rows), squeeze=False,
+                                   layout='constrained')
+    for axis, size in zip(axes[0], sizes, strict=True):
+        chosen = {system: figures for system, figures in result.latencies.items() if system.batch_size == size}
+        labels = [f'{s.model} {s.backend} {s.dtype}' + (' (timm)' if s.implementation == TIMM else '') for s in chosen]
+        medians = [figures.median for figures in chosen.values()]
+        tails = [[max(0., figures.p95 - figures.median) for figures in chosen.values()]]
+        colours = ['tab:blue' if system.implementation == OURS else 'lightgrey' for system in chosen]
+        bars = axis.barh(labels, medians, color=colours, xerr=[[0.] * len(medians), *tails],
+                         error_kw={'ecolor': 'dimgrey', 'capsize': 2})
+        axis.bar_label(bars, [f'{median:.1f}' for median in medians], label_type='center')
+        axis.invert_yaxis()
+        axis.set_xlabel(f'ms for {size} image' + 's' * (size > 1) + ', median and 95th percentile')
+    request = result.request
+    figure.suptitle(f'{"Training step" if request.train else "Inference, fused"}, {request.shape[0]} x '
+                    f'{request.shape[1]} pixels, {result.machine.get("gpu", result.machine["processor"])}')
+    figure.savefig(path, dpi=120, format='png')
+    pyplot.close(figure)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..errors import ExportError
 from ..files import written_in_one_piece
@@ -61,8 +61,8 @@ def export_onnx(model: InferenceModel, shape: Sequence[int], out: str | Path, dy
     check_shape(model, shape)
     fused = fused_for_export(model)
     image = torch.zeros(1, model.in_channels, *shape)
-    with written_in_one_piece(out) as path:
-        save_graph(fused, image, path, dynamic_size)
+    with torch.no_grad(), written_in_one_piece(out) as path:
+        save_graph(fused, image, path, fused.output_names(len(fused(image))), True, dynamic_size)
         graph = onnx.load(path)
         _set_metadata(graph, describe(model))
         onnx.checker.check_model(graph, full_check=True)
@@ -76,34 +76,30 @@ def export_onnx(model: InferenceModel, shape: Sequence[int], out: str | Path, dy
 
 
 @torch.no_grad()
-def save_graph(fused: InferenceModel, image: Tensor, path: Path, dynamic_size: bool = False,
-               batch: bool = True) -> list[str]:
-    """Write the bare graph of a fused model.
+def save_graph(model: nn.Module, image: Tensor, path: Path, names: Sequence[str], dynamic_batch: bool = False,
+               dynamic_size: bool = False) -> None:
+    """Write the bare graph of a model.
 
     Args:
-        fused: See :func:`repvit_mm.export.fused_for_export`.
+        model: In evaluation mode.
         image: Of the shape that is exported.
         path: The file.
+        names: Of the outputs.
+        dynamic_batch: Let the number of images be any.
         dynamic_size: See :func:`export_onnx`.
-        batch: Let the number of images be any.
-
-    Returns:
-        The names of the outputs.
     """
     need('onnx')
-    names = fused.output_names(len(fused(image)))
-    axes = {0: 'batch'} if batch else {}
+    axes = {0: 'batch'} if dynamic_batch else {}
     if dynamic_size:
         axes.update({2: 'height', 3: 'width'})
     outputs = {name: {axis: label if axis == 0 else f'{name}_{label}' for axis, label in axes.items()
-                      if fused.task.name != 'classification' or axis == 0} for name in names}
+                      if value.ndim > axis} for name, value in zip(names, model(image), strict=True)}
     # The exporter that traces works from torch 2.1 on; the one that took its place needs a later torch and onnxscript.
     legacy = {'dynamo': False} if 'dynamo' in inspect.signature(torch.onnx.export).parameters else {}
     with constant_scales(), warnings.catch_warnings():
         warnings.simplefilter('ignore')  # about sizes becoming constants, which constant_scales is for
-        torch.onnx.export(fused, (image,), str(path), input_names=['image'], output_names=names,
+        torch.onnx.export(model, (image,), str(path), input_names=['image'], output_names=list(names),
                           dynamic_axes={'image': axes, **outputs} if axes else None, opset_version=OPSET, **legacy)
-    return names
 
 
 def _set_metadata(graph: Any, metadata: dict[str, Any]) -> None:

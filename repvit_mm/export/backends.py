@@ -1,0 +1,140 @@
+"""The one table of what can run a model: torch in several ways, and the engines behind the exporters."""
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import UserError
+from ..inference import InferenceModel
+
+DTYPES = {'fp32': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float16}
+
+
+class Backend(NamedTuple):
+    """A way to run a model.
+
+    Attributes:
+        prepare: ``(model, image, dtype, threads) -> call``. The model is fused, in single precision, and like the
+            image on the device where it is to run; the call runs it once and returns what came out.
+        dtypes: Device -> precisions that it can compute in there.
+        package: What it needs installed beside torch.
+    """
+
+    prepare: Callable[[nn.Module, Tensor, str, int], Callable[[], Any]]
+    dtypes: Mapping[str, tuple[str, ...]]
+    package: str | None = None
+
+
+def _torch(model: nn.Module, image: Tensor, dtype: str, threads: int, channels_last: bool = False,
+           compiled: bool = False) -> Callable[[], Any]:
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    model = model.to(DTYPES[dtype], memory_format=layout)
+    image = image.to(DTYPES[dtype], memory_format=layout)
+    if compiled:
+        # On a GPU the launches of the many small kernels cost most; a CUDA graph launches them at once.
+        model = torch.compile(model, mode='reduce-overhead' if image.is_cuda else None)
+
+    @torch.inference_mode()
+    def call() -> Any:
+        return model(image)
+    return call
+
+
+def _onnxruntime(model: nn.Module, image: Tensor, dtype: str, threads: int) -> Callable[[], Any]:
+    from .onnx import open_session
+    with tempfile.TemporaryDirectory() as folder:
+        session = open_session(_save(model, image, Path(folder)), threads)
+    feed = {'image': image.numpy()}
+    return lambda: session.run(None, feed)
+
+
+def _openvino(model: nn.Module, image: Tensor, dtype: str, threads: int) -> Callable[[], Any]:
+    import openvino
+    with tempfile.TemporaryDirectory() as folder:
+        graph = openvino.Core().read_model(_save(model, image, Path(folder)))
+        compiled = openvino.Core().compile_model(graph, 'CPU', {
+            'PERFORMANCE_HINT': 'LATENCY', 'INFERENCE_NUM_THREADS': threads,
+            'INFERENCE_PRECISION_HINT': {'fp32': 'f32', 'bf16': 'bf16', 'fp16': 'f16'}[dtype]})
+    request, feed = compiled.create_infer_request(), {'image': image.numpy()}
+    return lambda: request.infer(feed)
+
+
+def _coreml(model: nn.Module, image: Tensor, dtype: str, threads: int, unit: str) -> Callable[[], Any]:
+    if len(image) > 1:
+        raise UserError('the backend coreml takes one image at a time: --batch-size 1')
+    import coremltools
+    from PIL import Image
+
+    from .coreml import export_coreml
+    with tempfile.TemporaryDirectory() as folder:
+        package = Path(folder) / 'model.mlpackage'
+        export_coreml(model, image.shape[2:], package, precision=dtype)
+        loaded = coremltools.models.MLModel(str(package), compute_units=coremltools.ComputeUnit[unit])
+    feed = {'image': Image.new('RGB', (image.shape[3], image.shape[2]), (128, 128, 128))}
+    return lambda: loaded.predict(feed)
+
+
+@torch.no_grad()
+def _save(model: nn.Module, image: Tensor, folder: Path) -> Path:
+    from .onnx import save_graph
+    path = folder / 'model.onnx'
+    save_graph(model, image, path, [f'output{i}' for i in range(len(model(image)))])
+    return path
+
+
+_EVERY = {'cpu': ('fp32', 'bf16', 'fp16'), 'cuda': ('fp32', 'bf16', 'fp16')}
+#: Name -> backend.
+BACKENDS: dict[str, Backend] = {
+    'eager': Backend(_torch, _EVERY),
+    'channels_last': Backend(partial(_torch, channels_last=True), _EVERY),
+    'compile': Backend(partial(_torch, channels_last=True, compiled=True), _EVERY),
+    'onnxruntime': Backend(_onnxruntime, {'cpu': ('fp32',)}, 'onnxruntime'),
+    'openvino': Backend(_openvino, {'cpu': ('fp32', 'bf16', 'fp16')}, 'openvino'),
+    # By compute unit, as coremltools names them.
+    'coreml': Backend(partial(_coreml, unit='ALL'), {'cpu': ('fp32', 'fp16')}, 'coremltools'),
+    'coreml_cpu': Backend(partial(_coreml, unit='CPU_ONLY'), {'cpu': ('fp32', 'fp16')}, 'coremltools'),
+    'coreml_gpu': Backend(partial(_coreml, unit='CPU_AND_GPU'), {'cpu': ('fp32', 'fp16')}, 'coremltools'),
+    'coreml_ne': Backend(partial(_coreml, unit='CPU_AND_NE'), {'cpu': ('fp32', 'fp16')}, 'coremltools'),
+}
+
+
+def check_backend(name: str, device: str, dtypes: list[str]) -> list[str]:
+    """Check that a backend is there.
+
+    Args:
+        name: A key of :data:`BACKENDS`.
+        device: ``'cpu'`` or ``'cuda'``.
+        dtypes: Keys of :data:`DTYPES`.
+
+    Returns:
+        Those of ``dtypes`` that it can compute in.
+
+    Raises:
+        UserError: If there is no such backend, its package is not installed, it does not run on this system or on the
+            device, or in none of the precisions.
+    """
+    if name not in BACKENDS:
+        raise UserError(f'there is no backend {name!r}; choose from {", ".join(BACKENDS)}')
+    backend = BACKENDS[name]
+    if name.startswith('coreml') and os.uname().sysname != 'Darwin':
+        raise UserError(f'the backend {name} needs macOS; docs/benchmark.md says how to measure on a phone')
+    if backend.package:
+        from .packages import need
+        need(backend.package)
+    if device not in backend.dtypes:
+        raise UserError(f'the backend {name} runs on {", ".join(backend.dtypes)} here, not on {device}')
+    usable = [dtype for dtype in dtypes if dtype in backend.dtypes[device]]
+    if not usable:
+        raise UserError(f'the backend {name} computes in {", ".join(backend.dtypes[device])} on {device}, '
+                        f'not in {", ".join(dtypes)}')
+    return usable
+
+
+def takes(name: str, model: nn.Module) -> bool:
+    """Whether a backend takes a model: Core ML is exported from our models alone."""
+    return not name.startswith('coreml') or isinstance(model, InferenceModel)
