@@ -14,7 +14,11 @@ class CfgOptions(DictAction):
         for value in values:
             if '=' not in value:
                 parser.error(f'{option_string} takes key=value pairs, got {value!r}')
-        super().__call__(parser, namespace, values, option_string)
+        try:
+            super().__call__(parser, namespace, values, option_string)
+        except (AssertionError, RecursionError):  # mmengine's ends of unbalanced brackets, and of dicts in lists
+            parser.error(f'{option_string}: values are numbers, texts, and lists and tuples of them, got '
+                         f'{" ".join(values)}')
 
 
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:

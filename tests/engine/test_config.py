@@ -63,11 +63,18 @@ def test_option_that_cannot_be_set(tmp_path, key, message):
         engine.load_config(path, {key: 1})
 
 
-def test_cfg_option_without_a_value_is_a_usage_error(capsys):
+@pytest.mark.parametrize(('value', 'message'), [
+    ('b', "takes key=value pairs, got 'b'"), ('b=[(1,2]', 'lists and tuples'), ('b=[{"s":(4,4)}]', 'lists and tuples')])
+def test_cfg_option_that_cannot_be_read_is_a_usage_error(capsys, value, message):
     with pytest.raises(SystemExit) as end:
-        options('--cfg-options', 'a=1', 'b')
+        options('--cfg-options', 'a=1', value)
     assert end.value.code == 2
-    assert "takes key=value pairs, got 'b'" in capsys.readouterr().err
+    assert message in capsys.readouterr().err
+
+
+def test_cfg_options_are_numbers_texts_lists_and_tuples():
+    given = options('--cfg-options', 'a=1', 'b.c=[8,11]', 'd=(64,64)', 'e=text=x', 'f=True')
+    assert given.cfg_options == {'a': 1, 'b.c': [8, 11], 'd': (64, 64), 'e': 'text=x', 'f': True}
 
 
 @pytest.mark.parametrize(('given', 'in_config', 'expected'), [

@@ -1,0 +1,223 @@
+"""tools/train.py and tools/test.py from end to end, with every toolbox."""
+import json
+import pickle
+import shutil
+
+import pytest
+import tool_runs
+import torch
+
+import repvit_mm
+from repvit_mm.checkpoints import read_checkpoint
+
+pytestmark = pytest.mark.slow
+#: What a run ends with, by toolbox: its last checkpoint, and the figure that its evaluation gives.
+RESULTS = {'mmdet': ('epoch_1.pth', 'coco/bbox_mAP'), 'mmseg': ('iter_2.pth', 'mIoU'),
+           'mmpretrain': ('epoch_1.pth', 'accuracy/top1')}
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    return lambda tool, *arguments: tool_runs.run(monkeypatch, capsys, tool, *arguments)
+
+
+class Trained:
+    def __init__(self, toolbox, root):
+        pytest.importorskip(toolbox)
+        self.toolbox, self.root = toolbox, root
+        self.config, self.data = tool_runs.set_up(toolbox, root)
+        self.work_dir = root / 'work'
+        with pytest.MonkeyPatch.context() as patch:
+            status, error = tool_runs.run(patch, Silent(), 'train', self.config, '--data-root', self.data,
+                                          '--work-dir', self.work_dir, '--seed', 1)
+        assert status == 0, error
+        self.checkpoint = self.work_dir / RESULTS[toolbox][0]
+
+
+class Silent:
+    """Stands for pytest's capture, which fixtures of a module cannot have."""
+
+    def readouterr(self):
+        return self
+    err = ''
+
+
+@pytest.fixture(scope='module', params=list(tool_runs.TOOLBOXES))
+def trained(request, tmp_path_factory):
+    return Trained(request.param, tmp_path_factory.mktemp(request.param))
+
+
+@pytest.fixture(scope='module')
+def detector(tmp_path_factory):
+    return Trained('mmdet', tmp_path_factory.mktemp('detector'))
+
+
+def logged(work_dir, key):
+    """Values of ``key`` in the logs of a work directory, the newest run last."""
+    lines = [json.loads(line) for path in sorted(work_dir.glob('*/vis_data/scalars.json'))
+             for line in path.read_text().splitlines()]
+    return [line[key] for line in lines if key in line]
+
+
+def tested(work_dir):
+    path, = (path for path in work_dir.glob('*/*.json') if path.stem == path.parent.name)
+    return json.loads(path.read_text())
+
+
+def test_test_gives_the_figures_of_the_validation(trained, run, tmp_path):
+    pictures, out = tmp_path / 'pictures', tmp_path / ('maps' if trained.toolbox == 'mmseg' else 'out.pkl')
+    status, error = run('test', trained.config, trained.checkpoint, '--data-root', trained.data, '--work-dir',
+                        tmp_path / 'work', '--show-dir', pictures, '--out', out)
+    assert status == 0, error
+    key = RESULTS[trained.toolbox][1]
+    assert tested(tmp_path / 'work')[key] == pytest.approx(logged(trained.work_dir, key)[-1], abs=1e-6)
+    drawn = {path.name for path in pictures.glob('*.png')}
+    assert drawn >= {'mmpretrain': {'confusion_matrix.png'}}.get(trained.toolbox, {f'{i:06d}.png' for i in range(3)})
+    kept = sorted(out.iterdir()) if trained.toolbox == 'mmseg' else pickle.loads(out.read_bytes())
+    assert len(kept) == tool_runs.TOOLBOXES[trained.toolbox][3]
+
+
+@pytest.mark.parametrize('trained', ['mmseg', 'mmpretrain'], indirect=True)
+def test_time_augmentation(trained, run, tmp_path):
+    status, error = run('test', trained.config, trained.checkpoint, '--data-root', trained.data, '--work-dir',
+                        tmp_path, '--tta')
+    assert status == 0, error
+    assert RESULTS[trained.toolbox][1] in tested(tmp_path)
+
+
+def test_resume_goes_on_where_the_run_stopped(detector, run, tmp_path):
+    work_dir = shutil.copytree(detector.work_dir, tmp_path / 'moved')
+    status, error = run('train', detector.config, '--data-root', detector.data, '--work-dir', work_dir, '--resume',
+                        '--cfg-options', 'train_cfg.max_epochs=2')
+    assert status == 0, error
+    assert logged(work_dir, 'epoch') == [1, 1, 2, 2]
+    before, after = read_checkpoint(detector.checkpoint), read_checkpoint(work_dir / 'epoch_2.pth')
+    assert before['meta']['iter'] == 2 and after['meta']['iter'] == 4
+    steps = {int(state['step']) for state in after['optimizer']['state'].values()}
+    assert max(steps) == 4  # of AdamW, which did not start anew
+    weight = 'backbone.stem.conv1.conv.weight'
+    assert not torch.equal(before['state_dict'][weight], after['state_dict'][weight])
+
+
+def test_load_from_starts_anew_with_the_weights(detector, run, tmp_path):
+    status, error = run('train', detector.config, '--data-root', detector.data, '--work-dir', tmp_path,
+                        '--cfg-options', f'load_from={detector.checkpoint}', 'optim_wrapper.optimizer.lr=0.')
+    assert status == 0, error
+    before, after = read_checkpoint(detector.checkpoint), read_checkpoint(tmp_path / 'epoch_1.pth')
+    assert after['meta']['iter'] == 2
+    for name, parameter in before['state_dict'].items():
+        if name.endswith('.weight'):
+            assert torch.equal(parameter, after['state_dict'][name]), name
+
+
+def test_official_names_and_fused_weights_are_tested_alike(detector, run, tmp_path):
+    state_dict = read_checkpoint(detector.checkpoint)['state_dict']
+    official = tmp_path / 'official.pth'
+    torch.save(dict(state_dict=repvit_mm.convert_state_dict(state_dict, to='official')), official)
+    fused = tmp_path / 'fused.pth'
+    torch.save(dict(state_dict=repvit_mm.fuse(build(detector.config, state_dict)).state_dict()), fused)
+    figures = {}
+    for path in (detector.checkpoint, official, fused):
+        work_dir = tmp_path / path.stem
+        status, error = run('test', detector.config, path, '--data-root', detector.data, '--work-dir', work_dir)
+        assert status == 0, error
+        figures[path] = {key: value for key, value in tested(work_dir).items() if key.startswith('coco/')}
+    reference = figures.pop(detector.checkpoint)
+    for found in figures.values():
+        assert found == pytest.approx(reference, abs=2e-3)
+
+
+def build(config, state_dict):
+    from mmengine.registry import MODELS, DefaultScope
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        model = MODELS.build(repvit_mm.engine.load_config(config).model).eval()
+    model.load_state_dict(state_dict)
+    return model
+
+
+def damage(data, what):
+    annotations = data / 'annotations' / 'instances_train.json'
+    if what == 'cut annotations':
+        annotations.write_text(annotations.read_text()[:1000])
+    elif what == 'no categories':
+        annotations.write_text('{"images": []}')
+    elif what == 'other classes':
+        annotations.write_text(annotations.read_text().replace('"name": "', '"name": "other '))
+    elif what == 'missing images':
+        shutil.rmtree(data / 'images' / 'train')
+        (data / 'images' / 'train').mkdir()
+    elif what == 'cut images':
+        for path in (data / 'images' / 'train').iterdir():
+            path.write_bytes(path.read_bytes()[:100])
+
+
+@pytest.mark.parametrize(('what', 'message'), [
+    ('cut annotations', r'cannot read the data set of \S+images/train/, \S+instances_train\.json: .*char'),
+    ('no categories', r"cannot read the data set of .*: an entry has no 'categories'"),
+    ('other classes', r'cannot read the data set of .*: no image is left'),
+    ('missing images', r'4 of 4 images that were looked up are missing, first \S+\.png'),
+    ('cut images', r'cannot read a sample: failed to load image: \S+\.png'),
+])
+def test_damaged_data_set_is_one_line(detector, run, tmp_path, what, message):
+    data = shutil.copytree(detector.data, tmp_path / 'shapes')
+    damage(data, what)
+    assert_one_line(run('train', detector.config, '--data-root', data, '--work-dir', tmp_path / 'work'), message)
+
+
+@pytest.mark.parametrize(('arguments', 'message'), [
+    ([], r'data set not found: train_dataloader expects data/coco/images/train/, .*--data-root'),
+    (['--resume'], r'nothing to resume: there is no checkpoint in \S*work'),
+    (['--resume', 'none.pth'], r'there is no checkpoint none\.pth'),
+    (['--amp'], r'--amp needs a GPU'),
+    (['--cfg-options', 'model.backbone.width=3'], r"RepViT.*unexpected keyword argument 'width'"),
+    (['--cfg-options', 'model.neck.type=FNP'], r'FNP is not in the mmdet::model registry'),
+    (['--cfg-options', 'model.backbone.feature_tap=end'], r"feature_tap='end' must be one of stage_end, penultimate"),
+    (['--cfg-options', 'train_dataloader.bath_size=3'], r"unexpected keyword argument 'bath_size'"),
+])
+@pytest.mark.skipif(torch.cuda.is_available(), reason='--amp works where there is a GPU')
+def test_mistake_in_an_option_is_one_line(detector, run, tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    data = ['--data-root', detector.data] if arguments else []
+    assert_one_line(run('train', detector.config, '--work-dir', tmp_path / 'work', *data, *arguments), message)
+
+
+def test_weights_that_cannot_be_had(detector, run, tmp_path, monkeypatch):
+    monkeypatch.setenv('TORCH_HOME', str(tmp_path))
+    monkeypatch.setenv('REPVIT_MM_WEIGHTS_URL', 'http://127.0.0.1:9')  # where nobody listens
+    arguments = ['train', detector.config, '--data-root', detector.data, '--work-dir', tmp_path / 'work',
+                 '--cfg-options', 'model.backbone.init_cfg.type=Pretrained',
+                 'model.backbone.init_cfg.checkpoint=repvit://m0_6_distill_300e']
+    assert_one_line(run(*arguments), r'cannot download repvit://m0_6_distill_300e .*--no-pretrained')
+    assert run(*arguments, '--no-pretrained')[0] == 0
+
+
+@pytest.mark.parametrize(('make', 'message'), [
+    (lambda whole, path: path.write_bytes(whole[:len(whole) // 2]), r'bad\.pth is truncated'),
+    (lambda whole, path: path.write_text('text'), r'bad\.pth is not a checkpoint'),
+    (lambda whole, path: torch.save(repvit_mm.RepViT('m0_6').state_dict(), path),
+     r'bad\.pth holds the weights of m0_6, and the model is'),
+    (lambda whole, path: torch.save(dict(epoch=1), path), r'bad\.pth holds no tensors'),
+    (lambda whole, path: None, r'there is no checkpoint .*bad\.pth'),
+], ids=['truncated', 'text', 'another architecture', 'no weights', 'missing'])
+@pytest.mark.parametrize('tool', ['train', 'test'])
+def test_bad_checkpoint_is_one_line(detector, run, tmp_path, tool, make, message):
+    path = tmp_path / 'bad.pth'
+    make(detector.checkpoint.read_bytes(), path)
+    arguments = [path] if tool == 'test' else ['--resume', path]
+    assert_one_line(run(tool, detector.config, *arguments, '--data-root', detector.data, '--work-dir',
+                        tmp_path / 'work'), message)
+
+
+def test_weights_alone_cannot_be_resumed(detector, run, tmp_path):
+    torch.save(dict(state_dict=read_checkpoint(detector.checkpoint)['state_dict']), tmp_path / 'weights.pth')
+    assert_one_line(run('train', detector.config, '--resume', tmp_path / 'weights.pth', '--data-root', detector.data,
+                        '--work-dir', tmp_path / 'work'), r'weights\.pth holds weights, but not the state')
+
+
+def assert_one_line(result, message):
+    import re
+    status, error = result
+    assert status == 1
+    lines = [line for line in error.splitlines() if line.startswith('error: ')]
+    assert len(lines) == 1 and re.search(message, lines[0]), error
+    assert 'Traceback' not in error and error.rstrip().endswith(lines[0])
