@@ -8,7 +8,7 @@ try:
     import segment_anything  # noqa: F401
 except ModuleNotFoundError as error:
     raise ConfigError(f'RepViT-SAM needs segment-anything, and {error.name} is not installed; '
-                      'pip install segment-anything torchvision') from error
+                      'pip install "repvit-mm[sam]"') from error
 
 from .build import assemble, build_sam
 from .encoder import SamEncoder

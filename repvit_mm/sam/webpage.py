@@ -53,17 +53,16 @@ class Session:
         """
         if self.image is None:
             raise UserError('upload a picture first')
-        prompt = self.prompt
-        if mode == 'Box':
-            if self._corner is None:
-                self._corner = (x, y)
-                return draw(self.image, [], self.prompt._replace(
-                    points=(*prompt.points, (x, y)), labels=(*prompt.labels, FOREGROUND))), 'Click on the other corner.'
-            prompt = prompt._replace(box=(*self._corner, x, y))
-            self._corner = None
-        else:
+        prompt, corner, self._corner = self.prompt, self._corner, None
+        if mode != 'Box':
             label = FOREGROUND if mode == 'Object' else BACKGROUND
             prompt = prompt._replace(points=(*prompt.points, (x, y)), labels=(*prompt.labels, label))
+        elif corner is not None:
+            prompt = prompt._replace(box=(*corner, x, y))
+        else:
+            self._corner = (x, y)
+            marked = prompt._replace(points=(*prompt.points, (x, y)), labels=(*prompt.labels, FOREGROUND))
+            return draw(self.image, [], marked), 'Click on the other corner.'
         self.prompt = prompt.checked(self.image.shape[1], self.image.shape[0])
         best = segment(self._predictor, self.prompt)[0]
         return (draw(self.image, [best.mask], self.prompt),

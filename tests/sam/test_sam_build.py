@@ -1,10 +1,12 @@
 """Building RepViT-SAM, and its checkpoints: the published names, both ways, and what is refused."""
 import hashlib
+import subprocess
+import sys
 
 import pytest
 import torch
 from oracles import randomise_norms, relative_error
-from sam_samples import run_tool, small_sam
+from sam_samples import ROOT, run_tool, small_sam
 from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder
 from torch import nn
 
@@ -179,3 +181,13 @@ def test_teacher_without_a_decoder_is_refused(halves):
     _, _, folder = halves
     with pytest.raises(CheckpointError, match='student.pth has no prompt_encoder; the checkpoint of a whole SAM'):
         assemble(folder / 'student.pth', folder / 'student.pth', 'm0_6')
+
+
+def test_missing_package_is_named():
+    code = ("import sys; sys.modules['segment_anything'] = None\n"
+            "from repvit_mm.errors import run_cli\n"
+            "run_cli(lambda: __import__('repvit_mm.sam'))")
+    done = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == ('error: RepViT-SAM needs segment-anything, and segment_anything is not '
+                                            'installed; pip install "repvit-mm[sam]"')

@@ -69,6 +69,11 @@ def test_two_clicks_give_a_box_whatever_their_order(session, picture):
     assert 'other corner' in text and session.prompt.box is None
     session.click(40, 30, 'Box')
     assert session.prompt.box == (40, 30, 110, 90)
+    session.clear()
+    session.click(110, 90, 'Box')
+    session.click(50, 50, 'Object')  # gives the first corner up
+    _, text = session.click(40, 30, 'Box')
+    assert 'other corner' in text and session.prompt == (((50, 50),), (1,), None)
 
 
 def test_a_bad_picture_is_told_and_the_last_one_is_gone(session, picture, tmp_path):
