@@ -9,7 +9,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from .archs import get_arch
 from .checkpoints import adapt_incoming, load_checkpoint, refuse_random_start
-from .errors import ConfigError
+from .errors import CheckpointError, ConfigError
 from .fusion import fuse_layers
 from .layers import Downsample, RepViTBlock, Stem, checkpointed
 
@@ -82,6 +82,7 @@ class RepViT(BaseModule):
     Attributes:
         out_channels: Channels of each returned map.
         out_strides: Pixels of the image per pixel of each returned map.
+        fused_by_loading: Whether loading a fused checkpoint has fused it, which leaves it for inference only.
 
     Raises:
         ConfigError: For an unknown or contradictory setting.
@@ -111,6 +112,7 @@ class RepViT(BaseModule):
         self.out_indices, self.feature_tap = tuple(out_indices), feature_tap
         self.frozen_stages, self.norm_eval = frozen_stages, norm_eval
         self.with_cp, self.deploy = with_cp, deploy
+        self.fused_by_loading = False
 
         self.stem = Stem(in_channels, spec.widths[0], norm_cfg, act_cfg)
         self.stages = nn.ModuleList()
@@ -146,7 +148,15 @@ class RepViT(BaseModule):
         return tuple(maps)
 
     def train(self, mode: bool = True) -> 'RepViT':
-        """Set the mode; what is frozen stays in evaluation mode."""
+        """Set the mode; what is frozen stays in evaluation mode.
+
+        Raises:
+            CheckpointError: For training after a fused checkpoint was loaded into the training form: an optimiser that
+                was made before still holds the parameters from before.
+        """
+        if mode and self.fused_by_loading:
+            raise CheckpointError('the RepViT was fused by the checkpoint that was loaded, for inference only: train '
+                                  'from an unfused checkpoint, or build the backbone with deploy=True')
         super().train(mode)
         for module in self._frozen():
             module.eval()

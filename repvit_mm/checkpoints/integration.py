@@ -61,6 +61,7 @@ def adapt_incoming(module: nn.Module, state_dict: dict[str, Tensor], prefix: str
     if theirs.fused and not ours.fused:
         from ..fusion import fuse_layers
         fuse_layers(module)
+        module.fused_by_loading = True
         wanted = module.state_dict()
         print_log(f'{source} is fused: so is the RepViT now, for inference only', logger='current',
                   level=logging.WARNING)

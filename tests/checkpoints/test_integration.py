@@ -63,6 +63,8 @@ def test_fused_weights_fuse_the_backbone_that_torch_loads_them_into(format):
     fused = fuse(source)
     model.load_state_dict(names(fused, format))
     assert model.deploy and is_same(fused.state_dict(), model.state_dict())
+    with pytest.raises(CheckpointError, match='for inference only'):
+        model.train()
 
 
 def test_some_tensors_alone_may_be_loaded_where_torch_is_not_to_be_strict():
