@@ -112,22 +112,20 @@ def find_classes(data_root: str | Path) -> list[str]:
     root = Path(data_root).expanduser()
     if not root.is_dir():
         raise DatasetError(f'there is no folder {root}; give the place of the images with --data-root')
-    train, is_split = _split_folder(root, 'train')
-    classes = _subfolders(train)
+    splits = _split_folders(root)
+    first, *others = splits.values() if splits else (root,)
+    classes = _subfolders(first)
     if not classes:
-        raise DatasetError(f'{train} has no folders; a folder of images for each class is expected there')
-    folders = [train]
-    if is_split:
-        val = _split_folder(root, 'val')[0]
-        folders.append(val)
-        if extra := sorted(set(_subfolders(val)) - set(classes)):
-            raise DatasetError(f'{val} has the classes {_listed(extra)}, which {train} does not have')
-    for folder in [split / name for split in folders for name in _subfolders(split)]:
+        raise DatasetError(f'{root} has no folders; a folder of images for each class is expected there')
+    for other in others:
+        if extra := sorted(set(_subfolders(other)) - set(classes)):
+            raise DatasetError(f'{other} has the classes {_listed(extra)}, which {first} does not have')
+    for folder in [split / name for split in (first, *others) for name in _subfolders(split)]:
         count = len(_images(folder))
         if count == 0:
             raise DatasetError(f'the class folder {folder} has no image ({", ".join(EXTENSIONS)}); add images or '
                                'remove the folder')
-        if count == 1 and not is_split:
+        if count == 1 and not splits:
             raise DatasetError(f'the class folder {folder} has one image; training and validation need one each')
     return classes
 
@@ -167,15 +165,23 @@ def fit_to_folder(cfg: Config) -> None:
 
 def _split_folder(root: str | Path, split: str) -> tuple[Path, bool]:
     """The folder with a split's classes, and whether it holds that split alone."""
-    root = Path(root).expanduser()
-    present = {name: [root / folder for folder in folders if (root / folder).is_dir()]
-               for name, folders in SPLITS.items()}
-    if not present['train']:
-        return root, False
-    if not present[split]:
-        raise DatasetError(f'{root} has the folder {present["train"][0].name} but none for validation '
-                           f'({", ".join(SPLITS["val"])})')
-    return present[split][0], True
+    folders = _split_folders(Path(root).expanduser())
+    if not folders:
+        return Path(root).expanduser(), False
+    if split not in folders:
+        raise DatasetError(f'{root} has the folder {next(iter(folders.values())).name}, but none for {split} '
+                           f'({", ".join(SPLITS[split])})')
+    return folders[split], True
+
+
+def _split_folders(root: Path) -> dict[str, Path]:
+    """Split -> its folder. One without folders of its own is no split, but a class with that name."""
+    found = {}
+    for split, names in SPLITS.items():
+        folders = [root / name for name in names if (root / name).is_dir() and _subfolders(root / name)]
+        if folders:
+            found[split] = folders[0]
+    return found
 
 
 def _subfolders(folder: Path) -> list[str]:

@@ -64,15 +64,19 @@ class ClassificationReport(BaseMetric):
 
     def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
         """Keep the predictions of a batch."""
-        self.results += [_Prediction(sample.get('img_path', ''), int(sample['gt_label']),
-                                     sample['pred_score'].float().cpu().numpy()) for sample in data_samples]
+        for sample in data_samples:
+            if sample['gt_label'].numel() != 1:
+                raise ConfigError('ClassificationReport is for one label an image; leave out --show-dir')
+            scores = sample['pred_score'].float().cpu().numpy()
+            self.results.append(_Prediction(sample.get('img_path', ''), int(sample['gt_label']), scores))
 
     def compute_metrics(self, results: list[_Prediction]) -> dict[str, float]:
         """Write the files."""
         classes = (self.dataset_meta or {}).get('classes') or [str(i) for i in range(len(results[0].scores))]
         matrix = np.zeros((len(classes), len(classes)), int)
         np.add.at(matrix, ([p.label for p in results], [p.predicted for p in results]), 1)
-        mistakes = sorted((p for p in results if p.is_mistake), key=lambda p: -p.scores.max())[:self.worst]
+        mistakes = [p for p in results if p.is_mistake and os.path.isfile(p.path)]  # some data sets are no image files
+        mistakes = sorted(mistakes, key=lambda p: -p.scores.max())[:self.worst]
         self.out_dir.mkdir(parents=True, exist_ok=True)
         _write(self.out_dir / 'predictions.csv', _table(results, classes).encode())
         _write(self.out_dir / 'confusion_matrix.png', _png(draw_confusion_matrix(matrix, classes)))

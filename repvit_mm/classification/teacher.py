@@ -8,7 +8,8 @@ from mmengine.logging import print_log
 from mmengine.registry import MODELS, DefaultScope
 from torch import Tensor, nn
 
-from ..checkpoints import read_checkpoint
+from ..backbone import RepViT
+from ..checkpoints import fetch, load_checkpoint, read_checkpoint, tensors_of
 from ..errors import CheckpointError, ConfigError
 
 
@@ -97,15 +98,16 @@ class Teacher:
         return model
 
     def _load(self, model: nn.Module) -> None:
-        checkpoint = read_checkpoint(self.checkpoint)
-        for key in ('state_dict', 'model'):
-            checkpoint = checkpoint.get(key, checkpoint)
+        path = fetch(self.checkpoint)
         try:
-            model.load_state_dict(checkpoint)
-        except RuntimeError as error:
-            mismatch = next((line.strip() for line in str(error).splitlines()[1:]), str(error))
-            raise CheckpointError(f'teacher {self.name}: {self.checkpoint} holds the weights of another model or '
-                                  f'another number of classes ({mismatch[:160]})') from error
+            if any(isinstance(module, RepViT) for module in model.eval().modules()):
+                load_checkpoint(model, path)  # of any published format
+            else:
+                model.load_state_dict(tensors_of(read_checkpoint(path), self.checkpoint))
+        except (CheckpointError, RuntimeError) as error:
+            reason = ' '.join(str(error).split())[:300]
+            raise CheckpointError(f'teacher {self.name}: {self.checkpoint} cannot be loaded, it may be of another '
+                                  f'model or for another number of classes: {reason}') from error
 
     @torch.no_grad()
     def scores(self, inputs: Tensor, num_classes: int, preprocessor: nn.Module) -> Tensor:

@@ -10,8 +10,8 @@ from mmengine.config import Config
 from mmengine.registry import DATA_SAMPLERS, TRANSFORMS, init_default_scope
 from mmpretrain.datasets.transforms import auto_augment as ours
 from PIL import Image
-from timm.data import create_transform
 from timm.data import auto_augment as theirs
+from timm.data import create_transform
 from timm.data.distributed_sampler import RepeatAugSampler
 from timm.data.mixup import Mixup
 from timm.data.random_erasing import RandomErasing

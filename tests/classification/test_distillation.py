@@ -148,7 +148,7 @@ def test_another_number_of_classes_is_refused(own_teacher, timm_weights):
 
 def test_weights_of_another_model_are_refused(own_teacher, timm_weights):
     model = classifier(teacher={**own_teacher[0], 'checkpoint': timm_weights})
-    with pytest.raises(CheckpointError, match='weights of another model'):
+    with pytest.raises(CheckpointError, match='cannot be loaded, it may be of another model'):
         model.init_weights()
 
 

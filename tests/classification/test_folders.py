@@ -71,6 +71,18 @@ def test_an_empty_class_folder_is_named(split_root):
         ImageFolder(split_root)
 
 
+def test_a_class_may_be_called_like_a_split(flat_root):
+    write_images(flat_root / 'train', 10)
+    assert ImageFolder(flat_root).metainfo['classes'] == ('ant', 'cat', 'train')
+
+
+def test_validation_images_alone_can_be_tested(split_root):
+    (split_root / 'train').rename(split_root / 'elsewhere')
+    assert len(ImageFolder(split_root, 'val')) == 6
+    with pytest.raises(DatasetError, match='none for train'):
+        ImageFolder(split_root)
+
+
 @pytest.mark.parametrize('break_it, message', [
     (lambda root: root / 'missing', 'there is no folder'),
     (lambda root: root / 'train' / 'ant', 'has no folders'),
@@ -82,7 +94,7 @@ def test_a_folder_of_another_kind_is_named(split_root, break_it, message):
 
 def test_a_missing_validation_split_is_named(split_root):
     (split_root / 'val').rename(split_root / 'elsewhere')
-    with pytest.raises(DatasetError, match='none for validation'):
+    with pytest.raises(DatasetError, match='but none for val'):
         ImageFolder(split_root, 'val')
 
 

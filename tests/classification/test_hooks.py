@@ -50,7 +50,8 @@ class SeenWeight(BaseMetric):
 
 
 def runner_of(work_dir, epochs=2, hooks=(), model=None, **settings):
-    loader = dict(batch_size=2, num_workers=0, dataset=dict(type='Four'), sampler=dict(type='DefaultSampler', shuffle=False))
+    loader = dict(batch_size=2, num_workers=0, dataset=dict(type='Four'),
+                  sampler=dict(type='DefaultSampler', shuffle=False))
     evaluator = dict(type='SeenWeight')
     return Runner.from_cfg(Config(dict(
         model=dict(type='OneWeight', **(model or {})), work_dir=str(work_dir), train_dataloader=loader,

@@ -89,7 +89,8 @@ def test_a_classifier_learns_from_a_teacher_that_is_not_needed_afterwards(root, 
 @pytest.mark.slow
 def test_a_run_that_diverges_ends_with_one_line(root, tmp_path):
     error = run('train', f'{CONFIGS}/finetune_repvit_m0_6.py', '--data-root', root, '--no-pretrained', '--work-dir',
-                tmp_path, '--cfg-options', *SMALL, 'train_cfg.max_epochs=3', 'optim_wrapper.optimizer.lr=1e38', status=1)
+                tmp_path, '--cfg-options', *SMALL, 'train_cfg.max_epochs=3', 'optim_wrapper.optimizer.lr=1e38',
+                status=1)
     assert any(line.startswith('error: the loss is') for line in error.splitlines())
 
 
@@ -111,4 +112,5 @@ def test_weights_for_other_classes_are_taken_to_start_from_and_refused_in_a_test
 def test_a_teacher_without_weights_ends_the_run_before_it_starts(root, tmp_path):
     error = run('train', f'{CONFIGS}/finetune_distill_repvit_m0_6.py', '--data-root', root, '--no-pretrained',
                 '--work-dir', tmp_path, '--cfg-options', *SMALL, status=1)
-    assert 'error: teacher work_dirs/finetune_repvit_m0_9/finetune_repvit_m0_9.py: there is no such config file' in error
+    teacher = 'work_dirs/finetune_repvit_m0_9/finetune_repvit_m0_9.py'
+    assert f'error: teacher {teacher}: there is no such config file' in error

@@ -47,6 +47,10 @@ def taught_classifier():
     return model
 
 
+def same(name, result, expected):
+    torch.testing.assert_close(result, expected, rtol=1e-6, atol=1e-10, msg=lambda message: f'{name}: {message}')
+
+
 def test_two_steps_equal_timm():
     model = taught_classifier()
     twin = timm_twin(model)
@@ -73,7 +77,7 @@ def test_two_steps_equal_timm():
         ema.after_train_iter(runner, 0)
 
         scores, scores_dist = twin(images)
-        # Targets are single precision, all else is double: rounded alike, they let everything else be compared closely.
+        # Targets are single precision, all else is double; rounded alike, they let all else be compared closely.
         target = mixed.float() * (1 - 0.1) + 0.1 / CLASSES
         torch.testing.assert_close(target, mixup_target(labels, CLASSES, lam=0.7, smoothing=0.1))
         taught = Teacher()(images).argmax(1)
@@ -89,12 +93,12 @@ def test_two_steps_equal_timm():
         clipped = by_our_names(twin, lambda p: p.grad)
         assert not torch.allclose(unclipped, torch.cat([p.grad.flatten() for p in twin.parameters()]))
         for name, parameter in model.named_parameters():
-            torch.testing.assert_close(parameter.grad, clipped[name], rtol=1e-6, atol=1e-10, msg=lambda m: f'{name}: {m}')
+            same(name, parameter.grad, clipped[name])
         for ours, theirs in ((model, twin), (ema.average, ema_twin.module)):
             theirs = convert_state_dict(theirs.state_dict())
             for name, value in ours.state_dict().items():
                 if value.dtype.is_floating_point:
-                    torch.testing.assert_close(value, theirs[name], rtol=1e-6, atol=1e-10, msg=lambda m: f'{name}: {m}')
+                    same(name, value, theirs[name])
 
 
 def test_the_same_parameters_decay_as_in_timm():
