@@ -56,7 +56,8 @@ def _segment(model: nn.Module, image: Tensor) -> list[Tensor]:
     return [F.interpolate(logits, size=image.shape[2:], mode='bilinear', align_corners=model.align_corners)]
 
 
-_BACKBONE = Task('backbone', 'backbone', lambda model, image: model(image),
+#: Of a RepViT by itself.
+BACKBONE = Task('backbone', 'backbone', lambda model, image: model(image),
                  lambda backbone, _: [f'stage{i + 1}' for i in backbone.out_indices])
 SAM_ENCODER = Task('embedding', 'image encoder of RepViT-SAM', lambda model, image: [model(image)],
                    lambda *_: ['image_embeddings'])
@@ -139,7 +140,7 @@ def build_inference_model(source: str | Path, checkpoint: str | Path | None = No
         CheckpointError: If the weights are missing or do not fit.
     """
     if str(source) in ARCHS:
-        built = InferenceModel(str(source), RepViT(str(source)), _BACKBONE)
+        built = InferenceModel(str(source), RepViT(str(source)), BACKBONE)
     elif str(source).removeprefix('sam_') in ARCHS:
         from .sam import SamEncoder
         built = InferenceModel(str(source), SamEncoder(str(source).removeprefix('sam_')), SAM_ENCODER)

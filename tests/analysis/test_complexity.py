@@ -1,0 +1,79 @@
+import pytest
+from inference_models import CONFIGS, tiny_model
+from torch import nn
+
+from repvit_mm import RepViT
+from repvit_mm.analysis import count
+from repvit_mm.errors import ConfigError
+from repvit_mm.inference import BACKBONE, InferenceModel, build_inference_model
+
+#: arch -> parameters in training with both heads, fused with one, and GMACs at 224, counted from the definitions.
+PUBLISHED = {
+    'm0_6': (2_808_932, 2_468_072, 0.385), 'm0_9': (5_489_328, 5_067_056, 0.816), 'm1_0': (7_302_796, 6_810_312, 1.106),
+    'm1_1': (8_802_912, 8_244_312, 1.337), 'm1_5': (14_644_432, 14_049_992, 2.274),
+    'm2_3': (23_688_792, 22_926_792, 4.516), 'm1': (5_485_248, 5_067_056, 0.816), 'm2': (8_797_984, 8_244_312, 1.337),
+    'm3': (10_682_832, 10_115_720, 1.859)}
+
+
+@pytest.mark.parametrize('arch', PUBLISHED)
+def test_the_counts_are_the_published_ones(arch):
+    model = build_inference_model(CONFIGS / f'classification/repvit_{arch}_distill_300e.py')
+    training, fused = count(model, (224, 224)), count(model, (224, 224), fused=True)
+    assert (training.parameters, fused.parameters, round(fused.macs / 1e9, 3)) == PUBLISHED[arch]
+    assert training.macs > fused.macs
+    assert not any(parameter.is_meta for parameter in model.parameters())
+
+
+@pytest.mark.parametrize('fused', [False, True])
+@pytest.mark.parametrize('task', ['backbone', 'classification', 'segmentation', 'detection'])
+def test_a_module_is_the_sum_of_its_parts(tmp_path, task, fused):
+    tree = count(tiny_model(tmp_path, task), (64, 64), fused, depth=4)
+
+    def check(node):
+        if node.children:
+            assert sum(child.parameters for child in node.children) <= node.parameters
+            assert sum(child.macs for child in node.children) == node.macs
+        for child in node.children:
+            check(child)
+    check(tree)
+    expected = {'backbone': ['backbone'], 'classification': ['backbone', 'head'],
+                'segmentation': ['backbone', 'neck', 'decode_head'],
+                'detection': ['backbone', 'neck', 'rpn_head', 'roi_head']}
+    assert [child.name for child in tree.children] == expected[task]
+    assert [child.name for child in tree.children[0].children] == ['stem', *(f'stages.{i}' for i in range(4))]
+
+
+def test_convolutions_are_counted_by_hand():
+    model = InferenceModel('small', RepViT({'widths': (8,), 'depths': (1,)}, out_indices=(0,)), BACKBONE)
+    tree = count(model, (64, 32), fused=True, depth=2)
+    stem, stage = tree.children[0].children
+    assert stem.macs == 32 * 16 * 4 * 3 * 9 + 16 * 8 * 8 * 4 * 9
+    pixels, excitation = 16 * 8, 2 * 8 * 8
+    assert stage.macs == pixels * 8 * 9 + excitation + 2 * pixels * 8 * 16
+    assert tree.parameters == sum(p.numel() for p in model.parameters()) - _norm_parameters(model) + _folded_biases()
+
+
+def _norm_parameters(model):
+    """What fusion takes away: the weights and biases of BatchNorms, and the depthwise 1x1."""
+    norms = sum(p.numel() for m in model.modules() if isinstance(m, nn.BatchNorm2d) for p in m.parameters())
+    return norms + sum(p.numel() for p in model.backbone.stages[0].blocks[0].token_mixer.dw1x1.parameters())
+
+
+def _folded_biases():
+    return 4 + 8 + 8 + 16 + 8  # stem, stem, token mixer, channel mixer, channel mixer
+
+
+def test_roi_heads_are_counted_by_the_number_of_proposals(tmp_path):
+    model = tiny_model(tmp_path, 'detection')
+    plain, *counted = (count(model, (64, 64), proposals=number) for number in (None, 200, 300))
+    assert plain.children[-1].macs == 0
+    per_proposal = 256 * 49 * 1024 + 1024 * 1024 + 1024 * (81 + 320)
+    assert counted[1].macs - counted[0].macs == 100 * per_proposal  # the masks are those of 100 detections in both
+    box_head, mask_head = counted[0].children[-1].children
+    assert box_head.macs == 200 * per_proposal
+    assert mask_head.macs == 100 * (4 * 14 * 14 * 256 * 256 * 9 + 28 * 28 * 256 * 256 + 28 * 28 * 256 * 80)
+
+
+def test_proposals_for_a_model_without_roi_heads_are_refused(tmp_path):
+    with pytest.raises(ConfigError, match='tiny has no RoI heads'):
+        count(tiny_model(tmp_path, 'backbone'), (64, 64), proposals=100)

@@ -1,0 +1,14 @@
+import pytest
+from inference_models import tiny_model
+
+
+@pytest.fixture(scope='session')
+def models(tmp_path_factory):
+    """Gives the tiny model of a task; each is built once."""
+    built = {}
+
+    def get(task):
+        if task not in built:
+            built[task] = tiny_model(tmp_path_factory.mktemp(task), task)
+        return built[task]
+    return get

@@ -1,0 +1,93 @@
+"""fuse.py, get_flops.py, benchmark.py and the exporters, as a user runs them."""
+import json
+
+import pytest
+import torch
+from inference_models import tiny_model, write_config
+from mmengine.registry import MODELS, DefaultScope
+from mmengine.runner.checkpoint import _load_checkpoint_to_model
+from tool_runs import run
+
+from repvit_mm.engine import load_config
+from repvit_mm.inference import build_inference_model
+
+IMAGE = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture(params=['classification', 'segmentation', 'detection'])
+def trained(request, tmp_path):
+    """Config and checkpoint of a task, and the model in them."""
+    model = tiny_model(tmp_path, request.param)
+    torch.save({'state_dict': model.model.state_dict(), 'meta': {'epoch': 3}}, tmp_path / 'trained.pth')
+    return tmp_path / f'tiny_{request.param}.py', tmp_path / 'trained.pth', model
+
+
+@torch.no_grad()
+def test_a_fused_checkpoint_loads_by_itself(trained, tmp_path, monkeypatch, capsys):
+    config, checkpoint, model = trained
+    assert run(monkeypatch, capsys, 'fuse', config, checkpoint, tmp_path / 'fused.pth') == (0, '')
+    saved = torch.load(tmp_path / 'fused.pth')
+    assert saved['meta']['fused'] is True and saved['meta']['epoch'] == 3 and saved['meta']['dataset_meta']['classes']
+    assert 'backbone.stem.conv1.weight' in saved['state_dict']
+    weights = [sum(value.numel() for value in content['state_dict'].values())
+               for content in (saved, torch.load(checkpoint))]
+    assert weights[0] < weights[1]
+
+    expected = model(IMAGE)
+    ours = build_inference_model(config, tmp_path / 'fused.pth')
+    with DefaultScope.overwrite_default_scope(load_config(config).default_scope):
+        theirs = MODELS.build(load_config(config).model)
+    # As mmengine's inferencers load it: in training mode, by mmengine's own loader, and what is missing is only logged.
+    _load_checkpoint_to_model(theirs, saved)
+    ours_again = ours.task.forward(theirs.eval(), IMAGE)
+    for found in (ours(IMAGE), ours_again):
+        for one, other in zip(found, expected, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+
+    assert run(monkeypatch, capsys, 'fuse', config, tmp_path / 'fused.pth', tmp_path / 'again.pth') == (0, '')
+    again = torch.load(tmp_path / 'again.pth')['state_dict']
+    assert all(torch.equal(again[name], value) for name, value in saved['state_dict'].items())
+
+
+def test_fusing_that_changes_the_outputs_is_refused(tmp_path, monkeypatch, capsys):
+    config = write_config(tmp_path, 'classification')
+    torch.save(tiny_model(tmp_path, 'classification').model.state_dict(), tmp_path / 'trained.pth')
+    monkeypatch.setattr('repvit_mm.deploy.BOUND', 0.)
+    status, message = run(monkeypatch, capsys, 'fuse', config, tmp_path / 'trained.pth', tmp_path / 'fused.pth')
+    assert status == 1 and 'the outputs would change by' in message and message.count('\n') == 1
+    assert not (tmp_path / 'fused.pth').exists()
+
+
+def test_get_flops_writes_both_forms(tmp_path, monkeypatch, capsys):
+    assert run(monkeypatch, capsys, 'get_flops', 'm0_6', '--json', tmp_path / 'counts.json') == (0, '')
+    counts = json.loads((tmp_path / 'counts.json').read_text())
+    assert counts['shape'] == [224, 224]
+    assert (counts['training']['parameters'], counts['inference']['parameters']) == (2_165_652, 2_147_072)
+    assert [part['name'] for part in counts['inference']['children'][0]['children']][0] == 'stem'
+
+
+@pytest.mark.parametrize('tool, suffix', [('export_onnx', '.onnx'), ('export_coreml', '.mlpackage')])
+def test_a_fused_checkpoint_is_exported(tool, suffix, tmp_path, monkeypatch, capsys):
+    config = write_config(tmp_path, 'segmentation')
+    torch.save(tiny_model(tmp_path, 'segmentation').model.state_dict(), tmp_path / 'trained.pth')
+    run(monkeypatch, capsys, 'fuse', config, tmp_path / 'trained.pth', tmp_path / 'fused.pth')
+    out = tmp_path / f'model{suffix}'
+    assert run(monkeypatch, capsys, tool, config, tmp_path / 'fused.pth', '--shape', 64, 64, '--out', out)[0] == 0
+    assert out.exists()
+
+
+@pytest.mark.parametrize('tool, arguments, message', [
+    ('get_flops', ['m9'], 'm9 is neither an architecture nor a config'),
+    ('get_flops', ['absent.py'], 'there is no config absent.py'),
+    ('get_flops', ['m0_6', '--json', 'absent/x.json'], 'absent/x.json cannot be written'),
+    ('benchmark', ['m0_6', '--backend', 'eager', 'tpu'], "there is no backend 'tpu'; choose from eager"),
+    ('benchmark', ['m0_6', '--frozen-statistics'], '--frozen-statistics is for --train'),
+    ('export_onnx', ['m0_6', 'absent.pth', '--shape', '64', '64'], 'absent.pth'),
+    ('export_coreml', ['m0_6', '--shape', '64', '64', '--out', 'x.zip'], 'x.zip must end in .mlpackage'),
+    ('fuse', ['m0_6', 'absent.pth', 'out.pth'], 'absent.pth'),
+])
+def test_mistakes_are_one_line(tool, arguments, message, monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    status, error = run(monkeypatch, capsys, tool, *arguments)
+    assert status == 1 and error.startswith('error: ') and message in error and error.count('\n') == 1
+    assert not list(tmp_path.iterdir())
