@@ -1,11 +1,11 @@
 # The recipe on a small scale, to try it on a CPU and pictures of one's own: a small teacher with random weights, so
 # that no checkpoint is needed. What comes of it segments nothing; it shows that the student learns from the teacher.
 _base_ = './_base_/distill_repvit.py'
-image_size = 256
+image_size = 128
 
 model = dict(
     image_size=image_size,
-    points_per_side=2,
+    points_per_side=4,
     student=dict(arch='m0_6'),
     teacher=dict(
         encoder=dict(

@@ -19,7 +19,7 @@ from segment_anything.utils.transforms import ResizeLongestSide
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ..errors import ConfigError, DatasetError, UserError
+from ..errors import CheckpointError, ConfigError, DatasetError, UserError
 from .embedding_cache import EmbeddingCache, picture_digest
 from .encoder import SamEncoder
 from .images import list_images, to_rgb
@@ -167,6 +167,18 @@ class SamDistiller(BaseModel):
         self.student = SamEncoder(**{'out_channels': CHANNELS, **student}, image_size=image_size)
         self.teacher = Teacher(**teacher, image_size=image_size)
         self.points_per_side = points_per_side
+
+    def init_weights(self) -> None:
+        """Initialise the student; a training starts with this, so that it ends here if the teacher has no weights.
+
+        Raises:
+            ConfigError: If the teacher cannot be built.
+        """
+        super().init_weights()
+        try:
+            self.teacher.sam(torch.device('cpu'))
+        except CheckpointError as error:
+            raise ConfigError(f'model.teacher: {error}') from error
 
     def forward(self, inputs: Tensor, sizes: Sequence[tuple[int, int]], targets: Tensor | None = None,
                 mode: str = 'tensor') -> Any:

@@ -90,8 +90,6 @@ class Teacher:
         encoder = MODELS.build({**self.encoder, 'image_size': self.image_size})
         sam = Sam(encoder, *build_decoder(self.image_size)).eval().requires_grad_(False)
         if self.checkpoint is None:
-            if isinstance(encoder, SamVit):  # zero as initialised; the teacher shall tell places apart
-                nn.init.trunc_normal_(encoder.pos_embed, std=0.5)
             return sam
         if isinstance(encoder, SamEncoder):
             load_into(sam, read_checkpoint(fetch(self.checkpoint)), str(self.checkpoint))

@@ -90,6 +90,12 @@ def test_teacher_is_frozen_and_no_part_of_the_model(folder):
     assert not torch.allclose(*model.teacher.embed(batch['inputs'][:2]))
 
 
+def test_training_does_not_start_without_the_teachers_weights():
+    model = SamDistiller(dict(arch='m0_6'), dict(SMALL, random=False, checkpoint='nowhere.pth'), SIZE)
+    with pytest.raises(ConfigError, match='model.teacher: there is no file nowhere.pth'):
+        model.init_weights()
+
+
 def test_random_teacher_is_always_the_same():
     first, second = (Teacher(**SMALL, image_size=SIZE).sam(torch.device('cpu')).state_dict() for _ in range(2))
     assert all(torch.equal(value, second[name]) for name, value in first.items())
