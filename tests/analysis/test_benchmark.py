@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from oracles import relative_error
 
 from repvit_mm import RepViT, fuse
 from repvit_mm.analysis import benchmark, latency
@@ -23,13 +24,14 @@ def quick(monkeypatch):
 @pytest.fixture(scope='module')
 def m0_9():
     model = build_inference_model('m0_9')
-    draw_weights(model, size=32)
+    draw_weights(model)
     return model
 
 
 @pytest.mark.parametrize('backend, dtype, bound', [
-    ('eager', 'fp32', 1e-5), ('channels_last', 'fp32', 1e-5), ('channels_last', 'bf16', 0.1), ('onnxruntime', 'fp32', 1e-5),
-    ('openvino', 'fp32', 1e-4), pytest.param('compile', 'fp32', 1e-4, marks=pytest.mark.slow)])
+    ('eager', 'fp32', 1e-5), ('channels_last', 'fp32', 1e-5), ('channels_last', 'bf16', 0.1),
+    ('onnxruntime', 'fp32', 1e-5), ('openvino', 'fp32', 1e-4),
+    pytest.param('compile', 'fp32', 1e-4, marks=pytest.mark.slow)])
 @torch.no_grad()
 def test_every_backend_computes_what_the_model_computes(backend, dtype, bound):
     model = InferenceModel('small', RepViT({'widths': (8, 16), 'depths': (1, 1)}, out_indices=(0, 1)), BACKBONE)
@@ -49,7 +51,7 @@ def test_timms_model_is_the_same_network(m0_9):
                                                        strict=False)
     assert not unexpected and not [name for name in missing if 'head' not in name]
     image = torch.randn(1, 3, 64, 64)
-    torch.testing.assert_close(latency.fuse_any(theirs)(image)[0], fuse(m0_9)(image)[-1], rtol=1e-3, atol=1e-4)
+    assert relative_error(latency.fuse_any(theirs)(image)[0], fuse(m0_9)(image)[-1]) < 1e-5
 
 
 @pytest.mark.parametrize('settings', [{'feature_tap': 'penultimate'}, {'out_indices': (0, 1)}, {'last_stride': 1}])
@@ -81,7 +83,8 @@ def test_a_benchmark_has_a_row_for_every_combination(m0_9, monkeypatch, tmp_path
 def test_figures_are_medians_and_speed_is_relative_to_timm():
     ours, theirs = System('m', OURS, 'eager', 'fp32', 4), System('m', TIMM, 'eager', 'fp32', 4)
     alone = System('n', OURS, 'eager', 'fp32', 1)
-    figures = summarise({ours: np.array([1., 2., 30.]), theirs: np.array([5., 5., 5.]), alone: np.array([1.])}, {ours: 7.})
+    times = {ours: [1., 2., 30.], theirs: [5., 5., 5.], alone: [1.]}
+    figures = summarise({system: np.array(values) for system, values in times.items()}, {ours: 7.})
     assert (figures[ours].median, figures[ours].images_per_second, figures[ours].speed) == (2., 2000., 2.5)
     assert 2 < figures[ours].p95 <= 30
     assert (figures[ours].memory, figures[theirs].memory, figures[alone].speed) == (7., None, None)

@@ -124,6 +124,6 @@ def test_pictures_are_the_users_or_a_photograph(tmp_path):
 @pytest.mark.parametrize('arch', ['m0_6', 'm0_9', 'm1_0', 'm1_1', 'm1_5', 'm2_3', 'm1', 'm2', 'm3'])
 def test_every_architecture_is_exported(arch, tmp_path):
     model = InferenceModel(arch, RepViT(arch), BACKBONE)
-    draw_weights(model, size=32)
+    draw_weights(model)
     report = export_onnx(model, (64, 64), tmp_path / 'model.onnx')
     assert len(report.comparisons) == 8
