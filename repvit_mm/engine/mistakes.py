@@ -71,10 +71,9 @@ def explained_annotations(expected: Sequence[str]) -> Iterator[None]:
         reason = str(error.args[-1] if error.args else error).partition('\n')[0]
         if isinstance(error, KeyError):
             reason = f'an entry has no {reason!r}'
-        elif reason.startswith('need at least one array'):  # what mmengine makes of an empty list
-            reason = 'there is no sample; img_suffix, where the data set has one, tells which files are images'
-        elif 'need at least one array' in reason:  # of mmengine, which puts the samples that are left together
-            reason = 'no image is left that has an annotation of a class which the config names'
+        elif 'need at least one array' in reason:  # what mmengine makes of an empty list
+            reason = ('no sample is left; do its annotations have the classes that the config names, '
+                      'and its images the img_suffix?')
         elif isinstance(error, OSError) and error.filename:
             reason = f'{error.filename}: {error.strerror}'
         where = ', '.join(expected)

@@ -4,9 +4,7 @@ import os
 import sys
 from pathlib import Path
 
-from mmengine.logging import MessageHub, MMLogger
-from mmengine.registry import DefaultScope
-from mmengine.visualization import Visualizer
+from mmengine.utils import ManagerMixin
 
 from repvit_mm.datasets import CLASSES, SceneSpec, write_classification, write_coco, write_segmentation
 from repvit_mm.errors import run_cli
@@ -118,8 +116,10 @@ def set_up(toolbox, root):
 
 def forget_runs():
     """Drop what mmengine keeps of a run for the rest of the process, as if the next one were a new process."""
-    for kept in (MMLogger, MessageHub, Visualizer, DefaultScope):
-        kept._instance_dict.clear()
+    kinds = [ManagerMixin]
+    for kind in kinds:
+        kinds += kind.__subclasses__()
+        kind._instance_dict.clear()
 
 
 def run(monkeypatch, capsys, tool, *arguments):

@@ -1,0 +1,155 @@
+"""The Runner on a model of two numbers; no toolbox needed."""
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.fileio import LocalBackend
+from mmengine.model import BaseModel
+from mmengine.registry import DATASETS, MODELS
+from torch import nn
+from torch.utils.data import Dataset
+
+from repvit_mm.checkpoints import read_checkpoint
+from repvit_mm.engine import Runner, distributed, latest_checkpoint, one_report
+from repvit_mm.engine.mistakes import explained_mistakes
+from repvit_mm.errors import CheckpointError, UserError
+
+
+@MODELS.register_module()
+class ToyModel(BaseModel):
+    def __init__(self, bias=True):
+        super().__init__()
+        self.linear = nn.Linear(1, 1, bias=bias)
+
+    def forward(self, x, mode='tensor'):
+        return dict(loss=self.linear(x).square().mean())
+
+
+@DATASETS.register_module()
+class ToyDataset(Dataset):
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, index):
+        return dict(x=torch.ones(1) * index)
+
+
+@pytest.fixture
+def make_runner(tmp_path):
+    def make(epochs=3, model=None, load_from=None, resume=False, **checkpoint):
+        settings = dict(
+            model=model or dict(type='ToyModel'), work_dir=str(tmp_path), load_from=load_from, resume=resume,
+            train_dataloader=dict(dataset=dict(type='ToyDataset'), batch_size=1, num_workers=0,
+                                  sampler=dict(type='DefaultSampler', shuffle=False),
+                                  collate_fn=dict(type='default_collate')),
+            train_cfg=dict(by_epoch=True, max_epochs=epochs), optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1)),
+            default_hooks=dict(checkpoint=dict(type='CheckpointHook', interval=1, **checkpoint)),
+            experiment_name=f'toy{next(numbers)}', log_level='ERROR')
+        return Runner.from_cfg(Config(settings))
+    numbers = iter(range(100))
+    return make
+
+
+class Interrupted:
+    """Writes half of the file that is the ``number``-th and then is interrupted."""
+
+    def __init__(self, number):
+        self.left, self.put = number, LocalBackend.put
+
+    def __call__(self, backend, content, path):
+        self.left -= 1
+        if self.left:
+            return self.put(backend, content, path)
+        self.put(backend, content[:len(content) // 2], path)
+        raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize('kept', [-1, 1, 2])
+def test_interrupt_while_saving_leaves_what_was_complete(make_runner, tmp_path, monkeypatch, kept):
+    interrupted = Interrupted(3)
+    monkeypatch.setattr(LocalBackend, 'put', lambda *arguments: interrupted(*arguments))
+    with pytest.raises(KeyboardInterrupt):
+        make_runner(max_keep_ckpts=kept).train()
+    assert latest_checkpoint(tmp_path).name == 'epoch_2.pth'
+    expected = {-1: ['epoch_1.pth', 'epoch_2.pth'], 1: ['epoch_2.pth'], 2: ['epoch_1.pth', 'epoch_2.pth']}[kept]
+    assert sorted(path.name for path in tmp_path.iterdir() if 'epoch' in path.name) == expected
+    for name in expected:
+        assert read_checkpoint(tmp_path / name)['meta']['epoch'] == int(name[6])
+
+
+@pytest.mark.parametrize(('settings', 'left'), [
+    (dict(max_keep_ckpts=1), ['epoch_3.pth']),
+    (dict(max_keep_ckpts=2), ['epoch_2.pth', 'epoch_3.pth']),
+    (dict(max_keep_ckpts=1, filename_tmpl='newest.pth'), ['newest.pth']),
+])
+def test_outdated_checkpoints_go(make_runner, tmp_path, settings, left):
+    make_runner(**settings).train()
+    assert sorted(path.name for path in tmp_path.glob('*.pth*')) == left
+    assert read_checkpoint(tmp_path / left[-1])['meta']['epoch'] == 3
+
+
+def test_resume_takes_weights_and_state(make_runner, tmp_path):
+    make_runner(epochs=2).train()
+    weights = read_checkpoint(tmp_path / 'epoch_2.pth')['state_dict']
+    runner = make_runner(epochs=2, load_from=str(tmp_path / 'epoch_2.pth'), resume=True)
+    runner.train()
+    assert runner.epoch == 2 and runner.iter == 4
+    assert torch.equal(runner.model.linear.weight, weights['linear.weight'])
+
+
+def test_what_is_resumed_has_to_be_complete(make_runner, tmp_path):
+    make_runner(epochs=1, model=dict(type='ToyModel', bias=False)).train()
+    path = str(tmp_path / 'epoch_1.pth')
+    with pytest.raises(CheckpointError, match=r'epoch_1\.pth does not fit the model: .*linear\.bias'):
+        make_runner(epochs=2, load_from=path, resume=True).train()
+    make_runner(epochs=2, load_from=path).train()  # to start from, what there is will do
+
+
+def test_weights_alone_cannot_be_resumed(make_runner, tmp_path):
+    torch.save({'linear.weight': torch.ones(1, 1), 'linear.bias': torch.ones(1)}, tmp_path / 'weights.pth')
+    with pytest.raises(CheckpointError, match='not the state of a training'):
+        make_runner(load_from=str(tmp_path / 'weights.pth'), resume=True).train()
+
+
+def test_interrupt_that_mmengine_swallows():
+    # The formatting of the config, which every checkpoint holds, catches whatever is raised.
+    with pytest.raises(KeyboardInterrupt), explained_mistakes():
+        try:
+            raise KeyboardInterrupt
+        except BaseException:
+            raise SyntaxError('Failed to format the config file')  # noqa: B904
+    with pytest.raises(SyntaxError), explained_mistakes():
+        raise SyntaxError('a bug')
+
+
+@pytest.mark.parametrize('error', [TypeError("f() got an unexpected keyword argument 'x'"), KeyError('x'),
+                                   FileNotFoundError('x'), AssertionError('failed to load image: x')])
+def test_bugs_keep_their_traceback(error):
+    with pytest.raises(type(error)) as raised, explained_mistakes():
+        raise error
+    assert raised.value is error
+
+
+@pytest.mark.parametrize(('error', 'status'), [(UserError('x'), 1), (KeyboardInterrupt(), 130)])
+def test_only_the_first_process_of_a_machine_reports(monkeypatch, error, status):
+    monkeypatch.setenv('LOCAL_RANK', '0')
+    with pytest.raises(type(error)), one_report():
+        raise error
+    monkeypatch.setenv('LOCAL_RANK', '1')
+    with pytest.raises(SystemExit) as end, one_report():
+        raise error
+    assert end.value.code == status
+
+
+def test_the_first_process_that_fails_reports_once_they_know_each_other(monkeypatch):
+    store = torch.distributed.HashStore()
+    monkeypatch.setattr(distributed.distributed, 'is_initialized', lambda: True)
+    monkeypatch.setattr(distributed.distributed.distributed_c10d, '_get_default_store', lambda: store)
+    monkeypatch.setenv('LOCAL_RANK', '1')
+    with pytest.raises(RuntimeError, match='out of memory'), one_report():
+        raise RuntimeError('out of memory')
+    with pytest.raises(UserError), one_report():  # as the first, on whatever rank
+        raise UserError('x')
+    for error in (UserError('x'), RuntimeError('connection closed by peer')):
+        with pytest.raises(SystemExit) as end, one_report():
+            raise error
+        assert end.value.code == 1
