@@ -1,5 +1,8 @@
 """Where an exported model is from, in the words that are written into it."""
+from pathlib import Path
 from typing import Any
+
+from mmengine.fileio import load
 
 from ..inference import InferenceModel
 
@@ -32,4 +35,27 @@ def describe(model: InferenceModel) -> dict[str, Any]:
     }
     if model.classes:
         facts['classes'] = list(model.classes)
+    if results := published_results(model):
+        facts['published_results'] = results
     return facts
+
+
+def published_results(model: InferenceModel) -> dict[str, Any]:
+    """Metric -> published figure of the weights, from the ``metafile.yml`` beside the config.
+
+    Empty unless the checkpoint is named like the released one: for other weights the figures do not hold.
+    """
+    if model.config is None or model.checkpoint is None:
+        return {}
+    metafile = Path(model.config.filename).with_name('metafile.yml')
+    if not metafile.is_file():
+        return {}
+    for entry in load(metafile)['Models']:
+        if entry['Name'] == model.name and _weights_name(entry.get('Weights', '')) == _weights_name(model.checkpoint):
+            return {f'{metric}, {result["Dataset"]}': value
+                    for result in entry['Results'] for metric, value in result['Metrics'].items()}
+    return {}
+
+
+def _weights_name(checkpoint: str) -> str:
+    return Path(checkpoint.removeprefix('repvit://')).stem.removeprefix('repvit_')
