@@ -125,6 +125,9 @@ def _usable(backend: str, request: Request) -> list[str]:
         raise UserError('--device cuda needs a GPU that torch can use, and there is none')
     if min(request.batch_sizes) < 1 or request.rounds < 1:
         raise UserError('--batch-size and --rounds must be at least 1')
+    if request.train and not request.frozen_statistics and min(request.batch_sizes) == 1:
+        raise UserError('--train needs --batch-size 2 or more for the statistics of the BatchNorms, or '
+                        '--frozen-statistics')
     return dtypes
 
 

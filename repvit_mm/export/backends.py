@@ -1,5 +1,5 @@
 """The one table of what can run a model: torch in several ways, and the engines behind the exporters."""
-import os
+import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -121,7 +121,7 @@ def check_backend(name: str, device: str, dtypes: list[str]) -> list[str]:
     if name not in BACKENDS:
         raise UserError(f'there is no backend {name!r}; choose from {", ".join(BACKENDS)}')
     backend = BACKENDS[name]
-    if name.startswith('coreml') and os.uname().sysname != 'Darwin':
+    if name.startswith('coreml') and sys.platform != 'darwin':
         raise UserError(f'the backend {name} needs macOS; docs/benchmark.md says how to measure on a phone')
     if backend.package:
         from .packages import need

@@ -126,6 +126,7 @@ def test_peak_memory_is_that_of_a_process_of_its_own():
     ({'backends': ['onnxruntime'], 'dtypes': ['bf16']}, 'onnxruntime computes in fp32 on cpu, not in bf16'),
     ({'backends': ['openvino'], 'device': 'cuda'}, 'openvino runs on cpu here, not on cuda'),
     ({'backends': ['onnxruntime'], 'train': True}, 'a training step runs on eager, channels_last, compile'),
+    ({'train': True}, '--train needs --batch-size 2 or more'),
     ({'batch_sizes': [0]}, '--batch-size and --rounds must be at least 1'),
     ({'configs': ['m7']}, 'm7 is neither an architecture nor a config; architectures are m0_6, m0_9'),
 ])
