@@ -64,7 +64,7 @@ def fuse_checkpoint(config: str | Path, checkpoint: str | Path, out: str | Path,
     meta = {**_meta_of(checkpoint), 'fused': True, 'arch': model.arch}
     if model.classes:
         meta.setdefault('dataset_meta', {'classes': model.classes})
-    with written_in_one_piece(Path(out)) as path:
+    with written_in_one_piece(out) as path:
         torch.save({'meta': meta, 'state_dict': fused.model.state_dict()}, path)
         bytes_written = path.stat().st_size
     parameters = [sum(p.numel() for p in form.model.parameters()) for form in (model, fused)]

@@ -11,12 +11,13 @@ from .errors import UserError
 
 
 @contextmanager
-def written_in_one_piece(out: Path) -> Iterator[Path]:
+def written_in_one_piece(out: str | Path) -> Iterator[Path]:
     """A path to write a file or folder to, which takes the place of ``out`` when all went well.
 
     Raises:
         UserError: If it cannot be written. What was at ``out`` stays as it was then, and nothing else is left.
     """
+    out = Path(out)
     try:
         folder = Path(tempfile.mkdtemp(prefix=f'.{out.name}.', dir=out.parent))
     except OSError as error:
@@ -45,5 +46,5 @@ def write_json(out: str | Path, content: Any) -> None:
     Raises:
         UserError: If the file cannot be written.
     """
-    with written_in_one_piece(Path(out)) as path:
+    with written_in_one_piece(out) as path:
         path.write_text(json.dumps(content, indent=2) + '\n')

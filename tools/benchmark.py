@@ -46,6 +46,7 @@ def main() -> None:
                       args.rounds, args.train, args.frozen_statistics, args.memory, not args.no_timm)
     result = run(request)
     console = Console()
+    console.width = max(console.width, 120)  # in a file or a pipe it would be 80, too narrow for the table
     for line in result.left_out:
         console.print(f'not measured: {line}', soft_wrap=True)
     console.print(latency_table(result))

@@ -54,6 +54,7 @@ def latency_table(result: Result) -> Table:
     what = 'training step' if request.train else 'inference, fused'
     table = Table('model', 'of', 'backend', 'dtype', title=f'{what}, {request.shape[0]} x {request.shape[1]} pixels, '
                                                            f'{request.device}')
+    table.columns[2].no_wrap = True
     for header in ('batch', 'median ms', 'p95 ms', 'images/s', 'peak MB', 'speed / timm'):
         table.add_column(header, justify='right')
     for system, figures in result.latencies.items():

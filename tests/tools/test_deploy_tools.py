@@ -66,6 +66,16 @@ def test_get_flops_writes_both_forms(tmp_path, monkeypatch, capsys):
     assert [part['name'] for part in counts['inference']['children'][0]['children']][0] == 'stem'
 
 
+def test_benchmark_writes_figures_and_a_plot(tmp_path, monkeypatch, capsys):
+    figures, plot = tmp_path / 'speed.json', tmp_path / 'speed.png'
+    monkeypatch.setattr('repvit_mm.analysis.latency.WARMUP_SECONDS', 0.)
+    assert run(monkeypatch, capsys, 'benchmark', 'm0_6', '--shape', 32, 32, '--backend', 'eager', '--rounds', 1,
+               '--json', figures, '--plot', plot) == (0, '')
+    (system,) = json.loads(figures.read_text())['systems']
+    assert (system['model'], system['implementation'], system['backend']) == ('m0_6', 'repvit_mm', 'eager')
+    assert plot.read_bytes()[:4] == b'\x89PNG'
+
+
 @pytest.mark.parametrize('tool, suffix', [('export_onnx', '.onnx'), ('export_coreml', '.mlpackage')])
 def test_a_fused_checkpoint_is_exported(tool, suffix, tmp_path, monkeypatch, capsys):
     config = write_config(tmp_path, 'segmentation')
