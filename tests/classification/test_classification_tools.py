@@ -1,6 +1,7 @@
 """The tools, from a folder of images to a distilled classifier that is tested and asked."""
 import contextlib
 import io
+import json
 import runpy
 import sys
 
@@ -9,6 +10,8 @@ import pytest
 import torch
 from mmpretrain import ImageClassificationInferencer
 from PIL import Image
+
+from repvit_mm.datasets import write_classification
 
 CONFIGS = 'configs/classification'
 COLOURS = dict(blue=(40, 60, 220), green=(40, 200, 60), red=(220, 50, 40))
@@ -114,3 +117,15 @@ def test_a_teacher_without_weights_ends_the_run_before_it_starts(root, tmp_path)
                 '--work-dir', tmp_path, '--cfg-options', *SMALL, status=1)
     teacher = 'work_dirs/finetune_repvit_m0_9/finetune_repvit_m0_9.py'
     assert f'error: teacher {teacher}: there is no such config file' in error
+
+
+@pytest.mark.slow
+def test_the_quickstart_classifier_trains_on_the_shapes(tmp_path):
+    write_classification(tmp_path / 'shapes', train=32, val=8, quiet=True)
+    run('train', 'configs/quickstart/classifier_repvit_m0_6_shapes.py', '--data-root', tmp_path / 'shapes',
+        '--work-dir', tmp_path / 'work', '--seed', 0, '--cfg-options', 'train_cfg.max_epochs=2',
+        'train_dataloader.num_workers=0', 'val_dataloader.num_workers=0')
+    log = next(tmp_path.glob('work/*/vis_data/scalars.json')).read_text()
+    scalars = [json.loads(line) for line in log.splitlines()]
+    assert len([entry for entry in scalars if 'loss' in entry]) == 2
+    assert {'accuracy/top1', 'accuracy/top5'} <= set(scalars[-1]), 'eight classes were found'
