@@ -10,7 +10,7 @@ custom_imports = dict(imports=['repvit_mm'])
 data_root = 'data/shapes/'
 classes = ('circle', 'square', 'triangle', 'star', 'heart', 'cross', 'ring', 'crescent')
 scale = (160, 160)
-max_iters = 900
+max_iters = 1300
 strides = [8, 16, 32]
 channels = 64
 # BatchNorm outside of the backbone, too: it takes the place of pretraining.
@@ -54,7 +54,7 @@ test_pipeline = [
     dict(type='PackDetInputs', meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')),
 ]
 train_dataloader = dict(
-    batch_size=8,
+    batch_size=4,
     num_workers=1,
     sampler=dict(type='InfiniteSampler'),
     batch_sampler=None,

@@ -54,7 +54,7 @@ def draw_losses(scalars: Sequence[dict], path: Path, title: str) -> None:
     axes.yaxis.set_major_formatter(ticker.FormatStrFormatter('%g'))
     axes.grid(alpha=.25, which='both')
     axes.spines[['top', 'right']].set_visible(False)
-    figure.legend(frameon=False, ncols=len(parts) + 1, fontsize='small', loc='outside upper center')
+    figure.legend(frameon=False, ncols=len(parts) + 1, fontsize='small', loc='outside lower center')
     figure.savefig(path)
 
 
