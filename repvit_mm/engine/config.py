@@ -207,6 +207,8 @@ def _check_key(cfg: Config, key: str) -> None:
     """Nothing reads an unknown key at the top level, so a slip would pass unnoticed."""
     known = {*cfg, *_RUN_KEYS, *list(inspect.signature(Runner.__init__).parameters)[1:]}
     name = key.partition('.')[0]
+    if key == 'data_root':  # configs name it, and use it before any option is known
+        raise ConfigError('--cfg-options data_root moves nothing; --data-root moves every loader and evaluator')
     if name not in known:
         close = difflib.get_close_matches(name, known, n=1)
         hint = f'; did you mean {close[0]}?' if close else ''

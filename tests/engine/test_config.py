@@ -55,6 +55,7 @@ def test_options_override_settings(tmp_path):
 @pytest.mark.parametrize(('key', 'message'), [
     ('trian_cfg.max_epochs', r'no run reads trian_cfg; did you mean train_cfg\?'),
     ('zzz', r'no run reads zzz$'),
+    ('data_root', r'--data-root moves every loader'),
     ('steps.5.end', r'--cfg-options cannot be applied'),
 ])
 def test_option_that_cannot_be_set(tmp_path, key, message):

@@ -78,9 +78,10 @@ def test_two_processes_train_and_test(tmp_path, port):
     pytest.importorskip('mmdet')
     config, data = tool_runs.set_up('mmdet', tmp_path)
     config.write_text(f"{config.read_text()}\nsync_bn = 'torch'\n")
-    common = ['--data-root', data, '--seed', 0]
-    status, error = ended(launch('dist_train', config, 2, *common, '--work-dir', 'trained', '--cfg-options',
-                                 'train_dataloader.batch_size=1', cwd=tmp_path, **port))
+    # Otherwise the statistics of the BatchNorms differ between the processes, and one's are saved.
+    common = ['--data-root', data, '--seed', 0, '--cfg-options', 'model.backbone.norm_eval=True']
+    status, error = ended(launch('dist_train', config, 2, *common, 'train_dataloader.batch_size=1', '--work-dir',
+                                 'trained', cwd=tmp_path, **port))
     assert status == 0, error
     checkpoint = read_checkpoint(tmp_path / 'trained' / 'epoch_1.pth')
     assert checkpoint['meta']['iter'] == 2  # four images, two at a time
@@ -118,7 +119,8 @@ def test_interrupt_leaves_the_last_checkpoint(tmp_path, port):
     work_dir = tmp_path / 'work'
     process = launch('dist_train', config, 2, '--data-root', data, '--work-dir', work_dir, '--cfg-options',
                      'train_cfg.max_epochs=10000', 'default_hooks.checkpoint.type=CheckpointHook',
-                     'default_hooks.checkpoint.max_keep_ckpts=1', cwd=tmp_path, **port)
+                     'default_hooks.checkpoint.interval=1', 'default_hooks.checkpoint.max_keep_ckpts=1',
+                     cwd=tmp_path, **port)
     # communicate() reads the output, which would otherwise fill the pipe and stop the run.
     deadline = time.monotonic() + 200
     while not list(work_dir.glob('epoch_*.pth')) and time.monotonic() < deadline:
