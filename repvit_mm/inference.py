@@ -1,5 +1,5 @@
 """Models for inference, from a config or the name of an architecture: what is counted, measured and exported."""
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from .archs import ARCHS
 from .backbone import RepViT
-from .checkpoints import load_checkpoint
+from .checkpoints import convert_state_dict, fetch, load_into, read_checkpoint, tensors_of
 from .engine import load_config
 from .errors import ConfigError
 
@@ -139,20 +139,21 @@ def build_inference_model(source: str | Path, checkpoint: str | Path | None = No
         ConfigError: If ``source`` is no such config or name, or cannot be built.
         CheckpointError: If the weights are missing or do not fit.
     """
+    content = None if checkpoint is None else read_checkpoint(fetch(checkpoint))
     if str(source) in ARCHS:
         built = InferenceModel(str(source), RepViT(str(source)), BACKBONE)
     elif str(source).removeprefix('sam_') in ARCHS:
         from .sam import SamEncoder
         built = InferenceModel(str(source), SamEncoder(str(source).removeprefix('sam_')), SAM_ENCODER)
     else:
-        built = _build_from_config(Path(source))
+        built = _build_from_config(Path(source), content)
     if checkpoint is not None:
-        load_checkpoint(built.model, checkpoint)
+        load_into(built.model, content, str(checkpoint))
         built.checkpoint = str(checkpoint)
     return built
 
 
-def _build_from_config(path: Path) -> InferenceModel:
+def _build_from_config(path: Path, checkpoint: Any) -> InferenceModel:
     if not path.suffix and not path.exists():
         raise ConfigError(f'{path} is neither an architecture nor a config; architectures are {", ".join(ARCHS)}')
     config = load_config(path)
@@ -162,6 +163,9 @@ def _build_from_config(path: Path) -> InferenceModel:
                           f'expected a model of one of {", ".join(TASKS)}')
     if 'data_preprocessor' in config:  # mmpretrain's configs have it beside the model
         config.model.setdefault('data_preprocessor', config.data_preprocessor)
+    classes = _classes_of(checkpoint) or _classes(config, scope)
+    if checkpoint is not None and scope == 'mmpretrain':
+        _fit_head(config, checkpoint)
     try:
         with DefaultScope.overwrite_default_scope(scope):
             model = MODELS.build(config.model)
@@ -170,7 +174,7 @@ def _build_from_config(path: Path) -> InferenceModel:
     if not any(isinstance(module, RepViT) for module in model.modules()):
         raise ConfigError(f"{path} has no RepViT in it; expected backbone=dict(type='RepViT', ...)")
     return InferenceModel(path.stem, model, TASKS[scope], _normalisation(model.data_preprocessor),
-                          _classes(config, scope), config)
+                          classes, config)
 
 
 def _normalisation(preprocessor: nn.Module) -> Normalisation:
@@ -182,6 +186,22 @@ def _normalisation(preprocessor: nn.Module) -> Normalisation:
     mean, std = (tuple(round(value, 4) for value in values.flatten().tolist())  # they are single precision
                  for values in (preprocessor.mean, preprocessor.std))
     return Normalisation(mean, std, channels)
+
+
+def _fit_head(config: Config, checkpoint: Any) -> None:
+    """Where the images' folders are the classes, which need not be here, take their number from the checkpoint."""
+    if config.get('test_dataloader', {}).get('dataset', {}).get('type') not in ('ImageFolder', 'repvit_mm.ImageFolder'):
+        return
+    tensors = convert_state_dict(tensors_of(checkpoint, 'the checkpoint'))
+    for name in ('head.fc.linear.weight', 'head.fc.weight'):
+        if name in tensors:
+            config.model.head.num_classes = len(tensors[name])
+
+
+def _classes_of(checkpoint: Any) -> Sequence[str] | None:
+    """Names of the classes that mmengine wrote into a checkpoint."""
+    meta = checkpoint.get('meta') if isinstance(checkpoint, Mapping) else None
+    return ((meta or {}).get('dataset_meta') or {}).get('classes')
 
 
 def _classes(config: Config, scope: str) -> Sequence[str] | None:

@@ -3,7 +3,7 @@ import json
 
 import pytest
 import torch
-from inference_models import tiny_model, write_config
+from inference_models import CONFIGS, tiny_model, write_config
 from mmengine.registry import MODELS, DefaultScope
 from mmengine.runner.checkpoint import _load_checkpoint_to_model
 from tool_runs import run
@@ -47,6 +47,17 @@ def test_a_fused_checkpoint_loads_by_itself(trained, tmp_path, monkeypatch, caps
     assert run(monkeypatch, capsys, 'fuse', config, tmp_path / 'fused.pth', tmp_path / 'again.pth') == (0, '')
     again = torch.load(tmp_path / 'again.pth')['state_dict']
     assert all(torch.equal(again[name], value) for name, value in saved['state_dict'].items())
+
+
+def test_a_classifier_of_image_folders_has_the_classes_of_its_checkpoint(tmp_path):
+    config = CONFIGS / 'quickstart/classifier_repvit_m0_6_shapes.py'
+    content = {'state_dict': build_inference_model(config).model.state_dict(),
+               'meta': {'dataset_meta': {'classes': ('cat', 'dog', 'fox')}}}
+    for name in ('head.fc.linear.weight', 'head.fc.linear.bias'):
+        content['state_dict'][name] = content['state_dict'][name][:3].clone()
+    torch.save(content, tmp_path / 'trained.pth')
+    model = build_inference_model(config, tmp_path / 'trained.pth')
+    assert model.classes == ('cat', 'dog', 'fox') and model(IMAGE)[0].shape == (1, 3)
 
 
 def test_fusing_that_changes_the_outputs_is_refused(tmp_path, monkeypatch, capsys):
