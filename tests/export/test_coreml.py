@@ -157,6 +157,6 @@ def test_every_architecture_is_exported(arch, tmp_path):
     model = InferenceModel(arch, RepViT(arch), BACKBONE)
     draw_weights(model)
     report = export_coreml(model, (64, 64), tmp_path / 'model.mlpackage')
-    assert np.max([result.difference for result in report.comparisons]) < 1e-2
+    assert np.max([result.difference for result in report.comparisons]) < 2e-2
     modules = coreml.fused_for_export(model).modules()
     assert report.operations['conv'] == sum(isinstance(module, torch.nn.Conv2d) for module in modules)
