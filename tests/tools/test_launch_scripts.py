@@ -65,6 +65,7 @@ def test_slurm(script, arguments, started, tmp_path):
     assert command[1] == '-u' and command[2].endswith(f'/tools/{started[0]}') and command[3:] == started[1:]
 
 
+@pytest.mark.slow
 def test_mistake_is_reported_by_one_process(tmp_path, port):
     status, error = ended(launch('dist_train', 'no_such_config.py', 2, cwd=tmp_path, **port))
     assert status == 1
@@ -136,6 +137,7 @@ def test_interrupt_leaves_the_last_checkpoint(tmp_path, port):
         assert read_checkpoint(path)['meta']['epoch'] == int(path.stem.removeprefix('epoch_'))
 
 
+@pytest.mark.slow
 def test_tools_of_an_installed_package(tmp_path):
     """Copied elsewhere, as into a wheel's .mim, they work from any directory."""
     tools = shutil.copytree(tool_runs.TOOLS, tmp_path / 'site' / '.mim' / 'tools')
