@@ -48,14 +48,12 @@ def summary(trained: dict, fused: dict, parameters: tuple[int, int]) -> Table:
     return table
 
 
-def facts(minutes: dict[str, float], paths: dict[str, Path]) -> Table:
-    table = Table.grid(padding=(0, 2))
-    table.add_row('time', ', '.join(f'{name} {value:.1f} min' for name, value in minutes.items()))
+def print_facts(console: Console, minutes: dict[str, float], paths: dict[str, Path]) -> None:
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * (1 if sys.platform == 'darwin' else 1024)
-    table.add_row('memory', f'{peak / 1e9:.1f} GB (largest process)')
-    for name, path in paths.items():
-        table.add_row(name, str(path))
-    return table
+    facts = {'time': ', '.join(f'{name} {value:.1f} min' for name, value in minutes.items()),
+             'memory': f'{peak / 1e9:.1f} GB (largest process)', **paths}
+    for name, fact in facts.items():  # a path is to be copied: never cut or folded to the terminal's width
+        console.print(f'{name:<12} {fact}', highlight=False, markup=False, soft_wrap=True)
 
 
 def main() -> None:
@@ -77,9 +75,9 @@ def main() -> None:
     console.rule('5/5  Drawing losses and predictions', align='left')
     losses, predictions = job.draw_pictures()
     console.print(summary(trained, fused, (result.parameters_before, result.parameters_after)))
-    console.print(facts(
-        {'this run': (time.monotonic() - start) / 60, 'training': job.training_seconds / 60},
-        {'checkpoint': checkpoint, 'fused': result.path, 'losses': losses, 'predictions': predictions}))
+    print_facts(
+        console, {'this run': (time.monotonic() - start) / 60, 'training': job.training_seconds / 60},
+        {'checkpoint': checkpoint, 'fused': result.path, 'losses': losses, 'predictions': predictions})
 
 
 if __name__ == '__main__':

@@ -29,10 +29,10 @@ def test_quickstart_goes_from_nothing_to_a_summary(tmp_path):
     before, after = (int(number.replace(',', '')) for number in rows['parameters'].split('│'))
     assert after < before
     for name in ('losses.png', 'predictions.png'):
-        assert name in run.stdout
+        assert str(tmp_path / 'run' / name) in run.stdout
         assert min(Image.open(tmp_path / 'run' / name).size) > 300
     for name in ('train/iter_2.pth', 'fused.pth'):
-        assert name in run.stdout and (tmp_path / 'run' / name).is_file()
+        assert str(tmp_path / 'run' / name) in run.stdout and (tmp_path / 'run' / name).is_file()
 
 
 @pytest.mark.parametrize('arguments, message', [
