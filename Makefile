@@ -9,7 +9,7 @@ export MMCV_WHEELS
 PY = $(abspath $(VENV))/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart sam-demo test lint clean
+.PHONY: help setup quickstart sam-demo test lint docs clean
 
 help:  ## list the targets
 	@echo 'usage: make TARGET [VENV=.venv] [PYTHON=python3] [MMCV_WHEELS=URL_OR_FOLDER] [ARGS=...]'
@@ -32,6 +32,10 @@ test: setup  ## run all tests; ARGS="-m 'not slow'" leaves out the long ones
 
 lint: setup  ## check the style
 	@'$(PY)' -m ruff check .
+
+docs: setup  ## build the pages of docs/, with the API, as a site in build/site
+	@'$(PY)' -m pip install --quiet -c requirements.txt -r requirements-docs.txt
+	@'$(PY)' -m mkdocs build --quiet
 
 clean:  ## remove what builds and tests leave behind; keeps VENV, work_dirs and the cached mmcv wheel
 	@rm -rf build dist *.egg-info .pytest_cache .ruff_cache

@@ -11,7 +11,7 @@ from repvit_mm.files import written_in_one_piece
 from repvit_mm.sam import assemble
 
 
-def main() -> None:
+def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description='Put a distilled image encoder and the decoder of a SAM together.')
     parser.add_argument('encoder', help='checkpoint of a distillation')
     parser.add_argument('sam', help="checkpoint of the whole SAM that it learnt from, e.g. Meta's sam_vit_h_4b8939.pth")
@@ -19,7 +19,11 @@ def main() -> None:
     parser.add_argument('--arch', choices=sorted(ARCHS), default='m2_3', metavar='NAME',
                         help=f'architecture of the encoder: {", ".join(sorted(ARCHS))} (default: m2_3)')
     parser.add_argument('--official', action='store_true', help="write the names of the authors' repvit_sam.pt")
-    args = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    args = build_parser().parse_args()
     tensors = assemble(args.encoder, args.sam, args.arch).state_dict()
     if args.official:
         tensors = convert_state_dict(tensors, to='official')

@@ -13,7 +13,7 @@ from repvit_mm.sam.options import add_model_arguments, model_from
 _ENDINGS = {'onnx': '.onnx', 'coreml': '.mlpackage'}
 
 
-def main() -> None:
+def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description='Export encoder and decoder as two files, and prove that they compute '
                                                  'what PyTorch does.')
     parser.add_argument('format', choices=_ENDINGS)
@@ -24,7 +24,11 @@ def main() -> None:
     parser.add_argument('--pictures', nargs='+', type=Path, default=[], metavar='FILE',
                         help='pictures to compare the outputs on (default: a photograph that matplotlib brings along)')
     add_model_arguments(parser)
-    args = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    args = build_parser().parse_args()
     args.device = 'cpu'
     out, sam, ending = make_folder(args.out), model_from(args), _ENDINGS[args.format]
     with Console(stderr=True).status('exporting the encoder'):

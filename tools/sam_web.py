@@ -6,12 +6,16 @@ from repvit_mm.sam.options import RANDOM_WEIGHTS, add_model_arguments, model_fro
 from repvit_mm.sam.webpage import build_page
 
 
-def main() -> None:
+def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description='Serve a web page: upload a picture, click, see the mask.')
     parser.add_argument('--host', default='127.0.0.1', help='address to serve on; 0.0.0.0 for all (default: 127.0.0.1)')
     parser.add_argument('--port', type=int, default=7860, help='default: 7860')
     add_model_arguments(parser)
-    args = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    args = build_parser().parse_args()
     page = build_page(model_from(args), '' if args.checkpoint else RANDOM_WEIGHTS)
     try:
         page.launch(server_name=args.host, server_port=args.port, share=False)

@@ -1,6 +1,7 @@
 """tools/train.py and tools/test.py from end to end, with every toolbox."""
 import json
 import pickle
+import re
 import shutil
 
 import pytest
@@ -223,3 +224,25 @@ def assert_one_line(result, message):
     lines = [line for line in error.splitlines() if line.startswith('error: ')]
     assert len(lines) == 1 and re.search(message, lines[0]), error
     assert 'Traceback' not in error and error.rstrip().endswith(lines[0])
+
+
+def test_the_detection_config_of_the_docs_trains(run, tmp_path, monkeypatch):
+    """As it stands on the page, on cats and dogs that are circles and squares, in small."""
+    page = (tool_runs.REPOSITORY / 'docs/own_data.md').read_text()
+    config = re.search(r"```python\n(_base_ = 'repvit_mm::detection.*?)```", page, re.S)[1]
+    (tmp_path / 'pets.py').write_text(config)
+    monkeypatch.chdir(tmp_path)
+    shapes = tool_runs.write_coco(tmp_path / 'shapes', tool_runs.SCENES, train=3, val=2, quiet=True)
+    for split in ('train', 'val'):
+        shutil.copytree(shapes / 'images' / split, tmp_path / 'data/pets' / split)
+        labels = json.loads((shapes / f'annotations/instances_{split}.json').read_text())
+        for category, name in zip(labels['categories'], ('cat', 'dog'), strict=False):
+            category['name'] = name
+        (tmp_path / f'data/pets/{split}.json').write_text(json.dumps(labels))
+    small = [f'{loader}.{setting}' for loader, resize in (('train_dataloader', 2), ('val_dataloader', 1))
+             for setting in (f'dataset.pipeline.{resize}.scale=(64,64)', 'num_workers=0', 'persistent_workers=False')]
+    status, error = run('train', 'pets.py', '--no-pretrained', '--cfg-options', 'train_cfg.max_epochs=1', *small)
+    assert status == 0, error
+    assert (tmp_path / 'work_dirs/pets/epoch_1.pth').is_file()
+    assert len(logged(tmp_path / 'work_dirs/pets', 'coco/segm_mAP')) == 1
+    assert 'cat' in (tmp_path / 'work_dirs/pets/pets.py').read_text()

@@ -1,0 +1,126 @@
+"""README and docs: their commands, the options in them, and what they link to, exist; their Python runs."""
+import importlib.util
+import os
+import re
+import shlex
+import subprocess
+import sys
+import threading
+from functools import partial
+from http.server import HTTPServer, SimpleHTTPRequestHandler
+from pathlib import Path
+
+import pytest
+import torch
+from oracles import randomise_norms
+
+from repvit_mm import RepViT
+from repvit_mm.checkpoints import PUBLISHED, convert_state_dict
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = [ROOT / 'README.md', *sorted(ROOT.glob('docs/*.md'))]
+PYPROJECT, MAKEFILE = ((ROOT / name).read_text() for name in ('pyproject.toml', 'Makefile'))
+#: Arguments of the launchers before those of the tool that they launch: names of theirs, and None for the tool's.
+LAUNCHERS = {'dist_train.sh': [None, 'gpus'], 'dist_test.sh': [None, None, 'gpus'],
+             'slurm_train.sh': ['partition', 'job', None, 'work_dir'],
+             'slurm_test.sh': ['partition', 'job', None, None]}
+
+
+def blocks(path, *languages):
+    return re.findall(rf'^```(?:{"|".join(languages)})\n(.*?)^```', path.read_text(), re.M | re.S)
+
+
+def commands():
+    for path in PAGES:
+        for block in blocks(path, 'bash', 'sh'):
+            for line in block.replace('\\\n', ' ').splitlines():
+                if words := shlex.split(line, comments=True):
+                    yield pytest.param(words, id=f'{path.stem}: {" ".join(words)}')
+
+
+def parser_of(tool):
+    spec = importlib.util.spec_from_file_location(f'tool_{tool.stem}', tool)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.build_parser()
+
+
+def check_tool(name, arguments):
+    if name in LAUNCHERS:
+        assert os.access(ROOT / 'tools' / name, os.X_OK)
+        own = LAUNCHERS[name]
+        arguments = [word for word, kind in zip(arguments, own, strict=False) if kind is None] + arguments[len(own):]
+        name = name.split('_')[-1].replace('.sh', '.py')
+    parser_of(ROOT / 'tools' / name).parse_args(arguments)
+
+
+def check_pip(words):
+    wanted = words[words.index('install') + 1]
+    for extra in re.findall(r'\[([\w,-]+)\]', wanted):
+        assert re.search(rf'^{extra} = \[', PYPROJECT, re.M), f'no extra {extra}'
+
+
+@pytest.mark.parametrize('words', commands())
+def test_command_and_its_options_exist(words):
+    while '=' in words[0]:  # environment variables
+        words = words[1:]
+    program, arguments = words[0], words[1:]
+    if program == 'make':
+        for target in (word for word in arguments if '=' not in word):
+            assert re.search(rf'^{target}:', MAKEFILE, re.M)
+    elif program == 'pip':
+        check_pip(words)
+    elif program.startswith('tools/'):
+        check_tool(program.removeprefix('tools/'), arguments)
+    elif program == 'python' and arguments[0].startswith('tools/'):
+        check_tool(arguments[0].removeprefix('tools/'), arguments[1:])
+    elif arguments[:2] == ['-m', 'repvit_mm']:
+        assert f'{arguments[2]} ' in subprocess.run([sys.executable, '-m', 'repvit_mm', '--help'], capture_output=True,
+                                                    text=True, check=True).stdout
+    else:
+        pytest.fail(f'nothing checks {program}: leave it out of the pages, or check it here')
+    for word in words:
+        if word.startswith('configs/'):
+            assert (ROOT / word).is_file()
+        if name := re.fullmatch(r'.*repvit://(\w+)', word):
+            assert name[1] in PUBLISHED
+
+
+@pytest.mark.parametrize('path', PAGES, ids=lambda path: path.name)
+def test_what_a_page_names_is_there(path):
+    text = path.read_text()
+    for target in re.findall(r'\]\(([^)\s]+)\)', text):
+        if '://' in target:
+            continue
+        file, _, anchor = target.partition('#')
+        page = (path.parent / file).resolve() if file else path
+        assert page.exists(), target
+        headings = [re.sub(r'[^\w -]', '', line.lower()).strip().replace(' ', '-')
+                    for line in re.findall(r'^#+ (.+)$', page.read_text(), re.M)] if anchor else []
+        assert not anchor or anchor in headings, target
+    for name in re.findall(r'`((?:tools|configs|repvit_mm|install|docs)/[\w./-]+\.\w+)`', text):
+        assert (ROOT / name).exists(), name
+
+
+@pytest.fixture
+def mirror(tmp_path, monkeypatch):
+    """A server of published files, made here, in the place of the authors' release."""
+    folder = tmp_path / 'release'
+    folder.mkdir()
+    tensors = convert_state_dict(randomise_norms(RepViT('m1_1')).state_dict(), to='official')
+    torch.save({'model': tensors}, folder / PUBLISHED['m1_1_distill_300e'].file)
+    server = HTTPServer(('127.0.0.1', 0), partial(SimpleHTTPRequestHandler, directory=folder))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setenv('REPVIT_MM_WEIGHTS_URL', f'http://127.0.0.1:{server.server_port}/')
+    monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'torch'))
+    yield
+    server.shutdown()
+    server.server_close()
+
+
+def test_the_readmes_python_runs(mirror):
+    code, = (block for block in blocks(ROOT / 'README.md', 'python') if block.startswith('import torch'))
+    names = {}
+    exec(code, names)
+    assert [tuple(x.shape[-2:]) for x in names['maps']] == [(28, 28), (14, 14), (7, 7)]
+    assert not any('norm' in name for name in names['model'].state_dict())
