@@ -89,11 +89,11 @@ def _draw_instance(axes: Axes, instance: dict, classes: Sequence[str]) -> None:
     colour = matplotlib.colormaps['tab10'](label % 10)
     overlay = np.zeros((*mask.shape, 4))
     overlay[...] = colour
-    overlay[..., 3] = .3 * mask
+    overlay[..., 3] = .35 * mask
     axes.imshow(overlay, interpolation='bilinear')
     if 0 < mask.sum() < mask.size:
-        outline = axes.contour(mask, [.5], colors=[colour], linewidths=1.6)
-        outline.set_path_effects([patheffects.withStroke(linewidth=3.2, foreground='white')])
+        outline = axes.contour(mask, [.5], colors=[colour], linewidths=1.2)
+        outline.set_path_effects([patheffects.withStroke(linewidth=2., foreground='white')])
     x1, y1, x2, y2 = instance['bboxes'].tolist()
     axes.text((x1 + x2) / 2, (y1 + y2) / 2, f'{classes[label]} {instance["scores"]:.2f}', color='white', fontsize=7.5,
               ha='center', va='center', clip_on=True,
