@@ -15,7 +15,8 @@ def build_parser() -> argparse.ArgumentParser:
         description="Measure the fused form of models in turns, beside timm's model where timm has it. "
                     'docs/benchmark.md has the protocol.')
     parser.add_argument('configs', nargs='+', metavar='config',
-                        help='configs of classifiers, segmentors or detectors, or architectures such as m1_1')
+                        help='configs of classifiers, segmentors or detectors, or architectures such as m1_1; '
+                             "sam_m2_3 is RepViT-SAM's image encoder")
     parser.add_argument('--shape', type=int, nargs=2, default=(224, 224), metavar=('H', 'W'),
                         help='height and width of the images (default: 224 224)')
     parser.add_argument('--batch-size', type=int, nargs='+', default=[1], metavar='N', help='default: 1')

@@ -118,8 +118,9 @@ def prepare(model: nn.Module, system: System, shape: Sequence[int], device: str,
     generator = torch.Generator().manual_seed(0)
     channels = model.in_channels if isinstance(model, InferenceModel) else 3
     image = torch.randn(system.batch_size, channels, *shape, generator=generator).to(device)
-    fused = fuse_any(model).to(device).requires_grad_(False)
-    return BACKENDS[system.backend].prepare(fused, image, system.dtype, threads)
+    backend = BACKENDS[system.backend]
+    ready = (fuse_any(model) if backend.fused else copy.deepcopy(model)).to(device).requires_grad_(False)
+    return backend.prepare(ready, image, system.dtype, threads)
 
 
 def prepare_training(model: nn.Module, system: System, shape: Sequence[int], device: str,

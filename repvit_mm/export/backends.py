@@ -19,15 +19,17 @@ class Backend(NamedTuple):
     """A way to run a model.
 
     Attributes:
-        prepare: ``(model, image, dtype, threads) -> call``. The model is fused, in single precision, and like the
-            image on the device where it is to run; the call runs it once and returns what came out.
+        prepare: ``(model, image, dtype, threads) -> call``. The model is in single precision, and like the image on
+            the device where it is to run; the call runs it once and returns what came out.
         dtypes: Device -> precisions that it can compute in there.
         package: What it needs installed beside torch.
+        fused: Whether it is given the fused form.
     """
 
     prepare: Callable[[nn.Module, Tensor, str, int], Callable[[], Any]]
     dtypes: Mapping[str, tuple[str, ...]]
     package: str | None = None
+    fused: bool = True
 
 
 def _torch(model: nn.Module, image: Tensor, dtype: str, threads: int, channels_last: bool = False,
@@ -90,6 +92,7 @@ def _save(model: nn.Module, image: Tensor, folder: Path) -> Path:
 _EVERY = {'cpu': ('fp32', 'bf16', 'fp16'), 'cuda': ('fp32', 'bf16', 'fp16')}
 #: Name -> backend.
 BACKENDS: dict[str, Backend] = {
+    'unfused': Backend(_torch, _EVERY, fused=False),  # what fusion gains is the ratio to eager
     'eager': Backend(_torch, _EVERY),
     'channels_last': Backend(partial(_torch, channels_last=True), _EVERY),
     'compile': Backend(partial(_torch, channels_last=True, compiled=True), _EVERY),

@@ -44,6 +44,15 @@ def test_every_backend_computes_what_the_model_computes(backend, dtype, bound):
             bound * theirs.abs().max())
 
 
+@pytest.mark.parametrize('backend', ['unfused', 'eager'])
+def test_only_the_backend_unfused_keeps_the_batchnorms(m0_9, backend, monkeypatch):
+    prepared = []
+    monkeypatch.setitem(BACKENDS, backend, BACKENDS[backend]._replace(prepare=lambda *args: prepared.append(args[0])))
+    latency.prepare(m0_9, System('m0_9', OURS, backend, 'fp32', 1), (32, 32), 'cpu', 1)
+    norms = [module for module in prepared[0].modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    assert bool(norms) == (backend == 'unfused')
+
+
 @torch.no_grad()
 def test_timms_model_is_the_same_network(m0_9):
     theirs = timm_counterpart(m0_9)
