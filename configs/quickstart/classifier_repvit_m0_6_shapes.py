@@ -1,5 +1,5 @@
 # A classifier that learns the embedded data set from random weights in minutes on two CPU cores. To draw the data set:
-# python -c "from repvit_mm.datasets import write_classification; write_classification('data/shapes_classification')"
+# python tools/draw_shapes.py classification data/shapes_classification
 _base_ = '../classification/finetune_repvit_m0_6.py'
 
 model = dict(backbone=dict(init_cfg=None))

@@ -1,6 +1,6 @@
 # A Semantic FPN that learns the embedded data set from random weights in minutes on two CPU cores. For published
 # results, see configs/segmentation: this one is narrower and looks at smaller pictures. To draw the data set:
-# python -c "from repvit_mm.datasets import write_segmentation; write_segmentation('data/shapes_segmentation')"
+# python tools/draw_shapes.py segmentation data/shapes_segmentation
 _base_ = '../segmentation/fpn_repvit_m0_6.py'
 
 metainfo = dict(

@@ -1,7 +1,10 @@
 """The three folder layouts, as the toolboxes and pycocotools read them, and that no folder is ever half written."""
 import json
 import os
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,6 +21,7 @@ from repvit_mm.datasets import (
 )
 from repvit_mm.errors import ConfigError, DatasetError
 
+TOOL = Path(__file__).parents[2] / 'tools/draw_shapes.py'
 SPEC = SceneSpec(size=64)
 SETTINGS = dict(spec=SPEC, seed=3, train=6, val=2, quiet=True)
 WRITERS = pytest.mark.parametrize('write', [write_coco, write_segmentation, write_classification])
@@ -213,3 +217,13 @@ def test_unwritable_place_is_an_error(tmp_path):
 def test_empty_split_is_refused(tmp_path, split):
     with pytest.raises(ConfigError, match=f'the number of {split} scenes is at least 1, not 0'):
         write_coco(tmp_path / 'data', **{**SETTINGS, split: 0})
+
+
+@pytest.mark.parametrize('layout, write', [
+    ('detection', write_coco), ('segmentation', write_segmentation), ('classification', write_classification)])
+def test_the_tool_draws_each_layout(tmp_path, layout, write):
+    settings = [layout, tmp_path / 'tool', '--train', 8, '--val', 2, '--seed', 3]
+    subprocess.run([sys.executable, TOOL, *map(str, settings)], check=True, capture_output=True)
+    drawn = contents(tmp_path / 'tool')
+    assert drawn == contents(write(tmp_path / 'function', seed=3, train=8, val=2, quiet=True))
+    assert len(drawn) > 10

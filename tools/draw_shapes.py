@@ -1,0 +1,30 @@
+"""Draw the embedded data set in the layout of a toolbox: tools/draw_shapes.py {detection,segmentation,...} DIR."""
+import argparse
+from pathlib import Path
+
+from repvit_mm.datasets import write_classification, write_coco, write_segmentation
+from repvit_mm.errors import run_cli
+
+LAYOUTS = {'detection': write_coco, 'segmentation': write_segmentation, 'classification': write_classification}
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description='Draw scenes of geometric objects, for the configs in configs/quickstart. The same seed gives the '
+                    'same scenes; a folder that is complete stays as it is.')
+    parser.add_argument('layout', choices=LAYOUTS, help="COCO's, mmsegmentation's or mmpretrain's")
+    parser.add_argument('folder', metavar='DIR', type=Path, help='where it goes')
+    parser.add_argument('--train', type=int, metavar='N', help='scenes to train on')
+    parser.add_argument('--val', type=int, metavar='N', help='held-out scenes')
+    parser.add_argument('--seed', type=int, default=0, metavar='N', help='default: 0')
+    return parser
+
+
+def main() -> None:
+    args = build_parser().parse_args()
+    counts = {split: getattr(args, split) for split in ('train', 'val') if getattr(args, split) is not None}
+    print(LAYOUTS[args.layout](args.folder, seed=args.seed, **counts))
+
+
+if __name__ == '__main__':
+    run_cli(main)
