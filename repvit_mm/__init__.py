@@ -1,12 +1,22 @@
 """RepViT for OpenMMLab: one backbone for mmpretrain, mmdetection and mmsegmentation."""
-from mmengine.config.utils import MODULE2PACKAGE
+from .command_line import starts_command
+from .version import __version__
 
-from .archs import ARCHS
-from .backbone import RepViT
-from .checkpoints import convert_state_dict, load_checkpoint
-from .fusion import fuse
-from .scopes import add_scopes
+__all__ = ['ARCHS', 'RepViT', '__version__', 'convert_state_dict', 'fuse', 'load_checkpoint', 'out_channels']
 
-__all__ = ['ARCHS', 'RepViT', 'convert_state_dict', 'fuse', 'load_checkpoint']
+# The command lists what it can do without loading torch, and its doctor has to run where torch is missing.
+if not starts_command():
+    try:
+        from mmengine.config.utils import MODULE2PACKAGE
 
-add_scopes(MODULE2PACKAGE)  # an installed package does so when Python starts
+        from .archs import ARCHS, out_channels
+        from .backbone import RepViT
+        from .checkpoints import convert_state_dict, load_checkpoint
+        from .fusion import fuse
+        from .scopes import add_scopes
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f'repvit_mm needs {error.name}, which is not installed; `python -m repvit_mm doctor` says what adds it',
+            name=error.name) from error
+
+    add_scopes(MODULE2PACKAGE)  # an installed package does so when Python starts

@@ -1,5 +1,5 @@
 """The published architectures. The only home of their widths and depths."""
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from .errors import ConfigError
@@ -65,3 +65,24 @@ def get_arch(arch: str | Mapping) -> ArchSpec:
     if spec.widths[0] % 2:
         raise ConfigError(f'the first width must be even (the stem starts at half of it), got {spec.widths[0]}')
     return spec
+
+
+def out_channels(arch: str | Mapping, out_indices: Sequence[int] = (0, 1, 2, 3)) -> list[int]:
+    """Channels of the maps that a RepViT returns, for a config that does not want to type them.
+
+    Args:
+        arch: As for :func:`get_arch`.
+        out_indices: The stages whose maps are returned, as for :class:`repvit_mm.RepViT`.
+
+    Raises:
+        ConfigError: If ``arch`` is none, or has no such stage.
+
+    Example:
+        >>> from repvit_mm import out_channels
+        >>> out_channels('m1_1', out_indices=(1, 2, 3))
+        [128, 256, 512]
+    """
+    widths = get_arch(arch).widths
+    if unknown := [i for i in out_indices if i not in range(len(widths))]:
+        raise ConfigError(f'out_indices has {unknown}; {arch} has the stages {tuple(range(len(widths)))}')
+    return [widths[i] for i in out_indices]

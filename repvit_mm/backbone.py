@@ -7,7 +7,7 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from .archs import get_arch
+from .archs import get_arch, out_channels
 from .checkpoints import adapt_incoming, load_checkpoint, refuse_random_start
 from .errors import CheckpointError, ConfigError
 from .fusion import fuse_layers
@@ -125,7 +125,7 @@ class RepViT(BaseModule):
                                      spec.first_version, rates[i], norm_cfg, act_cfg))
             if i:
                 strides.append(strides[-1] * stride)
-        self.out_channels = tuple(spec.widths[i] for i in self.out_indices)
+        self.out_channels = tuple(out_channels(arch, self.out_indices))
         self.out_strides = tuple(strides[i] for i in self.out_indices)
         if deploy:
             fuse_layers(self)

@@ -4,7 +4,7 @@ import torch
 from timm.models.repvit import RepVit
 from torch.utils.flop_counter import FlopCounterMode
 
-from repvit_mm import ARCHS, RepViT, fuse
+from repvit_mm import ARCHS, RepViT, fuse, out_channels
 from repvit_mm.archs import get_arch
 from repvit_mm.errors import ConfigError
 from repvit_mm.layers import BNLinear
@@ -80,3 +80,16 @@ def test_an_arch_that_cannot_be_is_refused(arch, message):
     with pytest.raises(ConfigError) as error:
         get_arch(arch)
     assert message in str(error.value)
+
+
+@pytest.mark.parametrize('out_indices', [(0, 1, 2, 3), (1, 3), (3,)])
+def test_channels_for_a_config_are_those_of_the_maps(out_indices):
+    arch = {'widths': (8, 16, 24, 32), 'depths': (1, 1, 1, 1)}
+    maps = RepViT(arch, out_indices=out_indices)(torch.zeros(1, 3, 32, 32))
+    assert out_channels(arch, out_indices) == [x.shape[1] for x in maps]
+    assert type(out_channels('m1_1')) is list  # mmdet's necks take nothing else
+
+
+def test_channels_of_a_stage_that_is_not_there():
+    with pytest.raises(ConfigError, match=r'out_indices has \[4\]; m1_1 has the stages \(0, 1, 2, 3\)'):
+        out_channels('m1_1', (3, 4))

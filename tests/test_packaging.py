@@ -1,48 +1,19 @@
 """The wheel: what it asks for, what it carries, and its configs as bases of another project's."""
 import json
-import os
-import shutil
-import subprocess
 import sys
-import sysconfig
 import zipfile
 from email.parser import Parser
 from pathlib import Path
 
 import pytest
 import yaml
+from installed import ROOT, run
 from mmengine import Config
 from packaging.requirements import Requirement
 
 from repvit_mm.version import __version__
 
-ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = sorted(path for path in ROOT.glob('configs/*/*.py'))
-SOURCES = ('LICENSE', 'MANIFEST.in', 'README.md', 'configs', 'install', 'model-index.yml', 'pyproject.toml',
-           'repvit_mm', 'setup.py', 'tools')
-
-
-def run(*command, **kwargs):
-    """Run a command, show what it printed if it fails, and return what it wrote to stdout."""
-    env = {name: value for name, value in os.environ.items() if name != 'PYTHONPATH'}
-    result = subprocess.run([str(part) for part in command], capture_output=True, text=True, env=env, **kwargs)
-    assert result.returncode == 0, result.stdout + result.stderr
-    return result.stdout
-
-
-@pytest.fixture(scope='module')
-def wheel(tmp_path_factory):
-    """The wheel, built from a copy: a build leaves its folders beside the sources."""
-    source, folder = tmp_path_factory.mktemp('source'), tmp_path_factory.mktemp('wheel')
-    for name in SOURCES:
-        if (ROOT / name).is_dir():
-            shutil.copytree(ROOT / name, source / name, symlinks=True)
-        else:
-            shutil.copy(ROOT / name, source)
-    run(sys.executable, '-m', 'pip', 'wheel', '--no-deps', '--no-index', '--no-build-isolation', '--no-cache-dir',
-        '--wheel-dir', folder, source)
-    path, = folder.glob('*.whl')
-    return path
 
 
 @pytest.fixture(scope='module')
@@ -50,18 +21,6 @@ def metadata(wheel):
     with zipfile.ZipFile(wheel) as archive:
         name, = (name for name in archive.namelist() if name.endswith('.dist-info/METADATA'))
         return Parser().parsestr(archive.read(name).decode())
-
-
-@pytest.fixture(scope='module')
-def stranger(wheel, tmp_path_factory):
-    """The Python of an environment that has the toolboxes of this one, and the wheel, but not this clone."""
-    folder = tmp_path_factory.mktemp('environment')
-    run(sys.executable, '-m', 'venv', '--without-pip', folder)
-    site_packages, = folder.glob('lib/python*/site-packages')
-    # As a path, not as a site: the .pth files in there, an editable install of this clone among them, are not read.
-    (site_packages / 'toolboxes.pth').write_text(sysconfig.get_path('purelib') + '\n')
-    run(sys.executable, '-m', 'pip', 'install', '--no-deps', '--no-index', '--target', site_packages, wheel)
-    return folder / 'bin' / 'python'
 
 
 def test_version_has_one_home(metadata, wheel):

@@ -10,7 +10,7 @@ if [ $# -lt 2 ]; then
 fi
 config=$1 gpus=$2
 shift 2
-exec "${PYTHON:-python}" "$(dirname "$0")/launch.py" \
+exec "${PYTHON:-python}" "$(dirname "$0")/_launch.py" \
     --nnodes="${NNODES:-1}" --node_rank="${NODE_RANK:-0}" \
     --master_addr="${MASTER_ADDR:-127.0.0.1}" --master_port="${PORT:-29500}" \
     --nproc_per_node="$gpus" \

@@ -24,6 +24,8 @@ TOOLBOXES = {
     'mmseg': 'mmsegmentation or onedl-mmsegmentation',
     'mmpretrain': 'mmpretrain or onedl-mmpretrain',
 }
+#: Our configs, which a wheel carries and a checkout links to.
+INSTALLED_CONFIGS = Path(__file__).resolve().parents[1] / '.mim' / 'configs'
 #: What a run reads from the top level of a config, beside the arguments of mmengine's Runner.
 _RUN_KEYS = {'custom_imports', 'compile', 'activation_checkpointing', 'efficient_conv_bn_eval', 'runner_type',
              'model_wrapper_cfg', 'sync_bn', 'find_unused_parameters', 'tta_model', 'tta_pipeline'}
@@ -33,18 +35,13 @@ def load_config(path: str | Path, options: Mapping[str, Any] | None = None) -> C
     """Read a config and override settings in it.
 
     Args:
-        path: Of the config file.
+        path: Of the config file, see :func:`find_config`.
         options: Dotted key -> value, as ``--cfg-options`` gives them.
 
     Raises:
         ConfigError: If there is no such file, it fails, or an option's key cannot be set in it.
     """
-    path = Path(path).expanduser()
-    if not path.is_file():
-        siblings = [file.name for file in path.parent.glob('*.py')] if path.parent.is_dir() else []
-        close = difflib.get_close_matches(path.name, siblings, n=1)
-        hint = f'; did you mean {path.with_name(close[0])}?' if close else ''
-        raise ConfigError(f'there is no config {path}{hint}')
+    path = find_config(path)
     try:
         cfg = Config.fromfile(path)
     except Exception as error:  # a config is a program: it can fail in any way
@@ -57,6 +54,28 @@ def load_config(path: str | Path, options: Mapping[str, Any] | None = None) -> C
         raise ConfigError(f'--cfg-options cannot be applied to {path}: {_one_line(error)}') from error
     _check_toolbox(cfg.get('default_scope'), path)
     return cfg
+
+
+def find_config(path: str | Path) -> Path:
+    """The file of a config: ``path`` itself, or else the one of that name that is installed with this package.
+
+    Args:
+        path: Of a file; ``configs/detection/x.py``, ``detection/x.py`` and ``repvit_mm::detection/x.py`` name an
+            installed one.
+
+    Raises:
+        ConfigError: If there is no such file.
+    """
+    path = Path(path).expanduser()
+    name = str(path).removeprefix('repvit_mm::').removeprefix(f'configs{os.sep}')
+    installed = INSTALLED_CONFIGS / name  # is path itself where that is absolute
+    for file in (path, installed):
+        if file.is_file():
+            return file
+    siblings = [file.name for folder in (path.parent, installed.parent) for file in folder.glob('*.py')]
+    close = difflib.get_close_matches(path.name, siblings, n=1)
+    hint = f'; did you mean {path.with_name(close[0])}?' if close else ''
+    raise ConfigError(f'there is no config {path}{hint}')
 
 
 def prepare(cfg: Config, args: argparse.Namespace, loaders: tuple[str, ...]) -> None:

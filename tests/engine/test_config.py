@@ -40,6 +40,31 @@ def test_missing_config_suggests_a_similar_one(tmp_path):
         engine.load_config('nowhere/x.py')
 
 
+INSTALLED = engine.config.INSTALLED_CONFIGS / 'detection' / 'maskrcnn_repvit_m1_1.py'
+
+
+@pytest.mark.parametrize('name', [
+    'configs/detection/maskrcnn_repvit_m1_1.py', 'detection/maskrcnn_repvit_m1_1.py',
+    'repvit_mm::detection/maskrcnn_repvit_m1_1.py', INSTALLED])
+def test_config_that_is_not_here_is_taken_from_the_package(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    assert engine.config.find_config(name) == INSTALLED
+
+
+def test_config_that_is_here_comes_first(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'detection').mkdir()
+    path = write(tmp_path / 'detection' / INSTALLED.name, '')
+    assert engine.config.find_config(f'detection/{INSTALLED.name}').samefile(path)
+
+
+@pytest.mark.parametrize('prefix', ['detection/', 'repvit_mm::detection/'])
+def test_slip_in_the_name_of_an_installed_config(tmp_path, monkeypatch, prefix):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=rf'did you mean {prefix}maskrcnn_repvit_m1_1\.py\?$'):
+        engine.load_config(f'{prefix}maskrcnn_repvit_m1-1.py')
+
+
 def test_config_for_a_toolbox_that_is_not_installed(tmp_path, monkeypatch):
     monkeypatch.setitem(engine.config.TOOLBOXES, 'mmabsent', 'mmabsent-package')
     with pytest.raises(ConfigError, match='mmabsent, which is not installed; pip install mmabsent-package'):

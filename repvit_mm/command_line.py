@@ -1,0 +1,108 @@
+"""What ``python -m repvit_mm`` is and does; loads neither torch nor a toolbox."""
+import ast
+import difflib
+import os
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from .errors import UserError
+from .version import __version__
+
+#: How the command is started where its scripts folder is not on the PATH.
+STARTED_AS = 'python -m repvit_mm'
+#: The tools, which a wheel carries and a checkout links to.
+TOOLS = Path(__file__).resolve().parent / '.mim' / 'tools'
+_DOCTOR = 'Say what is installed, what each missing piece disables, and the command that adds it'
+
+
+class Tool(NamedTuple):
+    """A script of the folder ``tools``.
+
+    Attributes:
+        path: Where it is.
+        about: What it does, in one line.
+    """
+
+    path: Path
+    about: str
+
+
+def starts_command() -> bool:
+    """Whether this Python was started as ``python -m repvit_mm`` or ``repvit-mm``."""
+    if not sys.argv:  # embedded
+        return False
+    # While Python looks for the module to run, this stands for its name. The name itself is the argument before ours.
+    if sys.argv[0] == '-m':
+        return sys.orig_argv[-len(sys.argv)].removeprefix('-m') == __package__
+    return os.path.basename(sys.argv[0]) in ('repvit-mm', 'repvit-mm.exe')
+
+
+def find_tools(folder: Path = TOOLS) -> dict[str, Tool]:
+    """Command -> tool, for each script in ``folder`` whose name does not start with an underscore."""
+    paths = [path for path in sorted(folder.iterdir()) if path.suffix in ('.py', '.sh') and path.name[0] != '_']
+    return {path.stem.replace('_', '-'): Tool(path, _about(path)) for path in paths}
+
+
+def _about(path: Path) -> str:
+    """The first line of a script's docstring or comment, without the usage behind its last colon."""
+    text = path.read_text(encoding='utf-8')
+    if path.suffix == '.py':
+        line = (ast.get_docstring(ast.parse(text)) or '').partition('\n')[0]
+    else:
+        line = next((line for line in text.splitlines() if line.startswith('# ')), '').removeprefix('# ')
+    return re.sub(r':( (\S*/)?tools/.*)?$', '', line).rstrip('.')
+
+
+def run_tool(tool: Tool, arguments: Sequence[str]) -> None:
+    """Become the process of a tool; does not return.
+
+    As for any ``python -m``, the modules of the current folder can be imported, by a config for example.
+    """
+    python = sys.executable
+    path = os.pathsep.join(filter(None, [os.getcwd(), os.environ.get('PYTHONPATH')]))
+    command = [python] if tool.path.suffix == '.py' else ['bash']
+    sys.stdout.flush()
+    try:
+        os.execvpe(command[0], [*command, str(tool.path), *arguments],
+                   {'PYTHON': python, **os.environ, 'PYTHONPATH': path})
+    except OSError as error:
+        raise UserError(f'{tool.path.name} cannot be started: {command[0]}: {error.strerror}') from error
+
+
+def overview(tools: dict[str, Tool]) -> str:
+    """What ``--help`` prints."""
+    commands = {'doctor': _DOCTOR, **{name: tool.about for name, tool in tools.items()}}
+    width = max(map(len, commands))
+    return '\n'.join([
+        f'usage: {STARTED_AS} [--version] COMMAND ...', '',
+        'RepViT for OpenMMLab. COMMAND --help tells its options; a config that is not in the current folder,',
+        'such as detection/maskrcnn_repvit_m1_1.py, is taken from the installed ones.', '',
+        *(f'  {name:{width}}  {about}' for name, about in commands.items())])
+
+
+def main() -> int | None:
+    """Run the command that the arguments name.
+
+    Raises:
+        UserError: If there is no such command.
+    """
+    name, *arguments = sys.argv[1:] or ['--help']
+    tools = find_tools()
+    if name in ('-h', '--help', 'help'):
+        print(overview(tools))
+    elif name == '--version':
+        print(f'repvit-mm {__version__}')
+    elif name == 'doctor':
+        from .doctor import main as doctor
+        return doctor(arguments)
+    elif name.replace('_', '-') in tools:
+        run_tool(tools[name.replace('_', '-')], arguments)
+    else:
+        names = ['doctor', *tools]
+        close = difflib.get_close_matches(name, names, n=1)
+        hint = f'did you mean {close[0]}? There are' if close else 'there are'
+        raise UserError(f'there is no command {name}; {hint} {", ".join(names)}')
+    return None

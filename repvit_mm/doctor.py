@@ -1,0 +1,306 @@
+"""``python -m repvit_mm doctor``: what is installed, what each missing piece disables, and the command that adds it.
+
+Nothing is imported before it is checked, rich included: an environment without torch or mmengine is what this is for.
+"""
+import argparse
+import io
+import json
+import platform
+import re
+import shutil
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import asdict, dataclass
+from importlib import import_module, metadata
+from types import ModuleType
+from typing import Any, NamedTuple
+
+from .version import __version__
+
+#: The toolboxes' distributions: import name -> names in the onedl stack and in upstream's.
+DISTRIBUTIONS = {
+    'mmengine': ('onedl-mmengine', 'mmengine'),
+    'mmcv': ('onedl-mmcv', 'mmcv'),
+    'mmdet': ('onedl-mmdetection', 'mmdet'),
+    'mmseg': ('onedl-mmsegmentation', 'mmsegmentation'),
+    'mmpretrain': ('onedl-mmpretrain', 'mmpretrain'),
+}
+#: The extras of this package that name the stacks, in the order of the names above.
+STACKS = ('onedl', 'openmmlab')
+
+
+class Piece(NamedTuple):
+    """Something that can be missing.
+
+    Attributes:
+        module: What has to be importable for it to work.
+        disables: What does not work without it.
+        extra: The extra of this package that brings it along; empty for the stack itself.
+    """
+
+    module: str
+    disables: str
+    extra: str = ''
+
+
+STACK = (
+    Piece('torch', 'everything'),
+    Piece('torchvision', 'the toolboxes'),
+    Piece('mmengine', 'everything'),
+    Piece('mmcv', 'the toolboxes'),
+    Piece('mmcv.ops', 'the toolboxes: this mmcv is without its compiled operators'),
+)
+#: What RepViT is plugged into; the main job needs one of them.
+TOOLBOXES = (
+    Piece('mmdet.models', 'detection and instance segmentation, the quickstart'),
+    Piece('mmseg.models', 'semantic segmentation'),
+    Piece('mmpretrain.models', 'classification'),
+)
+OPTIONAL = (
+    Piece('timm', "the distillation's teacher; timm's models beside ours in benchmark", 'timm'),
+    Piece('safetensors', 'checkpoints in .safetensors files', 'timm'),
+    Piece('onnx', 'export-onnx, sam-export onnx', 'export'),
+    Piece('onnxruntime', 'export-onnx, sam-export onnx; benchmark --backend onnxruntime', 'export'),
+    Piece('coremltools', 'export-coreml, sam-export coreml', 'export'),
+    Piece('openvino', 'benchmark --backend openvino', 'export'),
+    Piece('segment_anything', 'RepViT-SAM: the sam-* commands', 'sam'),
+    Piece('pycocotools', "COCO's figures, sam-demo's masks, sam-eval-coco", 'sam'),
+    Piece('scipy', 'sam-eval-edges', 'sam'),
+    Piece('skimage', 'sam-eval-edges', 'sam'),
+    Piece('gradio', 'sam-web', 'sam-demo'),
+)
+
+
+@dataclass
+class Finding:
+    """What was found out about a piece.
+
+    Attributes:
+        name: What it is.
+        found: Its version and the like, or why it does not work.
+        works: Whether it does.
+        disables: What does not work without it.
+        command: What to run to add or mend it.
+    """
+
+    name: str
+    found: str
+    works: bool = True
+    disables: str = ''
+    command: str = ''
+
+
+# What is installed
+
+def installed_version(distribution: str) -> str | None:
+    """The version of a distribution, or None where it is not installed."""
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def requirement(distribution: str, extra: str) -> str:
+    """A distribution with the versions that an extra of this package asks for, quoted for a shell."""
+    try:
+        lines = metadata.requires('repvit-mm') or []
+    except metadata.PackageNotFoundError:  # a checkout that is not installed
+        lines = []
+    for line in lines:
+        specifier, _, marker = line.partition(';')
+        if re.match(rf'{re.escape(distribution)}\b(?!-)', specifier) and extra in re.findall(r'[\w-]+', marker):
+            return f'"{specifier.strip()}"' if re.search('[<>=]', specifier) else specifier.strip()
+    return distribution
+
+
+def find_stack() -> tuple[int, Finding]:
+    """Which of :data:`STACKS` is installed, the first if none; mixed ones have overwritten each other's files."""
+    found = [[name for names in DISTRIBUTIONS.values() if installed_version(name := names[stack])]
+             for stack in range(len(STACKS))]
+    stack = int(len(found[1]) > len(found[0]))
+    if all(found):
+        return stack, Finding(
+            'stack', f'onedl and upstream mixed: {", ".join(sum(found, []))}', False,
+            "whatever they share: the two stacks overwrite each other's files",
+            f'pip uninstall -y {" ".join(sum(found, []))}  # then install one of the two anew')
+    if not any(found):
+        return stack, Finding('stack', 'none; the commands below are for onedl, the maintained forks', False)
+    return stack, Finding('stack', ('onedl: the maintained forks', 'upstream OpenMMLab')[stack])
+
+
+def add_command(piece: Piece, stack: int) -> str:
+    """The command that adds a piece to a stack."""
+    package, extra = piece.module.partition('.')[0], STACKS[stack]
+    if piece.extra:
+        return f'pip install "repvit-mm[{piece.extra}]"'
+    if package in ('torch', 'torchvision'):
+        # Both at once, so that they fit each other; upstream is for numpy 1.
+        numpy = f' {requirement("numpy", extra)}' if stack else ''
+        return f'pip install {requirement("torch", extra)} torchvision{numpy}'
+    name = requirement(DISTRIBUTIONS[package][stack], extra)
+    if package == 'mmcv':
+        # pip's cache would give a wheel that was built for another torch.
+        again = ' --force-reinstall --no-deps' if piece.module == 'mmcv.ops' else ''
+        return ('pip install "setuptools<81" ninja psutil && '
+                f'MMCV_WITH_OPS=1 pip install --no-build-isolation --no-cache-dir{again} {name}')
+    return f'pip install {"" if package == "mmengine" else "--no-build-isolation "}{name}'
+
+
+def check(piece: Piece, stack: int) -> Finding:
+    """Import a piece, and say what is there or why it fails."""
+    package = piece.module.partition('.')[0]
+    distribution = DISTRIBUTIONS.get(package, (package,) * 2)[stack]
+    name = piece.module if piece.module == 'mmcv.ops' else package
+    error = import_error(piece.module)
+    if error is None:
+        version = installed_version(distribution) or getattr(sys.modules[package], '__version__', 'installed')
+        return Finding(name, version)
+    command = add_command(piece, stack)
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        lacking = error.name.partition('.')[0]
+        if error.name in (package, piece.module):
+            return Finding(name, 'missing', False, piece.disables, command)
+        if lacking != package:  # a package of the stack has its own line
+            own_line = lacking in (*DISTRIBUTIONS, 'torch', 'torchvision')
+            command = '' if own_line else f'pip install {lacking}'
+            return Finding(name, f'needs {lacking}', False, piece.disables, command)
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return Finding(name, f'cannot be imported: {reason}', False, piece.disables, command)
+
+
+def import_error(module: str) -> Exception | None:
+    """What the import of a module raises, quietly."""
+    with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+        warnings.simplefilter('ignore')
+        try:
+            import_module(module)
+        except Exception as error:  # a broken installation can fail in any way
+            return error
+    return None
+
+
+# What it can do
+
+def find_gpu(torch: ModuleType) -> Finding:
+    """The GPUs that torch can use."""
+    if torch.cuda.is_available():
+        names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+        return Finding('GPU', f'{", ".join(names)}; CUDA {torch.version.cuda}')
+    if torch.backends.mps.is_available():
+        return Finding('GPU', "Apple's (MPS)")
+    if not shutil.which('nvidia-smi'):
+        return Finding('GPU', 'none: everything runs on the CPU')
+    reason = 'this torch is built for the CPU alone' if torch.version.cuda is None else (
+        f'torch is built for CUDA {torch.version.cuda}, and the driver does not offer it')
+    return Finding('GPU', f'there is one, but {reason}', False, 'training and inference on the GPU',
+                   'nvidia-smi  # tells which CUDA the driver offers; pytorch.org, the torch for it')
+
+
+def check_operators(torch: ModuleType, stack: int) -> Finding:
+    """Whether mmcv's operators, which import, run where torch does."""
+    ops = sys.modules['mmcv.ops']
+    cuda = ops.get_compiling_cuda_version()
+    found = f'compiled, {"for the CPU alone" if cuda == "not available" else f"for CUDA {cuda} and the CPU"}'
+    if torch.cuda.is_available() and cuda == 'not available':
+        command = add_command(Piece('mmcv.ops', ''), stack).replace('MMCV_WITH_OPS=1', 'MMCV_WITH_OPS=1 FORCE_CUDA=1')
+        return Finding('mmcv.ops', found, False, 'detectors on the GPU',
+                       f'{command}  # needs nvcc of CUDA {torch.version.cuda}')
+    return Finding('mmcv.ops', found)
+
+
+def try_backbone(torch: ModuleType) -> Finding:
+    """Build a RepViT by its registered name, and take a training step."""
+    try:
+        import_module('repvit_mm.backbone')
+        from mmengine.registry import MODELS
+        device = 'cuda' if torch.cuda.is_available() else 'cpu'
+        model = MODELS.build(dict(type='RepViT', arch='m0_6')).to(device)
+        sum(x.square().mean() for x in model(torch.randn(2, 3, 64, 64, device=device))).backward()
+        works = all(p.grad is not None and bool(p.grad.isfinite().all()) for p in model.parameters())
+        found = f'takes a training step on the {device.upper()}' if works else 'has no finite gradients'
+    except Exception as error:  # torch can fail in any way
+        works, found = False, f'fails: {(str(error).strip() or type(error).__name__).splitlines()[0]}'
+    return Finding('RepViT', found, works, '' if works else 'everything')
+
+
+def check_startup() -> Finding:
+    """Whether mmengine learns of our configs when Python starts."""
+    if 'repvit_mm_startup' in sys.modules:
+        return Finding('start-up hook', "_base_ = 'repvit_mm::...' works in every config")
+    return Finding('start-up hook', 'missing', False, "_base_ = 'repvit_mm::...' in a config of your own",
+                   'pip install --no-deps .  # in a clone; an editable install has no hook, `make setup` adds it')
+
+
+def examine() -> tuple[list[Finding], list[str]]:
+    """Check everything.
+
+    Returns:
+        The findings, and the toolboxes that RepViT can be trained in here.
+    """
+    stack, stack_finding = find_stack()
+    findings = [Finding('Python', f'{platform.python_version()} ({sys.executable})'),
+                Finding('repvit-mm', __version__), stack_finding]
+    base = [check(piece, stack) for piece in STACK if piece.module != 'mmcv.ops' or import_error('mmcv') is None]
+    toolboxes = [check(piece, stack) for piece in TOOLBOXES]
+    torch = sys.modules['torch'] if base[0].works else None
+    if torch and 'mmcv.ops' in sys.modules:
+        base[-1] = check_operators(torch, stack)
+    findings += base
+    ready = all(finding.works for finding in base if finding.name != 'mmcv.ops')
+    if torch:
+        findings.append(find_gpu(torch))
+    if torch and import_error('mmengine') is None:
+        findings.append(try_backbone(torch))
+        ready = ready and findings[-1].works
+    findings += [*toolboxes, check_startup(), *(check(piece, stack) for piece in OPTIONAL)]
+    return findings, [finding.name for finding in toolboxes if finding.works and ready]
+
+
+# What is printed
+
+def show(findings: Sequence[Finding], toolboxes: Sequence[str]) -> None:
+    """Print the findings, the commands that add what is missing, and the verdict."""
+    say = _printer()
+    width = max(len(finding.name) for finding in findings)
+    for finding in findings:
+        colour, mark = ('green', '✓') if finding.works else ('red', '✗')
+        disables = f'; this disables {finding.disables}' if finding.disables else ''
+        say(f'{mark} {finding.name:{width}}  {finding.found}{disables}', colour)
+    commands: dict[str, list[str]] = {}
+    for finding in findings:
+        if finding.command:
+            commands.setdefault(finding.command, []).append(finding.name)
+    if commands:
+        say('\nTo add them, in this order:')
+    for command, names in commands.items():
+        say(f'{command}   # {", ".join(names)}' if '#' not in command else command)
+    if toolboxes:
+        say(f'\nRepViT can be trained here, in {", ".join(toolboxes)}.', 'green')
+    else:
+        say('\nRepViT cannot be trained here: torch, mmengine, mmcv and one toolbox have to work.', 'red')
+
+
+def _printer() -> Callable[..., Any]:
+    try:
+        from rich.console import Console
+    except ModuleNotFoundError:  # it comes with mmengine
+        return lambda text, colour=None: print(text)
+    # A command is to be copied: never folded to the terminal's width.
+    console = Console(highlight=False, soft_wrap=True)
+    return lambda text, colour=None: console.print(text, style=colour, markup=False)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns 0 if RepViT can be trained here, else 1."""
+    parser = argparse.ArgumentParser(prog='python -m repvit_mm doctor', description=__doc__.partition(': ')[2]
+                                     .partition('.\n')[0].capitalize() + '.')
+    parser.add_argument('--json', action='store_true', help='print the findings as JSON')
+    args = parser.parse_args(arguments)
+    findings, toolboxes = examine()
+    if args.json:
+        print(json.dumps({'trains': toolboxes, 'findings': [asdict(finding) for finding in findings]}, indent=2))
+    else:
+        show(findings, toolboxes)
+    return 0 if toolboxes else 1

@@ -1,0 +1,172 @@
+"""RepViT in projects that are not this one: a user's configs, the toolboxes, and the installed wheel."""
+import json
+import math
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+from installed import ROOT, run
+from mmengine import Config
+
+from repvit_mm.datasets import CLASSES, SceneSpec, write_coco
+
+pytestmark = pytest.mark.slow
+
+HEADER = """
+from repvit_mm import out_channels
+custom_imports = dict(imports=['repvit_mm'])
+"""
+#: File -> toolbox and text: the lines that a user writes.
+PROJECT = {
+    'retinanet.py': ('mmdet', "_base_ = 'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'" + HEADER + """
+model = dict(
+    backbone=dict(_delete_=True, type='RepViT', arch='m0_6', norm_eval=True),
+    neck=dict(in_channels=out_channels('m0_6')))
+"""),
+    'cascade_mask_rcnn.py': ('mmdet', """
+_base_ = 'mmdet::cascade_rcnn/cascade-mask-rcnn_r50_fpn_1x_coco.py'""" + HEADER + """
+model = dict(
+    backbone=dict(_delete_=True, type='RepViT', arch='m0_6', norm_eval=True, frozen_stages=1),
+    neck=dict(in_channels=out_channels('m0_6')))
+"""),
+    'rtmdet.py': ('mmdet', "_base_ = 'mmdet::rtmdet/rtmdet_tiny_8xb32-300e_coco.py'" + HEADER + """
+model = dict(
+    backbone=dict(_delete_=True, type='RepViT', arch='m0_6', out_indices=(1, 2, 3), norm_cfg=dict(type='SyncBN')),
+    neck=dict(in_channels=out_channels('m0_6', out_indices=(1, 2, 3))))
+"""),
+    'dino.py': ('mmdet', "_base_ = 'mmdet::dino/dino-4scale_r50_8xb2-12e_coco.py'" + HEADER + """
+model = dict(
+    num_queries=20,  # more than the small images of this test have would be refused
+    backbone=dict(_delete_=True, type='RepViT', arch='m0_6', out_indices=(1, 2, 3), norm_eval=True),
+    neck=dict(in_channels=out_channels('m0_6', out_indices=(1, 2, 3))))
+"""),
+    'upernet.py': ('mmseg', "_base_ = 'mmseg::upernet/upernet_r50_4xb2-40k_cityscapes-512x1024.py'" + HEADER + """
+model = dict(
+    pretrained=None,
+    backbone=dict(_delete_=True, type='RepViT', arch='m0_6'),
+    decode_head=dict(in_channels=out_channels('m0_6')),
+    auxiliary_head=dict(in_channels=out_channels('m0_6')[2]))
+"""),
+    'classifier.py': ('mmpretrain', "_base_ = 'mmpretrain::resnet/resnet50_8xb32_in1k.py'" + HEADER + """
+model = dict(
+    backbone=dict(_delete_=True, type='RepViT', arch='m0_6', out_indices=(3,)),
+    head=dict(in_channels=out_channels('m0_6')[-1]))
+"""),
+    # One of ours as the base, and a name in full instead of the import.
+    'from_ours.py': ('mmdet', """
+_base_ = 'repvit_mm::detection/maskrcnn_repvit_m0_6.py'
+model = dict(backbone=dict(init_cfg=None), roi_head=dict(bbox_head=dict(num_classes=3), mask_head=dict(num_classes=3)))
+"""),
+    'full_name.py': ('mmseg', """
+_base_ = 'mmseg::sem_fpn/fpn_r50_4xb2-80k_ade20k-512x512.py'
+model = dict(
+    pretrained=None,
+    data_preprocessor=dict(size=(64, 64)),
+    backbone=dict(_delete_=True, type='repvit_mm.RepViT', arch='m0_6'),
+    neck=dict(in_channels=[40, 80, 160, 320]))
+"""),
+}
+
+STEPS = """
+import json, sys
+import torch
+from mmengine import Config
+from mmengine.model import revert_sync_batchnorm
+from mmengine.optim import OptimWrapper
+from mmengine.registry import MODELS, init_default_scope
+from mmengine.structures import PixelData
+
+def batch_for(toolbox, model):
+    if toolbox == 'mmdet':
+        from mmdet.testing import demo_mm_inputs
+        return demo_mm_inputs(2, image_shapes=[(3, 128, 128)] * 2, num_items=[3, 2], num_classes=3,
+                              with_mask=model.with_mask)
+    if toolbox == 'mmseg':
+        from mmseg.structures import SegDataSample
+        samples = [SegDataSample(gt_sem_seg=PixelData(data=torch.randint(0, 19, (1, 64, 64)))) for _ in range(2)]
+    else:
+        from mmpretrain.structures import DataSample
+        samples = [DataSample().set_gt_label(n) for n in range(2)]
+    return dict(inputs=[torch.randint(0, 256, (3, 64, 64), dtype=torch.uint8) for _ in range(2)], data_samples=samples)
+
+torch.manual_seed(0)
+found = {}
+for argument in sys.argv[1:]:
+    path, toolbox = argument.split('=')
+    cfg = Config.fromfile(path)
+    init_default_scope(cfg.default_scope)
+    if 'data_preprocessor' in cfg:
+        cfg.model.setdefault('data_preprocessor', cfg.data_preprocessor)
+    if toolbox == 'mmseg':
+        cfg.model.data_preprocessor.size = (64, 64)
+    model = revert_sync_batchnorm(MODELS.build(cfg.model)).train()
+    batch = model.data_preprocessor(batch_for(toolbox, model), True)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    loss, _ = model.parse_losses(model(**batch, mode='loss'))
+    loss.backward()
+    optimizer.step()
+    trained = {name: p for name, p in model.backbone.named_parameters() if p.requires_grad}
+    found[path] = dict(
+        loss=loss.item(), backbone=type(model.backbone).__module__, trained=len(trained),
+        frozen=sorted({name.split('.')[0] for name, p in model.backbone.named_parameters() if not p.requires_grad}),
+        finite=all(p.grad is not None and bool(p.grad.isfinite().all()) for p in trained.values()),
+        silent=[name for name, p in trained.items() if name.endswith('norm.bias') and not p.grad.abs().sum() > 0],
+        text=len(cfg.pretty_text))
+import repvit_mm
+print(json.dumps(dict(package=repvit_mm.__file__, found=found)))
+"""
+
+
+@pytest.fixture(scope='module')
+def project(stranger, tmp_path_factory):
+    """What a training step of every config gave, all in one process: the imports take longest."""
+    folder = tmp_path_factory.mktemp('project')
+    for name, (_, text) in PROJECT.items():
+        (folder / name).write_text(text)
+    output = run(stranger, '-c', STEPS, *(f'{name}={toolbox}' for name, (toolbox, _) in PROJECT.items()), cwd=folder)
+    result = json.loads(output.splitlines()[-1])
+    assert not Path(result['package']).is_relative_to(ROOT)
+    return result['found']
+
+
+@pytest.mark.parametrize('name', PROJECT)
+def test_training_step(project, name):
+    step = project[name]
+    assert math.isfinite(step['loss']) and step['loss'] > 0
+    assert step['backbone'] == 'repvit_mm.backbone'
+    # Every parameter of the backbone is reached, and the bias of every BatchNorm learns.
+    assert step['trained'] > 100 and step['finite'] and step['silent'] == []
+    assert step['frozen'] == (['stages', 'stem'] if name == 'cascade_mask_rcnn.py' else [])
+
+
+DATA = f"""
+metainfo = dict(classes={CLASSES})
+train_pipeline = [
+    dict(type='LoadImageFromFile'), dict(type='LoadAnnotations', with_bbox=True),
+    dict(type='Resize', scale=(64, 64), keep_ratio=True), dict(type='PackDetInputs')]
+model.update(bbox_head=dict(num_classes={len(CLASSES)}))
+data = dict(metainfo=metainfo, data_root='shapes/')
+train_dataloader = dict(num_workers=0, persistent_workers=False, dataset=dict(
+    **data, ann_file='annotations/instances_train.json', data_prefix=dict(img='images/train/'),
+    pipeline=train_pipeline))
+val_dataloader = dict(num_workers=0, persistent_workers=False, dataset=dict(
+    **data, ann_file='annotations/instances_val.json', data_prefix=dict(img='images/val/')))
+val_evaluator = dict(ann_file='shapes/annotations/instances_val.json')
+train_cfg = dict(max_epochs=1)
+"""
+
+
+def test_a_project_trains_with_the_toolboxs_own_tool(stranger, tmp_path):
+    """And the config that it keeps has the channels, not the function that gave them."""
+    (tmp_path / 'retinanet.py').write_text(PROJECT['retinanet.py'][1] + DATA)
+    write_coco(tmp_path / 'shapes', SceneSpec(size=64), train=2, val=1, quiet=True)
+    tool = Path(find_spec('mmdet').origin).parent / '.mim' / 'tools' / 'train.py'
+    run(stranger, tool, 'retinanet.py', '--work-dir', 'work', cwd=tmp_path)
+    losses = [json.loads(line) for path in tmp_path.glob('work/*/vis_data/scalars.json')
+              for line in path.read_text().splitlines()]
+    assert any('coco/bbox_mAP' in line for line in losses)
+    assert (tmp_path / 'work' / 'epoch_1.pth').is_file()
+    kept = Config.fromfile(tmp_path / 'work' / 'retinanet.py', import_custom_modules=False)
+    assert kept.model.neck.in_channels == [40, 80, 160, 320]
+    assert kept.custom_imports == dict(imports=['repvit_mm'])
+    assert 'out_channels' not in kept

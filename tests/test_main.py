@@ -1,0 +1,258 @@
+"""``python -m repvit_mm`` of an installed wheel: its commands, the tools behind them, and the doctor."""
+import json
+import os
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+from installed import ROOT, attempt, make_environment, run
+
+import repvit_mm
+from repvit_mm import command_line, doctor
+from repvit_mm.datasets import SceneSpec, write_classification
+from repvit_mm.errors import UserError
+from repvit_mm.inference import build_inference_model, draw_weights
+from repvit_mm.version import __version__
+
+CLASSIFIER = 'classification/repvit_m0_6_300e.py'
+
+
+@pytest.fixture(scope='module')
+def bare(wheel, tmp_path_factory):
+    """The Python of an environment that has the wheel and nothing else."""
+    return make_environment(tmp_path_factory.mktemp('bare'), wheel)
+
+
+# The commands
+
+def test_overview_names_every_tool_and_loads_nothing_large(stranger, tmp_path):
+    result = attempt(stranger, '-X', 'importtime', '-m', 'repvit_mm', cwd=tmp_path)
+    assert result.returncode == 0
+    loaded = {line.rpartition('|')[2].strip() for line in result.stderr.splitlines()}
+    assert 'repvit_mm.command_line' in loaded
+    assert not {'torch', 'mmengine', 'numpy', 'rich'} & loaded
+    about = dict(line.split(maxsplit=1) for line in result.stdout.splitlines() if line.startswith('  '))
+    scripts = {path.stem.replace('_', '-') for path in (ROOT / 'tools').iterdir()
+               if path.suffix in ('.py', '.sh') and not path.name.startswith('_')}
+    assert {'train', 'test', 'fuse', 'get-flops', 'benchmark', 'export-onnx', 'dist-train'} <= scripts
+    assert set(about) == {'doctor', *scripts}
+    assert run(stranger, '-m', 'repvit_mm', '--help', cwd=tmp_path) == result.stdout
+
+
+def test_a_new_tool_needs_no_edit(tmp_path):
+    (tmp_path / 'make_coffee.py').write_text('"""Make coffee: tools/make_coffee.py CUPS [options].\n\nHot."""\n')
+    (tmp_path / 'dist_coffee.sh').write_text('#!/bin/bash\n# Make much coffee:\n#   tools/dist_coffee.sh CUPS\n')
+    (tmp_path / '_grind.py').write_text('')
+    (tmp_path / 'notes.txt').write_text('')
+    found = command_line.find_tools(tmp_path)
+    assert {name: tool.about for name, tool in found.items()} == {
+        'make-coffee': 'Make coffee', 'dist-coffee': 'Make much coffee'}
+
+
+@pytest.mark.parametrize('name', command_line.find_tools())
+def test_every_tool_says_what_it_does(name):
+    about = command_line.find_tools()[name].about
+    assert about[:1].isupper() and len(about) < 100 and 'tools/' not in about
+
+
+@pytest.mark.parametrize(('name', 'hint'), [('trian', 'did you mean train? There are doctor, '),
+                                            ('zzz', 'there are doctor, ')])
+def test_unknown_command_is_one_line(monkeypatch, name, hint):
+    monkeypatch.setattr(sys, 'argv', ['repvit-mm', name])
+    with pytest.raises(UserError, match=f'^there is no command {name}; ') as error:
+        command_line.main()
+    assert hint in str(error.value) and 'get-flops' in str(error.value) and '\n' not in str(error.value)
+
+
+def test_version(monkeypatch, capsys):
+    monkeypatch.setattr(sys, 'argv', ['repvit-mm', '--version'])
+    command_line.main()
+    assert capsys.readouterr().out == f'repvit-mm {__version__}\n'
+    assert repvit_mm.__version__ == __version__
+
+
+@pytest.mark.parametrize(('argv', 'orig_argv', 'starts'), [
+    (['-m', 'train'], ['python', '-X', 'dev', '-m', 'repvit_mm', 'train'], True),
+    (['-m'], ['python', '-mrepvit_mm'], True),
+    (['/venv/bin/repvit-mm', 'doctor'], ['python', '/venv/bin/repvit-mm', 'doctor'], True),
+    # A package of the user that imports repvit_mm, while Python looks for a module in it.
+    (['-m', 'repvit_mm'], ['python', '-m', 'project.train', 'repvit_mm'], False),
+    (['-m'], ['python', '-m', 'repvit_mm.something'], False),
+    (['repvit-mm.py'], ['python', 'repvit-mm.py'], False),
+    (['-c'], ['python', '-c', 'import repvit_mm'], False),
+    ([], [], False),
+])
+def test_package_knows_when_it_is_the_command(monkeypatch, argv, orig_argv, starts):
+    monkeypatch.setattr(sys, 'argv', argv)
+    monkeypatch.setattr(sys, 'orig_argv', orig_argv)
+    assert command_line.starts_command() is starts
+
+
+@pytest.mark.parametrize(('name', 'command'), [
+    ('get_flops', [sys.executable, 'get_flops.py', '--shape', '64', '64']),
+    ('slurm-train', ['bash', 'slurm_train.sh', '--shape', '64', '64'])])
+def test_tool_becomes_the_process(monkeypatch, tmp_path, name, command):
+    started = []
+    monkeypatch.setattr(os, 'execvpe', lambda file, arguments, env: started.append((file, arguments, env)))
+    monkeypatch.setattr(sys, 'argv', ['repvit-mm', name, '--shape', '64', '64'])
+    monkeypatch.setenv('PYTHONPATH', '/theirs')
+    monkeypatch.delenv('PYTHON', raising=False)
+    monkeypatch.chdir(tmp_path)
+    command_line.main()
+    (file, arguments, env), = started
+    assert [file, *arguments[1:]] == [command[0], str(command_line.TOOLS / command[1]), *command[2:]]
+    # A config can import the modules beside it, and a shell script uses this Python.
+    assert env['PYTHONPATH'] == f'{tmp_path}{os.pathsep}/theirs'
+    assert env['PYTHON'] == sys.executable
+
+
+def test_import_without_mmengine_says_what_helps(bare, tmp_path):
+    result = attempt(bare, '-c', 'import repvit_mm', cwd=tmp_path)
+    assert result.stderr.splitlines()[-1] == (
+        'ModuleNotFoundError: repvit_mm needs mmengine, which is not installed; `python -m repvit_mm doctor` says '
+        'what adds it')
+
+
+# Tools of the wheel, in an empty folder
+
+def test_usage_error_of_a_tool_passes_through(stranger, tmp_path):
+    script = stranger.parent.parent / 'lib' / f'python3.{sys.version_info[1]}' / 'site-packages' / 'bin' / 'repvit-mm'
+    result = attempt(stranger, script, 'dist-train', 'x.py', cwd=tmp_path)
+    assert result.returncode == 2
+    assert result.stderr.startswith('usage: ') and 'dist_train.sh CONFIG GPUS' in result.stderr
+
+
+@pytest.mark.slow
+def test_fuse_with_an_installed_config(stranger, tmp_path):
+    model = build_inference_model(ROOT / 'configs' / CLASSIFIER)
+    draw_weights(model)
+    torch.save(model.model.state_dict(), tmp_path / 'trained.pth')
+    output = run(stranger, '-m', 'repvit_mm', 'fuse', f'configs/{CLASSIFIER}', 'trained.pth', 'fused.pth',
+                 cwd=tmp_path)
+    assert 'largest difference' in output
+    assert sorted(os.listdir(tmp_path)) == ['fused.pth', 'trained.pth']
+    fused = torch.load(tmp_path / 'fused.pth', weights_only=True)
+    assert 'backbone.stem.conv1.bias' in fused.get('state_dict', fused)
+
+
+@pytest.mark.slow
+def test_get_flops_of_an_installed_config(stranger, tmp_path):
+    run(stranger, '-m', 'repvit_mm', 'get-flops', CLASSIFIER, '--fused', '--json', 'tree.json', cwd=tmp_path)
+    tree = json.loads((tmp_path / 'tree.json').read_text())['inference']
+    # The paper's m0.6: 2.5 M parameters, 0.39 GMACs at 224 x 224.
+    assert (round(tree['parameters'] / 1e6, 1), round(tree['macs'] / 1e9, 2)) == (2.5, 0.39)
+
+
+@pytest.mark.slow
+def test_train_with_an_installed_config(stranger, tmp_path):
+    write_classification(tmp_path / 'shapes', SceneSpec(size=64), train=16, val=8, quiet=True)
+    run(stranger, '-m', 'repvit_mm', 'train', 'repvit_mm::quickstart/classifier_repvit_m0_6_shapes.py', '--data-root',
+        'shapes', '--cfg-options', 'train_cfg.max_epochs=1', 'train_dataloader.batch_size=8',
+        'train_dataloader.num_workers=0', 'val_dataloader.num_workers=0', cwd=tmp_path)
+    assert (tmp_path / 'work_dirs' / 'classifier_repvit_m0_6_shapes' / 'epoch_1.pth').is_file()
+
+
+# The doctor
+
+@pytest.mark.slow
+def test_doctor_of_a_whole_environment(stranger, tmp_path):
+    output = run(stranger, '-m', 'repvit_mm', 'doctor', '--json', cwd=tmp_path)
+    report = json.loads(output)
+    assert report['trains'] == ['mmdet', 'mmseg', 'mmpretrain']
+    findings = {finding['name']: finding for finding in report['findings']}
+    needed = ('torch', 'torchvision', 'mmengine', 'mmcv', 'mmcv.ops', 'mmdet', 'mmseg', 'mmpretrain', 'RepViT', 'stack',
+              'start-up hook')
+    assert [name for name in needed if not findings[name]['works']] == []
+    assert findings['torch']['found'] == torch.__version__.partition('+')[0]
+    assert findings['mmcv.ops']['found'].startswith('compiled, for ')
+
+
+def test_doctor_without_anything(bare, tmp_path):
+    result = attempt(bare, '-m', 'repvit_mm', 'doctor', cwd=tmp_path)
+    assert result.returncode == 1 and not result.stderr
+    lines = result.stdout.splitlines()
+    assert lines[-1].startswith('RepViT cannot be trained here: ')
+    for name in ('torch', 'mmengine', 'mmcv', 'mmdet', 'mmseg', 'mmpretrain', 'onnx', 'segment_anything'):
+        assert any(line.split()[:3] == ['✗', name, 'missing;'] for line in lines), name
+    # The versions are those of the wheel's extras; torch comes before what is built with it.
+    commands = [line for line in lines if line.startswith('pip ')]
+    assert commands[0].startswith('pip install "torch>=2.1" torchvision ')
+    assert commands[1].startswith('pip install "onedl-mmengine>=')
+    assert 'MMCV_WITH_OPS=1 pip install --no-build-isolation --no-cache-dir "onedl-mmcv>=' in commands[2]
+    assert sum('"repvit-mm[export]"' in command for command in commands) == 1
+
+
+def installed_distributions(monkeypatch, *names):
+    monkeypatch.setattr(doctor, 'installed_version', lambda name: '1.0' if name in names else None)
+
+
+@pytest.mark.parametrize(('names', 'stack', 'works'), [
+    (('onedl-mmengine', 'onedl-mmcv'), 0, True),
+    (('mmengine', 'mmcv', 'mmdet'), 1, True),
+    (('onedl-mmengine', 'onedl-mmcv', 'mmengine'), 0, False),
+    ((), 0, False),
+])
+def test_stack(monkeypatch, names, stack, works):
+    installed_distributions(monkeypatch, *names)
+    found, finding = doctor.find_stack()
+    assert (found, finding.works) == (stack, works)
+    if names and not works:
+        assert finding.command.startswith('pip uninstall -y onedl-mmengine onedl-mmcv mmengine')
+
+
+@pytest.mark.parametrize(('error', 'found', 'command'), [
+    (ModuleNotFoundError(name='mmseg'), 'missing', 'pip install --no-build-isolation '),
+    (ModuleNotFoundError(name='ftfy'), 'needs ftfy', 'pip install ftfy'),
+    (ModuleNotFoundError(name='mmcv._ext'), 'needs mmcv', ''),
+    (ImportError('undefined symbol: _ZN3c10\nmore'), 'cannot be imported: undefined symbol: _ZN3c10',
+     'pip install --no-build-isolation '),
+])
+@pytest.mark.parametrize('stack', [0, 1])
+def test_what_is_wrong_with_a_toolbox(monkeypatch, error, found, command, stack):
+    monkeypatch.setattr(doctor, 'import_error', lambda module: error)
+    finding = doctor.check(doctor.Piece('mmseg.models', 'segmentation'), stack)
+    assert (finding.name, finding.found, finding.works) == ('mmseg', found, False)
+    assert finding.command.startswith(command) and bool(finding.command) == bool(command)
+    if command.endswith(' '):
+        assert ('onedl-mmsegmentation' in finding.command) == (stack == 0)
+
+
+def test_mmcv_without_operators(monkeypatch):
+    monkeypatch.setattr(doctor, 'import_error', lambda module: ModuleNotFoundError('No module', name='mmcv._ext'))
+    finding = doctor.check(doctor.Piece('mmcv.ops', 'the toolboxes'), 1)
+    assert finding.found == 'cannot be imported: No module'
+    assert '--force-reinstall --no-deps "mmcv' in finding.command
+
+
+def torch_that(cuda, available):
+    return SimpleNamespace(version=SimpleNamespace(cuda=cuda), cuda=SimpleNamespace(
+        is_available=lambda: available, device_count=lambda: 2, get_device_name=lambda i: f'GPU {i}'),
+        backends=SimpleNamespace(mps=SimpleNamespace(is_available=lambda: False)))
+
+
+@pytest.mark.parametrize(('cuda', 'available', 'driver', 'works', 'found'), [
+    ('12.8', True, True, True, 'GPU 0, GPU 1; CUDA 12.8'),
+    ('12.8', False, False, True, 'none: '),
+    ('12.8', False, True, False, 'there is one, but torch is built for CUDA 12.8, '),
+    (None, False, True, False, 'there is one, but this torch is built for the CPU alone'),
+])
+def test_gpu(monkeypatch, cuda, available, driver, works, found):
+    monkeypatch.setattr('shutil.which', lambda name: '/bin/nvidia-smi' if driver else None)
+    finding = doctor.find_gpu(torch_that(cuda, available))
+    assert finding.works is works and finding.found.startswith(found)
+
+
+@pytest.mark.parametrize(('compiled', 'gpu', 'works'), [
+    ('12.8', True, True), ('not available', False, True), ('not available', True, False)])
+def test_operators_for_the_gpu(monkeypatch, compiled, gpu, works):
+    monkeypatch.setitem(sys.modules, 'mmcv.ops', SimpleNamespace(get_compiling_cuda_version=lambda: compiled))
+    finding = doctor.check_operators(torch_that('12.8', gpu), 0)
+    assert finding.works is works
+    assert ('FORCE_CUDA=1' in finding.command) is not works
+
+
+def test_broken_torch_is_a_finding(monkeypatch):
+    torch_that_fails = SimpleNamespace(cuda=SimpleNamespace(is_available=lambda: 1 / 0))
+    finding = doctor.try_backbone(torch_that_fails)
+    assert not finding.works and finding.found == 'fails: division by zero'
