@@ -23,7 +23,7 @@ def run_tool(tool: Path, arguments: Sequence[str | Path], log: Path, console: Co
     """Run a tool to its end.
 
     Args:
-        tool: A Python script that reports mistakes as :func:`repvit_mm.errors.run_cli` does.
+        tool: A script, in Python or for bash, that reports mistakes as :func:`repvit_mm.errors.run_cli` does.
         arguments: Of the tool.
         log: Keeps all of its output, behind what is there.
         console: Shows its lines of progress.
@@ -32,12 +32,12 @@ def run_tool(tool: Path, arguments: Sequence[str | Path], log: Path, console: Co
         UserError: If the tool fails.
         KeyboardInterrupt: If it was interrupted.
     """
-    command = [sys.executable, str(tool), *map(str, arguments)]
+    command = ['bash' if tool.suffix == '.sh' else sys.executable, str(tool), *map(str, arguments)]
     log.parent.mkdir(parents=True, exist_ok=True)
     last, mistake = '', ''
     with log.open('a') as file, subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors='replace',
-            env={**os.environ, 'PYTHONUNBUFFERED': '1'}) as process:
+            env={**os.environ, 'PYTHON': sys.executable, 'PYTHONUNBUFFERED': '1'}) as process:
         try:
             for line in process.stdout:
                 file.write(line)

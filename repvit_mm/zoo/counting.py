@@ -1,0 +1,88 @@
+"""Counting and timing published models."""
+import logging
+import warnings
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+from mmengine.logging import MMLogger
+
+from ..analysis import count
+from ..analysis.benchmark import Request, run
+from ..analysis.latency import describe_machine
+from ..inference import InferenceModel, build_inference_model
+from .evaluation import Unavailable
+from .rows import TABLES, Row
+from .verdicts import Comparison
+
+#: How the latency of this machine is measured.
+BACKENDS = ('eager', 'channels_last')
+_SIZE = {'Parameters (M)': ('parameters', 1e6), 'MACs (G)': ('MACs', 1e9)}
+
+
+def build(row: Row) -> InferenceModel:
+    """The model that the figures of a row are for.
+
+    Raises:
+        Unavailable: If its toolbox is missing.
+    """
+    if row.table == 'sam':  # the config is that of the distillation, the figures are for the encoder
+        return build_inference_model(f'sam_{row.arch}')
+    toolbox = TABLES[row.table].toolbox
+    if find_spec(toolbox) is None:
+        raise Unavailable(f'{toolbox} is not installed')
+    logger = MMLogger.get_current_instance()
+    level = logger.level
+    logger.setLevel(logging.ERROR)  # building says how the training would go, and warns of its losses
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore', UserWarning)
+            return build_inference_model(row.config_path)
+    finally:
+        logger.setLevel(level)
+
+
+def count_row(row: Row) -> dict[str, int]:
+    """Parameters before and after fusion, and multiply-adds after it.
+
+    Raises:
+        Unavailable: If its toolbox is missing.
+    """
+    model = build(row)
+    training, fused = (count(model, row.resolution, fused=fused, depth=0) for fused in (False, True))
+    return {'parameters': fused.parameters, 'training parameters': training.parameters, 'MACs': fused.macs}
+
+
+def compare_counts(row: Row, measured: dict[str, int]) -> list[Comparison]:
+    """The counts of the metafile, and the rounded ones of the paper, beside ``measured``."""
+    exact = {'parameters': row.parameters, 'training parameters': row.training_parameters, 'MACs': row.macs}
+    return [*(Comparison(name, stated, None, measured[name]) for name, stated in exact.items()),
+            *(Comparison(name, printed, 1, measured[_SIZE[name][0]] / _SIZE[name][1])
+              for name, printed in row.published_size.items())]
+
+
+def latency_source(row: Row) -> tuple[str, tuple[int, int]]:
+    """What is timed for a row, and at which size of image: the classifier, the backbone at 512, or SAM's encoder."""
+    if row.table == 'imagenet':
+        return str(row.config_path), row.resolution
+    if row.table == 'sam':
+        return f'sam_{row.arch}', row.resolution
+    return row.arch, row.latencies[0].resolution
+
+
+def latency_inputs(row: Row, device: str) -> dict[str, Any]:
+    """What the latency depends on. Classifiers of one architecture are the same once they are fused."""
+    return {'table': row.table if row.table in ('imagenet', 'sam') else 'backbone', 'arch': row.arch,
+            'resolution': list(latency_source(row)[1]), 'backends': list(BACKENDS),
+            'machine': describe_machine(device, torch.get_num_threads())}
+
+
+def measure_latency(row: Row, device: str, rounds: int = 20) -> dict[str, float]:
+    """Backend -> median in milliseconds for one image, fused, in single precision.
+
+    Raises:
+        UserError: If the device cannot be used.
+    """
+    source, shape = latency_source(row)
+    result = run(Request([source], shape, backends=BACKENDS, device=device, rounds=rounds, timm=False))
+    return {system.backend: figures.median for system, figures in result.latencies.items()}

@@ -1,0 +1,138 @@
+"""Training curves, from mmengine's logs or from a table of a published run."""
+import csv
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from ..errors import UserError
+from .plots import _close, _subplots
+
+#: What counts the points of a curve, by preference: steps of mmengine's logs, columns of a table.
+_STEPS = ('epoch', 'eval', 'iter', 'step')
+
+
+class Curve(NamedTuple):
+    """A quantity over a training.
+
+    Attributes:
+        run: Of which training.
+        quantity: Its name.
+        step: What ``x`` counts.
+        x: Epochs or iterations.
+        y: Values.
+    """
+
+    run: str
+    quantity: str
+    step: str
+    x: list[float]
+    y: list[float]
+
+
+def read_curves(path: Path) -> list[Curve]:
+    """Read the curves of a training.
+
+    Args:
+        path: A table (CSV) with a column ``run`` or without, one of epochs or iterations, and one for each quantity;
+            a ``scalars.json`` of mmengine; or a work directory, whose trainings are taken one after another.
+
+    Raises:
+        UserError: If there is no such file, or nothing in it that could be drawn.
+    """
+    if path.is_dir():
+        logs = sorted(path.glob('*/vis_data/scalars.json'))
+        if not logs:
+            raise UserError(f'{path} has no TIME/vis_data/scalars.json: it is no work directory of a training')
+        curves = _curves((record for log in logs for record in _read_log(log)), path.name)
+    elif not path.is_file():
+        raise UserError(f'there is no table or log {path}')
+    elif path.suffix == '.csv':
+        with path.open(newline='') as file:
+            curves = _curves((_numbers(row) for row in csv.DictReader(file)), path.stem)
+    else:
+        curves = _curves(_read_log(path), path.parent.parent.parent.name)
+    if not curves:
+        raise UserError(f'{path} has no quantity over {", ".join(_STEPS)}')
+    return curves
+
+
+def _read_log(path: Path) -> Iterable[dict]:
+    for number, line in enumerate(path.read_text().splitlines(), 1):
+        try:
+            record = json.loads(line)
+        except ValueError as error:
+            raise UserError(f'{path}, line {number}: is no JSON; expected a scalars.json of mmengine') from error
+        # The step of a validation is its epoch or iteration; in training it is always the iteration.
+        training = 'iter' in record or 'loss' in record
+        yield {**{key: value for key, value in record.items() if key not in _STEPS},
+               'iter' if training else 'epoch': record.get('step', record.get('iter'))}
+
+
+def _numbers(row: Mapping[str, str]) -> dict:
+    found = {}
+    for key, value in row.items():
+        try:
+            found[key] = value if key == 'run' else float(value)
+        except (TypeError, ValueError):  # an empty cell, a name
+            continue
+    return found
+
+
+def _curves(records: Iterable[Mapping], name: str) -> list[Curve]:
+    curves: dict[tuple[str, str, str], Curve] = {}
+    for record in records:
+        step = next((key for key in _STEPS if record.get(key) is not None), None)
+        if step is None:
+            continue
+        run = str(record.get('run', name))
+        for quantity, value in record.items():
+            if quantity in _STEPS or quantity == 'run' or not isinstance(value, int | float):
+                continue
+            curve = curves.setdefault((run, quantity, step), Curve(run, quantity, step, [], []))
+            curve.x.append(float(record[step]))
+            curve.y.append(float(value))
+    return [curve for curve in curves.values() if len(curve.x) > 1]
+
+
+def draw_curves(curves: Sequence[Curve], path: Path, quantities: Sequence[str] | None = None) -> None:
+    """Draw curves, a panel for each quantity.
+
+    Args:
+        curves: Of one or several trainings.
+        path: Of the picture, PNG.
+        quantities: What to draw; by default up to six, losses, rates and accuracies first.
+
+    Raises:
+        UserError: If none of the quantities is there.
+    """
+    known = list(dict.fromkeys(curve.quantity for curve in curves))
+    chosen = [name for name in quantities or sorted(known, key=_interest)[:6] if name in known]
+    if not chosen:
+        raise UserError(f'none of {", ".join(quantities or ())} is in the logs, which have {", ".join(known)}')
+    columns = min(3, len(chosen))
+    lines = -(-len(chosen) // columns)
+    figure, axes = _subplots(lines, columns, (5 * columns, 3.6 * lines))
+    axes = [axes] if len(chosen) == 1 else list(axes.flat)
+    runs = list(dict.fromkeys(curve.run for curve in curves))
+    for axis, quantity in zip(axes, chosen, strict=False):
+        for curve in curves:
+            if curve.quantity == quantity:
+                axis.plot(curve.x, curve.y, color=f'C{runs.index(curve.run) % 10}', label=curve.run, linewidth=1)
+                axis.set_xlabel({'iter': 'iteration', 'eval': 'iteration', 'step': 'step'}.get(curve.step, 'epoch'))
+        axis.set_title(quantity, fontsize=10)
+        axis.grid(alpha=0.3)
+    for axis in axes[len(chosen):]:
+        axis.set_visible(False)
+    axes[0].legend(fontsize=7)
+    figure.savefig(path, dpi=120, format='png')
+    _close(figure)
+
+
+def _interest(quantity: str) -> tuple[int, str]:
+    """Sorts what tells most about a training to the front."""
+    exact = ('loss', 'train_loss', 'accuracy/top1', 'test_acc1', 'coco/bbox_mAP', 'bbox_mAP', 'coco/segm_mAP',
+             'segm_mAP', 'mIoU', 'mAcc', 'aAcc', 'lr', 'train_lr', 'base_lr')
+    if quantity in exact:
+        return exact.index(quantity), quantity
+    return len(exact) + (0 if 'loss' in quantity or 'AP' in quantity or 'acc' in quantity else 1), quantity

@@ -1,0 +1,208 @@
+"""Measuring the accuracy of published models with the project's own tools, each in a process of its own."""
+import hashlib
+import json
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+
+import torch
+from mmengine.config import Config
+from rich.console import Console
+
+from ..checkpoints import PUBLISHED, fetch
+from ..engine import load_config, move_data_root
+from ..engine.data import datasets_of, expected_paths
+from ..errors import ConfigError, UserError
+from ..quickstart.processes import run_tool
+from ..version import __version__
+from .rows import ROOT, TABLES, Result, Row
+
+
+class DataSet(NamedTuple):
+    """What a row is evaluated on.
+
+    Attributes:
+        dataset: Its name in the metafiles.
+        default: Where it is looked for unless told otherwise.
+        tool: What measures a model on it.
+    """
+
+    dataset: str
+    default: str
+    tool: str
+
+
+#: (table, name on the command line) -> data set.
+DATA_SETS: dict[tuple[str, str], DataSet] = {
+    ('imagenet', 'imagenet'): DataSet('ImageNet-1k', 'data/imagenet', 'test.py'),
+    ('coco', 'coco'): DataSet('COCO', 'data/coco', 'test.py'),
+    ('ade20k', 'ade20k'): DataSet('ADE20K', 'data/ade/ADEChallengeData2016', 'test.py'),
+    ('sam', 'coco'): DataSet('COCO', 'data/coco', 'sam_eval_coco.py'),
+    ('sam', 'bsds500'): DataSet('BSDS500', 'data/BSDS500', 'sam_eval_edges.py'),
+}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Where data and weights are, and how to run.
+
+    Attributes:
+        data_roots: Name of a data set -> folder, in the place of the default.
+        weights: Folder with the released files; None for torch's cache.
+        download: Whether released weights that are missing may be downloaded.
+        gpus: Processes for each test.
+        boxes: A detector's results on COCO, with which RepViT-SAM is prompted.
+        options: ``KEY=VALUE`` overrides of the configs.
+    """
+
+    data_roots: dict[str, Path] = field(default_factory=dict)
+    weights: Path | None = None
+    download: bool = False
+    gpus: int = 1
+    boxes: Path | None = None
+    options: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name, root in self.data_roots.items():
+            if not root.is_dir():
+                raise ConfigError(f'--data-root {name}={root}: there is no such folder')
+        if self.weights is not None and not self.weights.is_dir():
+            raise ConfigError(f'--weights {self.weights}: there is no such folder')
+        if self.boxes is not None and not self.boxes.is_file():
+            raise ConfigError(f'--boxes {self.boxes}: there is no such file')
+        if self.gpus < 1:
+            raise ConfigError(f'--gpus {self.gpus}: at least 1 is needed')
+
+
+class Unavailable(Exception):
+    """What a row needs is not there; the message says what."""
+
+
+class Evaluation(NamedTuple):
+    """A run of a tool that measures some figures of a row.
+
+    Attributes:
+        row: The model.
+        name: Of the data set, on the command line.
+        results: The published figures that it measures.
+        data_root: Where the data set is.
+        weights: The file of the weights.
+    """
+
+    row: Row
+    name: str
+    results: tuple[Result, ...]
+    data_root: Path
+    weights: Path
+
+
+def evaluation_of(row: Row, name: str, settings: Settings) -> Evaluation:
+    """What measures a row on a data set.
+
+    Raises:
+        Unavailable: If toolbox, data or weights are missing.
+    """
+    data = DATA_SETS[row.table, name]
+    toolbox = TABLES[row.table].toolbox
+    if find_spec(toolbox) is None:
+        raise Unavailable(f'{toolbox} is not installed')
+    root = settings.data_roots.get(name, Path(data.default))
+    if not root.is_dir():
+        raise Unavailable(f'no data: {root} is not there; --data-root {name}=DIR')
+    if data.tool == 'sam_eval_coco.py' and settings.boxes is None:
+        raise Unavailable("no prompts: the published figures are for a detector's boxes; --boxes FILE")
+    results = tuple(result for result in row.results if result.dataset == data.dataset)
+    return Evaluation(row, name, results, root.resolve(), find_weights(row, settings).resolve())
+
+
+def find_weights(row: Row, settings: Settings) -> Path:
+    """The file of a row's weights.
+
+    Raises:
+        Unavailable: If there is none.
+        CheckpointError: If the download fails.
+    """
+    released = Path(urlsplit(row.weights).path).name if row.weights else ''
+    folder = settings.weights or Path(torch.hub.get_dir(), 'checkpoints')
+    names = [name for name in (released, f'{row.name}.pth') if name]
+    for name in names:
+        if (folder / name).is_file():
+            return folder / name
+    if released and settings.download:
+        return fetch(next(f'repvit://{name}' for name, published in PUBLISHED.items() if published.file == released))
+    hint = '--weights DIR or --download' if released else '--weights DIR; they are not released'
+    raise Unavailable(f'no weights: {" or ".join(names)} is not in {folder}; {hint}')
+
+
+def inputs_of(evaluation: Evaluation, settings: Settings) -> dict[str, Any]:
+    """What the figures depend on, to be compared with an earlier run's."""
+    row, data = evaluation.row, DATA_SETS[evaluation.row.table, evaluation.name]
+    inputs = {'weights': _stamp(evaluation.weights), 'options': list(settings.options),
+              'versions': {'repvit-mm': __version__, 'torch': torch.__version__}}
+    if data.tool == 'test.py':
+        cfg = load_config(row.config_path)
+        move_data_root(cfg, str(evaluation.data_root))
+        paths = [Path(path) for _, dataset in datasets_of(cfg, ['test_dataloader']) for path in expected_paths(dataset)]
+        return {**inputs, 'config': _digest(cfg), 'data': [_stamp(path) for path in paths]}
+    boxes = [settings.boxes] if data.tool == 'sam_eval_coco.py' else []
+    return {**inputs, 'data': [_stamp(path) for path in (evaluation.data_root, *boxes)]}
+
+
+def _digest(cfg: Config) -> str:
+    return hashlib.sha256(json.dumps(cfg.to_dict(), sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _stamp(path: Path) -> list[Any]:
+    if not path.exists():
+        return [str(path)]
+    status = path.stat()
+    return [str(path), status.st_size if path.is_file() else None, status.st_mtime_ns]
+
+
+def measure_accuracy(evaluation: Evaluation, settings: Settings, log: Path, console: Console) -> dict[str, float]:
+    """Run the tool.
+
+    Args:
+        evaluation: What to run.
+        settings: How.
+        log: Keeps the output of the tool.
+        console: Shows its progress.
+
+    Returns:
+        Metric -> figure, on the scale of the table.
+
+    Raises:
+        UserError: If the tool fails, or does not report a figure.
+    """
+    tool, arguments = _command(evaluation, settings)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix='.run.', dir=log.parent) as folder:
+        is_test = DATA_SETS[evaluation.row.table, evaluation.name].tool == 'test.py'
+        run_tool(ROOT / 'tools' / tool, [*arguments, '--work-dir' if is_test else '--out', folder], log, console)
+        # mmengine writes TIME/TIME.json into the work directory, the other tools metrics.json.
+        files = sorted(Path(folder).glob('*/*.json' if is_test else 'metrics.json'))
+        if not files:
+            raise UserError(f'{tool} reported no figures; its output is in {log}')
+        measured = json.loads(files[-1].read_text())
+    missing = [result.metric.key for result in evaluation.results if result.metric.key not in measured]
+    if missing:
+        raise UserError(f'{tool} reported {", ".join(measured)}, but not {", ".join(missing)}; its output is in {log}')
+    return {result.name: result.metric.scale * measured[result.metric.key] for result in evaluation.results}
+
+
+def _command(evaluation: Evaluation, settings: Settings) -> tuple[str, Sequence[str | Path]]:
+    data = DATA_SETS[evaluation.row.table, evaluation.name]
+    if data.tool == 'test.py':
+        arguments = [evaluation.row.config_path, evaluation.weights]
+        options = ['--data-root', evaluation.data_root,
+                   *(['--cfg-options', *settings.options] if settings.options else [])]
+        if settings.gpus > 1:
+            return 'dist_test.sh', [*arguments, str(settings.gpus), *options]
+        return data.tool, [*arguments, *options]
+    boxes = ['--boxes', settings.boxes] if data.tool == 'sam_eval_coco.py' else []
+    return data.tool, ['--data-root', evaluation.data_root, '--arch', evaluation.row.arch,
+                       '--checkpoint', evaluation.weights, *boxes]
