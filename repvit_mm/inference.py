@@ -234,7 +234,7 @@ def draw_weights(model: InferenceModel, size: int = 64, seed: int = 0) -> None:
         for norm in norms:
             if norm.affine:
                 # Deep chains of large random residuals would blow up whatever differs between two computations.
-                low, high = (0.5, 1.5) if norm.weight.any() else (0.1, 0.3)
+                low, high = (0.5, 1.5) if norm.weight.any() else (0.05, 0.15)
                 norm.weight.uniform_(low, high)
                 norm.bias.normal_(std=0.1)
         momenta = [norm.momentum for norm in norms]

@@ -85,7 +85,7 @@ def test_an_arch_that_cannot_be_is_refused(arch, message):
 @pytest.mark.parametrize('out_indices', [(0, 1, 2, 3), (1, 3), (3,)])
 def test_channels_for_a_config_are_those_of_the_maps(out_indices):
     arch = {'widths': (8, 16, 24, 32), 'depths': (1, 1, 1, 1)}
-    maps = RepViT(arch, out_indices=out_indices)(torch.zeros(1, 3, 32, 32))
+    maps = RepViT(arch, out_indices=out_indices)(torch.zeros(2, 3, 64, 64))
     assert out_channels(arch, out_indices) == [x.shape[1] for x in maps]
     assert type(out_channels('m1_1')) is list  # mmdet's necks take nothing else
 

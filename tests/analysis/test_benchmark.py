@@ -130,7 +130,7 @@ def test_peak_memory_is_that_of_a_process_of_its_own():
 
 
 @pytest.mark.parametrize('changes, message', [
-    ({'backends': ['tpu']}, "no backend 'tpu'; choose from unfused, eager, channels_last, compile, onnxruntime, openvino"),
+    ({'backends': ['tpu']}, "no backend 'tpu'; choose from unfused, eager, channels_last, compile, onnx"),
     ({'backends': ['coreml']}, 'coreml needs macOS; docs/benchmark.md'),
     ({'backends': ['onnxruntime'], 'dtypes': ['bf16']}, 'onnxruntime computes in fp32 on cpu, not in bf16'),
     ({'backends': ['openvino'], 'device': 'cuda'}, 'openvino runs on cpu here, not on cuda'),

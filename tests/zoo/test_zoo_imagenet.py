@@ -1,0 +1,153 @@
+"""The accuracy of a published classifier, from a file in the authors' format and a folder of images to the table.
+
+The expected figure is from timm's model and torchvision's transforms. Each number on the way is altered in turn: that
+has to show in the table.
+"""
+import json
+
+import numpy as np
+import pytest
+import timm
+import torch
+import torchvision
+from PIL import Image
+from published_files import official_names, random_model, save_classifier, spread_head
+from tool_runs import run
+
+from repvit_mm.zoo.rows import ROOT
+
+MODEL = 'repvit_m0_9_distill_300e'
+IMAGES, RIGHT = 20, 14
+SMALL = ['test_dataloader.batch_size=10', 'test_dataloader.num_workers=0', 'model.teacher=None']
+
+
+def draw(seed):
+    """A photograph-like picture: coloured clouds of several sizes with sharp edges, of any shape."""
+    random = np.random.RandomState(seed)
+    width, height = random.randint(230, 420, 2)
+    picture = np.zeros((height, width, 3), np.float32)
+    for cells in (3, 9, 40):
+        noise = Image.fromarray(random.randint(0, 256, (cells, cells, 3)).astype(np.uint8))
+        picture += np.asarray(noise.resize((width, height), Image.BILINEAR), np.float32) / 3
+    picture[random.rand(height, width) < 0.05] = random.randint(0, 256, 3)
+    left, top = width // 4, height // 4
+    picture[top:2 * top, left:3 * left] = picture[top:2 * top, left:3 * left] * (1.3, 0.6, 0.3)
+    return Image.fromarray(picture.clip(0, 255).astype(np.uint8))
+
+
+@pytest.fixture(scope='module')
+def published(tmp_path_factory):
+    """Folders of images and weights, and the expected top-1."""
+    root = tmp_path_factory.mktemp('imagenet')
+    pictures = root / 'pictures'
+    pictures.mkdir()
+    for seed in range(IMAGES):
+        image, exif = draw(seed), Image.Exif()
+        exif[0x0112] = 6 if seed % 5 == 0 else 1  # says that it is to be turned; torchvision does not
+        (image.convert('L') if seed == 3 else image).save(pictures / f'{seed}.jpg', quality=92, exif=exif)
+    transform = torchvision.transforms.Compose([
+        torchvision.transforms.Resize(256, torchvision.transforms.InterpolationMode.BICUBIC),
+        torchvision.transforms.CenterCrop(224), torchvision.transforms.ToTensor(),
+        torchvision.transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))])
+    images = torch.stack([transform(Image.open(pictures / f'{seed}.jpg').convert('RGB')) for seed in range(IMAGES)])
+    model = random_model('repvit_m0_9')
+    spread_head(model, images)
+    with torch.no_grad():
+        scores = model(images).softmax(1).topk(2)
+    for label in range(1000):
+        (root / 'data' / 'val' / f'n{label:08d}').mkdir(parents=True)
+    for seed in range(IMAGES):
+        label = int(scores.indices[seed, 0]) if seed < RIGHT else (int(scores.indices[seed, 1]) + 500) % 1000
+        (pictures / f'{seed}.jpg').rename(root / 'data' / 'val' / f'n{label:08d}' / f'{seed}.jpg')
+    assert len(set(scores.indices[:, 0].tolist())) > IMAGES // 2
+    (root / 'weights').mkdir()
+    save_classifier(model, root / 'weights' / f'{MODEL}.pth')
+    return root
+
+
+def test_the_made_file_has_the_names_of_timms_model():
+    model = timm.create_model('repvit_m0_9', pretrained=False)
+    names = list(official_names(model.state_dict()))
+    assert len(set(names)) == len(names) == len(model.state_dict())
+    # From the published file.
+    assert {'features.0.0.c.weight', 'features.0.2.bn.running_var', 'features.1.token_mixer.1.fc1.weight',
+            'features.1.token_mixer.0.conv1.bias', 'features.4.token_mixer.2.c.weight',
+            'features.24.channel_mixer.m.2.bn.weight', 'classifier.classifier_dist.l.bias'} <= set(names)
+
+
+@pytest.mark.slow
+def test_the_table_has_the_accuracy_of_timm_and_torchvision(published, tmp_path, monkeypatch, capsys):
+    arguments = ('imagenet', '--models', MODEL, '--data-root', published / 'data', '--weights', published / 'weights',
+                 '--out', tmp_path / 'out', '--cfg-options', *SMALL)
+    status, error = run(monkeypatch, capsys, 'reproduce_tables', *arguments)
+    assert status == 0, error
+    row, = json.loads((tmp_path / 'out' / 'tables.json').read_text())['rows']
+    figures = {figure['figure']: figure for figure in row['figures']}
+    top1 = figures.pop('Top 1 Accuracy, ImageNet-1k')
+    assert top1['measured'] == pytest.approx(100 * RIGHT / IMAGES, abs=1e-4)
+    assert (top1['published'], top1['verdict']) == (78.7, 'differs')
+    assert {figure['verdict'] for figure in figures.values()} == {'agrees'}
+    table = (tmp_path / 'out' / 'tables.md').read_text()
+    assert 'Top 1 Accuracy, ImageNet-1k | 78.7 | 70.00 | -8.70 | differs' in table
+    assert (tmp_path / 'out' / 'accuracy.png').stat().st_size > 1000
+    log = tmp_path / 'out' / 'logs' / f'{MODEL}.imagenet.log'
+    written = log.stat().st_mtime_ns
+    assert run(monkeypatch, capsys, 'reproduce_tables', *arguments)[0] == 0
+    assert log.stat().st_mtime_ns == written, 'what is finished is not run again'
+
+
+def top1_of_the_tool(published, work_dir, monkeypatch, capsys, *options):
+    status, error = run(monkeypatch, capsys, 'test', ROOT / f'configs/classification/{MODEL}.py',
+                        published / 'weights' / f'{MODEL}.pth', '--data-root', published / 'data', '--work-dir',
+                        work_dir, '--cfg-options', *SMALL, *options)
+    assert status == 0, error
+    path, = work_dir.glob('*/*.json')
+    return json.loads(path.read_text())['accuracy/top1']
+
+
+PIPELINE = 'test_dataloader.dataset.pipeline'
+#: What is altered -> the setting that does it.
+ALTERATIONS = {
+    'mean': 'data_preprocessor.mean=[127.5,127.5,127.5]',
+    'standard deviation': 'data_preprocessor.std=[64.,64.,64.]',
+    'order of the channels': 'data_preprocessor.to_rgb=False',
+    'size': f'{PIPELINE}.1.scale=248',
+    'edge': f'{PIPELINE}.1.edge=long',
+    'interpolation': f'{PIPELINE}.1.interpolation=bilinear',
+    'antialiasing': f'{PIPELINE}.1.backend=cv2',
+    'crop': f'{PIPELINE}.2.crop_size=216',
+    'orientation': f'{PIPELINE}.0.color_type=color',
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('setting', ALTERATIONS.values(), ids=ALTERATIONS.keys())
+def test_an_altered_number_on_the_way_shows(published, tmp_path, monkeypatch, capsys, setting):
+    found = top1_of_the_tool(published, tmp_path, monkeypatch, capsys, setting)
+    assert abs(found - 100 * RIGHT / IMAGES) > 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('classifier', ['fc', 'fc_dist'])
+def test_either_classifier_alone_shows(published, tmp_path, monkeypatch, capsys, classifier):
+    from repvit_mm.classification.head import RepViTClsHead
+    monkeypatch.setattr(RepViTClsHead, 'forward',
+                        lambda self, feats: getattr(self, classifier)(self.pre_logits(feats)))
+    found = top1_of_the_tool(published, tmp_path, monkeypatch, capsys)
+    assert abs(found - 100 * RIGHT / IMAGES) > 1
+
+
+@pytest.mark.slow
+def test_another_order_of_the_classes_shows(published, tmp_path, monkeypatch, capsys):
+    from mmpretrain.datasets import custom
+    monkeypatch.setattr(custom, 'find_folders', lambda root, backend: (
+        folders := sorted(path.name for path in (published / 'data' / 'val').iterdir()),
+        {name: 999 - number for number, name in enumerate(folders)}))
+    found = top1_of_the_tool(published, tmp_path, monkeypatch, capsys)
+    assert found < 100 * RIGHT / IMAGES - 1
+
+
+@pytest.mark.slow
+def test_nothing_altered_shows_the_expected_figure(published, tmp_path, monkeypatch, capsys):
+    found = top1_of_the_tool(published, tmp_path, monkeypatch, capsys)
+    assert found == pytest.approx(100 * RIGHT / IMAGES, abs=1e-4)
