@@ -2,6 +2,7 @@
 #   make quickstart VENV=/somewhere/else PYTHON=python3.12
 # A prebuilt wheel of mmcv spares its compilation: MMCV_WHEELS=URL_OR_FOLDER
 VENV ?= .venv
+VENV_UPSTREAM ?= .venv-upstream
 PYTHON ?= python3
 ARGS ?=
 
@@ -29,6 +30,16 @@ sam-demo: setup  ## serve a web page to segment pictures on; ARGS="--checkpoint 
 
 test: setup  ## run all tests; ARGS="-m 'not slow'" leaves out the long ones
 	@'$(PY)' -m pytest $(ARGS)
+
+# What runs without the packages of the export: the network, its checkpoints and configs, and projects of others.
+UPSTREAM_TESTS = tests/test_archs.py tests/test_layers.py tests/test_backbone.py tests/test_fusion.py \
+  tests/test_registry.py tests/test_packaging.py tests/checkpoints tests/engine tests/test_detection_configs.py \
+  tests/test_segmentation_configs.py tests/test_classification_configs.py tests/test_external_projects.py \
+  tests/test_main.py
+
+check-upstream:  ## test with upstream OpenMMLab, in the environment VENV_UPSTREAM (Python 3.10 or 3.11)
+	@'$(PYTHON)' install/setup_env.py --stack upstream --venv '$(VENV_UPSTREAM)'
+	@'$(abspath $(VENV_UPSTREAM))/bin/python' -m pytest $(UPSTREAM_TESTS) $(ARGS)
 
 lint: setup  ## check the style
 	@'$(PY)' -m ruff check .

@@ -10,17 +10,23 @@ from pathlib import Path
 
 from progress import SetupError, run
 
-NAME = 'onedl-mmcv'
-#: The CUDA of the pinned torch's wheel. Another nvcc cannot build for it.
+#: The distribution of mmcv in either stack; the pins have one of them.
+NAMES = ('onedl-mmcv', 'mmcv')
+#: The CUDA of both pinned torch's wheels. Another nvcc cannot build for it.
 TORCH_CUDA = '12'
 #: Memory that a compiler needs for the largest operators.
 GB_PER_COMPILER = 1.5
 
 
+def name_of(pins):
+    """Return the distribution of mmcv that is pinned."""
+    return next(name for name in NAMES if name in pins)
+
+
 def key(pins):
     """Return the name of the cache's folder for a wheel: everything that its binary depends on."""
-    tag = f'cp{sys.version_info[0]}{sys.version_info[1]}'
-    return f'{NAME}-{pins[NAME]}-torch{pins["torch"]}-{tag}-{sysconfig.get_platform()}-{target()}'
+    name, tag = name_of(pins), f'cp{sys.version_info[0]}{sys.version_info[1]}'
+    return f'{name}-{pins[name]}-torch{pins["torch"]}-{tag}-{sysconfig.get_platform()}-{target()}'
 
 
 def target():
@@ -60,8 +66,9 @@ def cached(pins):
 
 def given(python, pins, place, folder, log):
     """Return the wheel that the user's index page or folder of wheels has, copied into ``folder``."""
+    name = name_of(pins)
     run([python, '-m', 'pip', 'download', '--no-deps', '--no-index', '--no-cache-dir', '--only-binary=:all:',
-         '--find-links', place, '--dest', folder, f'{NAME}=={pins[NAME]}'], f'mmcv wheel from {place}', log)
+         '--find-links', place, '--dest', folder, f'{name}=={pins[name]}'], f'mmcv wheel from {place}', log)
     return next(Path(folder).glob('*.whl'))
 
 
@@ -88,12 +95,12 @@ def build(python, pins, log):
         if shutil.which('nvidia-smi'):
             print(f'  There is a GPU but no nvcc of CUDA {TORCH_CUDA}: the operators will run on the CPU alone. '
                   'For the GPU, name a toolkit with CUDA_HOME= or a wheel with MMCV_WHEELS=URL_OR_FOLDER.', flush=True)
-    folder = cache() / key(pins)
+    folder, name = cache() / key(pins), name_of(pins)
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder) as fresh:
         # Without pip's cache, which would hand out a wheel of this version whatever torch it was built for.
         run([python, '-m', 'pip', 'wheel', '-v', '--no-deps', '--no-build-isolation', '--no-cache-dir',
-             f'--no-binary={NAME}', '--wheel-dir', fresh, f'{NAME}=={pins[NAME]}'],
+             f'--no-binary={name}', '--wheel-dir', fresh, f'{name}=={pins[name]}'],
             f"building mmcv's operators (about 5 minutes on 2 cores, {jobs} at a time)", log, env)
         wheel = next(Path(fresh).glob('*.whl'))
         os.replace(wheel, folder / wheel.name)

@@ -1,6 +1,6 @@
 """Makes the virtual environment that the Makefile's targets run in, or brings it up to date.
 
-It holds the versions of requirements.txt, mmcv with its compiled operators, and this clone as an editable
+It holds the versions of a file of requirements, mmcv with its compiled operators, and this clone as an editable
 package. Only what changed since the last time is done again, and nothing when nothing did. This runs on the
 system's Python before anything is installed, so it and its two modules use the standard library alone.
 """
@@ -23,9 +23,11 @@ from progress import SetupError, run
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
-REQUIREMENTS = ROOT / 'requirements.txt'
+#: Stack of toolboxes -> its pins. The first one is what this project is developed with.
+STACKS = {'onedl': ROOT / 'requirements.txt', 'upstream': ROOT / 'requirements-upstream.txt'}
 SCRIPTS = [HERE / name for name in ('setup_env.py', 'mmcv_wheel.py', 'progress.py')]
-PYTHONS = ('3.12', '3.11', '3.10')
+#: Stack -> the Pythons that it has wheels for.
+PYTHONS = {'onedl': ('3.12', '3.11', '3.10'), 'upstream': ('3.11', '3.10')}
 PYTHON = f'{sys.version_info[0]}.{sys.version_info[1]}'
 #: What mmcv's sdist needs around it to be built; the other packages can come later.
 BUILD_PACKAGES = ('setuptools', 'ninja', 'psutil', 'packaging', 'numpy', 'torch', 'torchvision')
@@ -33,9 +35,9 @@ BUILD_PACKAGES = ('setuptools', 'ninja', 'psutil', 'packaging', 'numpy', 'torch'
 NEEDED_GB = 15
 
 
-def read_pins():
+def read_pins(stack):
     """Return name -> version of the pins that are the same for every Python."""
-    lines = (line.strip() for line in REQUIREMENTS.read_text().splitlines())
+    lines = (line.strip() for line in STACKS[stack].read_text().splitlines())
     return dict(line.split('==') for line in lines if line and line[0] != '#' and ';' not in line)
 
 
@@ -44,14 +46,14 @@ def digest(*paths):
     return hashlib.sha256(b'\0'.join(path.read_bytes() for path in paths)).hexdigest()[:12]
 
 
-def wanted_stamp(pins):
+def wanted_stamp(stack, pins):
     """Return step -> key of an environment that needs nothing."""
     startup = sorted(HERE.glob('repvit_mm_startup.*'))
     return {
         'python': PYTHON,
         'mmcv': mmcv_wheel.key(pins),
         'mmcv_wheels': os.environ.get('MMCV_WHEELS', ''),
-        'packages': digest(REQUIREMENTS, *SCRIPTS),
+        'packages': digest(STACKS[stack], *SCRIPTS),
         'clone': f'{ROOT} {digest(ROOT / "setup.py", ROOT / "pyproject.toml", *startup)}',
     }
 
@@ -76,12 +78,13 @@ class Stamp:
         os.replace(beside, self.path)
 
 
-def check_python():
+def check_python(stack):
     """Raise SetupError where this Python is too old, too new, or lacks the module that makes environments."""
-    if PYTHON not in PYTHONS:
-        found = next((f'python{version}' for version in PYTHONS if shutil.which(f'python{version}')), None)
+    if PYTHON not in PYTHONS[stack]:
+        found = next((f'python{version}' for version in PYTHONS[stack] if shutil.which(f'python{version}')), None)
         hint = f'run make with PYTHON={found}' if found else 'install one, run make with PYTHON=/path/to/it'
-        raise SetupError(f'{sys.executable} is Python {PYTHON}; 3.10, 3.11 or 3.12 is needed: {hint}')
+        *others, last = reversed(PYTHONS[stack])
+        raise SetupError(f'{sys.executable} is Python {PYTHON}; {", ".join(others)} or {last} is needed: {hint}')
     if not (importlib.util.find_spec('venv') and importlib.util.find_spec('ensurepip')):
         raise SetupError(f'{sys.executable} cannot make virtual environments: '
                          f'apt-get install python{PYTHON}-venv')
@@ -126,21 +129,21 @@ def make_venv(venv, stamp, wanted):
     stamp.update(wanted, 'python')
 
 
-def install_packages(venv, pins, stamp, wanted):
+def install_packages(venv, requirements, pins, stamp, wanted):
     """Install the pinned versions, mmcv's operators among them."""
     python, log = venv / 'bin' / 'python', venv / 'setup.log'
     pip = [python, '-m', 'pip', 'install']
-    run([*pip, '-c', REQUIREMENTS, 'pip'], 'pip', log)
+    run([*pip, '-c', requirements, 'pip'], 'pip', log)
     with tempfile.TemporaryDirectory() as folder:
         wheel, new_mmcv = None, not stamp.fits(wanted, 'mmcv', 'mmcv_wheels')
         if new_mmcv and wanted['mmcv_wheels']:
             wheel = mmcv_wheel.given(python, pins, wanted['mmcv_wheels'], folder, log)
-        run([*pip, '-c', REQUIREMENTS, *BUILD_PACKAGES], f'torch {pins["torch"]}, the largest download', log)
+        run([*pip, '-c', requirements, *BUILD_PACKAGES], f'torch {pins["torch"]}, the largest download', log)
         if new_mmcv:
             wheel = wheel or mmcv_wheel.cached(pins) or mmcv_wheel.build(python, pins, log)
             run([*pip, '--no-deps', '--force-reinstall', wheel], f'mmcv from {wheel}', log)
             stamp.update(wanted, 'mmcv', 'mmcv_wheels')
-    run([*pip, '--no-build-isolation', '-r', REQUIREMENTS], 'the other packages', log)
+    run([*pip, '--no-build-isolation', '-r', requirements], 'the other packages', log)
     # The toolboxes ask for both OpenCVs, which share a folder. The one without windows has to be written
     # last: the other one cannot be imported on a machine without libGL.
     run([*pip, '--no-deps', '--force-reinstall', f'opencv-python-headless=={pins["opencv-python-headless"]}'],
@@ -160,22 +163,22 @@ def install_clone(venv, stamp, wanted):
     stamp.update(wanted, 'clone')
 
 
-def set_up(venv):
+def set_up(venv, stack):
     """Bring an environment up to date. Returns whether there was anything to do."""
-    stamp, pins = Stamp(venv), read_pins()
-    wanted = wanted_stamp(pins)
+    stamp, pins = Stamp(venv), read_pins(stack)
+    wanted = wanted_stamp(stack, pins)
     # Without a wish, the operators that are there will do, wherever they came from.
     wanted['mmcv_wheels'] = wanted['mmcv_wheels'] or stamp.keys.get('mmcv_wheels', '')
     if stamp.fits(wanted):
         return False
-    check_python()
+    check_python(stack)
     check_place(venv, stamp)
     if not stamp.fits(wanted, 'mmcv') and not wanted['mmcv_wheels'] and not mmcv_wheel.cached(pins):
         mmcv_wheel.check_compiler()
     if not stamp.fits(wanted, 'python'):
         make_venv(venv, stamp, wanted)
     if not stamp.fits(wanted, 'packages', 'mmcv', 'mmcv_wheels'):
-        install_packages(venv, pins, stamp, wanted)
+        install_packages(venv, STACKS[stack], pins, stamp, wanted)
     if not stamp.fits(wanted, 'clone'):
         install_clone(venv, stamp, wanted)
     return True
@@ -184,16 +187,18 @@ def set_up(venv):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--venv', type=Path, default=ROOT / '.venv', help='where the environment is or goes')
+    parser.add_argument('--stack', choices=list(STACKS), default='onedl',
+                        help='the maintained forks of the toolboxes (default), or upstream OpenMMLab')
     parser.add_argument('--print-key', action='store_true', help='print a name for these pins and end')
     args = parser.parse_args()
     if args.print_key:
-        print(f'py{PYTHON}-{digest(REQUIREMENTS)}')
+        print(f'py{PYTHON}-{digest(STACKS[args.stack])}')
         return 0
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     venv, started = args.venv.absolute(), time.monotonic()
     try:
         with locked(venv):
-            if set_up(venv):
+            if set_up(venv, args.stack):
                 print(f'{venv} is ready: {time.monotonic() - started:.0f} s', flush=True)
     except SetupError as error:
         print(f'error: {error}', file=sys.stderr)

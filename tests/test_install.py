@@ -45,20 +45,25 @@ def script(path, text):
 
 # The pins
 
-def requirements():
-    lines = (line.strip() for line in (ROOT / 'requirements.txt').read_text().splitlines())
+FILES = ['requirements.txt', 'requirements-upstream.txt']
+
+
+def requirements(file='requirements.txt'):
+    lines = (line.strip() for line in (ROOT / file).read_text().splitlines())
     return [Requirement(line) for line in lines if line and not line.startswith('#')]
 
 
-def test_every_pin_is_exact():
-    assert [str(r) for r in requirements() if not re.fullmatch(r'==[\w.]+', str(r.specifier))] == []
+@pytest.mark.parametrize('file', FILES)
+def test_every_pin_is_exact(file):
+    assert [str(r) for r in requirements(file) if not re.fullmatch(r'==[\w.]+', str(r.specifier))] == []
 
 
-@pytest.mark.parametrize('python', ['3.10', '3.11', '3.12'])
-def test_every_package_is_pinned_once_for_each_python(python):
-    names = [r.name for r in requirements() if r.marker is None or r.marker.evaluate({'python_version': python})]
+@pytest.mark.parametrize(('file', 'python'), [*((FILES[0], python) for python in ('3.10', '3.11', '3.12')),
+                                              *((FILES[1], python) for python in ('3.10', '3.11'))])
+def test_every_package_is_pinned_once_for_each_python(file, python):
+    names = [r.name for r in requirements(file) if r.marker is None or r.marker.evaluate({'python_version': python})]
     assert len(names) == len(set(names))
-    assert {'torch', 'onedl-mmcv', 'numpy', 'timm', 'pytest'} <= set(names)
+    assert {'torch', 'onedl-mmcv' if file == FILES[0] else 'mmcv', 'numpy', 'timm', 'pytest'} <= set(names)
 
 
 def test_environment_has_the_pinned_versions():
@@ -81,7 +86,22 @@ def test_unfit_python_is_named_with_one_that_fits(modules, monkeypatch, tmp_path
     monkeypatch.setenv('PATH', str(tmp_path / 'bin'))
     monkeypatch.setattr(modules.setup_env, 'PYTHON', '3.14')
     with pytest.raises(modules.progress.SetupError, match=r'is Python 3\.14; 3\.10, .* make with PYTHON=python3\.10$'):
-        modules.setup_env.check_python()
+        modules.setup_env.check_python('onedl')
+
+
+def test_upstream_has_no_torch_for_the_newest_python(modules, monkeypatch, tmp_path):
+    monkeypatch.setenv('PATH', str(tmp_path))
+    monkeypatch.setattr(modules.setup_env, 'PYTHON', '3.12')
+    with pytest.raises(modules.progress.SetupError, match=r'is Python 3\.12; 3\.10 or 3\.11 is needed: install one'):
+        modules.setup_env.check_python('upstream')
+
+
+@pytest.mark.parametrize(('stack', 'mmcv'), [('onedl', 'onedl-mmcv'), ('upstream', 'mmcv')])
+def test_each_stack_builds_its_own_mmcv(modules, monkeypatch, tmp_path, stack, mmcv):
+    monkeypatch.setenv('PATH', str(tmp_path))
+    pins = modules.setup_env.read_pins(stack)
+    assert modules.mmcv_wheel.name_of(pins) == mmcv
+    assert modules.mmcv_wheel.key(pins).startswith(f'{mmcv}-{pins[mmcv]}-torch{pins["torch"]}-')
 
 
 @pytest.mark.parametrize('missing', ['venv', 'ensurepip'])
@@ -89,7 +109,7 @@ def test_missing_venv_module(modules, monkeypatch, missing):
     find_spec = modules.setup_env.importlib.util.find_spec
     monkeypatch.setattr('importlib.util.find_spec', lambda name: None if name == missing else find_spec(name))
     with pytest.raises(modules.progress.SetupError, match=r'apt-get install python3\.\d+-venv'):
-        modules.setup_env.check_python()
+        modules.setup_env.check_python('onedl')
 
 
 @pytest.mark.parametrize('free, fits', [(14.9e9, False), (15e9, True)])
@@ -205,15 +225,15 @@ def steps(modules, monkeypatch, tmp_path):
 
     def set_up(**keys):
         wanted = {'python': '3.11', 'mmcv': 'a', 'mmcv_wheels': '', 'packages': 'b', 'clone': 'c', **keys}
-        monkeypatch.setattr(modules.setup_env, 'wanted_stamp', lambda pins: dict(wanted))
+        monkeypatch.setattr(modules.setup_env, 'wanted_stamp', lambda stack, pins: dict(wanted))
         done.clear()
-        modules.setup_env.set_up(tmp_path / 'venv')
+        modules.setup_env.set_up(tmp_path / 'venv', 'onedl')
         return ['venv' if '--clear' in step else 'clone' if ' -e ' in step else
                 re.sub(r'.* ', '', step) for step in done]
 
     usage = namedtuple('usage', 'free')
     monkeypatch.setattr('shutil.disk_usage', lambda path: usage(1e12))
-    monkeypatch.setattr(modules.setup_env, 'read_pins', lambda: pins)
+    monkeypatch.setattr(modules.setup_env, 'read_pins', lambda stack: pins)
     monkeypatch.setattr(modules.setup_env, 'run', run)
     monkeypatch.setattr(modules.mmcv_wheel, 'build', build)
     monkeypatch.setattr(modules.mmcv_wheel, 'run', run)
