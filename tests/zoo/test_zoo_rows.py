@@ -1,0 +1,111 @@
+"""The metafiles against the published tables, and every size in them counted again."""
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from repvit_mm.errors import ConfigError
+from repvit_mm.zoo import load_rows
+from repvit_mm.zoo.counting import compare_counts, count_row
+from repvit_mm.zoo.rows import ROOT
+
+ROWS = {row.name: row for row in load_rows()}
+
+#: arch -> top-1 after 300 and 450 epochs with a teacher, after 300 without, latency of an iPhone 12.
+CLASSIFIERS = {
+    'm0_6': (74.1, None, None, 0.6), 'm0_9': (78.7, 79.1, 77.4, 0.9), 'm1_0': (80.0, 80.3, 78.6, 1.0),
+    'm1_1': (80.7, 81.2, 79.4, 1.1), 'm1_5': (82.3, 82.5, 81.2, 1.5), 'm2_3': (83.3, 83.7, 82.5, 2.3),
+    'm1': (78.5, None, None, None), 'm2': (80.6, None, None, None), 'm3': (81.4, None, None, 1.3)}
+#: arch -> box AP, AP50, AP75, mask AP, AP50, AP75, mIoU, latency of the backbone at 512.
+DENSE = {
+    'm1_1': (39.8, 61.9, 43.5, 37.2, 58.8, 40.1, 40.6, 4.9), 'm1_5': (41.6, 63.2, 45.3, 38.6, 60.5, 41.5, 43.6, 6.4),
+    'm2_3': (44.6, 66.1, 48.8, 40.8, 63.6, 43.9, 46.1, 9.9), 'm3': (41.1, 63.1, 45.0, 38.3, 60.4, 41.0, 42.8, 5.9)}
+SAM = {('COCO', 'mask AP'): 44.4, ('COCO', 'mask AP small'): 29.1, ('COCO', 'mask AP medium'): 48.6,
+       ('COCO', 'mask AP large'): 61.4, ('BSDS500', 'ODS'): .764, ('BSDS500', 'OIS'): .786, ('BSDS500', 'AP'): .773,
+       ('SegInW', 'mean AP'): 46.1, ('DAVIS 2017', 'J&F'): 73.5, ('DAVIS 2017', 'J'): 71.0, ('DAVIS 2017', 'F'): 76.1,
+       ('UVO', 'AR100'): 25.3, ('DUTS', 'M'): .066, ('MVTec', 'Fp'): 37.96}
+#: arch -> parameters in training with both heads, fused; MACs in G; what the paper prints of the last two.
+SIZES = {
+    'm0_6': (2_808_932, 2_468_072, 0.385, {}), 'm0_9': (5_489_328, 5_067_056, 0.816, (5.1, 0.8)),
+    'm1_0': (7_302_796, 6_810_312, 1.106, (6.8, 1.1)), 'm1_1': (8_802_912, 8_244_312, 1.337, (8.2, 1.3)),
+    'm1_5': (14_644_432, 14_049_992, 2.274, (14.0, 2.3)), 'm2_3': (23_688_792, 22_926_792, 4.516, (22.9, 4.5)),
+    'm1': (5_485_248, 5_067_056, 0.816, (5.1, 0.8)), 'm2': (8_797_984, 8_244_312, 1.337, (8.8, 1.4)),
+    'm3': (10_682_832, 10_115_720, 1.859, (10.1, 1.9))}
+
+
+def test_every_published_system_has_its_row():
+    names = set()
+    for arch, (*top1s, latency) in CLASSIFIERS.items():
+        for kind, top1 in zip(('distill_300e', 'distill_450e', '300e'), top1s, strict=True):
+            if top1 is not None:
+                row = ROWS[f'repvit_{arch}_{kind}']
+                names.add(row.name)
+                assert row.result('Top 1 Accuracy') == top1
+                assert [time.value for time in row.latencies] == ([] if latency is None else [latency])
+    for arch, (*boxes_and_masks, miou, latency) in DENSE.items():
+        detector, segmentor = ROWS[f'maskrcnn_repvit_{arch}'], ROWS[f'fpn_repvit_{arch}']
+        names |= {detector.name, segmentor.name}
+        assert [result.value for result in detector.results] == boxes_and_masks
+        assert segmentor.result('mIoU') == miou
+        assert [time.value for row in (detector, segmentor) for time in row.latencies] == [latency, latency]
+    sam = ROWS['distill_repvit_m2_3']
+    assert {(result.dataset, result.name): result.value for result in sam.results} == SAM
+    assert [time.value for time in sam.latencies] == [48.9, 11.6, 44.8, 11.8]
+    assert set(ROWS) == names | {sam.name}
+
+
+def test_released_weights_are_named_as_they_are_downloaded():
+    from repvit_mm.checkpoints.download import BASE_URL, PUBLISHED
+    assert {row.weights for row in ROWS.values()} - {None} == {BASE_URL + one.file for one in PUBLISHED.values()}
+
+
+def test_every_row_names_a_config_that_is_there_and_its_source():
+    for row in ROWS.values():
+        assert row.config_path.is_file() and row.config_path.stem == row.name
+        assert row.source.startswith('https://arxiv.org/abs/23')
+        assert set(row.conventions) == {'Parameters', 'Training Parameters', 'FLOPs'}
+        # What is printed is what the table prints.
+        assert all(result.value == round(result.value, result.metric.decimals) for result in row.results)
+
+
+def test_the_index_is_a_valid_one():
+    index = pytest.importorskip('modelindex.load_model_index').load(str(ROOT / 'model-index.yml'))
+    index.build_models_with_collections()
+    assert len(index.models) == len(ROWS)
+    assert index.check(silent=True) == []
+
+
+@pytest.mark.parametrize('arch', SIZES)
+def test_the_sizes_of_classifiers_are_the_published_ones(arch):
+    training, fused, macs, printed = SIZES[arch]
+    row = ROWS[f'repvit_{arch}_distill_300e']
+    assert (row.training_parameters, row.parameters, round(row.macs / 1e9, 3)) == (training, fused, macs)
+    assert tuple(row.published_size.values()) == tuple(printed)
+
+
+@cache
+def counted(table, arch, distilled):
+    return count_row(next(row for row in ROWS.values()
+                          if (row.table, row.arch) == (table, arch) and row.distilled == distilled))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', ROWS)
+def test_every_size_is_counted_again(name):
+    row = ROWS[name]
+    comparisons = compare_counts(row, counted(row.table, row.arch, row.distilled))
+    assert len(comparisons) == 3 + len(row.published_size)
+    # The first version's table has the m2 of the training, and rounds its multiply-adds up.
+    odd = {'Parameters (M)': 'differs', 'MACs (G)': 'last digit'} if row.arch == 'm2' else {}
+    assert {one.figure: one.verdict for one in comparisons} == {
+        one.figure: odd.get(one.figure, 'agrees') for one in comparisons}
+
+
+def test_a_metafile_that_lacks_something_is_named(tmp_path):
+    (tmp_path / 'configs' / 'detection').mkdir(parents=True)
+    (tmp_path / 'model-index.yml').write_text('Import: [configs/detection/metafile.yml]\n')
+    path = tmp_path / 'configs' / 'detection' / 'metafile.yml'
+    text = Path(ROOT / 'configs/detection/metafile.yml').read_text()
+    path.write_text(text.replace('      FLOPs: 136487553792\n', ''))
+    with pytest.raises(ConfigError, match=r"metafile.yml: maskrcnn_repvit_m1_1 lacks 'FLOPs'"):
+        load_rows(tmp_path)
