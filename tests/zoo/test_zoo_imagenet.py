@@ -154,6 +154,6 @@ def test_either_classifier_alone_shows(published, model, monkeypatch, classifier
 
 def test_another_order_of_the_classes_shows(published, model, monkeypatch):
     folders = sorted(path.name for path in (published / 'data' / 'val').iterdir())
-    monkeypatch.setattr(custom, 'find_folders', lambda root, backend: (
+    monkeypatch.setattr(custom, 'find_folders', lambda *_: (
         folders, {name: 999 - number for number, name in enumerate(folders)}))
     assert top1(published, model) != 100 * RIGHT / IMAGES
