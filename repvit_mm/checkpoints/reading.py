@@ -1,18 +1,21 @@
 """Reading checkpoint files without running code from them."""
 import argparse
+import codecs
 import pathlib
+import pickle
 import re
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
 from mmengine.logging import HistoryBuffer
 from torch import Tensor, nn
+from torch._weights_only_unpickler import _get_allowed_globals
 
 from ..errors import CheckpointError
 
@@ -39,10 +42,9 @@ def _plain_types() -> list[tuple[Any, str]]:
     types = [(argparse.Namespace, 'argparse.Namespace'),
              (_History, 'mmengine.logging.history_buffer.HistoryBuffer'), (_no_attribute, 'builtins.getattr'),
              (np.ndarray, 'numpy.ndarray'), (np.dtype, 'numpy.dtype')]
-    core = np._core if hasattr(np, '_core') else np.core  # renamed in numpy 2, and files know both names
-    for module in ('numpy.core.multiarray', 'numpy._core.multiarray'):
-        types += [(core.multiarray._reconstruct, f'{module}._reconstruct'),
-                  (core.multiarray.scalar, f'{module}.scalar')]
+    array, scalar = np.empty(0).__reduce__()[0], np.float32().__reduce__()[0]
+    for module in ('numpy.core.multiarray', 'numpy._core.multiarray'):  # renamed in numpy 2; files know both names
+        types += [(array, f'{module}._reconstruct'), (scalar, f'{module}.scalar')]
     for code in '?bhilqBHILQefd':
         dtype = type(np.dtype(code))
         types.append((dtype, f'{dtype.__module__}.{dtype.__qualname__}'))
@@ -52,12 +54,34 @@ def _plain_types() -> list[tuple[Any, str]]:
     return types
 
 
-def _plain_types_allowed() -> AbstractContextManager:
+class _PlainPickle:
+    """What ``torch.load`` takes for the ``pickle`` module, with nothing in it but plain types.
+
+    For torch before 2.6, whose own reading of plain types can be told of no others.
+    """
+
+    class Unpickler(pickle.Unpickler):
+        def find_class(self, module: str, name: str) -> Any:
+            types = {'_codecs.encode': codecs.encode, 'builtins.bytearray': bytearray, 'builtins.complex': complex,
+                     'builtins.set': set, 'collections.Counter': Counter, 'torch.device': torch.device}
+            types |= _get_allowed_globals() | {file_name: our_type for our_type, file_name in _plain_types()}
+            module = module.replace('__builtin__', 'builtins')  # as Python 2 and protocol 2 call it
+            if f'{module}.{name}' not in types:
+                raise pickle.UnpicklingError(f'GLOBAL {module}.{name} is not a plain type')
+            return types[f'{module}.{name}']
+
+    @classmethod
+    def load(cls, file: IO[bytes], **options: Any) -> Any:
+        return cls.Unpickler(file, **options).load()
+
+
+def _load_plain(path: Path) -> Any:
     version = tuple(int(number) for number in re.findall(r'\d+', torch.__version__)[:2])
-    if version < (2, 6):  # takes no types under other names; tensors and containers alone are read
-        return nullcontext()
+    if version < (2, 6):
+        return torch.load(path, map_location='cpu', pickle_module=_PlainPickle, weights_only=False)
     known = set(torch.serialization.get_safe_globals())  # leaving the context would forget what users allowed
-    return torch.serialization.safe_globals([entry for entry in _plain_types() if entry not in known])
+    with torch.serialization.safe_globals([entry for entry in _plain_types() if entry not in known]):
+        return torch.load(path, map_location='cpu', weights_only=True)
 
 
 def read_checkpoint(path: str | Path, trust: bool = False) -> Any:
@@ -83,8 +107,7 @@ def read_checkpoint(path: str | Path, trust: bool = False) -> Any:
             return _read_safetensors(path)
         if trust:
             return torch.load(path, map_location='cpu', weights_only=False)
-        with _plain_types_allowed():
-            return torch.load(path, map_location='cpu', weights_only=True)
+        return _load_plain(path)
     except CheckpointError:
         raise
     except Exception as error:  # what is not a checkpoint can fail in any way
@@ -189,6 +212,8 @@ def _explain(path: Path, error: Exception) -> str:
                 'its origin, convert it once with `tools/convert_checkpoint.py --trust`, or read it with trust=True')
     if isinstance(error, ImportError | AttributeError):
         return f'{path} needs a class that is not there: {error}'
+    if 'pickle data was truncated' in str(error):
+        return f'{path} is truncated; {again}'
     # torch's own text goes on with the advice to read the file unchecked.
     detail = re.sub(r'(?s).*WeightsUnpickler error: ', '', str(error)).strip().partition('\n')[0]
     return f'{path} is damaged, or not written by torch.save; {again} ({detail or type(error).__name__})'
