@@ -1,8 +1,12 @@
 """The installed package, for every test that needs it as a user has it."""
+import signal
 import sysconfig
 
 import installed
 import pytest
+
+# A shell starts what runs in its background with Ctrl-C ignored, and every process of the tests would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope='session')
