@@ -28,8 +28,11 @@ sam-demo: setup  ## serve a web page to segment pictures on; ARGS="--checkpoint 
 	@'$(PY)' -m pip install --quiet -c requirements.txt -r requirements-sam-demo.txt
 	@'$(PY)' tools/sam_web.py $(ARGS)
 
+# One process for each core, as most tests keep only one busy; a file's tests share what they prepare.
+PYTEST = OMP_NUM_THREADS=1 '$(abspath $1)/bin/python' -m pytest -n logical --maxprocesses 4 --dist loadfile
+
 test: setup  ## run all tests; ARGS="-m 'not slow'" leaves out the long ones
-	@'$(PY)' -m pytest $(ARGS)
+	@$(call PYTEST,$(VENV)) $(ARGS)
 
 # What runs without the packages of the export: the network, its checkpoints and configs, and projects of others.
 UPSTREAM_TESTS = tests/test_archs.py tests/test_layers.py tests/test_backbone.py tests/test_fusion.py \
@@ -39,7 +42,7 @@ UPSTREAM_TESTS = tests/test_archs.py tests/test_layers.py tests/test_backbone.py
 
 check-upstream:  ## test with upstream OpenMMLab, in the environment VENV_UPSTREAM (Python 3.10 or 3.11)
 	@'$(PYTHON)' install/setup_env.py --stack upstream --venv '$(VENV_UPSTREAM)'
-	@'$(abspath $(VENV_UPSTREAM))/bin/python' -m pytest $(UPSTREAM_TESTS) $(ARGS)
+	@$(call PYTEST,$(VENV_UPSTREAM)) $(UPSTREAM_TESTS) $(ARGS)
 
 lint: setup  ## check the style
 	@'$(PY)' -m ruff check .

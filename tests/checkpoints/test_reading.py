@@ -162,7 +162,7 @@ def zipped(path):
     (truncated_legacy(bytes(200)), 'is damaged'),
     (damaged, 'is damaged: x/data/0 in it has changed'),
     (cut_safetensors, 'is damaged'),
-], ids=str)
+])
 def test_what_is_no_checkpoint_is_refused_in_one_line_that_says_why(tmp_path, make, message):
     path = tmp_path / 'x.pth'
     make(path)
