@@ -34,6 +34,12 @@ model = dict(
     backbone=dict(_delete_=True, type='RepViT', arch='m0_6', out_indices=(1, 2, 3), norm_cfg=dict(type='SyncBN')),
     neck=dict(in_channels=out_channels('m0_6', out_indices=(1, 2, 3))))
 """),
+    'dino.py': ('mmdet', "_base_ = 'mmdet::dino/dino-4scale_r50_8xb2-12e_coco.py'" + HEADER + """
+model = dict(
+    num_queries=20,  # more than the small images of this test have would be refused
+    backbone=dict(_delete_=True, type='RepViT', arch='m0_6', out_indices=(1, 2, 3), norm_eval=True),
+    neck=dict(in_channels=out_channels('m0_6', out_indices=(1, 2, 3))))
+"""),
     'upernet.py': ('mmseg', "_base_ = 'mmseg::upernet/upernet_r50_4xb2-40k_cityscapes-512x1024.py'" + HEADER + """
 model = dict(
     pretrained=None,
@@ -94,6 +100,7 @@ for argument in sys.argv[1:]:
     if toolbox == 'mmseg':
         cfg.model.data_preprocessor.size = (64, 64)
     model = revert_sync_batchnorm(MODELS.build(cfg.model)).train()
+    model.init_weights()  # as the runner does; DINO's parameters are whatever was in memory before
     batch = model.data_preprocessor(batch_for(toolbox, model), True)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
     loss, _ = model.parse_losses(model(**batch, mode='loss'))
