@@ -101,7 +101,7 @@ def build(python, pins, log):
         # Without pip's cache, which would hand out a wheel of this version whatever torch it was built for.
         run([python, '-m', 'pip', 'wheel', '-v', '--no-deps', '--no-build-isolation', '--no-cache-dir',
              f'--no-binary={name}', '--wheel-dir', fresh, f'{name}=={pins[name]}'],
-            f"building mmcv's operators (about 5 minutes on 2 cores, {jobs} at a time)", log, env)
+            f"building mmcv's operators (5 to 10 minutes on 2 cores, {jobs} at a time)", log, env)
         wheel = next(Path(fresh).glob('*.whl'))
         os.replace(wheel, folder / wheel.name)
     return folder / wheel.name

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from dense_models import Pyramid, draw_clouds, normalise, resize_within, stage_maps, standardise
 from published_files import official_names, random_model
 from tool_runs import run
 from torch import nn
@@ -18,8 +19,7 @@ from repvit_mm.zoo.rows import ROOT
 pytest.importorskip('mmseg')
 
 CONFIG = ROOT / 'configs/segmentation/fpn_repvit_m1_1.py'
-WIDTHS, CHANNELS, HIDDEN, CLASSES = (64, 128, 256, 512), 256, 128, 150
-MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
+CHANNELS, HIDDEN, CLASSES = 256, 128, 150
 SMALL = ['test_dataloader.num_workers=0']
 
 
@@ -30,32 +30,16 @@ class SemanticFpn(nn.Module):
         super().__init__()
         self.backbone = random_model('repvit_m1_1', num_classes=0)
         torch.manual_seed(1)
-        self.lateral = nn.ModuleList(nn.Conv2d(width, CHANNELS, 1) for width in WIDTHS)
-        self.fpn = nn.ModuleList(nn.Conv2d(CHANNELS, CHANNELS, 3, padding=1) for _ in WIDTHS)
+        self.neck = Pyramid(CHANNELS)
         self.scales = nn.ModuleList(nn.ModuleList(
             nn.ModuleDict({'conv': nn.Conv2d(HIDDEN if number else CHANNELS, HIDDEN, 3, padding=1, bias=False),
                            'bn': nn.BatchNorm2d(HIDDEN)}) for number in range(max(1, level))) for level in range(4))
         self.seg = nn.Conv2d(HIDDEN, CLASSES, 1)
         self.eval()
 
-    def maps(self, x):
-        x, maps = self.backbone.stem(x), []
-        for number, stage in enumerate(self.backbone.stages):
-            if number:
-                x = stage.downsample.pre_block(x)
-                maps.append(x)
-                x = stage.downsample.channel_downsample(stage.downsample.spatial_downsample(x))
-                x = x + stage.downsample.ffn(x)
-            x = stage.blocks(x)
-        return [*maps, x]
-
     def features(self, x):
-        levels = [conv(level) for conv, level in zip(self.lateral, self.maps(x), strict=True)]
-        for number in (2, 1, 0):
-            levels[number] = levels[number] + F.interpolate(levels[number + 1], levels[number].shape[2:])
-        total = 0
-        for level, conv, layers in zip(levels, self.fpn, self.scales, strict=True):
-            level = conv(level)
+        total, maps = 0, stage_maps(self.backbone, x)[0]
+        for level, layers in zip(self.neck(maps), self.scales, strict=True):
             for layer in layers:
                 level = F.relu(layer['bn'](layer['conv'](level)))
                 if layers is not self.scales[0]:
@@ -67,11 +51,9 @@ class SemanticFpn(nn.Module):
     def names(self):
         """Its tensors as mmseg 0.x and the authors name them."""
         tensors = {f'backbone.{name}': value for name, value in official_names(self.backbone.state_dict()).items()}
-        for level in range(4):
-            for kind, convs in (('lateral', self.lateral), ('fpn', self.fpn)):
-                tensors |= {f'neck.{kind}_convs.{level}.conv.{name}': value
-                            for name, value in convs[level].state_dict().items()}
-            for number, layer in enumerate(self.scales[level]):
+        tensors |= self.neck.names()
+        for level, layers in enumerate(self.scales):
+            for number, layer in enumerate(layers):
                 tensors |= {f'decode_head.scale_heads.{level}.{2 * number}.{name}': value
                             for name, value in layer.state_dict().items()}
         return tensors | {f'decode_head.conv_seg.{name}': value for name, value in self.seg.state_dict().items()}
@@ -79,23 +61,16 @@ class SemanticFpn(nn.Module):
 
 def prepare(path):
     """As published: a short side of 512, both sides up to a multiple of 32, RGB, ImageNet's statistics."""
-    image = cv2.imread(str(path))
-    height, width = image.shape[:2]
-    scale = min(2048 / max(height, width), 512 / min(height, width))
-    height, width = int(height * scale + 0.5), int(width * scale + 0.5)
-    image = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
-    image = cv2.resize(image, (-(-width // 32) * 32, -(-height // 32) * 32), interpolation=cv2.INTER_LINEAR)
-    image = (image[:, :, ::-1].astype(np.float32) - np.float32(MEAN)) / np.float32(STD)
-    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))[None]
+    image = resize_within(cv2.imread(str(path)), 2048, 512)
+    height, width = (-(-side // 32) * 32 for side in image.shape[:2])
+    return normalise(cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR))
 
 
 @torch.no_grad()
 def calibrate(model, image):
     """Give the levels one size, and the classes a chance each, so that labels differ from place to place."""
-    for conv, level in zip(model.lateral, model.maps(image), strict=True):
-        conv.weight /= level.std()
-    features = model.features(image)
-    model.seg.bias.copy_(-model.seg.weight[:, :, 0, 0] @ features.mean((0, 2, 3)))
+    model.neck.calibrate(stage_maps(model.backbone, image)[0])
+    standardise(model.seg, model.seg(model.features(image)))
 
 
 @torch.no_grad()
@@ -125,10 +100,8 @@ def published(tmp_path_factory):
     images, labels = (root / 'data' / kind / 'validation' for kind in ('images', 'annotations'))
     for folder in (images, labels, root / 'weights'):
         folder.mkdir(parents=True)
-    random = np.random.RandomState(0)
     for number, (height, width) in enumerate(((120, 150), (136, 97))):
-        clouds = sum(cv2.resize(random.rand(cells, cells, 3), (width, height)) for cells in (3, 9, 30)) / 3
-        cv2.imwrite(str(images / f'{number}.jpg'), (255 * clouds * (0.6, 1, 1.2)).clip(0, 255).astype(np.uint8))
+        draw_clouds(images / f'{number}.jpg', height, width, seed=number)
     model, paths = SemanticFpn(), sorted(images.iterdir())
     calibrate(model, prepare(paths[0]))
     predictions = [predict(model, path) for path in paths]
