@@ -10,11 +10,11 @@ export MMCV_WHEELS
 PY = $(abspath $(VENV))/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart sam-demo test lint docs clean
+.PHONY: help setup quickstart sam-demo sam-demo-setup test check-upstream lint docs clean
 
 help:  ## list the targets
 	@echo 'usage: make TARGET [VENV=.venv] [PYTHON=python3] [MMCV_WHEELS=URL_OR_FOLDER] [ARGS=...]'
-	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' $(firstword $(MAKEFILE_LIST)) | expand -t 14 | sed 's/^/  /'
+	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' $(firstword $(MAKEFILE_LIST)) | expand -t 18 | sed 's/^/  /'
 
 setup:  ## make the environment, or bring it up to date
 	@command -v '$(PYTHON)' >/dev/null || { \
@@ -24,9 +24,11 @@ setup:  ## make the environment, or bring it up to date
 quickstart: setup  ## train, evaluate and fuse a small Mask R-CNN on a data set drawn on the spot
 	@'$(PY)' tools/quickstart.py $(ARGS)
 
-sam-demo: setup  ## serve a web page to segment pictures on; ARGS="--checkpoint repvit://sam" takes the published weights
-	@'$(PY)' -m pip install --quiet -c requirements.txt -r requirements-sam-demo.txt
+sam-demo: sam-demo-setup  ## serve a web page to segment pictures on; ARGS="--checkpoint repvit://sam" takes the published weights
 	@'$(PY)' tools/sam_web.py $(ARGS)
+
+sam-demo-setup: setup  ## install what the web page needs; where Chromium is too, the tests open it
+	@'$(PY)' -m pip install --quiet -c requirements.txt -r requirements-sam-demo.txt
 
 # One process for each core, as most tests keep only one busy; a file's tests share what they prepare.
 PYTEST = OMP_NUM_THREADS=1 '$(abspath $1)/bin/python' -m pytest -n logical --maxprocesses 4 --dist loadfile
