@@ -1,0 +1,79 @@
+"""What the segmentor and the detector that tests write out have in common; nothing here uses our names."""
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+#: Of ImageNet's images, for RGB from 0 to 255.
+MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
+
+
+def draw_clouds(path, height, width, seed):
+    """Write a photograph-like picture: coloured clouds of several sizes."""
+    random = np.random.RandomState(seed)
+    clouds = sum(cv2.resize(random.rand(cells, cells, 3), (width, height)) for cells in (3, 9, 30)) / 3
+    cv2.imwrite(str(path), (255 * clouds * (0.6, 1, 1.2)).clip(0, 255).astype(np.uint8))
+
+
+def resize_within(image, long, short):
+    """The largest size whose sides are no longer than the limits, rounded to pixels."""
+    scale = min(long / max(image.shape[:2]), short / min(image.shape[:2]))
+    height, width = (int(side * scale + 0.5) for side in image.shape[:2])
+    return cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
+
+
+def normalise(image):
+    """A BGR image as a batch of one, in RGB with ImageNet's statistics."""
+    image = (image[:, :, ::-1].astype(np.float32) - np.float32(MEAN)) / np.float32(STD)
+    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))[None]
+
+
+def stage_maps(backbone, x):
+    """Of timm's model: the ends of the stages, and what stands before the last block of all stages but the last."""
+    x, ends, penultimate = backbone.stem(x), [], []
+    for number, stage in enumerate(backbone.stages):
+        if number:
+            x = stage.downsample.pre_block(x)
+            ends.append(x)
+            x = stage.downsample.channel_downsample(stage.downsample.spatial_downsample(x))
+            x = x + stage.downsample.ffn(x)
+        x = stage.blocks(x)
+        penultimate.append(x)
+    return [*ends, x], penultimate
+
+
+class Pyramid(nn.Module):
+    """A feature pyramid (https://arxiv.org/abs/1612.03144) on the maps of RepViT-M1.1."""
+
+    def __init__(self, channels=256, widths=(64, 128, 256, 512)):
+        super().__init__()
+        self.lateral = nn.ModuleList(nn.Conv2d(width, channels, 1) for width in widths)
+        self.fpn = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=1) for _ in widths)
+
+    def forward(self, maps):
+        levels = [conv(level) for conv, level in zip(self.lateral, maps, strict=True)]
+        for number in (2, 1, 0):
+            levels[number] = levels[number] + F.interpolate(levels[number + 1], levels[number].shape[2:])
+        return [conv(level) for conv, level in zip(self.fpn, levels, strict=True)]
+
+    def names(self):
+        """Its tensors as the authors name them."""
+        return {f'neck.{kind}_convs.{level}.conv.{name}': value
+                for kind, convs in (('lateral', self.lateral), ('fpn', self.fpn))
+                for level, conv in enumerate(convs) for name, value in conv.state_dict().items()}
+
+    @torch.no_grad()
+    def calibrate(self, maps):
+        """Give the levels one size, so that each shows."""
+        for conv, level in zip(self.lateral, maps, strict=True):
+            conv.weight /= level.std()
+
+
+@torch.no_grad()
+def standardise(layer, output, std=1.):
+    """Scale and shift a layer so that each channel of its output gets mean 0 and a standard deviation."""
+    output = output.transpose(0, 1).flatten(1)
+    factor = std / output.std(1)
+    layer.weight *= factor.view(-1, *[1] * (layer.weight.ndim - 1))
+    layer.bias.copy_((layer.bias - output.mean(1)) * factor)
