@@ -16,6 +16,7 @@ from mmengine.runner import Runner
 
 from ..errors import CheckpointError, ConfigError
 from ..segmentation import check_classes
+from .categories import check_heads
 from .data import LOADERS, check_data, datasets_of, move_data_root
 
 #: Toolbox -> the packages that have it.
@@ -98,6 +99,8 @@ def prepare(cfg: Config, args: argparse.Namespace, loaders: tuple[str, ...]) -> 
     check_data(cfg, loaders)
     if cfg.get('default_scope') == 'mmseg':
         check_classes(cfg, datasets_of(cfg, loaders))
+    if cfg.get('default_scope') == 'mmdet':
+        check_heads(cfg, datasets_of(cfg, loaders))
     if cfg.get('default_scope') == 'mmpretrain':
         import_module('repvit_mm.classification').fit_to_folder(cfg)
     has_gpu = get_device() != 'cpu'

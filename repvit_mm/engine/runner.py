@@ -24,6 +24,7 @@ from ..checkpoints import fetch, load_into, read_checkpoint, tensors_of
 from ..checkpoints.formats import strip_wrappers
 from ..errors import CheckpointError
 from ..segmentation import check_segmentation
+from .categories import check_categories
 from .checkpoint_hook import CheckpointHook
 from .data import check_samples, datasets_in, expected_paths
 from .distributed import check_launcher, without_gpu
@@ -71,6 +72,7 @@ class Runner(mmengine.runner.Runner):
         with explained_annotations(expected):
             loader = mmengine.runner.Runner.build_dataloader(dataloader, seed, diff_rank_seed)
         check_segmentation(loader.dataset)
+        check_categories(loader.dataset)
         check_samples(loader.dataset, expected)
         return loader
 

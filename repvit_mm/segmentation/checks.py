@@ -37,7 +37,7 @@ def check_classes(cfg: Config, datasets: Iterable[tuple[str, Mapping]]) -> None:
     """
     for loader, dataset in datasets:
         where = f'{cfg.filename or "the config"}, {loader}'
-        known = _known_metainfo(dataset)
+        known = known_metainfo(dataset, 'mmseg')
         given = {key: list_from_file(value) if isinstance(value, str) and os.path.isfile(value) else value
                  for key, value in (dataset.get('metainfo') or {}).items()}
         classes, palette = (given.get(key, known.get(key)) for key in ('classes', 'palette'))
@@ -53,9 +53,10 @@ def check_classes(cfg: Config, datasets: Iterable[tuple[str, Mapping]]) -> None:
                                   f'model.{head}.num_classes={num_classes}')
 
 
-def _known_metainfo(dataset: Mapping) -> Mapping:
+def known_metainfo(dataset: Mapping, toolbox: str) -> Mapping:
+    """What the class of a data set's config says of its classes; nothing for a class that is not registered."""
     kind = dataset.get('type')
-    kind = DATASETS.get(kind if '.' in kind else f'mmseg.{kind}') if isinstance(kind, str) else kind
+    kind = DATASETS.get(kind if '.' in kind else f'{toolbox}.{kind}') if isinstance(kind, str) else kind
     return getattr(kind, 'METAINFO', {})
 
 
@@ -95,7 +96,7 @@ def check_segmentation(dataset: Any) -> None:
     Raises:
         DatasetError: Naming the first file that does not fit.
     """
-    for inner in _innermost(dataset):
+    for inner in innermost(dataset):
         prefix = getattr(inner, 'data_prefix', None)
         if not hasattr(inner, 'reduce_zero_label') or not _loads_labels(inner.pipeline):
             continue
@@ -103,12 +104,13 @@ def check_segmentation(dataset: Any) -> None:
             _check(inner, prefix['seg_map_path'])
 
 
-def _innermost(dataset: Any) -> Iterator[Any]:
+def innermost(dataset: Any) -> Iterator[Any]:
+    """The data sets inside of built wrappers, or the data set itself."""
     if not hasattr(dataset, 'datasets') and not hasattr(dataset, 'dataset'):
         yield dataset
         return
     for wrapped in getattr(dataset, 'datasets', None) or [dataset.dataset]:
-        yield from _innermost(wrapped)
+        yield from innermost(wrapped)
 
 
 def _loads_labels(transform: Any) -> bool:

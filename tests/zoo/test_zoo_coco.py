@@ -300,3 +300,11 @@ def test_another_order_of_the_classes_shows(published, tmp_path, monkeypatch, ca
     status, error = run_altered(root, tmp_path / 'run', monkeypatch, capsys, f'test_evaluator.ann_file={path}')
     assert status == 0, error
     assert min(differences(expected, tmp_path / 'run')) > 0.5
+
+
+@pytest.mark.slow
+def test_classes_counted_from_elsewhere_are_refused(published, tmp_path, monkeypatch, capsys):
+    names = ','.join(list(CATEGORIES.values())[1:])
+    status, error = run_altered(published[0], tmp_path, monkeypatch, capsys,
+                                f'test_dataloader.dataset.metainfo.classes={names}')
+    assert status == 1 and 'has 79 classes, but model.roi_head.bbox_head.num_classes=80' in error
