@@ -16,14 +16,15 @@ def check_heads(cfg: Config, datasets: Iterable[tuple[str, Mapping]]) -> None:
     """Check that the heads of a detector are for as many classes as its data sets have.
 
     Args:
-        cfg: Config of a detector; one that takes its classes from words is left alone.
+        cfg: Config of a detector; one that takes its classes from words, or has heads for only some of them, as for
+            panoptic segmentation, is left alone.
         datasets: Key of a loader and config of a data set, for every data set of the run.
 
     Raises:
         ConfigError: If a head is for another number, or the classes are no list of names.
     """
     model = cfg.get('model') or {}
-    if 'language_model' in model:
+    if 'language_model' in model or 'semantic_head' in model:
         return
     for loader, dataset in datasets:
         where = f'{cfg.filename or "the config"}, {loader}'

@@ -25,7 +25,8 @@ def check(model, metainfo=None, kind='CocoDataset'):
     (dict(roi_head=dict(bbox_head=[dict(num_classes=3)] * 3)), dict(classes=NAMES)),
     (dict(rpn_head=dict(num_classes=1)), dict(classes=NAMES)),
     (dict(language_model={}, bbox_head=dict(num_classes=256)), dict(classes=NAMES)),
-], ids=['two stages', 'known', 'cascade', 'proposals', 'words'])
+    (dict(semantic_head={}, **TWO_STAGES), dict(classes=[*NAMES, 'sky', 'sea'])),
+], ids=['two stages', 'known', 'cascade', 'proposals', 'words', 'panoptic'])
 def test_heads_for_the_classes_of_the_data_set_pass(model, metainfo):
     check(model, metainfo)
 
