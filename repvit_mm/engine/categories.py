@@ -2,8 +2,10 @@
 
 mmdet itself stops with an index error once a test is over, or takes objects for those of another class.
 """
+import json
+import mmap
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from mmengine.config import Config
@@ -50,21 +52,42 @@ def _heads(model: Mapping) -> Iterator[tuple[str, int]]:
 
 
 def check_categories(dataset: Any) -> None:
-    """Check that the annotations in COCO's format know every class of the data set.
+    """Check that the annotations in COCO's format know every class of the data set, in the same order.
 
-    mmdet numbers the classes that they do know.
+    mmdet numbers the classes that they know, in their order, and names them in that of the data set.
 
     Args:
         dataset: A built data set or a wrapper of some; others are left alone.
 
     Raises:
-        DatasetError: If classes are missing.
+        DatasetError: If classes are missing, or in another order.
     """
     for inner in innermost(dataset):
         classes = (getattr(inner, 'metainfo', None) or {}).get('classes')
         known = getattr(inner, 'cat_ids', None)
-        if classes is not None and known is not None and len(known) < len(classes):
-            named = ', '.join(classes[:3]) + ', ...' * (len(classes) > 3)
-            raise DatasetError(f'{inner.ann_file} knows {len(known)} of the {len(classes)} classes {named}; give the '
-                               "data set the names of its categories, in the file's order: "
+        if classes is None or known is None:
+            continue
+        if len(known) < len(classes):
+            raise DatasetError(f'{inner.ann_file} knows {len(known)} of the {len(classes)} classes {_few(classes)}; '
+                               "give the data set the names of its categories, in the file's order: "
                                'metainfo=dict(classes=[...])')
+        in_file = [name for name in _category_names(inner.ann_file) if name in classes]
+        if in_file and in_file != list(classes):
+            raise DatasetError(f'{inner.ann_file} has the categories in the order {_few(in_file)}, and mmdet numbers '
+                               f'them so, but metainfo.classes is {_few(classes)}; bring them into the same order')
+
+
+def _few(names: Sequence[str]) -> str:
+    return ', '.join(names[:3]) + ', ...' * (len(names) > 3)
+
+
+def _category_names(path: str) -> list[str]:
+    """The names under ``categories``, or none where they are not to be found without parsing the whole file."""
+    key = b'"categories"'
+    try:
+        with open(path, 'rb') as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            start = content.rfind(b'[', content.rfind(key), content.rfind(key) + len(key) + 20)
+            text = content[start:start + 1_000_000].decode(errors='ignore')
+        return [category['name'] for category in json.JSONDecoder().raw_decode(text)[0]]
+    except (OSError, ValueError, TypeError, KeyError):
+        return []

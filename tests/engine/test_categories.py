@@ -5,7 +5,7 @@ import pytest
 from mmengine.config import Config
 from mmengine.registry import DATASETS
 
-from repvit_mm.engine.categories import check_categories, check_heads
+from repvit_mm.engine.categories import _category_names, check_categories, check_heads
 from repvit_mm.errors import ConfigError, DatasetError
 
 pytest.importorskip('mmdet')
@@ -75,6 +75,20 @@ def test_annotations_of_other_categories_are_refused(build, wrapper):
     with pytest.raises(DatasetError, match=r'instances.json knows 2 of the 3 classes cat, dog, cow; give ') as info:
         check_categories(build(['dog', 'cow', 'hen'], wrapper))
     assert '\n' not in str(info.value)
+
+
+@pytest.mark.parametrize('wrapper', [False, True])
+def test_annotations_in_another_order_are_refused(build, wrapper):
+    with pytest.raises(DatasetError, match=r'instances.json has the categories in the order dog, cat, cow, and mmdet '
+                                           r'numbers them so, but metainfo.classes is cat, dog, cow; bring'):
+        check_categories(build(['dog', 'hen', 'cat', 'cow'], wrapper))
+
+
+@pytest.mark.parametrize('layout', [{}, {'indent': 2}, {'separators': (',', ':')}])
+def test_the_categories_are_found_anywhere_in_the_file(tmp_path, layout):
+    content = {'categories': [{'id': 1, 'name': 'cat [a "categories"]'}], 'images': [{'id': 7}], 'annotations': []}
+    (tmp_path / 'x.json').write_text(json.dumps(content, **layout))
+    assert _category_names(str(tmp_path / 'x.json')) == ['cat [a "categories"]']
 
 
 def test_data_sets_of_other_kinds_are_left_alone():
