@@ -5,6 +5,7 @@ from rich.console import Console
 
 from repvit_mm.analysis.benchmark import Request, run
 from repvit_mm.analysis.report import latency_table, machine_line, plot_latencies
+from repvit_mm.arguments import positive
 from repvit_mm.errors import UserError, run_cli
 from repvit_mm.export.backends import BACKENDS, DTYPES
 from repvit_mm.files import write_json, written_in_one_piece
@@ -17,14 +18,14 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument('configs', nargs='+', metavar='config',
                         help='configs of classifiers, segmentors or detectors, or architectures such as m1_1; '
                              "sam_m2_3 is RepViT-SAM's image encoder")
-    parser.add_argument('--shape', type=int, nargs=2, default=(224, 224), metavar=('H', 'W'),
+    parser.add_argument('--shape', type=positive, nargs=2, default=(224, 224), metavar=('H', 'W'),
                         help='height and width of the images (default: 224 224)')
     parser.add_argument('--batch-size', type=int, nargs='+', default=[1], metavar='N', help='default: 1')
     parser.add_argument('--backend', nargs='+', default=['eager', 'channels_last'], metavar='NAME',
                         help=f'of {", ".join(BACKENDS)} (default: eager channels_last)')
     parser.add_argument('--device', choices=['cpu', 'cuda'], default='cpu', help='default: cpu')
     parser.add_argument('--dtype', choices=list(DTYPES), nargs='+', default=['fp32'], help='default: fp32')
-    parser.add_argument('--threads', type=int, metavar='N', help='of the CPU (default: as torch decides)')
+    parser.add_argument('--threads', type=positive, metavar='N', help='of the CPU (default: as torch decides)')
     parser.add_argument('--rounds', type=int, default=20, metavar='N',
                         help='turns of each system, of three timed calls each (default: 20)')
     parser.add_argument('--train', action='store_true',

@@ -2,6 +2,7 @@
 import argparse
 from pathlib import Path
 
+from repvit_mm.arguments import seed
 from repvit_mm.datasets import write_classification, write_coco, write_segmentation
 from repvit_mm.errors import run_cli
 
@@ -16,7 +17,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument('folder', metavar='DIR', type=Path, help='where it goes')
     parser.add_argument('--train', type=int, metavar='N', help='scenes to train on')
     parser.add_argument('--val', type=int, metavar='N', help='held-out scenes')
-    parser.add_argument('--seed', type=int, default=0, metavar='N', help='default: 0')
+    parser.add_argument('--seed', type=seed, default=0, metavar='N', help='default: 0')
     return parser
 
 

@@ -1,6 +1,7 @@
 """Export a model to Core ML: tools/export_coreml.py CONFIG [CHECKPOINT] --shape H W --out FILE.mlpackage."""
 import argparse
 
+from repvit_mm.arguments import positive
 from repvit_mm.errors import run_cli
 from repvit_mm.export import export_coreml
 from repvit_mm.export.coreml import BOUNDS, WEIGHTS
@@ -11,7 +12,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description='Export the fused form of a model to Core ML, and compare it with '
                                                  'PyTorch. Of a detector, backbone and neck are exported.')
     add_export_arguments(parser, '.mlpackage')
-    parser.add_argument('--also-shape', type=int, nargs=2, action='append', default=[], metavar=('H', 'W'),
+    parser.add_argument('--also-shape', type=positive, nargs=2, action='append', default=[], metavar=('H', 'W'),
                         help='another size that the model takes as well; can be given several times')
     parser.add_argument('--precision', choices=list(BOUNDS), default='fp16', help='default: fp16')
     parser.add_argument('--weights', choices=list(WEIGHTS), default='float',

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from repvit_mm import engine
+from repvit_mm.arguments import seed
 from repvit_mm.engine.options import CfgOptions
 from repvit_mm.errors import run_cli
 from repvit_mm.quickstart import Quickstart, check_unchanged
@@ -26,7 +27,7 @@ def build_parser() -> argparse.ArgumentParser:
                     'An interrupted run goes on from its last whole epoch when it is started again.')
     parser.add_argument('--work-dir', metavar='DIR', type=Path, default=Path('work_dirs/quickstart'),
                         help='where everything goes; default: %(default)s')
-    parser.add_argument('--seed', type=int, default=0, metavar='N', help='of scenes and training; default: 0')
+    parser.add_argument('--seed', type=seed, default=0, metavar='N', help='of scenes and training; default: 0')
     parser.add_argument('--train-scenes', type=int, default=1200, metavar='N',
                         help='scenes to train on; default: %(default)s')
     parser.add_argument('--val-scenes', type=int, default=150, metavar='N',

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 
 from mmengine.config import DictAction
 
+from ..arguments import seed
+
 
 class CfgOptions(DictAction):
     """mmengine's ``key=value`` pairs; what is no such pair is a usage error."""
@@ -26,7 +28,7 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--work-dir', metavar='DIR', help='logs and checkpoints; default: work_dirs/CONFIG_NAME')
     parser.add_argument('--data-root', metavar='PATH',
                         help='another place of the data set: moves every loader and evaluator of the config')
-    parser.add_argument('--seed', type=int, metavar='N', help='of every random generator; default: drawn')
+    parser.add_argument('--seed', type=seed, metavar='N', help='of every random generator; default: drawn')
     parser.add_argument('--cfg-options', nargs='+', action=CfgOptions, default={}, metavar='KEY=VALUE',
                         help='override settings of the config, e.g. train_dataloader.batch_size=4 '
                              '"param_scheduler.1.milestones=[8,11]"; no spaces inside a value')

@@ -227,3 +227,11 @@ def test_the_tool_draws_each_layout(tmp_path, layout, write):
     drawn = contents(tmp_path / 'tool')
     assert drawn == contents(write(tmp_path / 'function', seed=3, train=8, val=2, quiet=True))
     assert len(drawn) > 10
+
+
+@pytest.mark.parametrize('seed', [-1, 2 ** 32, 'x'])
+def test_a_seed_that_no_generator_takes_is_a_usage_error(tmp_path, seed):
+    done = subprocess.run([sys.executable, TOOL, 'classification', tmp_path / 'out', '--seed', str(seed)],
+                          capture_output=True, text=True)
+    assert done.returncode == 2 and not (tmp_path / 'out').exists()
+    assert f'argument --seed: expected a whole number from 0 to 4294967295, got {seed}' in done.stderr.splitlines()[-1]

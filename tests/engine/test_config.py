@@ -119,6 +119,14 @@ def test_seed_keeps_the_other_settings_of_randomness():
     assert cfg.randomness == dict(deterministic=True, seed=3)
 
 
+@pytest.mark.parametrize('seed', ['-1', '4294967296', 'x'])
+def test_seed_that_no_generator_takes_is_a_usage_error(capsys, seed):
+    with pytest.raises(SystemExit) as end:
+        options('--seed', seed)
+    assert end.value.code == 2
+    assert f'argument --seed: expected a whole number from 0 to 4294967295, got {seed}' in capsys.readouterr().err
+
+
 def test_loaders_fit_the_machine():
     loaders = dict(train_dataloader=dict(num_workers=0, persistent_workers=True, pin_memory=True),
                    val_dataloader=dict(num_workers=2, persistent_workers=True))

@@ -112,3 +112,19 @@ def test_mistakes_are_one_line(tool, arguments, message, monkeypatch, capsys, tm
     status, error = run(monkeypatch, capsys, tool, *arguments)
     assert status == 1 and error.startswith('error: ') and message in error and error.count('\n') == 1
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize('tool, arguments, message', [
+    ('get_flops', ['m1_1', '--shape', 0, 0], 'argument --shape: expected a whole number, at least 1, got 0'),
+    ('get_flops', ['m1_1', '--shape', -5, 224], 'argument --shape: expected a whole number, at least 1, got -5'),
+    ('get_flops', ['m0_6', '--depth', -1], 'argument --depth: expected a whole number, at least 0, got -1'),
+    ('get_flops', ['m0_6', '--proposals', -4], 'argument --proposals: expected a whole number, at least 0, got -4'),
+    ('benchmark', ['m0_6', '--shape', 64, 0], 'argument --shape: expected a whole number, at least 1, got 0'),
+    ('benchmark', ['m0_6', '--threads', -3], 'argument --threads: expected a whole number, at least 1, got -3'),
+    ('benchmark', ['m0_6', '--threads', 0], 'argument --threads: expected a whole number, at least 1, got 0'),
+    ('export_onnx', ['m0_6', '--shape', 64, 'x'], 'argument --shape: expected a whole number, at least 1, got x'),
+    ('export_coreml', ['m0_6', '--also-shape', 64, 0], 'argument --also-shape: expected a whole number, at least 1'),
+])
+def test_a_number_out_of_range_is_a_usage_error(tool, arguments, message, monkeypatch, capsys):
+    status, error = run(monkeypatch, capsys, tool, *arguments)
+    assert status == 2 and message in error.splitlines()[-1]

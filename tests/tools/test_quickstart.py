@@ -35,6 +35,12 @@ def test_quickstart_goes_from_nothing_to_a_summary(tmp_path):
         assert str(tmp_path / 'run' / name) in run.stdout and (tmp_path / 'run' / name).is_file()
 
 
+def test_seed_that_no_generator_takes_is_a_usage_error(tmp_path):
+    run = quickstart('--work-dir', tmp_path / 'run', '--seed', '-1')
+    assert run.returncode == 2 and not (tmp_path / 'run').exists()
+    assert run.stderr.splitlines()[-1].endswith('argument --seed: expected a whole number from 0 to 4294967295, got -1')
+
+
 @pytest.mark.parametrize('arguments, message', [
     (('--train-scenes', '0'), 'error: the number of train scenes is at least 1, not 0'),
     (('--cfg-options', 'optimiser=1'), 'error: --cfg-options optimiser: no run reads optimiser')])

@@ -1,0 +1,31 @@
+"""Types of numbers on the command line, for which a number that nothing could be done with is a usage error."""
+import argparse
+from collections.abc import Callable
+
+
+def whole_number(least: int, most: int | None = None, multiple_of: int = 1) -> Callable[[str], int]:
+    """A ``type`` for argparse: a whole number in a range.
+
+    Args:
+        least: The smallest that is taken.
+        most: The largest; None for no bound.
+        multiple_of: What it has to be a multiple of.
+    """
+    kind = 'a whole number' if multiple_of == 1 else f'a multiple of {multiple_of}'
+    expected = f'{kind}, at least {least}' if most is None else f'{kind} from {least} to {most}'
+
+    def parse(text: str) -> int:
+        try:
+            number = int(text)
+        except ValueError:
+            number = least - 1
+        if number < least or (most is not None and number > most) or number % multiple_of:
+            raise argparse.ArgumentTypeError(f'expected {expected}, got {text}')
+        return number
+
+    return parse
+
+
+positive = whole_number(1)
+#: What numpy, and with it mmengine, takes.
+seed = whole_number(0, 2 ** 32 - 1)
