@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from .errors import UserError
+from .errors import ConfigError, UserError
 
 
 @contextmanager
@@ -38,6 +38,23 @@ def written_in_one_piece(out: str | Path) -> Iterator[Path]:
         raise UserError(f'{out} cannot be written: {error.strerror or error}') from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def make_folder(path: str | Path, option: str) -> None:
+    """Make a folder before the work begins whose results go there.
+
+    Args:
+        path: The folder; missing parents are made.
+        option: What named it, for the error.
+
+    Raises:
+        ConfigError: If it cannot be made, or something else of that name is there.
+    """
+    try:
+        Path(path).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        reason = 'it is a file' if Path(path).is_file() else error.strerror
+        raise ConfigError(f'{option} {path}: the folder cannot be made: {reason}; name another') from error
 
 
 def write_json(out: str | Path, content: Any) -> None:

@@ -106,13 +106,16 @@ def find_classes(data_root: str | Path) -> list[str]:
     """Names of the classes of a folder, see :class:`ImageFolder`.
 
     Raises:
-        DatasetError: If the folder is missing, has no class, a class has no image, or the splits do not
-            match.
+        DatasetError: If the folder is missing, has no class, a class has no image, the splits do not match, or they
+            are a folder further down.
     """
     root = Path(data_root).expanduser()
     if not root.is_dir():
         raise DatasetError(f'there is no folder {root}; give the place of the images with --data-root')
     splits = _split_folders(root)
+    if not splits and (inside := [name for name in _subfolders(root) if _split_folders(root / name)]):
+        raise DatasetError(f'{root} has no folder of a split ({", ".join(SPLITS["train"])}), but {root / inside[0]} '
+                           'has; give that one with --data-root')
     first, *others = splits.values() if splits else (root,)
     classes = _subfolders(first)
     if not classes:

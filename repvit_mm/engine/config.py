@@ -17,6 +17,7 @@ from mmengine.runner import Runner
 from ..errors import CheckpointError, ConfigError
 from ..segmentation import check_classes
 from .categories import check_heads
+from .channels import check_channels
 from .data import LOADERS, check_data, datasets_of, move_data_root
 
 #: Toolbox -> the packages that have it.
@@ -96,6 +97,7 @@ def prepare(cfg: Config, args: argparse.Namespace, loaders: tuple[str, ...]) -> 
         cfg.randomness = {**cfg.get('randomness', {}), 'seed': args.seed}
     if args.data_root is not None:
         move_data_root(cfg, args.data_root)
+    check_channels(cfg)
     check_data(cfg, loaders)
     if cfg.get('default_scope') == 'mmseg':
         check_classes(cfg, datasets_of(cfg, loaders))

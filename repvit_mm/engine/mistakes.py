@@ -11,6 +11,7 @@ _BAD_SETTING = re.compile(r'unexpected keyword argument|missing \d+ required|mul
 _BAD_TYPE = re.compile(r'is not in the .*registry|must contain the key "type"')
 #: What mmcv's image loading says of a file that holds no image.
 _NO_IMAGE = 'failed to load image'
+_LOADING = os.path.join('torch', 'utils', 'data')
 
 
 @contextmanager
@@ -44,14 +45,16 @@ def _is_config_mistake(error: KeyError | TypeError) -> bool:
     """Whether mmengine could not call a class with the settings of the config, or does not know the class."""
     if not error.args:
         return False
-    file = traceback.extract_tb(error.__traceback__)[-1].filename
     pattern = _BAD_TYPE if isinstance(error, KeyError) else _BAD_SETTING
-    return f'{os.sep}mmengine{os.sep}' in file and pattern.search(str(error.args[0])) is not None
+    return _raised_by(error, f'{os.sep}mmengine{os.sep}') and pattern.search(str(error.args[0])) is not None
+
+
+def _raised_by(error: Exception, package: str) -> bool:
+    return package in traceback.extract_tb(error.__traceback__)[-1].filename
 
 
 def _is_unreadable_sample(error: OSError | AssertionError) -> bool:
-    loading = os.path.join('torch', 'utils', 'data')
-    if not any(loading in frame.filename for frame in traceback.extract_tb(error.__traceback__)):
+    if not any(_LOADING in frame.filename for frame in traceback.extract_tb(error.__traceback__)):
         return False
     return isinstance(error, OSError) or _NO_IMAGE in str(error)
 
@@ -69,6 +72,8 @@ def explained_annotations(expected: Sequence[str]) -> Iterator[None]:
         if isinstance(error, KeyError) and _is_config_mistake(error):
             raise
         reason = str(error.args[-1] if error.args else error).partition('\n')[0]
+        if isinstance(error, ValueError) and _raised_by(error, _LOADING):
+            raise ConfigError(f'the settings of the loader of {", ".join(expected)} do not fit: {reason}') from error
         if isinstance(error, KeyError):
             reason = f'an entry has no {reason!r}'
         elif 'need at least one array' in reason:  # what mmengine makes of an empty list

@@ -1,4 +1,5 @@
 """mmengine's Runner with checked checkpoints, one-line errors, and distributed runs without a GPU."""
+import difflib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -14,7 +15,7 @@ from mmengine.fileio import LocalBackend, get_file_backend
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.model import BaseTTAModel, is_model_wrapper, revert_sync_batchnorm
-from mmengine.registry import RUNNERS
+from mmengine.registry import OPTIMIZERS, RUNNERS
 from mmengine.runner import Priority, load_state_dict
 from torch import nn
 from torch.utils.data import DataLoader
@@ -22,7 +23,8 @@ from torch.utils.data import DataLoader
 from ..backbone import RepViT
 from ..checkpoints import fetch, load_into, read_checkpoint, tensors_of
 from ..checkpoints.formats import strip_wrappers
-from ..errors import CheckpointError
+from ..errors import CheckpointError, ConfigError, DatasetError
+from ..files import make_folder
 from ..segmentation import check_segmentation
 from .categories import check_categories
 from .checkpoint_hook import CheckpointHook
@@ -74,7 +76,20 @@ class Runner(mmengine.runner.Runner):
         check_segmentation(loader.dataset)
         check_categories(loader.dataset)
         check_samples(loader.dataset, expected)
+        if not len(loader):  # which mmengine takes for a mistake of its own
+            raise DatasetError(f'the {len(loader.dataset)} samples of {", ".join(expected)} make no batch of '
+                               f'{loader.batch_size} for each process, and smaller ones are left out (drop_last=True); '
+                               'set a smaller batch, e.g. --cfg-options train_dataloader.batch_size=8')
         return loader
+
+    def build_optim_wrapper(self, optim_wrapper: Any) -> Any:
+        """Build the optimiser, whose type has to be known."""
+        kind = (optim_wrapper.get('optimizer') or {}).get('type') if isinstance(optim_wrapper, Mapping) else None
+        if isinstance(kind, str) and OPTIMIZERS.get(kind) is None:
+            close = difflib.get_close_matches(kind, OPTIMIZERS.module_dict, n=1)
+            hint = f'; did you mean {close[0]}?' if close else ''
+            raise ConfigError(f'optim_wrapper.optimizer.type={kind} is no optimiser that is known{hint}')
+        return super().build_optim_wrapper(optim_wrapper)
 
     def _init_model_weights(self) -> None:
         try:
@@ -172,9 +187,10 @@ def run_config(cfg: Config, task: str) -> None:
         task: ``'train'`` or ``'test'``.
 
     Raises:
-        UserError: If config, data set or checkpoint do not fit.
+        UserError: If config, data set or checkpoint do not fit, or the work directory cannot be made.
     """
     check_launcher(cfg.launcher)
+    make_folder(cfg.work_dir, '--work-dir')
     with explained_mistakes():
         runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
     getattr(runner, task)()

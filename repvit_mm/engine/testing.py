@@ -7,6 +7,7 @@ from typing import Any
 from mmengine.config import Config, ConfigDict
 
 from ..errors import ConfigError
+from ..files import make_folder
 from .data import datasets_of
 
 #: Toolbox -> what merges the predictions of augmented images, where the config has no ``tta_model``.
@@ -77,16 +78,18 @@ def dump_predictions(cfg: Config, out: str) -> None:
         out: A ``.pkl`` file; for segmentation, a directory for label maps.
 
     Raises:
-        ConfigError: If it is no such file.
+        ConfigError: If it is no such file, or its folder cannot be made.
     """
     evaluators = cfg.test_evaluator
     evaluators = [evaluators] if isinstance(evaluators, Mapping) else list(evaluators)
     scope = cfg.get('default_scope')
     if scope == 'mmseg':
+        make_folder(out, '--out')
         cfg.test_evaluator = [{**evaluator, 'output_dir': out} for evaluator in evaluators]
         return
     if not out.endswith(('.pkl', '.pickle')):
         raise ConfigError(f'--out {out} must end with .pkl or .pickle')
+    make_folder(os.path.dirname(out) or '.', '--out')
     metric = 'mmdet.DumpDetResults' if scope == 'mmdet' else 'mmengine.DumpResults'
     cfg.test_evaluator = [*evaluators, dict(type=metric, out_file_path=out)]
 
@@ -103,8 +106,9 @@ def draw_predictions(cfg: Config, directory: str) -> None:
         directory: Where the pictures go.
 
     Raises:
-        ConfigError: If the config is for no toolbox whose predictions can be drawn.
+        ConfigError: If the config is for no toolbox whose predictions can be drawn, or the folder cannot be made.
     """
+    make_folder(directory, '--show-dir')
     scope, directory = cfg.get('default_scope'), os.path.abspath(directory)
     if 'default_hooks' not in cfg:
         cfg.default_hooks = {}

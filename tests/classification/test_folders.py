@@ -92,6 +92,13 @@ def test_a_folder_of_another_kind_is_named(split_root, break_it, message):
         ImageFolder(break_it(split_root))
 
 
+def test_a_root_too_high_up_is_not_taken_for_the_classes(tmp_path):
+    for name in ('ant', 'bee'):
+        write_images(tmp_path / 'insects' / 'train' / name)
+    with pytest.raises(DatasetError, match=f'no folder of a split .*, but {tmp_path}/insects has; give that one'):
+        ImageFolder(tmp_path)
+
+
 def test_a_missing_validation_split_is_named(split_root):
     (split_root / 'val').rename(split_root / 'elsewhere')
     with pytest.raises(DatasetError, match='but none for val'):

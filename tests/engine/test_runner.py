@@ -9,9 +9,17 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from repvit_mm.checkpoints import read_checkpoint
-from repvit_mm.engine import Runner, distributed, latest_checkpoint, one_report
+from repvit_mm.engine import (
+    Runner,
+    distributed,
+    draw_predictions,
+    dump_predictions,
+    latest_checkpoint,
+    one_report,
+    run_config,
+)
 from repvit_mm.engine.mistakes import explained_mistakes
-from repvit_mm.errors import CheckpointError, UserError
+from repvit_mm.errors import CheckpointError, ConfigError, DatasetError, UserError
 
 
 @MODELS.register_module()
@@ -108,6 +116,40 @@ def test_weights_alone_cannot_be_resumed(make_runner, tmp_path):
     torch.save({'linear.weight': torch.ones(1, 1), 'linear.bias': torch.ones(1)}, tmp_path / 'weights.pth')
     with pytest.raises(CheckpointError, match='not the state of a training'):
         make_runner(load_from=str(tmp_path / 'weights.pth'), resume=True).train()
+
+
+def test_a_batch_larger_than_the_data_set_is_told(make_runner):
+    runner = make_runner()
+    loader = {**runner.cfg.train_dataloader, 'batch_size': 3, 'drop_last': True}
+    with pytest.raises(DatasetError, match=r'the 2 samples of .* make no batch of 3 .*train_dataloader\.batch_size='):
+        runner.build_dataloader(loader)
+
+
+@pytest.mark.parametrize(('setting', 'named'), [
+    (dict(batch_size=0), 'batch_size=0'), (dict(num_workers=-1), 'num_workers')])
+def test_settings_of_a_loader_are_not_taken_for_a_mistake_in_the_data(make_runner, setting, named):
+    runner = make_runner()
+    with pytest.raises(ConfigError, match=f'settings of the loader .* do not fit: .*{named}'):
+        runner.build_dataloader({**runner.cfg.train_dataloader, **setting})
+
+
+def test_an_unknown_optimiser_is_told_with_a_known_one(make_runner):
+    with pytest.raises(ConfigError, match='type=AdamX is no optimiser that is known; did you mean Adam'):
+        make_runner().build_optim_wrapper(dict(optimizer=dict(type='AdamX', lr=1.)))
+
+
+@pytest.mark.parametrize('make', [
+    lambda folder: run_config(Config(dict(work_dir=str(folder), launcher='none')), 'train'),
+    lambda folder: draw_predictions(Config(dict(default_scope='mmdet')), str(folder)),
+    lambda folder: dump_predictions(Config(dict(default_scope='mmseg', test_evaluator={})), str(folder)),
+    lambda folder: dump_predictions(Config(dict(default_scope='mmdet', test_evaluator={})), f'{folder}/x.pkl'),
+], ids=['--work-dir', '--show-dir', '--out', '--out x.pkl'])
+def test_a_folder_for_the_results_that_cannot_be_made_is_told_before_the_run(tmp_path, make):
+    (tmp_path / 'file').write_text('kept')
+    for folder in (tmp_path / 'file', tmp_path / 'file' / 'inside'):
+        with pytest.raises(ConfigError, match=f'^--.* {folder}: the folder cannot be made: .*; name another$'):
+            make(folder)
+    assert (tmp_path / 'file').read_text() == 'kept'
 
 
 def test_interrupt_that_mmengine_swallows():
