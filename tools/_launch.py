@@ -1,5 +1,6 @@
 """torchrun for dist_train.sh and dist_test.sh: once a process has said why it fails, no traceback of torchrun's own."""
 import logging
+import os
 import sys
 
 from torch.distributed.elastic.multiprocessing import SignalException
@@ -17,3 +18,8 @@ if __name__ == '__main__':
         sys.exit(status)
     except SignalException as error:
         sys.exit(128 + error.sigval)
+    except RuntimeError as error:
+        if 'address already in use' not in str(error).lower():
+            raise
+        sys.exit(f'error: PORT {os.environ.get("PORT", 29500)} is taken, by another run perhaps; set PORT to another '
+                 'number')

@@ -10,8 +10,14 @@ if [ $# -lt 2 ]; then
 fi
 config=$1 gpus=$2
 shift 2
-exec "${PYTHON:-python}" "$(dirname "$0")/_launch.py" \
+tools=$(dirname "$0")
+. "$tools/_numbers.sh"
+require_number GPUS "$gpus" 1
+require_number NNODES "${NNODES:-1}" 1
+require_number NODE_RANK "${NODE_RANK:-0}" 0
+require_number PORT "${PORT:-29500}" 1
+exec "${PYTHON:-python}" "$tools/_launch.py" \
     --nnodes="${NNODES:-1}" --node_rank="${NODE_RANK:-0}" \
     --master_addr="${MASTER_ADDR:-127.0.0.1}" --master_port="${PORT:-29500}" \
     --nproc_per_node="$gpus" \
-    "$(dirname "$0")/train.py" "$config" --launcher pytorch "$@"
+    "$tools/train.py" "$config" --launcher pytorch "$@"

@@ -3,6 +3,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -32,7 +33,6 @@ def ended(process):
 @pytest.fixture
 def port():
     """A port that nothing listens at, for two runs at the same time on one machine would meet."""
-    import socket
     with socket.socket() as free:
         free.bind(('127.0.0.1', 0))
         return dict(PORT=str(free.getsockname()[1]))
@@ -42,6 +42,22 @@ def port():
 def test_too_few_arguments(script, tmp_path):
     status, error = ended(launch(script, *['x'] * (SCRIPTS[script] - 1), cwd=tmp_path))
     assert status == 2 and error.startswith('usage: ')
+
+
+@pytest.mark.parametrize(('script', 'arguments', 'environment', 'message'), [
+    ('dist_train', ['c.py', 'abc'], {}, 'GPUS abc: expected a whole number, at least 1'),
+    ('dist_train', ['c.py', '0'], {}, 'GPUS 0: expected a whole number, at least 1'),
+    ('dist_train', ['c.py', ''], {}, 'GPUS : expected a whole number, at least 1'),
+    ('dist_train', ['c.py', '2'], dict(NNODES='two'), 'NNODES two: expected a whole number, at least 1'),
+    ('dist_train', ['c.py', '2'], dict(NODE_RANK='-1'), 'NODE_RANK -1: expected a whole number, at least 0'),
+    ('dist_test', ['c.py', 'x.pth', '-1'], {}, 'GPUS -1: expected a whole number, at least 1'),
+    ('dist_test', ['c.py', 'x.pth', '2'], dict(PORT='http'), 'PORT http: expected a whole number, at least 1'),
+    ('slurm_train', ['part', 'job', 'c.py', 'work'], dict(GPUS='0'), 'GPUS 0: expected a whole number, at least 1'),
+    ('slurm_test', ['part', 'job', 'c.py', 'x.pth'], dict(GPUS_PER_NODE='a'),
+     'GPUS_PER_NODE a: expected a whole number, at least 1'),
+])
+def test_what_is_no_number_is_one_line(script, arguments, environment, message, tmp_path):
+    assert ended(launch(script, *arguments, cwd=tmp_path, **environment)) == (2, f'error: {message}\n')
 
 
 @pytest.mark.parametrize(('script', 'arguments', 'started'), [
@@ -63,6 +79,18 @@ def test_slurm(script, arguments, started, tmp_path):
             '--quotatype=reserved', '--time=1:00'} <= set(called)
     command = called[called.index(sys.executable):]
     assert command[1] == '-u' and command[2].endswith(f'/tools/{started[0]}') and command[3:] == started[1:]
+
+
+@pytest.mark.slow
+def test_port_that_is_taken_is_one_line(tmp_path):
+    with socket.socket() as taken:
+        taken.bind(('', 0))
+        taken.listen()
+        number = taken.getsockname()[1]
+        status, error = ended(launch('dist_train', 'c.py', 1, cwd=tmp_path, PORT=str(number)))
+    assert status == 1 and error.splitlines()[-1] == (
+        f'error: PORT {number} is taken, by another run perhaps; set PORT to another number')
+    assert 'Traceback' not in error
 
 
 @pytest.mark.slow
