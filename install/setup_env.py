@@ -199,7 +199,8 @@ def main():
     try:
         with locked(venv):
             if set_up(venv, args.stack):
-                print(f'{venv} is ready: {time.monotonic() - started:.0f} s', flush=True)
+                print(f'{venv} is ready: {time.monotonic() - started:.0f} s; to work in it: source {venv}/bin/activate',
+                      flush=True)
     except SetupError as error:
         print(f'error: {error}', file=sys.stderr)
         return 1

@@ -1,5 +1,6 @@
 # A Mask R-CNN that learns the embedded data set from random weights in minutes on two CPU cores: configs/detection at
-# a fifth of the resolution, with a quarter of the channels, and without the finest map.
+# a fifth of the resolution, with a quarter of the channels, and without the finest map. `make quickstart` runs it; to
+# draw the data set alone: python tools/draw_shapes.py detection data/shapes_detection
 _base_ = [
     'mmdet::_base_/models/mask-rcnn_r50_fpn.py',
     'mmdet::_base_/datasets/coco_instance.py',
@@ -7,7 +8,7 @@ _base_ = [
 ]
 custom_imports = dict(imports=['repvit_mm'])
 
-data_root = 'data/shapes/'
+data_root = 'data/shapes_detection/'
 classes = ('circle', 'square', 'triangle', 'star', 'heart', 'cross', 'ring', 'crescent')
 scale = (160, 160)
 max_iters = 1300
