@@ -2,6 +2,7 @@
 import argparse
 
 from repvit_mm.checkpoints import FORMATS, convert_file
+from repvit_mm.checkpoints.reading import WEIGHT_KEYS
 from repvit_mm.errors import run_cli
 
 
@@ -25,8 +26,12 @@ def main() -> None:
     done = convert_file(args.source, args.destination, args.to, args.trust, args.force)
     print(f'{args.source}: {done.arch}, {done.source}, {done.tensors} tensors')
     print(f'{args.destination}: {done.result}, {done.renamed} of {done.tensors} tensors renamed')
-    if done.left_out:
-        print(f'left out: {", ".join(done.left_out)}')
+    averages = [name for name in done.left_out if name in WEIGHT_KEYS]
+    rest = [name for name in done.left_out if name not in averages]
+    if rest:
+        print(f'left out, as they are no weights: {", ".join(rest)}')
+    if averages:
+        print(f'left out, as only one set of weights is kept: {", ".join(averages)}')
 
 
 if __name__ == '__main__':

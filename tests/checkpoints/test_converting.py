@@ -105,7 +105,16 @@ def test_the_tool_tells_what_the_file_was_and_what_it_has_become(official, tmp_p
     assert capsys.readouterr().out.splitlines() == [
         f'{official}: m0_6, official names, 476 tensors',
         f'{tmp_path / "out.pth"}: timm names, 476 of 476 tensors renamed',
-        'left out: optimizer, epoch, args']
+        'left out, as they are no weights: optimizer, epoch, args']
+
+
+def test_the_tool_tells_of_weights_that_are_left_out(official, tmp_path, monkeypatch, capsys):
+    content = read_checkpoint(official)
+    torch.save({**content, 'model_ema': dict(content['model'])}, tmp_path / 'both.pth')
+    assert run_tool(monkeypatch, tmp_path / 'both.pth', tmp_path / 'out.pth') == 0
+    assert capsys.readouterr().out.splitlines()[2:] == [
+        'left out, as they are no weights: optimizer, epoch, args',
+        'left out, as only one set of weights is kept: model_ema']
 
 
 @pytest.mark.parametrize('to', FORMATS)
