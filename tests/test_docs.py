@@ -70,6 +70,8 @@ def test_command_and_its_options_exist(words):
             assert re.search(rf'^{target}:', MAKEFILE, re.M)
     elif program == 'pip':
         check_pip(words)
+    elif program == 'source':  # venv's own script, in make's VENV
+        assert arguments == [re.search(r'^VENV \?= (.+)$', MAKEFILE, re.M)[1] + '/bin/activate']
     elif program.startswith('tools/'):
         check_tool(program.removeprefix('tools/'), arguments)
     elif program == 'python' and arguments[0].startswith('tools/'):
