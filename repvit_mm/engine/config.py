@@ -28,6 +28,8 @@ TOOLBOXES = {
 }
 #: Our configs, which a wheel carries and a checkout links to.
 INSTALLED_CONFIGS = Path(__file__).resolve().parents[1] / '.mim' / 'configs'
+#: Endings of the files that mmengine reads as configs.
+CONFIG_SUFFIXES = ('.py', '.yml', '.yaml', '.json')
 #: What a run reads from the top level of a config, beside the arguments of mmengine's Runner.
 _RUN_KEYS = {'custom_imports', 'compile', 'activation_checkpointing', 'efficient_conv_bn_eval', 'runner_type',
              'model_wrapper_cfg', 'sync_bn', 'find_unused_parameters', 'tta_model', 'tta_pipeline'}
@@ -44,6 +46,9 @@ def load_config(path: str | Path, options: Mapping[str, Any] | None = None) -> C
         ConfigError: If there is no such file, it fails, or an option's key cannot be set in it.
     """
     path = find_config(path)
+    if path.suffix not in CONFIG_SUFFIXES:
+        raise ConfigError(f'{path} is no config: a file {", ".join(CONFIG_SUFFIXES[:-1])} or {CONFIG_SUFFIXES[-1]} is '
+                          'expected')
     try:
         cfg = Config.fromfile(path)
     except Exception as error:  # a config is a program: it can fail in any way
@@ -76,8 +81,16 @@ def find_config(path: str | Path) -> Path:
             return file
     siblings = [file.name for folder in (path.parent, installed.parent) for file in folder.glob('*.py')]
     close = difflib.get_close_matches(path.name, siblings, n=1)
-    hint = f'; did you mean {path.with_name(close[0])}?' if close else ''
-    raise ConfigError(f'there is no config {path}{hint}')
+    raise ConfigError(f'there is no config {path}; '
+                      f'{f"did you mean {path.with_name(close[0])}?" if close else _nearest_installed(name)}')
+
+
+def _nearest_installed(name: str) -> str:
+    found = {file.name: file for file in INSTALLED_CONFIGS.glob('*/*.py')}
+    close = difflib.get_close_matches(os.path.basename(name), found, n=1)
+    if close:
+        return f'did you mean {found[close[0]].relative_to(INSTALLED_CONFIGS)}?'
+    return f'the installed ones are in {INSTALLED_CONFIGS}'
 
 
 def prepare(cfg: Config, args: argparse.Namespace, loaders: tuple[str, ...]) -> None:

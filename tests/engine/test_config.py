@@ -36,7 +36,7 @@ def test_missing_config_suggests_a_similar_one(tmp_path):
     write(tmp_path / 'maskrcnn_m1_1.py', '')
     with pytest.raises(ConfigError, match=r'there is no config .*maskrcnn_m1_7\.py; did you mean .*m1_1\.py\?'):
         engine.load_config(tmp_path / 'maskrcnn_m1_7.py')
-    with pytest.raises(ConfigError, match=r'there is no config nowhere/x\.py$'):
+    with pytest.raises(ConfigError, match=r'there is no config nowhere/x\.py; the installed ones are in .*configs$'):
         engine.load_config('nowhere/x.py')
 
 
@@ -63,6 +63,27 @@ def test_slip_in_the_name_of_an_installed_config(tmp_path, monkeypatch, prefix):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError, match=rf'did you mean {prefix}maskrcnn_repvit_m1_1\.py\?$'):
         engine.load_config(f'{prefix}maskrcnn_repvit_m1-1.py')
+
+
+@pytest.mark.parametrize(('name', 'nearest'), [
+    ('maskrcnn_repvit_m1_1.py', 'detection/maskrcnn_repvit_m1_1.py'),
+    ('repvit_mm::maskrcnn_repvit_m1-1', 'detection/maskrcnn_repvit_m1_1.py'),
+    ('detections/maskrcnn_repvit_m0_6.py', 'detection/maskrcnn_repvit_m0_6.py'),
+    ('configs/classifcation/repvit_m1_1_300e.py', 'classification/repvit_m1_1_300e.py'),
+])
+def test_installed_config_in_another_folder(tmp_path, monkeypatch, name, nearest):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError) as error:
+        engine.load_config(name)
+    assert str(error.value) == f'there is no config {name}; did you mean {nearest}?'
+
+
+@pytest.mark.parametrize('name', ['README.md', 'weights.pth', 'config'])
+def test_file_of_another_kind_is_no_config(tmp_path, name):
+    path = write(tmp_path / name, '')
+    with pytest.raises(ConfigError) as error:
+        engine.load_config(path)
+    assert str(error.value) == f'{path} is no config: a file .py, .yml, .yaml or .json is expected'
 
 
 def test_config_for_a_toolbox_that_is_not_installed(tmp_path, monkeypatch):
