@@ -111,6 +111,8 @@ def prepare(cfg: Config, args: argparse.Namespace, loaders: tuple[str, ...]) -> 
     if args.data_root is not None:
         move_data_root(cfg, args.data_root)
     check_channels(cfg)
+    if 'train_dataloader' in loaders:
+        _check_length(cfg.get('train_cfg') or {})
     check_data(cfg, loaders)
     if cfg.get('default_scope') == 'mmseg':
         check_classes(cfg, datasets_of(cfg, loaders))
@@ -123,6 +125,14 @@ def prepare(cfg: Config, args: argparse.Namespace, loaders: tuple[str, ...]) -> 
         _complete_loader(cfg, loader, has_gpu)
     if not has_gpu:
         _leave_amp(cfg, args)
+
+
+def _check_length(train_cfg: Mapping[str, Any]) -> None:
+    """Training for no step would end as if all were well."""
+    for key in ('max_epochs', 'max_iters', 'val_interval'):
+        value = train_cfg.get(key, 1)
+        if not isinstance(value, int | float) or value < 1 or value % 1 > 0:
+            raise ConfigError(f'train_cfg.{key}={value} must be a whole number, at least 1')
 
 
 def _complete_loader(cfg: Config, loader: str, has_gpu: bool) -> None:
