@@ -2,12 +2,16 @@
 import os
 import re
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
+
+from mmengine.config import Config
 
 from ..errors import ConfigError, DatasetError, UserError
 
 _BAD_SETTING = re.compile(r'unexpected keyword argument|missing \d+ required|multiple values for')
+_UNKNOWN_SETTING = re.compile(r"unexpected keyword argument '(\w+)'")
 _BAD_TYPE = re.compile(r'is not in the .*registry|must contain the key "type"')
 #: What mmcv's image loading says of a file that holds no image.
 _NO_IMAGE = 'failed to load image'
@@ -15,8 +19,12 @@ _LOADING = os.path.join('torch', 'utils', 'data')
 
 
 @contextmanager
-def explained_mistakes() -> Iterator[None]:
-    """Turn what a setting or a sample of the data set caused into a UserError; let everything else pass."""
+def explained_mistakes(cfg: Config | None = None) -> Iterator[None]:
+    """Turn what a setting or a sample of the data set caused into a UserError; let everything else pass.
+
+    Args:
+        cfg: The config that is run, to tell where a setting is.
+    """
     try:
         yield
     except SyntaxError as error:
@@ -33,7 +41,9 @@ def explained_mistakes() -> Iterator[None]:
         if not _is_config_mistake(error):
             raise
         text = str(error.args[0]).partition('. Please check')[0].partition('\n')[0]
-        raise ConfigError(f'the config does not fit: {text}') from error
+        setting = _UNKNOWN_SETTING.search(text)
+        places = ', '.join(_places(cfg or {}, setting[1])) if setting else ''
+        raise ConfigError(f'the config does not fit: {text}{places and f" ({places})"}') from error
     except (OSError, AssertionError) as error:
         if not _is_unreadable_sample(error):
             raise
@@ -47,6 +57,18 @@ def _is_config_mistake(error: KeyError | TypeError) -> bool:
         return False
     pattern = _BAD_TYPE if isinstance(error, KeyError) else _BAD_SETTING
     return _raised_by(error, f'{os.sep}mmengine{os.sep}') and pattern.search(str(error.args[0])) is not None
+
+
+def _places(settings: Any, name: str, prefix: str = '') -> Iterator[str]:
+    """The dotted keys of a config that end in ``name``."""
+    if isinstance(settings, Mapping | Config):
+        if name in settings:
+            yield f'{prefix}{name}'
+        for key, value in settings.items():
+            yield from _places(value, name, f'{prefix}{key}.')
+    elif isinstance(settings, list | tuple):
+        for index, value in enumerate(settings):
+            yield from _places(value, name, f'{prefix}{index}.')
 
 
 def _raised_by(error: Exception, package: str) -> bool:

@@ -99,14 +99,14 @@ class Runner(mmengine.runner.Runner):
 
     def train(self) -> nn.Module:
         """Train; mistakes of the user raise a UserError."""
-        with explained_mistakes():
+        with explained_mistakes(self.cfg):
             return super().train()
 
     def test(self) -> dict[str, float]:
         """Test the model that ``load_from`` names, all of it; mistakes of the user raise a UserError."""
         self._complete = True
         self.model.eval()  # only then a fused checkpoint may fuse it
-        with explained_mistakes():
+        with explained_mistakes(self.cfg):
             return super().test()
 
     def load_checkpoint(self, filename: str | Path, map_location: str | Callable = 'cpu',
@@ -191,6 +191,6 @@ def run_config(cfg: Config, task: str) -> None:
     """
     check_launcher(cfg.launcher)
     make_folder(cfg.work_dir, '--work-dir')
-    with explained_mistakes():
+    with explained_mistakes(cfg):
         runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
     getattr(runner, task)()

@@ -157,7 +157,7 @@ def test_seed_that_no_generator_takes_is_a_usage_error(capsys, seed):
     (dict(by_epoch=True, max_epochs=3, val_interval=0), r'^train_cfg\.val_interval=0 must'),
 ])
 def test_training_without_a_length(train_cfg, message):
-    cfg, args = Config(dict(train_cfg=train_cfg, train_dataloader=dict(dataset=dict()))), options()
+    cfg, args = Config(dict(train_cfg=train_cfg, train_dataloader={'dataset': {}})), options()
     args.config = 'x.py'
     with pytest.raises(ConfigError, match=message):
         engine.prepare(cfg, args, ('train_dataloader',))
@@ -167,7 +167,7 @@ def test_training_without_a_length(train_cfg, message):
 @pytest.mark.parametrize('train_cfg', [
     None, dict(by_epoch=True, max_epochs=1), dict(by_epoch=False, max_iters=1e5, val_interval=float('inf'))])
 def test_training_with_a_length(train_cfg):
-    cfg, args = Config(dict(train_cfg=train_cfg, train_dataloader=dict(dataset=dict()))), options()
+    cfg, args = Config(dict(train_cfg=train_cfg, train_dataloader={'dataset': {}})), options()
     args.config = 'x.py'
     engine.prepare(cfg, args, ('train_dataloader',))
 

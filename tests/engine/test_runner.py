@@ -163,6 +163,17 @@ def test_interrupt_that_mmengine_swallows():
         raise SyntaxError('a bug')
 
 
+def test_setting_that_is_not_taken_is_told_with_its_place(make_runner):
+    runner = make_runner()
+    runner.cfg.other = dict(steps=[dict(batchsize=1)], batchsize=2)
+    runner.cfg.train_dataloader.batchsize = 3
+    runner._train_dataloader = runner.cfg.train_dataloader
+    with pytest.raises(ConfigError) as error:
+        runner.train()
+    assert str(error.value).endswith(
+        "argument 'batchsize' (train_dataloader.batchsize, other.batchsize, other.steps.0.batchsize)")
+
+
 @pytest.mark.parametrize('error', [TypeError("f() got an unexpected keyword argument 'x'"), KeyError('x'),
                                    FileNotFoundError('x'), AssertionError('failed to load image: x')])
 def test_bugs_keep_their_traceback(error):

@@ -173,10 +173,11 @@ def test_damaged_data_set_is_one_line(detector, run, tmp_path, what, message):
     (['--resume'], r'nothing to resume: there is no checkpoint in \S*work'),
     (['--resume', 'none.pth'], r'there is no checkpoint none\.pth'),
     (['--amp'], r'--amp needs a GPU'),
-    (['--cfg-options', 'model.backbone.width=3'], r"RepViT.*unexpected keyword argument 'width'"),
+    (['--cfg-options', 'model.backbone.width=3'], r"RepViT.*argument 'width' \(model\.backbone\.width\)$"),
     (['--cfg-options', 'model.neck.type=FNP'], r'FNP is not in the mmdet::model registry'),
     (['--cfg-options', 'model.backbone.feature_tap=end'], r"feature_tap='end' must be one of stage_end, penultimate"),
-    (['--cfg-options', 'train_dataloader.bath_size=3'], r"unexpected keyword argument 'bath_size'"),
+    (['--cfg-options', 'train_dataloader.bath_size=3'], r"argument 'bath_size' \(train_dataloader\.bath_size\)$"),
+    (['--cfg-options', 'train_cfg.max_itersx=3'], r"argument 'max_itersx' \(train_cfg\.max_itersx\)$"),
 ])
 @pytest.mark.skipif(torch.cuda.is_available(), reason='--amp works where there is a GPU')
 def test_mistake_in_an_option_is_one_line(detector, run, tmp_path, monkeypatch, arguments, message):
