@@ -18,13 +18,8 @@ def written_in_one_piece(out: str | Path) -> Iterator[Path]:
         UserError: If it cannot be written. What was at ``out`` stays as it was then, and nothing else is left.
     """
     out = Path(out)
+    folder = _folder_beside(out)
     try:
-        folder = Path(tempfile.mkdtemp(prefix=f'.{out.name}.', dir=out.parent))
-    except OSError as error:
-        raise UserError(f'{out} cannot be written: {error.strerror}: {out.parent}') from error
-    try:
-        if out.is_dir() != (out.suffix == '.mlpackage') and out.exists():
-            raise UserError(f'{out} cannot be written: something else of that name is there')
         yield folder / out.name
         if out.is_dir():  # a folder cannot be replaced in one step
             out.rename(folder / 'before')
@@ -38,6 +33,26 @@ def written_in_one_piece(out: str | Path) -> Iterator[Path]:
         raise UserError(f'{out} cannot be written: {error.strerror or error}') from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def check_writable(out: str | Path) -> None:
+    """Find out before long work whether its result can be written.
+
+    Raises:
+        UserError: If :func:`written_in_one_piece` could not begin.
+    """
+    _folder_beside(Path(out)).rmdir()
+
+
+def _folder_beside(out: Path) -> Path:
+    try:
+        folder = Path(tempfile.mkdtemp(prefix=f'.{out.name}.', dir=out.parent))
+    except OSError as error:
+        raise UserError(f'{out} cannot be written: {error.strerror}: {out.parent}') from error
+    if out.is_dir() != (out.suffix == '.mlpackage') and out.exists():
+        folder.rmdir()
+        raise UserError(f'{out} cannot be written: something else of that name is there')
+    return folder
 
 
 def make_folder(path: str | Path, option: str) -> None:

@@ -8,7 +8,7 @@ from repvit_mm.analysis.report import latency_table, machine_line, plot_latencie
 from repvit_mm.arguments import positive
 from repvit_mm.errors import UserError, run_cli
 from repvit_mm.export.backends import BACKENDS, DTYPES
-from repvit_mm.files import write_json, written_in_one_piece
+from repvit_mm.files import check_writable, write_json, written_in_one_piece
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -46,6 +46,8 @@ def main() -> None:
         raise UserError('--frozen-statistics is for --train')
     request = Request(args.configs, args.shape, args.batch_size, args.backend, args.dtype, args.device, args.threads,
                       args.rounds, args.train, args.frozen_statistics, args.memory, not args.no_timm)
+    for out in filter(None, (args.json, args.plot)):
+        check_writable(out)
     result = run(request)
     console = Console()
     console.width = max(console.width, 120)  # in a file or a pipe it would be 80, too narrow for the table

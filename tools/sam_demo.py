@@ -49,7 +49,7 @@ def main() -> None:
     image = read_image(args.image)
     if not args.everything:
         prompt = prompt.checked(image.shape[1], image.shape[0])
-    sam = model_from(args)
+    sam, out = model_from(args), make_folder(args.out)
     if args.everything:
         annotations = _everything(sam, image, args)
         masks, shown = [decode(annotation) for annotation in annotations], None
@@ -59,7 +59,7 @@ def main() -> None:
         found = segment(predictor, prompt)
         annotations = [mask.annotation() for mask in found]
         masks, shown = [mask.mask for mask in found], prompt
-    _write(args.out, args.image, image, masks, annotations, shown)
+    _write(out, args.image, image, masks, annotations, shown)
 
 
 def _everything(sam: Sam, image: np.ndarray, args: argparse.Namespace) -> list[dict]:
@@ -74,7 +74,6 @@ def _everything(sam: Sam, image: np.ndarray, args: argparse.Namespace) -> list[d
 def _write(out: Path, source: Path, image: np.ndarray, masks: list[np.ndarray], annotations: list[dict],
            prompt: Prompt | None) -> None:
     """Write picture, masks and annotations; the picture shows the best mask of a prompt, or everything."""
-    out = make_folder(out)
     height, width = image.shape[:2]
     content = {'image': {'file_name': source.name, 'width': width, 'height': height}, 'annotations': annotations}
     for number, mask in enumerate(masks):

@@ -6,6 +6,7 @@ from rich.console import Console
 from segment_anything.modeling import Sam
 
 from ..archs import ARCHS
+from ..arguments import whole_number
 from ..errors import ConfigError
 from ..fusion import fuse
 from .build import build_sam
@@ -20,7 +21,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
                         help=f'architecture of the image encoder: {", ".join(sorted(ARCHS))} (default: m2_3)')
     parser.add_argument('--checkpoint', metavar='FILE',
                         help='weights; repvit://sam are the published ones, for m2_3 (default: random weights)')
-    parser.add_argument('--image-size', type=int, default=1024, metavar='PIXELS',
+    parser.add_argument('--image-size', type=whole_number(16, multiple_of=16), default=1024, metavar='PIXELS',
                         help='longer side to which pictures are scaled, a multiple of 16 (default: 1024)')
     parser.add_argument('--device', metavar='NAME', help='cpu, cuda, cuda:1, ... (default: the GPU if there is one)')
 

@@ -123,7 +123,6 @@ def test_demo_segments_everything(tmp_path, monkeypatch, capsys):
     (('--everything', '--points-per-side', 0), '--points-per-side 0: at least 1'),
     (('--point', 1, 1, '--device', 'cuda:99'), '--device cuda:99: there is no such device'),
     (('--point', 1, 1, '--checkpoint', 'nowhere.pt'), 'there is no file nowhere.pt'),
-    (('--point', 1, 1, '--image-size', 100), 'image_size=100 must be a multiple of 16'),
 ])
 def test_mistakes_on_the_command_line_are_one_line(tmp_path, monkeypatch, capsys, arguments, message):
     path = save_picture(tmp_path / 'discs.png')
@@ -132,3 +131,19 @@ def test_mistakes_on_the_command_line_are_one_line(tmp_path, monkeypatch, capsys
     error = [line for line in capsys.readouterr().err.splitlines() if line.startswith('error: ')]
     assert status == 1 and len(error) == 1 and message in error[0]
     assert not (tmp_path / 'out').exists()
+
+
+@pytest.mark.parametrize('size', [100, 0, -16, 'x'])
+def test_image_size_that_the_model_does_not_take_is_a_usage_error(monkeypatch, capsys, size):
+    assert run_tool('sam_demo', 'x.png', '--point', 1, 1, '--image-size', size, monkeypatch=monkeypatch) == 2
+    error = capsys.readouterr().err
+    assert f'argument --image-size: expected a multiple of 16, at least 16, got {size}' in error.splitlines()[-1]
+    assert 'random' not in error
+
+
+@pytest.mark.parametrize('arguments', [('--everything',), ('--point', 1, 1)])
+def test_folder_that_cannot_be_made_is_told_before_the_work(tmp_path, monkeypatch, capsys, arguments):
+    path = save_picture(tmp_path / 'discs.png')
+    monkeypatch.setattr('segment_anything.modeling.Sam.preprocess', None)  # what all the work begins with
+    status = run_tool('sam_demo', path, *arguments, '--out', path, *ARGUMENTS, monkeypatch=monkeypatch)
+    assert status == 1 and f'error: folder {path} cannot be made' in capsys.readouterr().err.splitlines()[-1]

@@ -114,6 +114,16 @@ def test_mistakes_are_one_line(tool, arguments, message, monkeypatch, capsys, tm
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize('option', ['--json', '--plot'])
+def test_benchmark_tells_a_file_that_cannot_be_written_before_it_measures(option, monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr('repvit_mm.analysis.benchmark.run', None)
+    (tmp_path / 'folder').mkdir()
+    for out, reason in ((tmp_path / 'absent' / 'x.png', 'No such file'), (tmp_path / 'folder', 'something else')):
+        status, error = run(monkeypatch, capsys, 'benchmark', 'm0_6', option, out)
+        assert status == 1 and error.startswith(f'error: {out} cannot be written: {reason}')
+    assert [path.name for path in tmp_path.iterdir()] == ['folder']
+
+
 @pytest.mark.parametrize('tool, arguments, message', [
     ('get_flops', ['m1_1', '--shape', 0, 0], 'argument --shape: expected a whole number, at least 1, got 0'),
     ('get_flops', ['m1_1', '--shape', -5, 224], 'argument --shape: expected a whole number, at least 1, got -5'),
