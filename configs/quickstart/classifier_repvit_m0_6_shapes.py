@@ -8,7 +8,7 @@ data_root = 'data/shapes_classification'
 load_image = dict(type='LoadImageFromFile')
 train_pipeline = [
     load_image,
-    dict(type='RandomResizedCrop', scale=64, crop_ratio_range=(0.6, 1.), backend='pillow', interpolation='bicubic'),
+    dict(type='RandomResizedCrop', scale=64, crop_ratio_range=(0.85, 1.), backend='pillow', interpolation='bicubic'),
     dict(type='RandomFlip', prob=0.5, direction='horizontal'),
     dict(type='PackInputs'),
 ]
@@ -21,10 +21,10 @@ train_dataloader = dict(batch_size=32, num_workers=1, dataset=dict(data_root=dat
 val_dataloader = dict(num_workers=1, dataset=dict(data_root=data_root, pipeline=test_pipeline))
 test_dataloader = val_dataloader
 
-optim_wrapper = dict(optimizer=dict(lr=4e-3))
+optim_wrapper = dict(optimizer=dict(lr=2e-3))
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.05, by_epoch=True, begin=0, end=1, convert_to_iter_based=True),
-    dict(type='CosineAnnealingLR', eta_min=1e-6, by_epoch=True, begin=1, end=8, convert_to_iter_based=True),
+    dict(type='CosineAnnealingLR', eta_min=1e-6, by_epoch=True, begin=1, end=40, convert_to_iter_based=True),
 ]
-train_cfg = dict(max_epochs=8)
+train_cfg = dict(max_epochs=40)
 custom_hooks = [dict(type='StopOnInvalidLossHook'), dict(type='ChannelsLast')]
