@@ -7,6 +7,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, NamedTuple
 
@@ -143,7 +144,9 @@ def prepare_training(model: nn.Module, system: System, shape: Sequence[int], dev
                 module.eval()
     run = torch.compile(model) if system.backend == 'compile' else model
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-6)
-    scaler = torch.amp.GradScaler(device, enabled=system.dtype == 'fp16')
+    # Before torch 2.3 there is only the one for CUDA.
+    kind = partial(torch.amp.GradScaler, device) if hasattr(torch.amp, 'GradScaler') else torch.cuda.amp.GradScaler
+    scaler = kind(enabled=system.dtype == 'fp16')
 
     def step() -> None:
         with torch.autocast(device, DTYPES[system.dtype], enabled=system.dtype != 'fp32'):
