@@ -27,5 +27,6 @@ def whole_number(least: int, most: int | None = None, multiple_of: int = 1) -> C
 
 
 positive = whole_number(1)
-#: What numpy, and with it mmengine, takes.
-seed = whole_number(0, 2 ** 32 - 1)
+#: The largest seed that numpy, and with it mmengine, takes.
+LARGEST_SEED = 2 ** 32 - 1
+seed = whole_number(0, LARGEST_SEED)

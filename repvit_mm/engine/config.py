@@ -14,6 +14,7 @@ from mmengine.device import get_device
 from mmengine.logging import print_log
 from mmengine.runner import Runner
 
+from ..arguments import LARGEST_SEED
 from ..errors import CheckpointError, ConfigError
 from ..segmentation import check_classes
 from .categories import check_heads
@@ -108,6 +109,7 @@ def prepare(cfg: Config, args: argparse.Namespace, loaders: tuple[str, ...]) -> 
     cfg.work_dir = args.work_dir or cfg.get('work_dir') or os.path.join('work_dirs', Path(args.config).stem)
     if args.seed is not None:
         cfg.randomness = {**cfg.get('randomness', {}), 'seed': args.seed}
+    _check_seed((cfg.get('randomness') or {}).get('seed'))
     if args.data_root is not None:
         move_data_root(cfg, args.data_root)
     check_channels(cfg)
@@ -125,6 +127,11 @@ def prepare(cfg: Config, args: argparse.Namespace, loaders: tuple[str, ...]) -> 
         _complete_loader(cfg, loader, has_gpu)
     if not has_gpu:
         _leave_amp(cfg, args)
+
+
+def _check_seed(seed: Any) -> None:
+    if seed is not None and not (isinstance(seed, int) and 0 <= seed <= LARGEST_SEED):
+        raise ConfigError(f'randomness.seed={seed} must be a whole number from 0 to {LARGEST_SEED}')
 
 
 def _check_length(train_cfg: Mapping[str, Any]) -> None:

@@ -148,6 +148,14 @@ def test_seed_that_no_generator_takes_is_a_usage_error(capsys, seed):
     assert f'argument --seed: expected a whole number from 0 to 4294967295, got {seed}' in capsys.readouterr().err
 
 
+@pytest.mark.parametrize('seed', [-1, 2 ** 32, 0.5, 'x'])
+def test_seed_of_the_config_that_no_generator_takes(seed):
+    cfg, args = Config(dict(randomness=dict(seed=seed))), options()
+    args.config = 'x.py'
+    with pytest.raises(ConfigError, match=rf'^randomness\.seed={seed} must be a whole number from 0 to 4294967295$'):
+        engine.prepare(cfg, args, ())
+
+
 @pytest.mark.parametrize(('train_cfg', 'message'), [
     (dict(type='IterBasedTrainLoop', max_iters=0), r'^train_cfg\.max_iters=0 must be a whole number, at least 1$'),
     (dict(by_epoch=True, max_epochs=0), r'^train_cfg\.max_epochs=0 must'),
