@@ -55,8 +55,8 @@ def _folder_beside(out: Path) -> Path:
     return folder
 
 
-def make_folder(path: str | Path, option: str) -> None:
-    """Make a folder before the work begins whose results go there.
+def make_folder(path: str | Path, option: str = '') -> Path:
+    """Make a folder for results, unless it is there.
 
     Args:
         path: The folder; missing parents are made.
@@ -65,11 +65,13 @@ def make_folder(path: str | Path, option: str) -> None:
     Raises:
         ConfigError: If it cannot be made, or something else of that name is there.
     """
+    path = Path(path).expanduser()
     try:
-        Path(path).mkdir(parents=True, exist_ok=True)
+        path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        reason = 'it is a file' if Path(path).is_file() else error.strerror
-        raise ConfigError(f'{option} {path}: the folder cannot be made: {reason}; name another') from error
+        reason = 'it is a file' if path.is_file() else error.strerror
+        raise ConfigError(f'{option} {path}: the folder cannot be made: {reason}; name another'.lstrip()) from error
+    return path
 
 
 def write_json(out: str | Path, content: Any) -> None:

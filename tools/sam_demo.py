@@ -9,9 +9,9 @@ from segment_anything import SamPredictor
 from segment_anything.modeling import Sam
 
 from repvit_mm.errors import UserError, run_cli
-from repvit_mm.files import write_json
+from repvit_mm.files import make_folder, write_json
 from repvit_mm.sam import Prompt, read_image, segment, segment_everything
-from repvit_mm.sam.images import make_folder, write_png
+from repvit_mm.sam.images import write_png
 from repvit_mm.sam.masks import decode, draw
 from repvit_mm.sam.options import add_model_arguments, model_from
 
@@ -49,7 +49,7 @@ def main() -> None:
     image = read_image(args.image)
     if not args.everything:
         prompt = prompt.checked(image.shape[1], image.shape[0])
-    sam, out = model_from(args), make_folder(args.out)
+    sam, out = model_from(args), make_folder(args.out, '--out')
     if args.everything:
         annotations = _everything(sam, image, args)
         masks, shown = [decode(annotation) for annotation in annotations], None

@@ -6,8 +6,7 @@ from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress
 
 from repvit_mm.errors import ConfigError, run_cli
-from repvit_mm.files import write_json
-from repvit_mm.sam.images import make_folder
+from repvit_mm.files import make_folder, write_json
 from repvit_mm.sam.instances import detected_boxes, evaluate, ground_truth_boxes, load_annotations, segment_instances
 from repvit_mm.sam.options import add_model_arguments, model_from
 
@@ -36,7 +35,7 @@ def main() -> None:
     prompts = (ground_truth_boxes(coco) if args.boxes == 'gt' else
                detected_boxes(args.boxes, coco, args.score_thresh))
     image_ids = sorted(coco.imgs)[:args.limit]
-    out, sam = make_folder(args.out), model_from(args)
+    sam, out = model_from(args), make_folder(args.out, '--out')
     with Progress(*Progress.get_default_columns(), MofNCompleteColumn(), console=Console(stderr=True)) as progress:
         task = progress.add_task('images', total=len(image_ids))
         results = segment_instances(sam, coco, args.data_root / args.split, prompts, image_ids,

@@ -12,11 +12,11 @@ from rich.progress import MofNCompleteColumn, Progress
 from segment_anything.modeling import Sam
 
 from repvit_mm.errors import ConfigError, run_cli
-from repvit_mm.files import write_json
+from repvit_mm.files import make_folder, write_json
 from repvit_mm.sam import read_image
 from repvit_mm.sam.edge_benchmark import Counts, count_file, list_pictures, load_boundaries, score
 from repvit_mm.sam.edges import edge_map
-from repvit_mm.sam.images import make_folder, write_png
+from repvit_mm.sam.images import write_png
 from repvit_mm.sam.options import add_model_arguments, model_from
 
 
@@ -48,7 +48,7 @@ def main() -> None:
     annotations = [annotation for _, annotation in pictures]
     for annotation in annotations:
         load_boundaries(annotation)  # before the long work, not after it
-    out, sam = make_folder(args.out), model_from(args)
+    sam, out = model_from(args), make_folder(args.out, '--out')
     maps = [out / f'{path.stem}.png' for path, _ in pictures]
     columns = (*Progress.get_default_columns(), MofNCompleteColumn())
     with Progress(*columns, console=Console(stderr=True)) as progress:

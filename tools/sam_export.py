@@ -6,8 +6,8 @@ from rich.console import Console
 
 from repvit_mm.errors import run_cli
 from repvit_mm.export.report import show
+from repvit_mm.files import make_folder
 from repvit_mm.sam.exporting import export_decoder, export_encoder
-from repvit_mm.sam.images import make_folder
 from repvit_mm.sam.options import add_model_arguments, model_from
 
 _ENDINGS = {'onnx': '.onnx', 'coreml': '.mlpackage'}
@@ -30,7 +30,7 @@ def build_parser() -> argparse.ArgumentParser:
 def main() -> None:
     args = build_parser().parse_args()
     args.device = 'cpu'
-    out, sam, ending = make_folder(args.out), model_from(args), _ENDINGS[args.format]
+    sam, out, ending = model_from(args), make_folder(args.out, '--out'), _ENDINGS[args.format]
     with Console(stderr=True).status('exporting the encoder'):
         encoder = export_encoder(sam, out / f'sam_{args.arch}_encoder{ending}', args.checkpoint, args.precision,
                                  args.pictures)

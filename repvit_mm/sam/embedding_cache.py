@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from ..errors import DatasetError
-from ..files import write_json, written_in_one_piece
-from .images import make_folder
+from ..files import make_folder, write_json, written_in_one_piece
 
 MANIFEST = 'manifest.json'
 

@@ -87,17 +87,3 @@ def write_png(path: str | Path, image: np.ndarray) -> Path:
     with written_in_one_piece(path) as part:
         Image.fromarray(image).save(part, format='PNG')
     return path
-
-
-def make_folder(path: str | Path) -> Path:
-    """Make a folder for results, unless it is there.
-
-    Raises:
-        UserError: If that is not possible.
-    """
-    path = Path(path).expanduser()
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f'folder {path} cannot be made: {error.strerror}') from error
-    return path

@@ -146,4 +146,4 @@ def test_folder_that_cannot_be_made_is_told_before_the_work(tmp_path, monkeypatc
     path = save_picture(tmp_path / 'discs.png')
     monkeypatch.setattr('segment_anything.modeling.Sam.preprocess', None)  # what all the work begins with
     status = run_tool('sam_demo', path, *arguments, '--out', path, *ARGUMENTS, monkeypatch=monkeypatch)
-    assert status == 1 and f'error: folder {path} cannot be made' in capsys.readouterr().err.splitlines()[-1]
+    assert status == 1 and f'error: --out {path}: the folder cannot be made' in capsys.readouterr().err.splitlines()[-1]
