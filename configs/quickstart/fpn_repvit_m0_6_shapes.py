@@ -67,9 +67,9 @@ tta_pipeline = [
 optim_wrapper = dict(optimizer=dict(lr=2e-3, weight_decay=0.02))
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.05, begin=0, end=50, by_epoch=False),
-    dict(type='PolyLR', power=0.9, eta_min=1e-6, begin=50, end=600, by_epoch=False),
+    dict(type='PolyLR', power=0.9, eta_min=1e-6, begin=50, end=1300, by_epoch=False),
 ]
-train_cfg = dict(max_iters=600, val_interval=300)
-default_hooks = dict(logger=dict(interval=20), checkpoint=dict(interval=300, max_keep_ckpts=1))
+train_cfg = dict(max_iters=1300, val_interval=325)
+default_hooks = dict(logger=dict(interval=20), checkpoint=dict(interval=325, max_keep_ckpts=1))
 custom_hooks = [dict(type='ChannelsLast')]
 auto_scale_lr = dict(base_batch_size=8)
