@@ -10,10 +10,7 @@ config=$1 checkpoint=$2 gpus=$3
 shift 3
 tools=$(dirname "$0")
 . "$tools/_numbers.sh"
-require_number GPUS "$gpus" 1
-require_number NNODES "${NNODES:-1}" 1
-require_number NODE_RANK "${NODE_RANK:-0}" 0
-require_number PORT "${PORT:-29500}" 1
+require_processes "$gpus"
 exec "${PYTHON:-python}" "$tools/_launch.py" \
     --nnodes="${NNODES:-1}" --node_rank="${NODE_RANK:-0}" \
     --master_addr="${MASTER_ADDR:-127.0.0.1}" --master_port="${PORT:-29500}" \
