@@ -1,8 +1,11 @@
-"""What the segmentor and the detector that tests write out have in common; nothing here uses our names."""
+"""What the tests of the segmentor and of the detector have in common; the models here use none of our names."""
+import json
+
 import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
+from tool_runs import run
 from torch import nn
 
 #: Of ImageNet's images, for RGB from 0 to 255.
@@ -77,3 +80,12 @@ def standardise(layer, output, std=1.):
     factor = std / output.std(1)
     layer.weight *= factor.view(-1, *[1] * (layer.weight.ndim - 1))
     layer.bias.copy_((layer.bias - output.mean(1)) * factor)
+
+
+def reproduce(data_set, name, root, out, monkeypatch, capsys, options):
+    """Figure -> what ``tools/reproduce_tables.py`` measures for m1_1 with the data and the weights in ``root``."""
+    status, error = run(monkeypatch, capsys, 'reproduce_tables', data_set, '--models', 'm1_1', '--data-root',
+                        root / 'data', '--weights', root / 'weights', '--out', out, '--cfg-options', *options)
+    assert status == 0, error
+    row, = json.loads((out / 'tables.json').read_text())['rows']
+    return {one['figure'].removesuffix(f', {name}'): one['measured'] for one in row['figures']}

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from dense_models import Pyramid, draw_clouds, normalise, resize_within, stage_maps, standardise
+from dense_models import Pyramid, draw_clouds, normalise, reproduce, resize_within, stage_maps, standardise
 from published_files import official_names, random_model
 from tool_runs import run
 from torch import nn
@@ -243,12 +243,7 @@ def published(tmp_path_factory):
 @pytest.mark.slow
 def test_the_table_has_the_figures_of_the_model_written_out(published, tmp_path, monkeypatch, capsys):
     root, expected = published
-    status, error = run(monkeypatch, capsys, 'reproduce_tables', 'coco', '--models', 'm1_1', '--data-root',
-                        root / 'data', '--weights', root / 'weights', '--out', tmp_path / 'out',
-                        '--cfg-options', *SMALL)
-    assert status == 0, error
-    row, = json.loads((tmp_path / 'out' / 'tables.json').read_text())['rows']
-    measured = {one['figure'].removesuffix(', COCO'): one['measured'] for one in row['figures']}
+    measured = reproduce('coco', 'COCO', root, tmp_path / 'out', monkeypatch, capsys, SMALL)
     assert {name: measured[name] for name in expected} == pytest.approx(expected, abs=0.2)
     assert all(10 < figure < 90 for figure in expected.values())
 
