@@ -13,10 +13,12 @@ if not starts_command():
         from .backbone import RepViT
         from .checkpoints import convert_state_dict, load_checkpoint
         from .fusion import fuse
+        from .ops import provide
         from .scopes import add_scopes
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
             f'repvit_mm needs {error.name}, which is not installed; `python -m repvit_mm doctor` says what adds it',
             name=error.name) from error
 
+    provide()
     add_scopes(MODULE2PACKAGE)  # an installed package does so when Python starts
