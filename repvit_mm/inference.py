@@ -217,7 +217,7 @@ def _classes(config: Config, scope: str) -> Sequence[str] | None:
 
 
 @torch.no_grad()
-def draw_weights(model: InferenceModel, size: int = 64, seed: int = 0) -> None:
+def randomise_weights(model: InferenceModel, size: int = 64, seed: int = 0) -> None:
     """Give a model without a checkpoint weights that compute something.
 
     A fresh RepViT has silent residual branches, so that a branch that is fused or exported wrongly would not show.

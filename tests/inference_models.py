@@ -1,7 +1,7 @@
 """Small models of every task, for the tests that count, measure and export."""
 from pathlib import Path
 
-from repvit_mm.inference import InferenceModel, build_inference_model, draw_weights
+from repvit_mm.inference import InferenceModel, build_inference_model, randomise_weights
 
 CONFIGS = Path(__file__).parents[1] / 'configs'
 #: Task -> a config of it, which gets a small backbone.
@@ -34,5 +34,5 @@ def tiny_model(folder: Path, task: str) -> InferenceModel:
         model = InferenceModel('tiny', RepViT(TINY), BACKBONE)
     else:
         model = build_inference_model(write_config(folder, task))
-    draw_weights(model)
+    randomise_weights(model)
     return model

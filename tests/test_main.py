@@ -12,7 +12,7 @@ import repvit_mm
 from repvit_mm import command_line, doctor
 from repvit_mm.datasets import SceneSpec, write_classification
 from repvit_mm.errors import UserError
-from repvit_mm.inference import build_inference_model, draw_weights
+from repvit_mm.inference import build_inference_model, randomise_weights
 from repvit_mm.version import __version__
 
 CLASSIFIER = 'classification/repvit_m0_6_300e.py'
@@ -126,7 +126,7 @@ def test_usage_error_of_a_tool_passes_through(stranger, tmp_path):
 @pytest.mark.slow
 def test_fuse_with_an_installed_config(stranger, tmp_path):
     model = build_inference_model(ROOT / 'configs' / CLASSIFIER)
-    draw_weights(model)
+    randomise_weights(model)
     torch.save(model.model.state_dict(), tmp_path / 'trained.pth')
     output = run(stranger, '-m', 'repvit_mm', 'fuse', f'configs/{CLASSIFIER}', 'trained.pth', 'fused.pth',
                  cwd=tmp_path)

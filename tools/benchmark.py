@@ -3,11 +3,11 @@ import argparse
 
 from rich.console import Console
 
+from repvit_mm.analysis.backends import BACKENDS, DTYPES
 from repvit_mm.analysis.benchmark import Request, run
 from repvit_mm.analysis.report import latency_table, machine_line, plot_latencies
 from repvit_mm.arguments import positive
 from repvit_mm.errors import UserError, run_cli
-from repvit_mm.export.backends import BACKENDS, DTYPES
 from repvit_mm.files import check_writable, write_json, written_in_one_piece
 
 

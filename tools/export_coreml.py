@@ -1,11 +1,13 @@
 """Export a model to Core ML: tools/export_coreml.py CONFIG [CHECKPOINT] --shape H W --out FILE.mlpackage."""
 import argparse
 
+from _export import add_export_arguments, build_for_export
+
 from repvit_mm.arguments import positive
 from repvit_mm.errors import run_cli
 from repvit_mm.export import export_coreml
 from repvit_mm.export.coreml import BOUNDS, WEIGHTS
-from repvit_mm.export.report import add_export_arguments, build_for_export, show
+from repvit_mm.export.report import show
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -1,9 +1,11 @@
 """Export a model to ONNX: tools/export_onnx.py CONFIG [CHECKPOINT] --shape H W --out FILE.onnx."""
 import argparse
 
+from _export import add_export_arguments, build_for_export
+
 from repvit_mm.errors import run_cli
 from repvit_mm.export import export_onnx
-from repvit_mm.export.report import add_export_arguments, build_for_export, show
+from repvit_mm.export.report import show
 
 
 def build_parser() -> argparse.ArgumentParser:

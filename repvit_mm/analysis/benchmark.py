@@ -9,9 +9,9 @@ from rich.progress import track
 from torch import nn
 
 from ..errors import UserError
-from ..export.backends import check_backend, takes
 from ..export.verification import check_shape
-from ..inference import InferenceModel, build_inference_model, draw_weights
+from ..inference import InferenceModel, build_inference_model, randomise_weights
+from .backends import check_backend, takes
 from .latency import (
     OURS,
     TIMM,
@@ -38,8 +38,8 @@ class Request(NamedTuple):
         configs: See :func:`repvit_mm.inference.build_inference_model`.
         shape: Height and width of the images, in pixels.
         batch_sizes: Images at a time.
-        backends: Keys of :data:`repvit_mm.export.backends.BACKENDS`.
-        dtypes: Keys of :data:`repvit_mm.export.backends.DTYPES`.
+        backends: Keys of :data:`repvit_mm.analysis.backends.BACKENDS`.
+        dtypes: Keys of :data:`repvit_mm.analysis.backends.DTYPES`.
         device: ``'cpu'`` or ``'cuda'``.
         threads: Of the CPU; None for torch's number.
         rounds: Turns of each system.
@@ -134,7 +134,7 @@ def _usable(backend: str, request: Request) -> list[str]:
 def _build(config: str, request: Request) -> InferenceModel:
     model = build_inference_model(config)
     check_shape(model, request.shape)
-    draw_weights(model)
+    randomise_weights(model)
     return model
 
 

@@ -17,9 +17,9 @@ from rich.progress import track
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..export.backends import BACKENDS, DTYPES
 from ..fusion import fuse
 from ..inference import InferenceModel
+from .backends import BACKENDS, DTYPES
 
 OURS, TIMM = 'repvit_mm', 'timm'
 #: Timed calls in a row, after one that is not timed, each time that it is a system's turn.
@@ -33,8 +33,8 @@ class System(NamedTuple):
     Attributes:
         model: Name of the model.
         implementation: :data:`OURS` or :data:`TIMM`.
-        backend: A key of :data:`repvit_mm.export.backends.BACKENDS`.
-        dtype: A key of :data:`repvit_mm.export.backends.DTYPES`.
+        backend: A key of :data:`repvit_mm.analysis.backends.BACKENDS`.
+        dtype: A key of :data:`repvit_mm.analysis.backends.DTYPES`.
         batch_size: Images at a time.
     """
 

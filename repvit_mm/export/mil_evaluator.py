@@ -134,6 +134,7 @@ class MILProgram:
 
     Args:
         package: A ``.mlpackage`` of an ML Program.
+        known: What it may consist of; a table like :data:`OPERATIONS`.
 
     Attributes:
         operations: Its operations without the constants, in order, as coremltools represents them.
@@ -143,8 +144,9 @@ class MILProgram:
         ExportError: If coremltools is not installed.
     """
 
-    def __init__(self, package: Path):
+    def __init__(self, package: Path, known: Mapping[str, Callable[[Inputs], Tensor]] = OPERATIONS):
         coremltools = need('coremltools')
+        self._known = known
         from coremltools.converters.mil.frontend.milproto.load import load
         with quiet():
             model = coremltools.models.MLModel(str(package), skip_model_load=True)
@@ -176,7 +178,7 @@ class MILProgram:
             Name -> value of every tensor that the program computes; half precision as float.
 
         Raises:
-            ExportError: If it has an operation that is not in :data:`OPERATIONS`.
+            ExportError: If it has an operation that is not known.
         """
         values: dict[str, Any] = dict(inputs)
         for op in self._constants:
@@ -187,13 +189,13 @@ class MILProgram:
                 values[probabilities.name] = values[op.inputs['probabilities'].name]
                 values[label.name] = values[probabilities.name].argmax()
                 continue
-            if op.op_type not in OPERATIONS:
+            if op.op_type not in self._known:
                 raise ExportError(f'the package cannot be checked: it has the operation {op.op_type}, '
-                                  f'known are {", ".join(OPERATIONS)}')
+                                  f'known are {", ".join(self._known)}')
             given = {key: [values[one.name] for one in value] if isinstance(value, list | tuple)
                      else values[value.name] for key, value in op.inputs.items() if value is not None}
             (output,) = op.outputs
-            values[output.name] = _rounded(OPERATIONS[op.op_type](given), output)
+            values[output.name] = _rounded(self._known[op.op_type](given), output)
         return {name: value for name, value in values.items() if isinstance(value, Tensor)}
 
 

@@ -16,8 +16,8 @@ from ..deploy import FusedCheckpoint, fuse_checkpoint
 from ..engine import latest_checkpoint, move_data_root
 from ..errors import UserError
 from ..files import write_json
+from ..processes import run_tool
 from .pictures import draw_losses, draw_predictions, read_scalars
-from .processes import run_tool
 
 #: Beside the checkpoints: what the training was started with, how long it took, whether it is done.
 STATE = 'quickstart.json'

@@ -45,8 +45,8 @@ from ..export.packages import need
 from ..export.verification import compare, size_on_disk
 from ..files import written_in_one_piece
 from ..inference import SAM_ENCODER, InferenceModel
-from . import mil_operations  # noqa: F401, makes packages with a decoder run
 from .images import read_image
+from .mil_operations import DECODER_OPERATIONS
 from .prompts import Prompt
 
 INPUTS = ('image_embeddings', 'point_coords', 'point_labels', 'mask_input', 'has_mask_input', 'orig_im_size')
@@ -218,7 +218,7 @@ def _write_coreml(decoder: SamDecoder, case: Case, path: Path, facts: Mapping[st
             package.user_defined_metadata[key] = value if isinstance(value, str) else json.dumps(value)
         package.short_description = facts['description']
         package.save(str(path))
-    program = MILProgram(path)
+    program = MILProgram(path, DECODER_OPERATIONS)
     return program.counts(), lambda inputs: program.run(**inputs)
 
 

@@ -1,7 +1,4 @@
-"""The operations of Core ML programs that SAM's decoder has and a RepViT has not, for running saved packages.
-
-Importing this module adds them to :data:`repvit_mm.export.mil_evaluator.OPERATIONS`.
-"""
+"""The operations of the Core ML program of SAM's decoder, for running it anywhere."""
 from collections.abc import Callable
 from typing import Any
 
@@ -95,7 +92,9 @@ def _range(inputs: Inputs) -> Tensor:
     return torch.arange(start, end, step)
 
 
-OPERATIONS.update({
+#: Those of a RepViT, and what the decoder needs beside them or as a more general form.
+DECODER_OPERATIONS: dict[str, Callable[[Inputs], Tensor]] = {
+    **OPERATIONS,
     'abs': _unary(torch.abs),
     'concat': lambda inputs: torch.cat(  # of numbers, too
         [torch.atleast_1d(_tensor(value)) for value in inputs['values']], int(inputs['axis'])),
@@ -124,4 +123,4 @@ OPERATIONS.update({
     'stack': lambda inputs: torch.stack([_tensor(value) for value in inputs['values']], int(inputs['axis'])),
     'tile': lambda inputs: _tensor(inputs['x']).repeat(_ints(inputs['reps'])),
     'transpose': lambda inputs: inputs['x'].permute(_ints(inputs['perm'])),
-})
+}

@@ -17,7 +17,7 @@ from ..checkpoints import PUBLISHED, fetch
 from ..engine import load_config, move_data_root
 from ..engine.data import datasets_of, expected_paths
 from ..errors import ConfigError, UserError
-from ..quickstart.processes import run_tool
+from ..processes import run_tool
 from ..version import __version__
 from .rows import ROOT, TABLES, Result, Row
 

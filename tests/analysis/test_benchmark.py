@@ -5,13 +5,13 @@ from oracles import relative_error
 
 from repvit_mm import RepViT, fuse
 from repvit_mm.analysis import benchmark, latency
+from repvit_mm.analysis.backends import BACKENDS
 from repvit_mm.analysis.benchmark import Request, run
 from repvit_mm.analysis.latency import OURS, TIMM, System, measure, summarise, timm_counterpart
 from repvit_mm.analysis.report import latency_table, machine_line, plot_latencies
 from repvit_mm.checkpoints import convert_state_dict
 from repvit_mm.errors import UserError
-from repvit_mm.export.backends import BACKENDS
-from repvit_mm.inference import BACKBONE, InferenceModel, build_inference_model, draw_weights
+from repvit_mm.inference import BACKBONE, InferenceModel, build_inference_model, randomise_weights
 
 SMALL = Request(['m0_9'], shape=(32, 32), rounds=1, threads=1)
 
@@ -24,7 +24,7 @@ def quick(monkeypatch):
 @pytest.fixture(scope='module')
 def m0_9():
     model = build_inference_model('m0_9')
-    draw_weights(model)
+    randomise_weights(model)
     return model
 
 
@@ -35,7 +35,7 @@ def m0_9():
 @torch.no_grad()
 def test_every_backend_computes_what_the_model_computes(backend, dtype, bound):
     model = InferenceModel('small', RepViT({'widths': (8, 16), 'depths': (1, 1)}, out_indices=(0, 1)), BACKBONE)
-    draw_weights(model)
+    randomise_weights(model)
     image = torch.randn(2, 3, 64, 64)
     found = BACKENDS[backend].prepare(fuse(model), image, dtype, 1)()
     found = [found[i] for i in range(2)]

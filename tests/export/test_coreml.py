@@ -11,7 +11,7 @@ from repvit_mm import RepViT
 from repvit_mm.errors import ExportError, UserError
 from repvit_mm.export import coreml, export_coreml
 from repvit_mm.export.mil_evaluator import MILProgram
-from repvit_mm.inference import BACKBONE, InferenceModel, Normalisation, draw_weights
+from repvit_mm.inference import BACKBONE, InferenceModel, Normalisation, randomise_weights
 
 
 def description(package):
@@ -47,7 +47,7 @@ def test_the_package_computes_what_the_unfused_model_computes(models, task, prec
 def test_the_image_has_the_colours_and_the_normalisation_of_the_model(tmp_path):
     backbone = RepViT({'widths': (8, 16), 'depths': (1, 1)}, out_indices=(1,))
     model = InferenceModel('bgr', backbone, BACKBONE, Normalisation((10., 100., 200.), (20., 60., 90.), 'BGR'))
-    draw_weights(model)
+    randomise_weights(model)
     export_coreml(model, (32, 32), tmp_path / 'model.mlpackage', precision='fp32')
     image = description(tmp_path / 'model.mlpackage').input[0]
     assert image.type.imageType.colorSpace == image.type.imageType.BGR
@@ -103,7 +103,7 @@ def test_the_metadata_tell_where_the_package_is_from(models, tmp_path):
 
 def test_int8_weights_take_less_room(tmp_path):
     model = InferenceModel('wide', RepViT({'widths': (64, 128), 'depths': (1, 1)}, out_indices=(0, 1)), BACKBONE)
-    draw_weights(model)
+    randomise_weights(model)
     size = export_coreml(model, (32, 32), tmp_path / 'model.mlpackage').size
     report = export_coreml(model, (32, 32), tmp_path / 'model.mlpackage', weights='int8')
     assert report.operations['constexpr_affine_dequantize'] > 4
@@ -114,7 +114,7 @@ def test_int8_weights_take_less_room(tmp_path):
 def test_a_program_that_is_not_fused_is_refused(monkeypatch, tmp_path, first_version):
     arch = {'widths': (8, 16), 'depths': (1, 1), 'first_version': first_version}
     model = InferenceModel('small', RepViT(arch, out_indices=(0, 1)), BACKBONE)
-    draw_weights(model)
+    randomise_weights(model)
     monkeypatch.setattr(coreml, 'fused_for_export', lambda model: model)
     model.backbone.stem.conv1 = model.backbone.stem.conv1.fuse()  # which the normalisation goes into
     with pytest.raises(ExportError, match='not fused: .*(BatchNorms are left|second depthwise branch)'):
@@ -155,7 +155,7 @@ def test_images_of_other_than_three_channels_are_refused(tmp_path):
 @pytest.mark.parametrize('arch', ['m0_6', 'm0_9', 'm1_0', 'm1_1', 'm1_5', 'm2_3', 'm1', 'm2', 'm3'])
 def test_every_architecture_is_exported(arch, tmp_path):
     model = InferenceModel(arch, RepViT(arch), BACKBONE)
-    draw_weights(model)
+    randomise_weights(model)
     report = export_coreml(model, (64, 64), tmp_path / 'model.mlpackage')
     assert np.max([result.difference for result in report.comparisons]) < 2e-2
     modules = coreml.fused_for_export(model).modules()

@@ -11,7 +11,7 @@ import torch
 from repvit_mm import RepViT
 from repvit_mm.errors import ExportError, UserError
 from repvit_mm.export import export_onnx, load_pictures
-from repvit_mm.inference import BACKBONE, InferenceModel, draw_weights
+from repvit_mm.inference import BACKBONE, InferenceModel, randomise_weights
 
 OUTPUTS = {'backbone': ['stage1', 'stage2', 'stage3', 'stage4'], 'classification': ['logits'],
            'segmentation': ['logits'], 'detection': ['level0', 'level1', 'level2', 'level3', 'level4']}
@@ -124,6 +124,6 @@ def test_pictures_are_the_users_or_a_photograph(tmp_path):
 @pytest.mark.parametrize('arch', ['m0_6', 'm0_9', 'm1_0', 'm1_1', 'm1_5', 'm2_3', 'm1', 'm2', 'm3'])
 def test_every_architecture_is_exported(arch, tmp_path):
     model = InferenceModel(arch, RepViT(arch), BACKBONE)
-    draw_weights(model)
+    randomise_weights(model)
     report = export_onnx(model, (64, 64), tmp_path / 'model.onnx')
     assert len(report.comparisons) == 8

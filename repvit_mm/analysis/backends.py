@@ -48,7 +48,7 @@ def _torch(model: nn.Module, image: Tensor, dtype: str, threads: int, channels_l
 
 
 def _onnxruntime(model: nn.Module, image: Tensor, dtype: str, threads: int) -> Callable[[], Any]:
-    from .onnx import open_session
+    from ..export.onnx import open_session
     with tempfile.TemporaryDirectory() as folder:
         session = open_session(_save(model, image, Path(folder)), threads)
     feed = {'image': image.numpy()}
@@ -72,7 +72,7 @@ def _coreml(model: nn.Module, image: Tensor, dtype: str, threads: int, unit: str
     import coremltools
     from PIL import Image
 
-    from .coreml import export_coreml
+    from ..export.coreml import export_coreml
     with tempfile.TemporaryDirectory() as folder:
         package = Path(folder) / 'model.mlpackage'
         export_coreml(model, image.shape[2:], package, precision=dtype)
@@ -83,7 +83,7 @@ def _coreml(model: nn.Module, image: Tensor, dtype: str, threads: int, unit: str
 
 @torch.no_grad()
 def _save(model: nn.Module, image: Tensor, folder: Path) -> Path:
-    from .onnx import save_graph
+    from ..export.onnx import save_graph
     path = folder / 'model.onnx'
     save_graph(model, image, path, [f'output{i}' for i in range(len(model(image)))])
     return path
@@ -127,7 +127,7 @@ def check_backend(name: str, device: str, dtypes: list[str]) -> list[str]:
     if name.startswith('coreml') and sys.platform != 'darwin':
         raise UserError(f'the backend {name} needs macOS; docs/benchmark.md says how to measure on a phone')
     if backend.package:
-        from .packages import need
+        from ..export.packages import need
         need(backend.package)
     if device not in backend.dtypes:
         raise UserError(f'the backend {name} runs on {", ".join(backend.dtypes)} here, not on {device}')

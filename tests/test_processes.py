@@ -8,9 +8,9 @@ import time
 import pytest
 from rich.console import Console
 
+from repvit_mm import processes
 from repvit_mm.errors import UserError
-from repvit_mm.quickstart import processes
-from repvit_mm.quickstart.processes import run_tool
+from repvit_mm.processes import run_tool
 
 
 @pytest.fixture
@@ -68,7 +68,7 @@ def test_tool_is_stopped_with_us(tmp_path, tool, expected):
     ours = subprocess.Popen([sys.executable, '-c', f"""
 from pathlib import Path
 from rich.console import Console
-from repvit_mm.quickstart import processes
+from repvit_mm import processes
 processes._PATIENCE = .5
 try:
     processes.run_tool(Path({str(tmp_path / 'tool.py')!r}), [], Path({str(tmp_path / 'log')!r}), Console())

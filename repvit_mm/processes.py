@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from ..errors import UserError
+from .errors import UserError
 
 #: What is shown of mmengine's log: its lines of progress, without the date and details.
 _PROGRESS = re.compile(r'INFO - ((?:Epoch|Iter)\(\w+\).*)')
