@@ -5,6 +5,7 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
 from ..errors import ConfigError
+from ..ops import is_provided
 
 
 @HOOKS.register_module()
@@ -18,11 +19,12 @@ class ChannelsLast(Hook):
         """Change the format of the model's convolutions in place.
 
         Raises:
-            ConfigError: If the model has operations of mmcv: RoIAlign, for one, takes every map for channels-first
-                and computes nonsense.
+            ConfigError: If the model has compiled operators of mmcv: RoIAlign, for one, takes every map for
+                channels-first and computes nonsense. Those of :mod:`repvit_mm.ops` take both formats.
         """
         for name, module in runner.model.named_modules():
-            if type(module).__module__.startswith('mmcv.ops.'):
+            if type(module).__module__.startswith('mmcv.ops.') and not is_provided():
                 raise ConfigError(f'the hook ChannelsLast cannot be used with this model: its {name} is a '
-                                  f'{type(module).__name__} of mmcv, which reads channels-first maps only')
+                                  f'{type(module).__name__} of a compiled mmcv, which reads channels-first maps only; '
+                                  'leave the hook out, or install mmcv without its operators')
         runner.model.to(memory_format=torch.channels_last)

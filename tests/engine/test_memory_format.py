@@ -1,0 +1,108 @@
+"""Training in channels_last: the same losses and gradients, in detectors too where mmcv's operators take such maps."""
+from copy import deepcopy
+from types import SimpleNamespace
+
+import pytest
+import torch
+from oracles import randomise_norms, relative_error
+from torch import nn
+
+from repvit_mm.engine import ChannelsLast, memory_format
+from repvit_mm.errors import ConfigError
+from repvit_mm.ops import is_provided
+
+pytest.importorskip('mmdet')
+provided = pytest.mark.skipif(not is_provided(), reason='mmcv is compiled, whose operators read channels-first maps')
+
+
+def change_format(model):
+    ChannelsLast().before_run(SimpleNamespace(model=model))
+    return model
+
+
+def random_boxes(count, size, generator):
+    """(count, 4), of a few pixels and more, some of them half outside."""
+    corner, extent = (torch.rand(count, 2, generator=generator, dtype=torch.double) for _ in range(2))
+    corner = corner * 1.2 * size - 0.2 * size
+    return torch.cat([corner, corner + 4 + 0.5 * size * extent], dim=1)
+
+
+@pytest.fixture
+def detector(tmp_path):
+    """A small Mask R-CNN in double precision, in which rounding does not change what is sampled, and its data."""
+    import tool_runs
+    from mmdet.structures import DetDataSample
+    from mmdet.structures.mask import BitmapMasks
+    from mmengine.config import Config
+    from mmengine.registry import MODELS, DefaultScope
+    from mmengine.structures import InstanceData
+    (tmp_path / 'config.py').write_text(tool_runs.DETECTION)
+    torch.manual_seed(0)
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        model = randomise_norms(MODELS.build(Config.fromfile(tmp_path / 'config.py').model)).double().train()
+        generator = torch.Generator().manual_seed(0)
+        samples = []
+        for _ in range(2):
+            boxes = random_boxes(5, 64, generator).clamp(0, 64)
+            masks = torch.rand(5, 64, 64, generator=generator).round().byte().numpy()
+            shapes = dict.fromkeys(('img_shape', 'pad_shape', 'batch_input_shape'), (64, 64))
+            samples.append(DetDataSample(metainfo=shapes, gt_instances=InstanceData(
+                bboxes=boxes, labels=torch.arange(5), masks=BitmapMasks(masks, 64, 64))))
+        yield model, torch.randn(2, 3, 64, 64, generator=generator, dtype=torch.double), samples
+
+
+def losses_and_gradients(model, images, samples):
+    torch.manual_seed(0)  # of the samplers
+    losses = model.loss(images, deepcopy(samples))
+    loss, losses = model.parse_losses(losses)
+    loss.backward()
+    return losses, {name: parameter.grad for name, parameter in model.named_parameters()}
+
+
+@provided
+def test_losses_and_gradients_of_a_detector_are_equal(detector):
+    model, images, samples = detector
+    expected, gradients = losses_and_gradients(deepcopy(model), images, samples)
+    maps = []
+    model.roi_head.mask_roi_extractor.register_forward_pre_hook(lambda module, args: maps.extend(args[0]))
+    found, ours = losses_and_gradients(change_format(model), images, samples)
+    assert all(level.is_contiguous(memory_format=torch.channels_last) for level in maps) and len(maps) == 4
+    assert {'loss_rpn_bbox', 'loss_bbox', 'loss_mask'} <= set(found)
+    for name, loss in expected.items():  # of which mmdet computes some in single precision
+        assert found[name].item() == pytest.approx(loss.item(), rel=1e-6), name
+    for name, gradient in gradients.items():
+        assert (ours[name] - gradient).abs().max() <= 1e-6 * max(1, gradient.abs().max()), name
+
+
+def roi_extractor(maps):
+    from mmdet.models.roi_heads.roi_extractors import SingleRoIExtractor
+    layer = SingleRoIExtractor(dict(type='RoIAlign', output_size=7, sampling_ratio=2), 8, [4, 8], finest_scale=12)
+    boxes = random_boxes(20, 64, torch.Generator().manual_seed(0))
+    return layer(maps, torch.cat([torch.arange(20.)[:, None] % 2, boxes], dim=1))
+
+
+@provided
+def test_maps_of_both_formats_give_the_same_regions():
+    results = []
+    for layout in (torch.contiguous_format, torch.channels_last):
+        generator = torch.Generator().manual_seed(0)
+        maps = [torch.randn(2, 8, 64 // stride, 64 // stride, generator=generator, dtype=torch.double)
+                .to(memory_format=layout).requires_grad_() for stride in (4, 8)]
+        regions = roi_extractor(maps)
+        (regions * torch.arange(regions.numel()).view_as(regions).sin()).sum().backward()
+        results.append([regions, *(x.grad for x in maps)])
+    for found, expected in zip(*results, strict=True):
+        assert relative_error(found, expected) < 1e-12
+
+
+def test_compiled_operators_are_refused(detector, monkeypatch):
+    monkeypatch.setattr(memory_format, 'is_provided', lambda: False)
+    with pytest.raises(ConfigError, match=r'its roi_head\.bbox_roi_extractor\.roi_layers\.0 is a RoIAlign of a '
+                                          r'compiled mmcv, .* leave the hook out, or install mmcv without'):
+        change_format(detector[0])
+
+
+def test_a_model_without_mmcvs_operators_is_changed_all_the_same(monkeypatch):
+    monkeypatch.setattr(memory_format, 'is_provided', lambda: False)
+    model = change_format(nn.Sequential(nn.Conv2d(3, 4, 3)))
+    assert model[0].weight.is_contiguous(memory_format=torch.channels_last)
