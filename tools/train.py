@@ -12,7 +12,8 @@ def build_parser() -> argparse.ArgumentParser:
                         help='go on from this checkpoint; without a path, from the last in the work directory')
     parser.add_argument('--no-pretrained', action='store_true',
                         help='start from random weights, without those that the config names')
-    parser.add_argument('--amp', action='store_true', help='automatic mixed precision')
+    parser.add_argument('--amp', action='store_true',
+                        help='automatic mixed precision: in optim_wrapper.dtype or float16; on a CPU in bfloat16')
     parser.add_argument('--auto-scale-lr', action='store_true',
                         help='scale the learning rate by the batch size over the one the config was made for')
     engine.add_common_arguments(parser)

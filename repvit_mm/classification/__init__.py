@@ -8,6 +8,7 @@ from .head import RepViTClsHead
 from .hooks import ModelEmaHook, StopOnInvalidLossHook
 from .optim import (
     AdaptiveClipAmpOptimWrapper,
+    AdaptiveClipBfloat16OptimWrapper,
     AdaptiveClipOptimWrapper,
     PublishedCosineLR,
     TwoGroupsConstructor,
@@ -16,7 +17,7 @@ from .preprocessing import ErasingDataPreprocessor
 from .report import ClassificationReport
 
 __all__ = [
-    'AdaptiveClipAmpOptimWrapper', 'AdaptiveClipOptimWrapper', 'ClassificationReport', 'DistilledClassifier',
-    'ErasingDataPreprocessor', 'ImageFolder', 'ModelEmaHook', 'PublishedCosineLR', 'RepViTClsHead',
-    'StopOnInvalidLossHook', 'TwoGroupsConstructor', 'fit_to_folder',
+    'AdaptiveClipAmpOptimWrapper', 'AdaptiveClipBfloat16OptimWrapper', 'AdaptiveClipOptimWrapper',
+    'ClassificationReport', 'DistilledClassifier', 'ErasingDataPreprocessor', 'ImageFolder', 'ModelEmaHook',
+    'PublishedCosineLR', 'RepViTClsHead', 'StopOnInvalidLossHook', 'TwoGroupsConstructor', 'fit_to_folder',
 ]

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ..errors import ConfigError
+from ..training import Bfloat16OptimWrapper
 
 
 @torch.no_grad()
@@ -81,6 +82,11 @@ class AdaptiveClipAmpOptimWrapper(AmpOptimWrapper, _AdaptiveClip):
                  dtype: str | None = None):
         super().__init__(loss_scale, dtype, optimizer=optimizer, accumulative_counts=accumulative_counts)
         self._clip_adaptively(clip_factor, clip_eps)
+
+
+@OPTIM_WRAPPERS.register_module()
+class AdaptiveClipBfloat16OptimWrapper(AdaptiveClipOptimWrapper, Bfloat16OptimWrapper):
+    """:class:`AdaptiveClipOptimWrapper` in bfloat16."""
 
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()

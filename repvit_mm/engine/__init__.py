@@ -1,4 +1,5 @@
 """What the tools share: configs made ready to run, and the Runner that runs them for every toolbox."""
+from .. import training  # noqa: F401, whose classes configs name
 from .config import (
     check_weights,
     enable_amp,

@@ -126,7 +126,7 @@ def prepare(cfg: Config, args: argparse.Namespace, loaders: tuple[str, ...]) -> 
     for loader in LOADERS:
         _complete_loader(cfg, loader, has_gpu)
     if not has_gpu:
-        _leave_amp(cfg, args)
+        _use_amp_of_cpu(cfg)
 
 
 def _check_seed(seed: Any) -> None:
@@ -156,36 +156,33 @@ def _complete_loader(cfg: Config, loader: str, has_gpu: bool) -> None:
         settings.pin_memory = False
 
 
-#: Optimiser wrapper -> the same in automatic mixed precision.
+#: Optimiser wrapper -> the same in automatic mixed precision, on a GPU and on a CPU.
 _AMP_WRAPPERS = {
-    'OptimWrapper': 'AmpOptimWrapper',
-    'AdaptiveClipOptimWrapper': 'AdaptiveClipAmpOptimWrapper',
+    'OptimWrapper': ('AmpOptimWrapper', 'Bfloat16OptimWrapper'),
+    'AdaptiveClipOptimWrapper': ('AdaptiveClipAmpOptimWrapper', 'AdaptiveClipBfloat16OptimWrapper'),
 }
 
 
 def enable_amp(cfg: Config) -> None:
-    """Train in automatic mixed precision."""
+    """Train in automatic mixed precision: in ``optim_wrapper.dtype``, or else in float16; on a CPU in bfloat16."""
     wrapper = cfg.optim_wrapper
     kind = wrapper.get('type', 'OptimWrapper')
-    if kind not in (*_AMP_WRAPPERS, *_AMP_WRAPPERS.values()):
+    if kind in _AMP_WRAPPERS:
+        wrapper.type = _AMP_WRAPPERS[kind][0]
+    elif not any(kind in kinds for kinds in _AMP_WRAPPERS.values()):
         raise ConfigError(f'--amp works with {" and ".join(_AMP_WRAPPERS)}, but the config has '
                           f'optim_wrapper.type={kind}')
-    wrapper.type = _AMP_WRAPPERS.get(kind, kind)
-    wrapper.setdefault('loss_scale', 'dynamic')
 
 
-def _leave_amp(cfg: Config, args: argparse.Namespace) -> None:
-    """Train in single precision where the config says mixed, for lack of a GPU; unless it was asked for."""
+def _use_amp_of_cpu(cfg: Config) -> None:
+    """Make mixed precision as on a GPU that of a CPU."""
     wrapper = cfg.get('optim_wrapper') or {}
-    plain = {amp: kind for kind, amp in _AMP_WRAPPERS.items()}
-    if wrapper.get('type') not in plain:
-        return
-    if getattr(args, 'amp', False):
-        raise ConfigError('--amp needs a GPU, and there is none')
-    print_log(f'There is no GPU: {wrapper.type} becomes {plain[wrapper.type]}, single precision', 'current')
-    wrapper.type = plain[wrapper.type]
-    for key in ('loss_scale', 'dtype'):
-        wrapper.pop(key, None)
+    on_cpu = dict(_AMP_WRAPPERS.values())
+    if wrapper.get('type') in on_cpu:
+        print_log('There is no GPU: mixed precision is in bfloat16, without scaling of the loss', 'current')
+        wrapper.type = on_cpu[wrapper.type]
+        for key in ('loss_scale', 'dtype'):
+            wrapper.pop(key, None)
 
 
 def enable_auto_scale_lr(cfg: Config) -> None:

@@ -2,7 +2,10 @@
 import argparse
 
 import pytest
+import torch
 from mmengine.config import Config
+from mmengine.registry import OPTIM_WRAPPERS
+from torch import nn
 
 from repvit_mm import engine
 from repvit_mm.errors import CheckpointError, ConfigError
@@ -210,8 +213,34 @@ def test_amp_and_auto_scale_lr():
     cfg = Config(dict(optim_wrapper=dict(optimizer=dict(type='SGD')), auto_scale_lr=dict(base_batch_size=16)))
     engine.enable_amp(cfg)
     engine.enable_auto_scale_lr(cfg)
-    assert (cfg.optim_wrapper.type, cfg.optim_wrapper.loss_scale) == ('AmpOptimWrapper', 'dynamic')
+    assert cfg.optim_wrapper.type == 'AmpOptimWrapper'
     assert cfg.auto_scale_lr.enable
+
+
+@pytest.mark.parametrize(('kind', 'on_gpu', 'on_cpu'), [
+    ('OptimWrapper', 'AmpOptimWrapper', 'Bfloat16OptimWrapper'),
+    ('AmpOptimWrapper', 'AmpOptimWrapper', 'Bfloat16OptimWrapper'),
+    ('AdaptiveClipOptimWrapper', 'AdaptiveClipAmpOptimWrapper', 'AdaptiveClipBfloat16OptimWrapper')])
+def test_mixed_precision_of_a_gpu_and_of_a_cpu(kind, on_gpu, on_cpu, monkeypatch):
+    settings, args = dict(dtype='float16', loss_scale=512.), options()
+    args.config = 'x.py'
+    for device, expected in (('cuda', dict(settings, type=on_gpu)), ('cpu', dict(type=on_cpu))):
+        monkeypatch.setattr(engine.config, 'get_device', lambda device=device: device)
+        cfg = Config(dict(optim_wrapper=dict(settings, type=kind)))
+        engine.enable_amp(cfg)
+        engine.prepare(cfg, args, ())
+        assert cfg.optim_wrapper.to_dict() == expected
+
+
+def test_bfloat16_is_of_the_losses_and_not_of_the_weights():
+    model = nn.Linear(4, 4)
+    wrapper = OPTIM_WRAPPERS.build(dict(type='Bfloat16OptimWrapper', optimizer=torch.optim.SGD(model.parameters(), 1.)))
+    before = model.weight.detach().clone()
+    with wrapper.optim_context(model):
+        output = model(torch.ones(1, 4))
+    wrapper.update_params(output.float().sum())
+    assert output.dtype == torch.bfloat16 and model(torch.ones(1, 4)).dtype == torch.float32
+    assert torch.equal(model.weight, before - 1)
 
 
 @pytest.mark.parametrize('settings', [{}, dict(auto_scale_lr=dict(enable=False))])

@@ -111,6 +111,15 @@ def test_load_from_starts_anew_with_the_weights(detector, run, tmp_path):
             assert torch.equal(parameter, after['state_dict'][name]), name
 
 
+@pytest.mark.parametrize('trained', ['mmseg', 'mmpretrain'], indirect=True)
+def test_mixed_precision(trained, run, tmp_path):
+    status, error = run('train', trained.config, '--amp', '--data-root', trained.data, '--work-dir', tmp_path, '--seed',
+                        1)
+    assert status == 0, error
+    losses, plain = logged(tmp_path, 'loss'), logged(trained.work_dir, 'loss')
+    assert losses == pytest.approx(plain, rel=0.1) and losses != plain
+
+
 def test_official_names_and_fused_weights_are_tested_alike(detector, run, tmp_path):
     state_dict = read_checkpoint(detector.checkpoint)['state_dict']
     official = tmp_path / 'official.pth'
@@ -172,14 +181,12 @@ def test_damaged_data_set_is_one_line(detector, run, tmp_path, what, message):
     ([], r'data set not found: train_dataloader expects data/coco/images/train/, .*--data-root'),
     (['--resume'], r'nothing to resume: there is no checkpoint in \S*work'),
     (['--resume', 'none.pth'], r'there is no checkpoint none\.pth'),
-    (['--amp'], r'--amp needs a GPU'),
     (['--cfg-options', 'model.backbone.width=3'], r"RepViT.*argument 'width' \(model\.backbone\.width\)$"),
     (['--cfg-options', 'model.neck.type=FNP'], r'FNP is not in the mmdet::model registry'),
     (['--cfg-options', 'model.backbone.feature_tap=end'], r"feature_tap='end' must be one of stage_end, penultimate"),
     (['--cfg-options', 'train_dataloader.bath_size=3'], r"argument 'bath_size' \(train_dataloader\.bath_size\)$"),
     (['--cfg-options', 'train_cfg.max_itersx=3'], r"argument 'max_itersx' \(train_cfg\.max_itersx\)$"),
 ])
-@pytest.mark.skipif(torch.cuda.is_available(), reason='--amp works where there is a GPU')
 def test_mistake_in_an_option_is_one_line(detector, run, tmp_path, monkeypatch, arguments, message):
     monkeypatch.chdir(tmp_path)
     data = ['--data-root', detector.data] if arguments else []
