@@ -2,7 +2,8 @@
 from .command_line import starts_command
 from .version import __version__
 
-__all__ = ['ARCHS', 'RepViT', '__version__', 'convert_state_dict', 'fuse', 'load_checkpoint', 'out_channels']
+__all__ = ['ARCHS', 'RepViT', '__version__', 'config_path', 'convert_state_dict', 'fuse', 'load_checkpoint',
+           'out_channels']
 
 # The command lists what it can do without loading torch, and its doctor has to run where torch is missing.
 if not starts_command():
@@ -12,6 +13,7 @@ if not starts_command():
         from .archs import ARCHS, out_channels
         from .backbone import RepViT
         from .checkpoints import convert_state_dict, load_checkpoint
+        from .configs import config_path
         from .fusion import fuse
         from .ops import provide
         from .scopes import add_scopes

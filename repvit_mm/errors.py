@@ -1,6 +1,6 @@
 """Errors that a user can cause, and how the command line reports them."""
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 
 class UserError(Exception):
@@ -21,6 +21,12 @@ class DatasetError(UserError):
 
 class ExportError(UserError):
     """A model that cannot be exported, or an exported file that does not compute what the model computes."""
+
+
+def shortened(names: Iterable[str], most: int = 10) -> str:
+    """A list of names for a message: the first ones, and ``...`` where there are more than ``most``."""
+    names = list(names)
+    return ', '.join(names[:most]) + ', ...' * (len(names) > most)
 
 
 def run_cli(main: Callable[[], int | None]) -> None:

@@ -1,20 +1,20 @@
 """Models for inference, from a config or the name of an architecture: what is counted, measured and exported."""
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from mmengine.config import Config
-from mmengine.registry import DATASETS, MODELS, DefaultScope
+from mmengine.registry import MODELS, DefaultScope
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from .archs import ARCHS
 from .backbone import RepViT
-from .checkpoints import convert_state_dict, fetch, load_into, read_checkpoint, tensors_of
-from .engine import load_config
+from .checkpoints import fetch, load_into, read_checkpoint
+from .configs import load_config
 from .errors import ConfigError
+from .toolboxes import TOOLBOXES, Task, toolbox_of
 
 
 class Normalisation(NamedTuple):
@@ -35,42 +35,35 @@ class Normalisation(NamedTuple):
 IMAGENET = Normalisation((123.675, 116.28, 103.53), (58.395, 57.12, 57.375), 'RGB')
 
 
-class Task(NamedTuple):
-    """What inference is for one kind of model.
+class Backbone(Task):
+    """A RepViT by itself."""
 
-    Attributes:
-        name: ``'backbone'``, ``'classification'``, ``'segmentation'`` or ``'detection'``.
-        covers: The part of the model that runs.
-        forward: ``(model, image) -> tensors``.
-        outputs: ``(backbone, number of tensors) -> their names``.
-    """
+    name = covers = 'backbone'
 
-    name: str
-    covers: str
-    forward: Callable[[nn.Module, Tensor], Sequence[Tensor]]
-    outputs: Callable[[RepViT, int], list[str]]
+    def forward(self, model: nn.Module, image: Tensor) -> Sequence[Tensor]:
+        """(N, channels, H, W), normalised -> the maps of the stages."""
+        return model(image)
+
+    def output_names(self, backbone: nn.Module, count: int) -> list[str]:
+        """``stage1``, ..."""
+        return [f'stage{i + 1}' for i in backbone.out_indices]
 
 
-def _segment(model: nn.Module, image: Tensor) -> list[Tensor]:
-    logits = model(image, mode='tensor')
-    return [F.interpolate(logits, size=image.shape[2:], mode='bilinear', align_corners=model.align_corners)]
+class SamEmbedding(Task):
+    """The image encoder of RepViT-SAM."""
+
+    name, covers = 'embedding', 'image encoder of RepViT-SAM'
+
+    def forward(self, model: nn.Module, image: Tensor) -> Sequence[Tensor]:
+        """(N, 3, H, W), normalised -> the embedding of the image."""
+        return [model(image)]
+
+    def output_names(self, backbone: nn.Module, count: int) -> list[str]:
+        """``image_embeddings``."""
+        return ['image_embeddings']
 
 
-#: Of a RepViT by itself.
-BACKBONE = Task('backbone', 'backbone', lambda model, image: model(image),
-                 lambda backbone, _: [f'stage{i + 1}' for i in backbone.out_indices])
-SAM_ENCODER = Task('embedding', 'image encoder of RepViT-SAM', lambda model, image: [model(image)],
-                   lambda *_: ['image_embeddings'])
-#: ``default_scope`` of a config -> task. Boxes and masks need proposals and suppression, which no exported graph
-#: holds: a detector's inference stops at the pyramid.
-TASKS = {
-    'mmpretrain': Task('classification', 'backbone and classifier',
-                       lambda model, image: [model(image, mode='tensor')], lambda *_: ['logits']),
-    'mmseg': Task('segmentation', 'backbone, neck and decode head, logits resized to the image', _segment,
-                  lambda *_: ['logits']),
-    'mmdet': Task('detection', 'backbone and neck', lambda model, image: model.extract_feat(image),
-                  lambda _, count: [f'level{i}' for i in range(count)]),
-}
+BACKBONE, SAM_ENCODER = Backbone(), SamEmbedding()
 
 
 class InferenceModel(nn.Module):
@@ -119,7 +112,7 @@ class InferenceModel(nn.Module):
 
     def output_names(self, count: int) -> list[str]:
         """Names of the ``count`` tensors that :meth:`forward` returns."""
-        return self.task.outputs(self.backbone, count)
+        return self.task.output_names(self.backbone, count)
 
 
 def build_inference_model(source: str | Path, checkpoint: str | Path | None = None) -> InferenceModel:
@@ -157,24 +150,24 @@ def _build_from_config(path: Path, checkpoint: Any) -> InferenceModel:
     if not path.suffix and not path.exists():
         raise ConfigError(f'{path} is neither an architecture nor a config; architectures are {", ".join(ARCHS)}')
     config = load_config(path)
-    scope = config.get('default_scope')
-    if scope not in TASKS or 'model' not in config:
-        raise ConfigError(f'{path} has default_scope={scope!r} and {"a" if "model" in config else "no"} model; '
-                          f'expected a model of one of {", ".join(TASKS)}')
+    toolbox = toolbox_of(config)
+    if not toolbox.scope or 'model' not in config:
+        raise ConfigError(f'{path} has default_scope={config.get("default_scope")!r} and '
+                          f'{"a" if "model" in config else "no"} model; expected a model of one of '
+                          f'{", ".join(TOOLBOXES)}')
     if 'data_preprocessor' in config:  # mmpretrain's configs have it beside the model
         config.model.setdefault('data_preprocessor', config.data_preprocessor)
-    classes = _classes_of(checkpoint) or _classes(config, scope)
-    if checkpoint is not None and scope == 'mmpretrain':
-        _fit_head(config, checkpoint)
+    classes = _classes_of(checkpoint) or toolbox.classes(config)
+    if checkpoint is not None:
+        toolbox.fit_to_weights(config, checkpoint)
     try:
-        with DefaultScope.overwrite_default_scope(scope):
+        with DefaultScope.overwrite_default_scope(toolbox.scope):
             model = MODELS.build(config.model)
     except (KeyError, TypeError, ValueError, AssertionError) as error:
         raise ConfigError(f'{path} describes no model that can be built: {" ".join(str(error).split())}') from error
     if not any(isinstance(module, RepViT) for module in model.modules()):
         raise ConfigError(f"{path} has no RepViT in it; expected backbone=dict(type='RepViT', ...)")
-    return InferenceModel(path.stem, model, TASKS[scope], _normalisation(model.data_preprocessor),
-                          classes, config)
+    return InferenceModel(path.stem, model, toolbox, _normalisation(model.data_preprocessor), classes, config)
 
 
 def _normalisation(preprocessor: nn.Module) -> Normalisation:
@@ -188,32 +181,10 @@ def _normalisation(preprocessor: nn.Module) -> Normalisation:
     return Normalisation(mean, std, channels)
 
 
-def _fit_head(config: Config, checkpoint: Any) -> None:
-    """Where the images' folders are the classes, which need not be here, take their number from the checkpoint."""
-    if config.get('test_dataloader', {}).get('dataset', {}).get('type') not in ('ImageFolder', 'repvit_mm.ImageFolder'):
-        return
-    tensors = convert_state_dict(tensors_of(checkpoint, 'the checkpoint'))
-    for name in ('head.fc.linear.weight', 'head.fc.weight'):
-        if name in tensors:
-            config.model.head.num_classes = len(tensors[name])
-
-
 def _classes_of(checkpoint: Any) -> Sequence[str] | None:
     """Names of the classes that mmengine wrote into a checkpoint."""
     meta = checkpoint.get('meta') if isinstance(checkpoint, Mapping) else None
     return ((meta or {}).get('dataset_meta') or {}).get('classes')
-
-
-def _classes(config: Config, scope: str) -> Sequence[str] | None:
-    """Names of the classes that the test data of a config have."""
-    dataset = config.get('test_dataloader', {}).get('dataset', {})
-    while 'dataset' in dataset:  # wrappers
-        dataset = dataset['dataset']
-    metainfo: Any = dataset.get('metainfo') or {}
-    if 'classes' not in metainfo and 'type' in dataset:
-        with DATASETS.switch_scope_and_registry(scope) as registry:
-            metainfo = getattr(registry.get(dataset['type']), 'METAINFO', {})
-    return metainfo.get('classes')
 
 
 @torch.no_grad()

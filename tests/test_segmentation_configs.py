@@ -12,8 +12,8 @@ from torch import nn
 
 from repvit_mm import ARCHS
 from repvit_mm.checkpoints import PUBLISHED
+from repvit_mm.configs import load_config
 from repvit_mm.datasets import CLASSES
-from repvit_mm.engine import load_config
 
 CONFIGS = Path(__file__).parents[1] / 'configs'
 ARCH_NAMES = ('m0_6', 'm0_9', 'm1_0', 'm1_1', 'm1_5', 'm2_3', 'm3')

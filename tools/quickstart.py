@@ -9,8 +9,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from repvit_mm import engine
 from repvit_mm.arguments import seed
+from repvit_mm.configs import load_config
 from repvit_mm.engine.options import CfgOptions
 from repvit_mm.errors import run_cli
 from repvit_mm.quickstart import Quickstart, check_unchanged
@@ -61,7 +61,7 @@ def main() -> None:
     args = build_parser().parse_args()
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     start, console = time.monotonic(), Console()
-    job = Quickstart(engine.load_config(CONFIG, args.cfg_options), TOOLS, args.work_dir, args.seed,
+    job = Quickstart(load_config(CONFIG, args.cfg_options), TOOLS, args.work_dir, args.seed,
                      (args.train_scenes, args.val_scenes), console)
     console.rule('1/5  Drawing the data set', align='left')
     job.draw()

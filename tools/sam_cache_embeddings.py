@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress
 
 from repvit_mm import engine
+from repvit_mm.configs import load_config
 from repvit_mm.engine.options import CfgOptions
 from repvit_mm.errors import ConfigError, run_cli
 from repvit_mm.sam.distillation import cache_embeddings
@@ -39,7 +40,7 @@ def main() -> None:
         raise ConfigError(f'--part {part} {parts}: the first number must be from 1 to the second')
     if args.batch_size < 1:
         raise ConfigError(f'--batch-size {args.batch_size}: at least 1 is needed')
-    cfg = engine.load_config(args.config, args.cfg_options)
+    cfg = load_config(args.config, args.cfg_options)
     if cfg.get('model', {}).get('type') != 'SamDistiller':
         raise ConfigError(f'{args.config} distils no SAM: its model is no SamDistiller')
     init_default_scope(cfg.get('default_scope') or 'mmengine')

@@ -2,7 +2,9 @@
 import argparse
 
 from repvit_mm import engine
+from repvit_mm.configs import load_config
 from repvit_mm.errors import run_cli
+from repvit_mm.toolboxes import toolbox_of
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -23,18 +25,19 @@ def build_parser() -> argparse.ArgumentParser:
 def main() -> None:
     args = engine.parse_args(build_parser())
     with engine.one_report():
-        cfg = engine.load_config(args.config, args.cfg_options)
+        cfg = load_config(args.config, args.cfg_options)
+        toolbox = toolbox_of(cfg)
         engine.check_weights(args.checkpoint)
         cfg.load_from, cfg.resume = args.checkpoint, False
         engine.prepare(cfg, args, ('test_dataloader',))
         if args.show_dir:
-            engine.draw_predictions(cfg, args.show_dir)
+            toolbox.draw_predictions(cfg, args.show_dir)
         if args.slide is not None:
-            engine.enable_slide(cfg, args.slide)
+            toolbox.enable_slide(cfg, args.slide)
         if args.tta:
-            engine.enable_tta(cfg)
+            toolbox.enable_tta(cfg)
         if args.out:
-            engine.dump_predictions(cfg, args.out)
+            toolbox.dump_predictions(cfg, args.out)
         engine.run_config(cfg, 'test')
 
 

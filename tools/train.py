@@ -2,6 +2,7 @@
 import argparse
 
 from repvit_mm import engine
+from repvit_mm.configs import load_config
 from repvit_mm.errors import run_cli
 
 
@@ -23,7 +24,7 @@ def build_parser() -> argparse.ArgumentParser:
 def main() -> None:
     args = engine.parse_args(build_parser())
     with engine.one_report():
-        cfg = engine.load_config(args.config, args.cfg_options)
+        cfg = load_config(args.config, args.cfg_options)
         if args.amp:
             engine.enable_amp(cfg)
         if args.auto_scale_lr:

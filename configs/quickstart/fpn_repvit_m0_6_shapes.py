@@ -71,5 +71,6 @@ param_scheduler = [
 ]
 train_cfg = dict(max_iters=1300, val_interval=325)
 default_hooks = dict(logger=dict(interval=20), checkpoint=dict(interval=325, max_keep_ckpts=1))
+custom_imports = dict(imports=['repvit_mm', 'repvit_mm.training'])
 custom_hooks = [dict(type='ChannelsLast')]
 auto_scale_lr = dict(base_batch_size=8)

@@ -5,9 +5,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from ..backbone import RepViT
 from ..errors import ConfigError
 from ..fusion import fuse
 from ..inference import InferenceModel
@@ -63,37 +64,13 @@ def count(model: InferenceModel, shape: Sequence[int], fused: bool = False, prop
         raise ConfigError(f'{model.name} has no RoI heads that a number of proposals could be for')
     macs: Counter[nn.Module] = Counter()
     with torch.no_grad(), _counting(model, macs):
-        maps = model(image)
-        for head in ('rpn_head', 'bbox_head'):
-            if model.task.name == 'detection' and hasattr(model.model, head):
-                getattr(model.model, head)(maps)
-        if proposals is not None:
-            _run_roi_heads(model.model, proposals)
+        model.task.run_heads(model.model, model(image), proposals)
     tree = _tree(model.name, model, macs, depth + 1)
     (inside,) = tree.children  # the wrapper around the model
-    if model.task.name == 'backbone':
+    if isinstance(model.model, RepViT):
         inside.name = 'backbone'
         return tree
     return Complexity(model.name, inside.parameters, inside.macs, inside.children)
-
-
-def _run_roi_heads(model: nn.Module, proposals: int) -> None:
-    roi_head = model.roi_head
-    for extractor, head in _pairs(roi_head.bbox_roi_extractor, roi_head.bbox_head):
-        head(_regions(extractor, proposals))
-    if roi_head.with_mask:
-        detections = min(proposals, model.test_cfg.rcnn.max_per_img)
-        for extractor, head in list(_pairs(roi_head.mask_roi_extractor, roi_head.mask_head))[-1:]:
-            head(_regions(extractor, detections))
-
-
-def _pairs(extractors: nn.Module, heads: nn.Module) -> Iterator[tuple[nn.Module, nn.Module]]:
-    """The stages of a cascade, or the only one."""
-    return zip(extractors, heads, strict=True) if isinstance(heads, nn.ModuleList) else iter([(extractors, heads)])
-
-
-def _regions(extractor: nn.Module, number: int) -> Tensor:
-    return torch.empty(number, extractor.out_channels, *extractor.roi_layers[0].output_size, device='meta')
 
 
 class _counting:

@@ -17,6 +17,7 @@ from rich.progress import track
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ..backbone import RepViT
 from ..fusion import fuse
 from ..inference import InferenceModel
 from .backends import BACKENDS, DTYPES
@@ -91,10 +92,10 @@ class TimmModel(nn.Module):
 
 def timm_counterpart(model: InferenceModel) -> TimmModel | None:
     """timm's model of the same network, with random weights and not fused; None if timm has none."""
-    backbone, features = model.backbone, model.task.name == 'backbone'
+    backbone, features = model.backbone, isinstance(model.model, RepViT)
     is_whole = backbone.out_strides[-1] == 32 and (backbone.feature_tap == 'stage_end' or not features)
     name = f'repvit_{backbone.arch}'
-    if not is_whole or model.task.name not in ('backbone', 'classification'):
+    if not is_whole or not (features or model.task.decision == 'softmax'):
         return None
     try:
         import timm

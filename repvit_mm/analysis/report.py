@@ -41,11 +41,7 @@ def _giga(macs: int) -> str:
 
 def what_is_counted(model: InferenceModel, proposals: int | None) -> str:
     """One sentence on the part of the model that the multiply-adds are for."""
-    if model.task.name != 'detection':
-        return f'MACs are those of convolutions and linear layers in {model.task.covers}.'
-    roi = (f'RoI heads with {proposals} proposals' if proposals is not None
-           else 'not the RoI heads, whose cost depends on the number of proposals (--proposals)')
-    return f'MACs are those of convolutions and linear layers in backbone, neck and dense heads, and {roi}.'
+    return f'MACs are those of convolutions and linear layers in {model.task.counted(proposals)}.'
 
 
 def latency_table(result: Result) -> Table:

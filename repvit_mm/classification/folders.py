@@ -4,14 +4,13 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from mmengine.config import Config
 from mmengine.logging import print_log
 from mmengine.registry import DATASETS
 from mmpretrain.datasets import BaseDataset
 from PIL import Image
 from rich.progress import track
 
-from ..errors import ConfigError, DatasetError
+from ..errors import ConfigError, DatasetError, shortened
 
 EXTENSIONS = ('.jpg', '.jpeg', '.png', '.webp', '.bmp', '.ppm', '.pgm', '.tif', '.tiff')
 #: ``split`` -> the folders that can hold it, in the order in which they are looked for.
@@ -56,7 +55,7 @@ class ImageFolder(BaseDataset):
         self.split, self.corrupt, self.val_part = split, corrupt, val_part
         found = find_classes(data_root)
         if classes is not None and list(classes) != found:
-            raise DatasetError(f'{data_root} has the classes {_listed(found)}, but {_listed(list(classes))} are '
+            raise DatasetError(f'{data_root} has the classes {shortened(found)}, but {shortened(classes)} are '
                                'expected')
         super().__init__(ann_file='', metainfo={'classes': tuple(found)}, data_root=str(data_root), pipeline=pipeline,
                          test_mode=test_mode, indices=indices)
@@ -122,7 +121,7 @@ def find_classes(data_root: str | Path) -> list[str]:
         raise DatasetError(f'{root} has no folders; a folder of images for each class is expected there')
     for other in others:
         if extra := sorted(set(_subfolders(other)) - set(classes)):
-            raise DatasetError(f'{other} has the classes {_listed(extra)}, which {first} does not have')
+            raise DatasetError(f'{other} has the classes {shortened(extra)}, which {first} does not have')
     for folder in [split / name for split in (first, *others) for name in _subfolders(split)]:
         count = len(_images(folder))
         if count == 0:
@@ -131,39 +130,6 @@ def find_classes(data_root: str | Path) -> list[str]:
         if count == 1 and not splits:
             raise DatasetError(f'the class folder {folder} has one image; training and validation need one each')
     return classes
-
-
-def fit_to_folder(cfg: Config) -> None:
-    """Make a config's model tell apart the classes that its image folders hold.
-
-    Sets the number of classes of the head and of the preprocessor, and leaves out of the top-k accuracies
-    those that so few classes make pointless. Configs with other data sets stay as they are.
-
-    Args:
-        cfg: Changed in place.
-
-    Raises:
-        DatasetError: See :func:`find_classes`, or if the data sets of the config have different classes.
-    """
-    roots = {cfg[key].dataset.data_root for key in ('train_dataloader', 'val_dataloader', 'test_dataloader')
-             if cfg.get(key) and cfg[key].dataset.get('type') in ('ImageFolder', 'repvit_mm.ImageFolder')}
-    found = {root: find_classes(root) for root in sorted(roots)}
-    if not found:
-        return
-    (root, classes), *others = found.items()
-    for other, names in others:
-        if names != classes:
-            raise DatasetError(f'{root} has the classes {_listed(classes)}, but {other} has {_listed(names)}')
-    cfg.model.head.num_classes = len(classes)
-    for preprocessor in (cfg.get('data_preprocessor'), cfg.model.get('data_preprocessor')):
-        if preprocessor is not None:
-            preprocessor.num_classes = len(classes)
-    for key in ('val_evaluator', 'test_evaluator'):
-        evaluators = cfg.get(key) or []
-        for evaluator in [evaluators] if isinstance(evaluators, Mapping) else evaluators:
-            if isinstance(evaluator.get('topk'), list | tuple):
-                evaluator.topk = tuple(k for k in evaluator.topk if k < len(classes)) or (1,)
-    print_log(f'{root} has {len(classes)} classes: {_listed(classes)}', 'current')
 
 
 def _split_folder(root: str | Path, split: str) -> tuple[Path, bool]:
@@ -213,7 +179,3 @@ def _try_decode(path: str) -> str:
     except Exception as error:  # decoders fail in many ways
         return str(error).partition('\n')[0].replace(f"'{path}'", 'it') or type(error).__name__
     return ''
-
-
-def _listed(names: Sequence[str], most: int = 10) -> str:
-    return ', '.join(names[:most]) + f', ... ({len(names)} in all)' * (len(names) > most)

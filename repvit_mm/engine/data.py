@@ -1,37 +1,17 @@
 """Where the data sets of a config are: moving them, and checking that they are there."""
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mmengine.config import Config
 
-from ..errors import ConfigError, DatasetError
+from ..errors import ConfigError, DatasetError, shortened
+from ..toolboxes.base import evaluators_of
+from ..toolboxes.datasets import LOADERS, datasets_of
 
-LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 EVALUATORS = ('val_evaluator', 'test_evaluator')
 #: Images looked up per data set when it is opened; one that is missing further on is told when it is read.
 SPOT_CHECKS = 200
-
-
-def datasets_of(cfg: Config, loaders: Sequence[str] = LOADERS) -> Iterator[tuple[str, dict]]:
-    """Find the data sets of the loaders, those inside of wrappers (repeated, concatenated, ...) too.
-
-    Yields:
-        Key of the loader, and the config of a data set that wraps no other.
-    """
-    for loader in loaders:
-        yield from ((loader, dataset) for dataset in datasets_in((cfg.get(loader) or {}).get('dataset')))
-
-
-def datasets_in(dataset: Any) -> Iterator[dict]:
-    """Find the configs of data sets that wrap no other one inside the config of a data set."""
-    if not isinstance(dataset, Mapping):
-        return
-    inside = dataset.get('datasets', [dataset['dataset']] if 'dataset' in dataset else [])
-    for wrapped in inside:
-        yield from datasets_in(wrapped)
-    if not inside:
-        yield dataset
 
 
 def move_data_root(cfg: Config, root: str) -> None:
@@ -52,7 +32,7 @@ def move_data_root(cfg: Config, root: str) -> None:
         old_roots.add(dataset['data_root'].rstrip('/'))
     if len(old_roots) != 1:
         raise ConfigError('--data-root moves one data set, but the config reads '
-                          f'{_listed(old_roots) or "none"}; set their data_root with --cfg-options')
+                          f'{shortened(sorted(old_roots)) or "none"}; set their data_root with --cfg-options')
     old, root = old_roots.pop(), os.path.expanduser(root)
     for key in (*LOADERS, *EVALUATORS):
         if key in cfg:
@@ -88,13 +68,12 @@ def check_data(cfg: Config, loaders: Sequence[str]) -> None:
         paths = expected_paths(dataset)
         if missing := [path for path in paths if not os.path.exists(path)]:
             moved = 'give its place with --data-root PATH' if dataset.get('data_root') else 'set its paths'
-            raise DatasetError(f'data set not found: {loader} expects {_listed(paths)}, but {missing[0]} is not '
+            raise DatasetError(f'data set not found: {loader} expects {shortened(paths)}, but {missing[0]} is not '
                                f'there (current directory: {os.getcwd()}); put or link it there, or {moved}')
     for key in EVALUATORS:
         if key.partition('_')[0] not in {loader.partition('_')[0] for loader in loaders}:
             continue
-        evaluators = cfg.get(key) or []
-        for evaluator in [evaluators] if isinstance(evaluators, Mapping) else evaluators:
+        for evaluator in evaluators_of(cfg, key):
             path = evaluator.get('ann_file')
             if path and not evaluator.get('backend_args') and '://' not in path and not os.path.exists(path):
                 raise DatasetError(f'{key} expects its annotations in {path}, which is not there')
@@ -118,7 +97,7 @@ def check_samples(dataset: Any, expected: Sequence[str]) -> None:
     Raises:
         DatasetError: If it is empty, or images are missing.
     """
-    where = _listed(expected) or type(dataset).__name__
+    where = shortened(expected) or type(dataset).__name__
     if not len(dataset):
         raise DatasetError(f'no sample is left of {where}')
     if not hasattr(dataset, 'get_data_info'):
@@ -129,8 +108,3 @@ def check_samples(dataset: Any, expected: Sequence[str]) -> None:
     if missing := [path for path in paths if not os.path.exists(path)]:
         raise DatasetError(f'{len(missing)} of {len(paths)} images that were looked up are missing, first '
                            f'{missing[0]}; the data set is that of {where}')
-
-
-def _listed(names: Sequence[str] | set[str], most: int = 10) -> str:
-    names = sorted(names) if isinstance(names, set) else list(names)
-    return ', '.join(names[:most]) + ', ...' * (len(names) > most)

@@ -19,7 +19,7 @@ _LOADING = os.path.join('torch', 'utils', 'data')
 
 
 @contextmanager
-def explained_mistakes(cfg: Config | None = None) -> Iterator[None]:
+def user_errors(cfg: Config | None = None) -> Iterator[None]:
     """Turn what a setting or a sample of the data set caused into a UserError; let everything else pass.
 
     Args:
@@ -82,7 +82,7 @@ def _is_unreadable_sample(error: OSError | AssertionError) -> bool:
 
 
 @contextmanager
-def explained_annotations(expected: Sequence[str]) -> Iterator[None]:
+def dataset_errors(expected: Sequence[str]) -> Iterator[None]:
     """Turn what fails while a data set is opened into a DatasetError.
 
     Args:

@@ -25,12 +25,12 @@ from ..checkpoints import fetch, load_into, read_checkpoint, tensors_of
 from ..checkpoints.formats import strip_wrappers
 from ..errors import CheckpointError, ConfigError, DatasetError
 from ..files import make_folder
-from ..segmentation import check_segmentation
-from .categories import check_categories
+from ..toolboxes import TOOLBOXES
+from ..toolboxes.datasets import datasets_in
 from .checkpoint_hook import CheckpointHook
-from .data import check_samples, datasets_in, expected_paths
+from .data import check_samples, expected_paths
 from .distributed import check_launcher, without_gpu
-from .mistakes import explained_annotations, explained_mistakes
+from .mistakes import dataset_errors, user_errors
 
 
 @RUNNERS.register_module(name='RepViTRunner')
@@ -71,10 +71,10 @@ class Runner(mmengine.runner.Runner):
         settings = dataloader if isinstance(dataloader, Mapping) else {}
         datasets = datasets_in(settings.get('dataset'))
         expected = [path for dataset in datasets for path in expected_paths(dataset)]
-        with explained_annotations(expected):
+        with dataset_errors(expected):
             loader = mmengine.runner.Runner.build_dataloader(dataloader, seed, diff_rank_seed)
-        check_segmentation(loader.dataset)
-        check_categories(loader.dataset)
+        for toolbox in TOOLBOXES.values():
+            toolbox.check_dataset(loader.dataset)
         check_samples(loader.dataset, expected)
         if not len(loader):  # which mmengine takes for a mistake of its own
             raise DatasetError(f'the {len(loader.dataset)} samples of {", ".join(expected)} make no batch of '
@@ -99,14 +99,14 @@ class Runner(mmengine.runner.Runner):
 
     def train(self) -> nn.Module:
         """Train; mistakes of the user raise a UserError."""
-        with explained_mistakes(self.cfg):
+        with user_errors(self.cfg):
             return super().train()
 
     def test(self) -> dict[str, float]:
         """Test the model that ``load_from`` names, all of it; mistakes of the user raise a UserError."""
         self._complete = True
         self.model.eval()  # only then a fused checkpoint may fuse it
-        with explained_mistakes(self.cfg):
+        with user_errors(self.cfg):
             return super().test()
 
     def load_checkpoint(self, filename: str | Path, map_location: str | Callable = 'cpu',
@@ -191,6 +191,6 @@ def run_config(cfg: Config, task: str) -> None:
     """
     check_launcher(cfg.launcher)
     make_folder(cfg.work_dir, '--work-dir')
-    with explained_mistakes(cfg):
+    with user_errors(cfg):
         runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
     getattr(runner, task)()

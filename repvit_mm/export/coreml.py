@@ -63,16 +63,16 @@ class CoreMLModel(nn.Module):
     def forward(self, image: Tensor) -> Tensor | tuple[Tensor, ...]:
         """(1, 3, H, W), scaled and shifted -> probabilities, a map of classes (1, H, W), or feature maps."""
         outputs = self.fused(image)
-        if self.fused.task.name == 'classification':
+        if self.fused.task.decision == 'softmax':
             return outputs[0].softmax(1)
-        if self.fused.task.name == 'segmentation':
+        if self.fused.task.decision == 'argmax':
             return outputs[0].argmax(1)
         return outputs
 
     def output_names(self, count: int) -> list[str]:
         """Names of the outputs."""
-        names = {'classification': ['probabilities'], 'segmentation': ['classes']}
-        return names.get(self.fused.task.name) or self.fused.output_names(count)
+        names = {'softmax': ['probabilities'], 'argmax': ['classes']}
+        return names.get(self.fused.task.decision) or self.fused.output_names(count)
 
 
 def export_coreml(model: InferenceModel, shape: Sequence[int], out: str | Path,
@@ -133,7 +133,7 @@ def _convert(wrapped: CoreMLModel, shapes: Sequence[Sequence[int]], precision: s
     with constant_scales():
         traced = torch.jit.trace(wrapped, image, check_trace=False)
     sizes = [(1, 3, *size) for size in shapes]
-    is_classifier = wrapped.fused.task.name == 'classification'
+    is_classifier = wrapped.fused.task.decision == 'softmax'
     names = wrapped.output_names(1 if isinstance(outputs, Tensor) else len(outputs))
     return ct.convert(
         traced, convert_to='mlprogram', minimum_deployment_target=ct.target.iOS16, skip_model_load=True,
@@ -197,9 +197,9 @@ def _prove(path: Path, program: MILProgram, fused: InferenceModel, shape: Sequen
             found = predict(path, picture, class_labels(fused, expected[0].shape[1]))
         else:
             found = program.run(image=pixels)
-        if fused.task.name == 'classification':
+        if fused.task.decision == 'softmax':
             results += _compare_classifier(found, expected[0], program, bound)
-        elif fused.task.name == 'segmentation':
+        elif fused.task.decision == 'argmax':
             results += _compare_segmentor(found, expected[0], program, bound)
         else:
             names = fused.output_names(len(expected))

@@ -79,7 +79,7 @@ def check_shape(model: InferenceModel, shape: Sequence[int]) -> None:
     stride = max(model.backbone.out_strides)
     if height < 1 or width < 1:
         raise ExportError(f'the shape {height} {width} must be positive')
-    if model.task.name in ('segmentation', 'detection') and (height % stride or width % stride):
+    if model.task.adds_maps and (height % stride or width % stride):
         fit = ' '.join(str(-(-size // stride) * stride) for size in shape)
         raise ExportError(f'the shape {height} {width} must be a multiple of {stride} for {model.task.name}, whose '
                           f'maps of several resolutions are added up; the next one is {fit}')

@@ -1,4 +1,17 @@
-"""What a training needs that mmengine lacks, whatever the toolbox."""
+"""What a training needs that mmengine lacks, whatever the toolbox; configs name it in ``custom_imports``."""
+from .hooks import ModelEmaHook, StopOnInvalidLossHook
+from .memory_format import ChannelsLast
 from .mixed_precision import Bfloat16OptimWrapper
+from .optim import (
+    AdaptiveClipAmpOptimWrapper,
+    AdaptiveClipBfloat16OptimWrapper,
+    AdaptiveClipOptimWrapper,
+    PublishedCosineLR,
+    TwoGroupsConstructor,
+)
 
-__all__ = ['Bfloat16OptimWrapper']
+__all__ = [
+    'AdaptiveClipAmpOptimWrapper', 'AdaptiveClipBfloat16OptimWrapper', 'AdaptiveClipOptimWrapper',
+    'Bfloat16OptimWrapper', 'ChannelsLast', 'ModelEmaHook', 'PublishedCosineLR', 'StopOnInvalidLossHook',
+    'TwoGroupsConstructor',
+]

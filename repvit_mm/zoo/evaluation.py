@@ -14,10 +14,12 @@ from mmengine.config import Config
 from rich.console import Console
 
 from ..checkpoints import PUBLISHED, fetch
-from ..engine import load_config, move_data_root
-from ..engine.data import datasets_of, expected_paths
+from ..configs import load_config
+from ..engine import move_data_root
+from ..engine.data import expected_paths
 from ..errors import ConfigError, UserError
 from ..processes import run_tool
+from ..toolboxes.datasets import datasets_of
 from ..version import __version__
 from .rows import ROOT, TABLES, Result, Row
 

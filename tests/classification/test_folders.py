@@ -3,8 +3,9 @@ import pytest
 from mmengine.config import Config
 from PIL import Image
 
-from repvit_mm.classification import ImageFolder, fit_to_folder
+from repvit_mm.classification import ImageFolder
 from repvit_mm.errors import ConfigError, DatasetError
+from repvit_mm.toolboxes import toolbox_of
 
 
 def write_images(folder, count=4, suffix='.jpg'):
@@ -151,7 +152,7 @@ def test_a_config_takes_the_number_of_classes_from_the_folders(split_root):
     cfg = Config.fromfile('configs/classification/finetune_distill_repvit_m0_6.py')
     for loader in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
         cfg[loader].dataset.data_root = str(split_root)
-    fit_to_folder(cfg)
+    toolbox_of(cfg).check_config(cfg, ())
     assert cfg.model.head.num_classes == cfg.data_preprocessor.num_classes == 3
     assert cfg.val_evaluator.topk == cfg.test_evaluator.topk == (1, )
 
@@ -162,11 +163,11 @@ def test_a_config_with_different_folders_is_refused(split_root, tmp_path):
     cfg.train_dataloader.dataset.data_root = cfg.val_dataloader.dataset.data_root = str(split_root)
     cfg.test_dataloader.dataset.data_root = str(tmp_path / 'other')
     with pytest.raises(DatasetError, match='has the classes'):
-        fit_to_folder(cfg)
+        toolbox_of(cfg).check_config(cfg, ())
 
 
 def test_other_configs_stay_as_they_are():
     cfg = Config.fromfile('configs/classification/repvit_m0_9_300e.py')
     before = cfg.pretty_text
-    fit_to_folder(cfg)
+    toolbox_of(cfg).check_config(cfg, ())
     assert cfg.pretty_text == before

@@ -17,9 +17,9 @@ from timm.utils.agc import adaptive_clip_grad
 from torch import nn
 
 from repvit_mm.checkpoints import convert_state_dict
-from repvit_mm.classification import ModelEmaHook
-from repvit_mm.classification.optim import parameter_groups
 from repvit_mm.errors import ConfigError
+from repvit_mm.training import ModelEmaHook
+from repvit_mm.training.optim import parameter_groups
 
 RECIPE = Config.fromfile('configs/classification/repvit_m1_1_distill_300e.py')
 

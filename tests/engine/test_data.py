@@ -5,6 +5,7 @@ from mmengine.config import Config
 from repvit_mm import engine
 from repvit_mm.engine.data import check_samples, expected_paths
 from repvit_mm.errors import ConfigError, DatasetError
+from repvit_mm.toolboxes.datasets import datasets_of
 
 COCO = dict(type='CocoDataset', data_root='data/coco/', ann_file='annotations/a.json', data_prefix=dict(img='train/'))
 
@@ -23,7 +24,7 @@ def config(train, **others):
 def test_data_root_moves_every_data_set(wrap):
     cfg = config(wrap(COCO))
     engine.move_data_root(cfg, '/elsewhere')
-    roots = {dataset['data_root'].rstrip('/') for _, dataset in engine.data.datasets_of(cfg)}
+    roots = {dataset['data_root'].rstrip('/') for _, dataset in datasets_of(cfg)}
     assert roots == {'/elsewhere'}
     assert 'data/coco' not in cfg.pretty_text
     assert cfg.train_dataloader.batch_size == 2

@@ -12,14 +12,13 @@ from repvit_mm.checkpoints import read_checkpoint
 from repvit_mm.engine import (
     Runner,
     distributed,
-    draw_predictions,
-    dump_predictions,
     latest_checkpoint,
     one_report,
     run_config,
 )
-from repvit_mm.engine.mistakes import explained_mistakes
+from repvit_mm.engine.mistakes import user_errors
 from repvit_mm.errors import CheckpointError, ConfigError, DatasetError, UserError
+from repvit_mm.toolboxes import TOOLBOXES
 
 
 @MODELS.register_module()
@@ -140,9 +139,9 @@ def test_an_unknown_optimiser_is_told_with_a_known_one(make_runner):
 
 @pytest.mark.parametrize('make', [
     lambda folder: run_config(Config(dict(work_dir=str(folder), launcher='none')), 'train'),
-    lambda folder: draw_predictions(Config(dict(default_scope='mmdet')), str(folder)),
-    lambda folder: dump_predictions(Config(dict(default_scope='mmseg', test_evaluator={})), str(folder)),
-    lambda folder: dump_predictions(Config(dict(default_scope='mmdet', test_evaluator={})), f'{folder}/x.pkl'),
+    lambda folder: TOOLBOXES['mmdet'].draw_predictions(Config(), str(folder)),
+    lambda folder: TOOLBOXES['mmseg'].dump_predictions(Config(dict(test_evaluator={})), str(folder)),
+    lambda folder: TOOLBOXES['mmdet'].dump_predictions(Config(dict(test_evaluator={})), f'{folder}/x.pkl'),
 ], ids=['--work-dir', '--show-dir', '--out', '--out x.pkl'])
 def test_a_folder_for_the_results_that_cannot_be_made_is_told_before_the_run(tmp_path, make):
     (tmp_path / 'file').write_text('kept')
@@ -154,12 +153,12 @@ def test_a_folder_for_the_results_that_cannot_be_made_is_told_before_the_run(tmp
 
 def test_interrupt_that_mmengine_swallows():
     # The formatting of the config, which every checkpoint holds, catches whatever is raised.
-    with pytest.raises(KeyboardInterrupt), explained_mistakes():
+    with pytest.raises(KeyboardInterrupt), user_errors():
         try:
             raise KeyboardInterrupt
         except BaseException:
             raise SyntaxError('Failed to format the config file')  # noqa: B904
-    with pytest.raises(SyntaxError), explained_mistakes():
+    with pytest.raises(SyntaxError), user_errors():
         raise SyntaxError('a bug')
 
 
@@ -177,7 +176,7 @@ def test_setting_that_is_not_taken_is_told_with_its_place(make_runner):
 @pytest.mark.parametrize('error', [TypeError("f() got an unexpected keyword argument 'x'"), KeyError('x'),
                                    FileNotFoundError('x'), AssertionError('failed to load image: x')])
 def test_bugs_keep_their_traceback(error):
-    with pytest.raises(type(error)) as raised, explained_mistakes():
+    with pytest.raises(type(error)) as raised, user_errors():
         raise error
     assert raised.value is error
 

@@ -10,7 +10,7 @@ from mmengine.registry import MODELS
 from sam_samples import ROOT, run_tool, save_picture, small_sam
 from torch.utils.data import DataLoader
 
-from repvit_mm.engine.mistakes import explained_mistakes
+from repvit_mm.engine.mistakes import user_errors
 from repvit_mm.errors import CheckpointError, ConfigError, DatasetError, UserError
 from repvit_mm.sam.distillation import (
     SamDistiller,
@@ -204,7 +204,7 @@ def test_picture_that_is_none_is_named(folder):
     with pytest.raises(DatasetError, match=r'train/0/0.png is not a picture .* remove or replace it'):
         images[0]
     # What comes out of a worker brings a traceback along.
-    with pytest.raises(UserError, match='^.*train/0/0.png is not a picture') as caught, explained_mistakes():
+    with pytest.raises(UserError, match='^.*train/0/0.png is not a picture') as caught, user_errors():
         next(iter(DataLoader(images, num_workers=1)))
     assert '\n' not in str(caught.value)
     with pytest.raises(UserError, match='there is no folder .*test'):

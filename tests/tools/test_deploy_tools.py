@@ -8,7 +8,7 @@ from mmengine.registry import MODELS, DefaultScope
 from mmengine.runner.checkpoint import _load_checkpoint_to_model
 from tool_runs import run
 
-from repvit_mm.engine import load_config
+from repvit_mm.configs import load_config
 from repvit_mm.inference import build_inference_model
 
 IMAGE = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))

@@ -10,6 +10,7 @@ import torch
 
 import repvit_mm
 from repvit_mm.checkpoints import read_checkpoint
+from repvit_mm.configs import load_config
 
 pytestmark = pytest.mark.slow
 #: What a run ends with, by toolbox: its last checkpoint, and the figure that its evaluation gives.
@@ -140,7 +141,7 @@ def test_official_names_and_fused_weights_are_tested_alike(detector, run, tmp_pa
 def build(config, state_dict):
     from mmengine.registry import MODELS, DefaultScope
     with DefaultScope.overwrite_default_scope('mmdet'):
-        model = MODELS.build(repvit_mm.engine.load_config(config).model).eval()
+        model = MODELS.build(load_config(config).model).eval()
     model.load_state_dict(state_dict)
     return model
 

@@ -18,7 +18,8 @@ from published_files import official_names, random_model, save_classifier, sprea
 from tool_runs import run
 
 from repvit_mm.classification.head import RepViTClsHead
-from repvit_mm.engine import load_config, move_data_root
+from repvit_mm.configs import load_config
+from repvit_mm.engine import move_data_root
 from repvit_mm.inference import build_inference_model
 from repvit_mm.zoo.rows import ROOT
 

@@ -1,97 +1,20 @@
-"""From a config file and the options of a tool to what a run needs."""
+"""From a config and the options of a tool to what a run needs."""
 import argparse
-import difflib
-import inspect
 import os
-import warnings
 from collections.abc import Mapping
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.logging import print_log
-from mmengine.runner import Runner
 
 from ..arguments import LARGEST_SEED
 from ..errors import CheckpointError, ConfigError
-from ..segmentation import check_classes
-from .categories import check_heads
+from ..toolboxes import toolbox_of
+from ..toolboxes.datasets import LOADERS
 from .channels import check_channels
-from .data import LOADERS, check_data, datasets_of, move_data_root
-
-#: Toolbox -> the packages that have it.
-TOOLBOXES = {
-    'mmdet': 'mmdet or onedl-mmdetection',
-    'mmseg': 'mmsegmentation or onedl-mmsegmentation',
-    'mmpretrain': 'mmpretrain or onedl-mmpretrain',
-}
-#: Our configs, which a wheel carries and a checkout links to.
-INSTALLED_CONFIGS = Path(__file__).resolve().parents[1] / '.mim' / 'configs'
-#: Endings of the files that mmengine reads as configs.
-CONFIG_SUFFIXES = ('.py', '.yml', '.yaml', '.json')
-#: What a run reads from the top level of a config, beside the arguments of mmengine's Runner.
-_RUN_KEYS = {'custom_imports', 'compile', 'activation_checkpointing', 'efficient_conv_bn_eval', 'runner_type',
-             'model_wrapper_cfg', 'sync_bn', 'find_unused_parameters', 'tta_model', 'tta_pipeline'}
-
-
-def load_config(path: str | Path, options: Mapping[str, Any] | None = None) -> Config:
-    """Read a config and override settings in it.
-
-    Args:
-        path: Of the config file, see :func:`find_config`.
-        options: Dotted key -> value, as ``--cfg-options`` gives them.
-
-    Raises:
-        ConfigError: If there is no such file, it fails, or an option's key cannot be set in it.
-    """
-    path = find_config(path)
-    if path.suffix not in CONFIG_SUFFIXES:
-        raise ConfigError(f'{path} is no config: a file {", ".join(CONFIG_SUFFIXES[:-1])} or {CONFIG_SUFFIXES[-1]} is '
-                          'expected')
-    try:
-        cfg = Config.fromfile(path)
-    except Exception as error:  # a config is a program: it can fail in any way
-        raise ConfigError(f'config {path} cannot be read: {_one_line(error)}') from error
-    for key in options or {}:
-        _check_key(cfg, key)
-    try:
-        cfg.merge_from_dict(dict(options or {}))
-    except Exception as error:
-        raise ConfigError(f'--cfg-options cannot be applied to {path}: {_one_line(error)}') from error
-    _check_toolbox(cfg.get('default_scope'), path)
-    return cfg
-
-
-def find_config(path: str | Path) -> Path:
-    """The file of a config: ``path`` itself, or else the one of that name that is installed with this package.
-
-    Args:
-        path: Of a file; ``configs/detection/x.py``, ``detection/x.py`` and ``repvit_mm::detection/x.py`` name an
-            installed one.
-
-    Raises:
-        ConfigError: If there is no such file.
-    """
-    path = Path(path).expanduser()
-    name = str(path).removeprefix('repvit_mm::').removeprefix(f'configs{os.sep}')
-    installed = INSTALLED_CONFIGS / name  # is path itself where that is absolute
-    for file in (path, installed):
-        if file.is_file():
-            return file
-    siblings = [file.name for folder in (path.parent, installed.parent) for file in folder.glob('*.py')]
-    close = difflib.get_close_matches(path.name, siblings, n=1)
-    raise ConfigError(f'there is no config {path}; '
-                      f'{f"did you mean {path.with_name(close[0])}?" if close else _nearest_installed(name)}')
-
-
-def _nearest_installed(name: str) -> str:
-    found = {file.name: file for file in INSTALLED_CONFIGS.glob('*/*.py')}
-    close = difflib.get_close_matches(os.path.basename(name), found, n=1)
-    if close:
-        return f'did you mean {found[close[0]].relative_to(INSTALLED_CONFIGS)}?'
-    return f'the installed ones are in {INSTALLED_CONFIGS}'
+from .data import check_data, move_data_root
 
 
 def prepare(cfg: Config, args: argparse.Namespace, loaders: tuple[str, ...]) -> None:
@@ -116,12 +39,7 @@ def prepare(cfg: Config, args: argparse.Namespace, loaders: tuple[str, ...]) -> 
     if 'train_dataloader' in loaders:
         _check_length(cfg.get('train_cfg') or {})
     check_data(cfg, loaders)
-    if cfg.get('default_scope') == 'mmseg':
-        check_classes(cfg, datasets_of(cfg, loaders))
-    if cfg.get('default_scope') == 'mmdet':
-        check_heads(cfg, datasets_of(cfg, loaders))
-    if cfg.get('default_scope') == 'mmpretrain':
-        import_module('repvit_mm.classification').fit_to_folder(cfg)
+    toolbox_of(cfg).check_config(cfg, loaders)
     has_gpu = get_device() != 'cpu'
     for loader in LOADERS:
         _complete_loader(cfg, loader, has_gpu)
@@ -146,11 +64,9 @@ def _complete_loader(cfg: Config, loader: str, has_gpu: bool) -> None:
     settings = cfg.get(loader)
     if not settings:
         return
-    if cfg.get('default_scope') == 'mmpretrain':  # what mmpretrain's own tools take for granted
-        settings.setdefault('pin_memory', True)
-        settings.setdefault('persistent_workers', True)
-        settings.setdefault('collate_fn', dict(type='default_collate'))
-    if not settings.get('num_workers', 0):  # torch refuses to keep workers that there are not
+    for key, value in toolbox_of(cfg).loader_defaults.items():
+        settings.setdefault(key, value)
+    if not settings.get('num_workers', 0):  # torch refuses to keep workers where it has none
         settings.persistent_workers = False
     if not has_gpu:
         settings.pin_memory = False
@@ -252,34 +168,3 @@ def check_weights(path: str | None) -> None:
     """Raise a CheckpointError if ``path`` is a file's and it is not there; addresses are left to the loading."""
     if path and '://' not in path and not Path(path).expanduser().is_file():
         raise CheckpointError(f'there is no checkpoint {path}')
-
-
-def _check_key(cfg: Config, key: str) -> None:
-    """Nothing reads an unknown key at the top level, so a slip would pass unnoticed."""
-    known = {*cfg, *_RUN_KEYS, *list(inspect.signature(Runner.__init__).parameters)[1:]}
-    name = key.partition('.')[0]
-    if key == 'data_root':  # configs name it, and use it before any option is known
-        raise ConfigError('--cfg-options data_root moves nothing; --data-root moves every loader and evaluator')
-    if name not in known:
-        close = difflib.get_close_matches(name, known, n=1)
-        hint = f'; did you mean {close[0]}?' if close else ''
-        raise ConfigError(f'--cfg-options {key}: no run reads {name}{hint}')
-
-
-def _check_toolbox(scope: str | None, path: Path) -> None:
-    if scope not in TOOLBOXES:
-        return
-    # It says that metrics are not computed, and means those of an evaluator that nobody asked for.
-    warnings.filterwarnings('ignore', 'faster_coco_eval is not installed')
-    try:
-        import_module(scope)
-    except ModuleNotFoundError as error:
-        if error.name != scope:
-            raise
-        raise ConfigError(f'config {path} is for {scope}, which is not installed; pip install '
-                          f'{TOOLBOXES[scope]}') from error
-
-
-def _one_line(error: Exception) -> str:
-    text = str(error).strip().partition('\n')[0]
-    return f'{type(error).__name__}: {text}' if text else type(error).__name__

@@ -10,8 +10,8 @@ from mmengine.runner import Runner
 from torch import nn
 from torch.utils.data import Dataset
 
-from repvit_mm.classification import ModelEmaHook
 from repvit_mm.errors import ConfigError, UserError
+from repvit_mm.training import ModelEmaHook
 
 
 @MODELS.register_module()

@@ -22,97 +22,6 @@ def options(*values):
     return parser.parse_args(values)
 
 
-@pytest.mark.parametrize(('text', 'message'), [
-    ('model = dict(', r'cannot be read: SyntaxError'),
-    ('model = dict(depth=undefined)', r'cannot be read: NameError.*undefined'),
-    ("_base_ = './missing.py'", r'cannot be read: .*missing\.py'),
-    ("custom_imports = dict(imports=['no_such_module'])", r'cannot be read: ImportError'),
-    ("_base_ = 'no_such_package::x.py'", r'cannot be read'),
-])
-def test_broken_config_is_one_line(tmp_path, text, message):
-    with pytest.raises(ConfigError, match=message) as error:
-        engine.load_config(write(tmp_path / 'broken.py', text))
-    assert '\n' not in str(error.value) and 'broken.py' in str(error.value)
-
-
-def test_missing_config_suggests_a_similar_one(tmp_path):
-    write(tmp_path / 'maskrcnn_m1_1.py', '')
-    with pytest.raises(ConfigError, match=r'there is no config .*maskrcnn_m1_7\.py; did you mean .*m1_1\.py\?'):
-        engine.load_config(tmp_path / 'maskrcnn_m1_7.py')
-    with pytest.raises(ConfigError, match=r'there is no config nowhere/x\.py; the installed ones are in .*configs$'):
-        engine.load_config('nowhere/x.py')
-
-
-INSTALLED = engine.config.INSTALLED_CONFIGS / 'detection' / 'maskrcnn_repvit_m1_1.py'
-
-
-@pytest.mark.parametrize('name', [
-    'configs/detection/maskrcnn_repvit_m1_1.py', 'detection/maskrcnn_repvit_m1_1.py',
-    'repvit_mm::detection/maskrcnn_repvit_m1_1.py', INSTALLED])
-def test_config_that_is_not_here_is_taken_from_the_package(tmp_path, monkeypatch, name):
-    monkeypatch.chdir(tmp_path)
-    assert engine.config.find_config(name) == INSTALLED
-
-
-def test_config_that_is_here_comes_first(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / 'detection').mkdir()
-    path = write(tmp_path / 'detection' / INSTALLED.name, '')
-    assert engine.config.find_config(f'detection/{INSTALLED.name}').samefile(path)
-
-
-@pytest.mark.parametrize('prefix', ['detection/', 'repvit_mm::detection/'])
-def test_slip_in_the_name_of_an_installed_config(tmp_path, monkeypatch, prefix):
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(ConfigError, match=rf'did you mean {prefix}maskrcnn_repvit_m1_1\.py\?$'):
-        engine.load_config(f'{prefix}maskrcnn_repvit_m1-1.py')
-
-
-@pytest.mark.parametrize(('name', 'nearest'), [
-    ('maskrcnn_repvit_m1_1.py', 'detection/maskrcnn_repvit_m1_1.py'),
-    ('repvit_mm::maskrcnn_repvit_m1-1', 'detection/maskrcnn_repvit_m1_1.py'),
-    ('detections/maskrcnn_repvit_m0_6.py', 'detection/maskrcnn_repvit_m0_6.py'),
-    ('configs/classifcation/repvit_m1_1_300e.py', 'classification/repvit_m1_1_300e.py'),
-])
-def test_installed_config_in_another_folder(tmp_path, monkeypatch, name, nearest):
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(ConfigError) as error:
-        engine.load_config(name)
-    assert str(error.value) == f'there is no config {name}; did you mean {nearest}?'
-
-
-@pytest.mark.parametrize('name', ['README.md', 'weights.pth', 'config'])
-def test_file_of_another_kind_is_no_config(tmp_path, name):
-    path = write(tmp_path / name, '')
-    with pytest.raises(ConfigError) as error:
-        engine.load_config(path)
-    assert str(error.value) == f'{path} is no config: a file .py, .yml, .yaml or .json is expected'
-
-
-def test_config_for_a_toolbox_that_is_not_installed(tmp_path, monkeypatch):
-    monkeypatch.setitem(engine.config.TOOLBOXES, 'mmabsent', 'mmabsent-package')
-    with pytest.raises(ConfigError, match='mmabsent, which is not installed; pip install mmabsent-package'):
-        engine.load_config(write(tmp_path / 'x.py', "default_scope = 'mmabsent'"))
-
-
-def test_options_override_settings(tmp_path):
-    path = write(tmp_path / 'x.py', 'train_cfg = dict(max_epochs=3)\nsteps = [dict(end=1), dict(end=2)]')
-    cfg = engine.load_config(path, {'train_cfg.max_epochs': 5, 'steps.1.end': 7, 'randomness.seed': 1})
-    assert (cfg.train_cfg.max_epochs, cfg.steps[1].end, cfg.randomness.seed) == (5, 7, 1)
-
-
-@pytest.mark.parametrize(('key', 'message'), [
-    ('trian_cfg.max_epochs', r'no run reads trian_cfg; did you mean train_cfg\?'),
-    ('zzz', r'no run reads zzz$'),
-    ('data_root', r'--data-root moves every loader'),
-    ('steps.5.end', r'--cfg-options cannot be applied'),
-])
-def test_option_that_cannot_be_set(tmp_path, key, message):
-    path = write(tmp_path / 'x.py', 'train_cfg = dict(max_epochs=3)\nsteps = [dict(end=1)]')
-    with pytest.raises(ConfigError, match=message):
-        engine.load_config(path, {key: 1})
-
-
 @pytest.mark.parametrize(('value', 'message'), [
     ('b', "takes key=value pairs, got 'b'"), ('b=[(1,2]', 'lists and tuples'), ('b=[{"s":(4,4)}]', 'lists and tuples')])
 def test_cfg_option_that_cannot_be_read_is_a_usage_error(capsys, value, message):
@@ -225,7 +134,7 @@ def test_mixed_precision_of_a_gpu_and_of_a_cpu(kind, on_gpu, on_cpu, monkeypatch
     settings, args = dict(dtype='float16', loss_scale=512.), options()
     args.config = 'x.py'
     for device, expected in (('cuda', dict(settings, type=on_gpu)), ('cpu', dict(type=on_cpu))):
-        monkeypatch.setattr(engine.config, 'get_device', lambda device=device: device)
+        monkeypatch.setattr(engine.preparing, 'get_device', lambda device=device: device)
         cfg = Config(dict(optim_wrapper=dict(settings, type=kind)))
         engine.enable_amp(cfg)
         engine.prepare(cfg, args, ())
@@ -304,36 +213,3 @@ def test_launcher_that_did_not_start_the_process(launcher, monkeypatch):
     with pytest.raises(ConfigError, match=f'--launcher {launcher} is for processes that were started by it'):
         engine.distributed.check_launcher(launcher)
     engine.distributed.check_launcher('none')
-
-
-class TestTestTimeAugmentation:
-    @pytest.mark.parametrize(('scope', 'kind'), [
-        ('mmdet', 'DetTTAModel'), ('mmseg', 'SegTTAModel'), ('mmpretrain', 'AverageClsScoreTTA')])
-    def test_mirrors_by_default(self, scope, kind):
-        pipeline = [dict(type='Load'), dict(type='Pack', meta_keys=('img_id',))]
-        loader = dict(dataset=dict(type='RepeatDataset', dataset=dict(type='D', pipeline=pipeline)))
-        cfg = Config(dict(default_scope=scope, model=dict(type='M'), test_dataloader=loader))
-        engine.enable_tta(cfg)
-        assert cfg.model.type == kind and cfg.model.module == dict(type='M')
-        first, last = cfg.test_dataloader.dataset.dataset.pipeline
-        assert first.type == 'Load' and last.type == 'TestTimeAug'
-        assert [flip.prob for flip in last.transforms[0]] == [0., 1.]
-        assert ('flip' in last.transforms[1][0].meta_keys) == (scope == 'mmdet')
-
-    def test_the_config_goes_first(self):
-        cfg = Config(dict(default_scope='mmseg', model=dict(type='M'), tta_model=dict(type='Own', a=1),
-                          tta_pipeline=[dict(type='Mine')], test_dataloader=dict(dataset=dict(pipeline=[]))))
-        engine.enable_tta(cfg)
-        assert cfg.model == dict(type='Own', a=1, module=dict(type='M'))
-        assert cfg.test_dataloader.dataset.pipeline == [dict(type='Mine')]
-
-    def test_masks_cannot_be_merged(self):
-        model = dict(roi_head=dict(mask_head=dict(type='FCNMaskHead')))
-        with pytest.raises(ConfigError, match='predicts masks'):
-            engine.enable_tta(Config(dict(default_scope='mmdet', model=model, test_dataloader={})))
-
-
-def test_dump_needs_a_pickle():
-    cfg = Config(dict(default_scope='mmdet', test_evaluator=dict(type='CocoMetric')))
-    with pytest.raises(ConfigError, match=r'\.pkl'):
-        engine.dump_predictions(cfg, 'out.json')

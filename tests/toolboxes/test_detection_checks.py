@@ -5,8 +5,8 @@ import pytest
 from mmengine.config import Config
 from mmengine.registry import DATASETS
 
-from repvit_mm.engine.categories import _category_names, check_categories, check_heads
 from repvit_mm.errors import ConfigError, DatasetError
+from repvit_mm.toolboxes.detection import Detection, _category_names
 
 pytest.importorskip('mmdet')
 
@@ -15,8 +15,9 @@ TWO_STAGES = dict(roi_head=dict(bbox_head=dict(num_classes=3), mask_head=dict(nu
 
 
 def check(model, metainfo=None, kind='CocoDataset'):
-    cfg = Config(dict(model=model), cfg_text=' ', filename='my_config.py')
-    check_heads(cfg, [('test_dataloader', dict(type=kind, metainfo=metainfo))])
+    loader = dict(dataset=dict(type=kind, metainfo=metainfo))
+    cfg = Config(dict(model=model, test_dataloader=loader), cfg_text=' ', filename='my_config.py')
+    Detection().check_config(cfg, ['test_dataloader'])
 
 
 @pytest.mark.parametrize(('model', 'metainfo'), [
@@ -67,13 +68,13 @@ def build(tmp_path):
 
 @pytest.mark.parametrize('wrapper', [False, True])
 def test_annotations_that_know_more_than_the_classes_pass(build, wrapper):
-    check_categories(build([*NAMES, 'hen'], wrapper))
+    Detection().check_dataset(build([*NAMES, 'hen'], wrapper))
 
 
 @pytest.mark.parametrize('wrapper', [False, True])
 def test_annotations_of_other_categories_are_refused(build, wrapper):
     with pytest.raises(DatasetError, match=r'instances.json knows 2 of the 3 classes cat, dog, cow; give ') as info:
-        check_categories(build(['dog', 'cow', 'hen'], wrapper))
+        Detection().check_dataset(build(['dog', 'cow', 'hen'], wrapper))
     assert '\n' not in str(info.value)
 
 
@@ -81,7 +82,7 @@ def test_annotations_of_other_categories_are_refused(build, wrapper):
 def test_annotations_in_another_order_are_refused(build, wrapper):
     with pytest.raises(DatasetError, match=r'instances.json has the categories in the order dog, cat, cow, and mmdet '
                                            r'numbers them so, but metainfo.classes is cat, dog, cow; bring'):
-        check_categories(build(['dog', 'hen', 'cat', 'cow'], wrapper))
+        Detection().check_dataset(build(['dog', 'hen', 'cat', 'cow'], wrapper))
 
 
 @pytest.mark.parametrize('layout', [{}, {'indent': 2}, {'separators': (',', ':')}])
@@ -92,4 +93,4 @@ def test_the_categories_are_found_anywhere_in_the_file(tmp_path, layout):
 
 
 def test_data_sets_of_other_kinds_are_left_alone():
-    check_categories([1, 2])
+    Detection().check_dataset([1, 2])

@@ -7,9 +7,9 @@ import torch
 from oracles import randomise_norms, relative_error
 from torch import nn
 
-from repvit_mm.engine import ChannelsLast, memory_format
 from repvit_mm.errors import ConfigError
 from repvit_mm.ops import is_provided
+from repvit_mm.training import ChannelsLast, memory_format
 
 pytest.importorskip('mmdet')
 provided = pytest.mark.skipif(not is_provided(), reason='mmcv is compiled, whose operators read channels-first maps')

@@ -3,8 +3,8 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import PARAM_SCHEDULERS
 
-from repvit_mm.classification import PublishedCosineLR
 from repvit_mm.errors import ConfigError
+from repvit_mm.training import PublishedCosineLR
 
 EPOCHS = (0, 1, 2, 5, 6, 50, 100, 150, 200, 250)
 # What the published logs show as the learning rate of these epochs and the last, a row for each schedule.

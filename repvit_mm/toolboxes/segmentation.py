@@ -1,63 +1,100 @@
-"""Checks of a segmentation data set and its config before a run starts.
-
-mmseg itself trains on whatever it finds. An image without a label stops the run when it is met; a label outside
-of the classes is an index error in the loss (on a GPU one that names no cause), or is left out of the figures.
-"""
+"""MMSegmentation."""
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch.nn.functional as F
 from mmengine.config import Config
 from mmengine.dist import master_only
 from mmengine.fileio import list_from_file
 from mmengine.logging import print_log
-from mmengine.registry import DATASETS
 from PIL import Image, UnidentifiedImageError
 from rich.progress import track
+from torch import Tensor, nn
 
-from ..errors import ConfigError, DatasetError
+from ..errors import ConfigError, DatasetError, shortened
+from ..files import make_folder
+from .base import Toolbox, evaluators_of, heads_in
+from .datasets import datasets_of, innermost, known_metainfo
 
 #: From so many labels on, reading them takes long enough to show progress.
 SHOW_PROGRESS = 1000
 _EXIF_ORIENTATION, _TURNED = 0x0112, (5, 6, 7, 8)
 
 
-def check_classes(cfg: Config, datasets: Iterable[tuple[str, Mapping]]) -> None:
-    """Check that the classes, the palette and the heads of a config agree.
+class Segmentation(Toolbox):
+    """Segmentors of mmseg."""
 
-    Args:
-        cfg: Config of a segmentor.
-        datasets: Key of a loader and config of a data set, for every data set of the run.
+    name, covers = 'segmentation', 'backbone, neck and decode head, logits resized to the image'
+    decision, adds_maps = 'argmax', True
+    scope, packages = 'mmseg', 'mmsegmentation or onedl-mmsegmentation'
+    tta_model = dict(type='SegTTAModel')
 
-    Raises:
-        ConfigError: If a data set has no classes, its palette does not fit them, or a head has another number.
-    """
-    for loader, dataset in datasets:
-        where = f'{cfg.filename or "the config"}, {loader}'
-        known = known_metainfo(dataset, 'mmseg')
-        given = {key: list_from_file(value) if isinstance(value, str) and os.path.isfile(value) else value
-                 for key, value in (dataset.get('metainfo') or {}).items()}
-        classes, palette = (given.get(key, known.get(key)) for key in ('classes', 'palette'))
-        if not classes:
-            raise ConfigError(f'{where}: {dataset.get("type")} has no classes; give it '
-                              "metainfo=dict(classes=('first', ...), palette=[[R, G, B], ...])")
-        # Who takes some of the classes of a known data set may leave its palette whole.
-        subset = known.get('classes') and list(classes) != list(known['classes'])
-        _check_palette(where, palette or [], len(classes), may_be_longer=bool(subset))
-        for head, num_classes in _heads(cfg.get('model') or {}):
-            if num_classes != len(classes):
-                raise ConfigError(f'{where}: the data set has {len(classes)} classes, but '
-                                  f'model.{head}.num_classes={num_classes}')
+    def forward(self, model: nn.Module, image: Tensor) -> list[Tensor]:
+        """(N, channels, H, W), normalised -> logits, (N, classes, H, W)."""
+        logits = model(image, mode='tensor')
+        return [F.interpolate(logits, size=image.shape[2:], mode='bilinear', align_corners=model.align_corners)]
 
+    def check_config(self, cfg: Config, loaders: Sequence[str]) -> None:
+        """Check that the classes, the palette and the heads of a config agree.
 
-def known_metainfo(dataset: Mapping, toolbox: str) -> Mapping:
-    """What the class of a data set's config says of its classes; nothing for a class that is not registered."""
-    kind = dataset.get('type')
-    kind = DATASETS.get(kind if '.' in kind else f'{toolbox}.{kind}') if isinstance(kind, str) else kind
-    return getattr(kind, 'METAINFO', {})
+        Raises:
+            ConfigError: If a data set has no classes, its palette does not fit them, or a head has another number.
+        """
+        for loader, dataset in datasets_of(cfg, loaders):
+            where = f'{cfg.filename or "the config"}, {loader}'
+            known = known_metainfo(dataset, self.scope)
+            given = {key: list_from_file(value) if isinstance(value, str) and os.path.isfile(value) else value
+                     for key, value in (dataset.get('metainfo') or {}).items()}
+            classes, palette = (given.get(key, known.get(key)) for key in ('classes', 'palette'))
+            if not classes:
+                raise ConfigError(f'{where}: {dataset.get("type")} has no classes; give it '
+                                  "metainfo=dict(classes=('first', ...), palette=[[R, G, B], ...])")
+            # Who takes some of the classes of a known data set may leave its palette whole.
+            subset = known.get('classes') and list(classes) != list(known['classes'])
+            _check_palette(where, palette or [], len(classes), may_be_longer=bool(subset))
+            for head, num_classes in heads_in(cfg.get('model') or {}, 'decode_head', 'auxiliary_head'):
+                if num_classes != len(classes):
+                    raise ConfigError(f'{where}: the data set has {len(classes)} classes, but '
+                                      f'model.{head}.num_classes={num_classes}')
+
+    @master_only
+    def check_dataset(self, dataset: Any) -> None:
+        """Check that every image has a label of its size and known classes, and every label an image.
+
+        mmseg itself trains on whatever it finds. An image without a label stops the run when it is met; a label
+        outside of the classes is an index error in the loss (on a GPU one that names no cause), or is left out of the
+        figures. All labels are read, by several threads: on two cores, 1,000 of 480 x 360 in 1 s. Of a distributed
+        run, one process does so. Data sets whose pipeline loads no labels are left alone.
+
+        Raises:
+            DatasetError: Naming the first file that does not fit.
+        """
+        for inner in innermost(dataset):
+            prefix = getattr(inner, 'data_prefix', None)
+            if not hasattr(inner, 'reduce_zero_label') or not _loads_labels(inner.pipeline):
+                continue
+            if prefix.get('seg_map_path') and '://' not in prefix['img_path'] + prefix['seg_map_path']:
+                _check(inner, prefix['seg_map_path'])
+
+    def enable_slide(self, cfg: Config, size: int) -> None:
+        """Test on overlapping squares; see :meth:`Toolbox.enable_slide`."""
+        if size < 32:
+            raise ConfigError(f'--slide {size}: a square has at least 32 pixels a side')
+        cfg.model.test_cfg = dict(mode='slide', crop_size=(size, size), stride=(size * 2 // 3, size * 2 // 3))
+
+    def dump_predictions(self, cfg: Config, out: str) -> None:
+        """Keep the predictions of a test as label maps in the folder ``out``."""
+        make_folder(out, '--out')
+        cfg.test_evaluator = [{**evaluator, 'output_dir': out} for evaluator in evaluators_of(cfg)]
+
+    def _draw(self, cfg: Config, directory: str) -> None:
+        """Beside image and ground truth, with a legend; see :class:`segmentation_pictures.SegmentationPictures`."""
+        from . import segmentation_pictures  # noqa: F401, which registers the hook
+        cfg.setdefault('default_hooks', {})['visualization'] = dict(type='SegmentationPictures', out_dir=directory)
 
 
 def _check_palette(where: str, palette: Sequence[Sequence[int]], classes: int, may_be_longer: bool) -> None:
@@ -69,48 +106,9 @@ def _check_palette(where: str, palette: Sequence[Sequence[int]], classes: int, m
             raise ConfigError(f'{where}: colour {number} of the palette is {list(colour)}, expected [R, G, B] of 0-255')
 
 
-def _heads(model: Mapping) -> Iterator[tuple[str, int]]:
-    for name in ('decode_head', 'auxiliary_head'):
-        heads = model.get(name) or []
-        for head in [heads] if isinstance(heads, Mapping) else heads:
-            if 'num_classes' in head:
-                yield name, head['num_classes']
-
-
 class _Pair(NamedTuple):
     image: str
     label: str
-
-
-@master_only
-def check_segmentation(dataset: Any) -> None:
-    """Check that every image of a data set has a label of its size and known classes, and every label an image.
-
-    All labels are read, by several threads: on two cores, 1,000 of 480 x 360 in 1 s. Of a distributed run, one process
-    does so.
-
-    Args:
-        dataset: A built data set of mmseg, or a wrapper of some. Others, and those whose pipeline loads no labels,
-            are left alone.
-
-    Raises:
-        DatasetError: Naming the first file that does not fit.
-    """
-    for inner in innermost(dataset):
-        prefix = getattr(inner, 'data_prefix', None)
-        if not hasattr(inner, 'reduce_zero_label') or not _loads_labels(inner.pipeline):
-            continue
-        if prefix.get('seg_map_path') and '://' not in prefix['img_path'] + prefix['seg_map_path']:
-            _check(inner, prefix['seg_map_path'])
-
-
-def innermost(dataset: Any) -> Iterator[Any]:
-    """The data sets inside of built wrappers, or the data set itself."""
-    if not hasattr(dataset, 'datasets') and not hasattr(dataset, 'dataset'):
-        yield dataset
-        return
-    for wrapped in getattr(dataset, 'datasets', None) or [dataset.dataset]:
-        yield from innermost(wrapped)
 
 
 def _loads_labels(transform: Any) -> bool:
@@ -173,8 +171,7 @@ def _complaint(pair: _Pair, classes: int, valid: np.ndarray) -> str | None:
                 'number of a class')
     values = np.unique(label) if label.dtype != np.uint8 else np.flatnonzero(np.bincount(label.ravel()))
     if bad := [int(value) for value in values if not 0 <= value < 256 or not valid[int(value)]]:
-        named = ', '.join(map(str, bad[:5])) + ', ...' * (len(bad) > 5)
-        return f'{pair.label} holds {named}; for {classes} classes, expected {_ranges(valid)}'
+        return f'{pair.label} holds {shortened(map(str, bad), 5)}; for {classes} classes, expected {_ranges(valid)}'
     size = _image_size(pair.image)
     if size and size != label.shape[::-1]:
         return (f'{pair.image} is {size[0]} x {size[1]} pixels, but its label {pair.label} is {label.shape[1]} x '

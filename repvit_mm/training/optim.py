@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ..errors import ConfigError
-from ..training import Bfloat16OptimWrapper
+from .mixed_precision import Bfloat16OptimWrapper
 
 
 @torch.no_grad()
@@ -150,7 +150,7 @@ class PublishedCosineLR(_ParamScheduler):
 
     Example:
         >>> import torch
-        >>> from repvit_mm.classification import PublishedCosineLR
+        >>> from repvit_mm.training import PublishedCosineLR
         >>> optimizer = torch.optim.AdamW([torch.zeros(1)], lr=4e-3)
         >>> scheduler = PublishedCosineLR(optimizer, epochs=300)
         >>> rates = [optimizer.param_groups[0]['lr']]

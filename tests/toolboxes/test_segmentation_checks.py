@@ -10,7 +10,7 @@ from mmengine.registry import DATASETS, DefaultScope
 from PIL import Image
 
 from repvit_mm.errors import ConfigError, DatasetError
-from repvit_mm.segmentation import check_classes, check_segmentation
+from repvit_mm.toolboxes import TOOLBOXES
 
 CLASSES = ('sky', 'road', 'car')
 
@@ -45,7 +45,7 @@ def settings(root: Path, **changes) -> dict:
 
 
 def check(root: Path, **changes) -> None:
-    check_segmentation(DATASETS.build(settings(root, **changes)))
+    TOOLBOXES['mmseg'].check_dataset(DATASETS.build(settings(root, **changes)))
 
 
 def test_a_whole_data_set_passes(root):
@@ -59,7 +59,7 @@ def test_a_whole_data_set_passes(root):
 def test_wrapped_data_sets_are_checked(root, wrap):
     write_label(root / 'labels/4.png', [3])
     with pytest.raises(DatasetError, match='4.png'):
-        check_segmentation(wrap(DATASETS.build(settings(root))))
+        TOOLBOXES['mmseg'].check_dataset(wrap(DATASETS.build(settings(root))))
 
 
 @pytest.mark.parametrize(('spoil', 'expected'), [
@@ -139,7 +139,7 @@ def config(metainfo: dict | None = None, kind: str = 'BaseSegDataset', classes: 
 
 
 def check_config(cfg: Config) -> None:
-    check_classes(cfg, [('train_dataloader', cfg.train_dataloader.dataset)])
+    TOOLBOXES['mmseg'].check_config(cfg, ['train_dataloader'])
 
 
 @pytest.mark.parametrize('cfg', [

@@ -12,9 +12,10 @@ from oracles import randomise_norms
 from PIL import Image
 
 from repvit_mm import convert_state_dict, fuse, load_checkpoint
+from repvit_mm.configs import load_config
 from repvit_mm.datasets import SceneSpec, write_segmentation
-from repvit_mm.engine import enable_slide, load_config
 from repvit_mm.errors import CheckpointError, ConfigError
+from repvit_mm.toolboxes import TOOLBOXES
 
 REPOSITORY = Path(__file__).parents[2]
 CONFIG = REPOSITORY / 'configs' / 'quickstart' / 'fpn_repvit_m0_6_shapes.py'
@@ -161,7 +162,7 @@ def test_squares_scales_and_flips_are_merged(checkpoint, figures, data, tmp_path
 
 def test_squares_are_as_large_as_the_option_says_and_overlap():
     cfg = load_config(CONFIG)
-    enable_slide(cfg, 96)
+    TOOLBOXES['mmseg'].enable_slide(cfg, 96)
     assert dict(cfg.model.test_cfg) == dict(mode='slide', crop_size=(96, 96), stride=(64, 64))
     with DefaultScope.overwrite_default_scope('mmseg'):
         model = randomise_norms(MODELS.build(cfg.model)).eval()
@@ -174,7 +175,7 @@ def test_squares_are_as_large_as_the_option_says_and_overlap():
 @pytest.mark.parametrize('size', [0, 16, -64])
 def test_squares_smaller_than_a_stride_are_refused(size):
     with pytest.raises(ConfigError, match=f'--slide {size}: a square has at least 32'):
-        enable_slide(load_config(CONFIG), size)
+        TOOLBOXES['mmseg'].enable_slide(load_config(CONFIG), size)
 
 
 def test_bad_labels_stop_a_training_before_it_starts(data, tmp_path):

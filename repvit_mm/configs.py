@@ -1,0 +1,116 @@
+"""Configs: finding them, reading them, overriding settings in them."""
+import difflib
+import inspect
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+
+from .errors import ConfigError
+
+#: Our configs, which a wheel carries and a checkout links to.
+INSTALLED_CONFIGS = Path(__file__).resolve().parent / '.mim' / 'configs'
+#: Endings of the files that mmengine reads as configs.
+CONFIG_SUFFIXES = ('.py', '.yml', '.yaml', '.json')
+#: What a run reads from the top level of a config, beside the arguments of mmengine's Runner.
+_RUN_KEYS = {'custom_imports', 'compile', 'activation_checkpointing', 'efficient_conv_bn_eval', 'runner_type',
+             'model_wrapper_cfg', 'sync_bn', 'find_unused_parameters', 'tta_model', 'tta_pipeline'}
+
+
+def load_config(path: str | Path, options: Mapping[str, Any] | None = None) -> Config:
+    """Read a config and override settings in it.
+
+    Args:
+        path: Of the config file, see :func:`find_config`.
+        options: Dotted key -> value, as ``--cfg-options`` gives them.
+
+    Raises:
+        ConfigError: If there is no such file, it fails, or an option's key cannot be set in it.
+    """
+    from .toolboxes import toolbox_of
+    path = find_config(path)
+    if path.suffix not in CONFIG_SUFFIXES:
+        raise ConfigError(f'{path} is no config: a file {", ".join(CONFIG_SUFFIXES[:-1])} or {CONFIG_SUFFIXES[-1]} is '
+                          'expected')
+    try:
+        cfg = Config.fromfile(path)
+    except Exception as error:  # a config is a program: it can fail in any way
+        raise ConfigError(f'config {path} cannot be read: {_one_line(error)}') from error
+    for key in options or {}:
+        _check_key(cfg, key)
+    try:
+        cfg.merge_from_dict(dict(options or {}))
+    except Exception as error:
+        raise ConfigError(f'--cfg-options cannot be applied to {path}: {_one_line(error)}') from error
+    toolbox_of(cfg).load(path)
+    return cfg
+
+
+def find_config(path: str | Path) -> Path:
+    """The file of a config: ``path`` itself, or else the one of that name that is installed with this package.
+
+    Args:
+        path: Of a file; ``configs/detection/x.py``, ``detection/x.py`` and ``repvit_mm::detection/x.py`` name an
+            installed one.
+
+    Raises:
+        ConfigError: If there is no such file.
+    """
+    path = Path(path).expanduser()
+    name = str(path).removeprefix('repvit_mm::').removeprefix(f'configs{os.sep}')
+    installed = INSTALLED_CONFIGS / name  # is path itself where that is absolute
+    for file in (path, installed):
+        if file.is_file():
+            return file
+    siblings = [file.name for folder in (path.parent, installed.parent) for file in folder.glob('*.py')]
+    close = difflib.get_close_matches(path.name, siblings, n=1)
+    raise ConfigError(f'there is no config {path}; '
+                      f'{f"did you mean {path.with_name(close[0])}?" if close else _nearest_installed(name)}')
+
+
+def config_path(name: str) -> str:
+    """The file of a config that is installed with this package, for ``_base_`` in a config of another project.
+
+    Args:
+        name: Its place, ``detection/maskrcnn_repvit_m1_1.py`` for example.
+
+    Raises:
+        ConfigError: If there is no such config.
+
+    Example:
+        A config is read before it can import anything, but mmengine evaluates what it says of its base:
+
+        >>> _base_ = __import__('repvit_mm').config_path('detection/maskrcnn_repvit_m1_1.py')
+    """
+    path = INSTALLED_CONFIGS / name
+    if not path.is_file():
+        raise ConfigError(f'there is no config {name}; {_nearest_installed(name)}')
+    return str(path)
+
+
+def _nearest_installed(name: str) -> str:
+    found = {file.name: file for file in INSTALLED_CONFIGS.glob('*/*.py')}
+    close = difflib.get_close_matches(os.path.basename(name), found, n=1)
+    if close:
+        return f'did you mean {found[close[0]].relative_to(INSTALLED_CONFIGS)}?'
+    return f'the installed ones are in {INSTALLED_CONFIGS}'
+
+
+def _check_key(cfg: Config, key: str) -> None:
+    """Nothing reads an unknown key at the top level, so a slip would pass unnoticed."""
+    from mmengine.runner import Runner
+    known = {*cfg, *_RUN_KEYS, *list(inspect.signature(Runner.__init__).parameters)[1:]}
+    name = key.partition('.')[0]
+    if key == 'data_root':  # configs name it, and use it before any option is known
+        raise ConfigError('--cfg-options data_root moves nothing; --data-root moves every loader and evaluator')
+    if name not in known:
+        close = difflib.get_close_matches(name, known, n=1)
+        hint = f'; did you mean {close[0]}?' if close else ''
+        raise ConfigError(f'--cfg-options {key}: no run reads {name}{hint}')
+
+
+def _one_line(error: Exception) -> str:
+    text = str(error).strip().partition('\n')[0]
+    return f'{type(error).__name__}: {text}' if text else type(error).__name__

@@ -1,0 +1,206 @@
+"""What a toolbox has to say about its models, configs and data sets. No toolbox is imported here."""
+import copy
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config, ConfigDict
+from torch import Tensor, nn
+
+from ..errors import ConfigError
+from ..files import make_folder
+from .datasets import datasets_of, known_metainfo
+
+
+class Task:
+    """What inference is for one kind of model.
+
+    Attributes:
+        name: What exported files call it.
+        covers: The part of the model that runs.
+        decision: How its logits become what an app uses: ``'softmax'`` gives the probability of each class,
+            ``'argmax'`` the class of each pixel; None for maps that are no logits.
+        adds_maps: Whether maps of several resolutions are added up, for which the size of the image has to be a
+            multiple of the largest stride.
+    """
+
+    name: str
+    covers: str
+    decision: str | None = None
+    adds_maps: bool = False
+
+    def forward(self, model: nn.Module, image: Tensor) -> Sequence[Tensor]:
+        """(N, channels, H, W), normalised -> the outputs of inference."""
+        raise NotImplementedError
+
+    def output_names(self, backbone: nn.Module, count: int) -> list[str]:
+        """Names of the ``count`` tensors that :meth:`forward` gives."""
+        return ['logits']
+
+    def run_heads(self, model: nn.Module, maps: Sequence[Tensor], proposals: int | None) -> None:
+        """Run the heads that :meth:`forward` leaves out and a count of multiply-adds does not.
+
+        Args:
+            model: The model.
+            maps: What :meth:`forward` gave.
+            proposals: Proposals per image that the RoI heads of a detector are run on; None leaves them out.
+        """
+
+    def counted(self, proposals: int | None) -> str:
+        """The part of the model whose multiply-adds are counted; see :meth:`run_heads`."""
+        return self.covers
+
+
+class Toolbox(Task):
+    """A toolbox, and the task of its models. This class itself is for configs of others: it checks nothing.
+
+    Attributes:
+        scope: The ``default_scope`` of its configs, which is also the name that it is imported by.
+        packages: What installs it.
+        loader_defaults: Settings of a loader that its own tools take for granted.
+        tta_model: What merges the predictions of augmented images, where the config has no ``tta_model``.
+        dump_metric: What keeps predictions in a file.
+    """
+
+    scope = ''
+    packages = ''
+    loader_defaults: Mapping[str, Any] = {}
+    tta_model: Mapping[str, Any] | None = None
+    dump_metric = 'mmengine.DumpResults'
+
+    def load(self, path: str | Path) -> None:
+        """Import the toolbox.
+
+        Args:
+            path: Of the config that is for it.
+
+        Raises:
+            ConfigError: If it is not installed.
+        """
+        if not self.scope:
+            return
+        try:
+            import_module(self.scope)
+        except ModuleNotFoundError as error:
+            if error.name != self.scope:
+                raise
+            raise ConfigError(f'config {path} is for {self.scope}, which is not installed; pip install '
+                              f'{self.packages}') from error
+
+    def check_config(self, cfg: Config, loaders: Sequence[str]) -> None:
+        """Check that model and data sets of a config fit each other.
+
+        Args:
+            cfg: Changed in place where the model has to follow from the data.
+            loaders: Keys of the loaders that the run uses.
+
+        Raises:
+            ConfigError: If they do not.
+            DatasetError: If the data set does not have what the config says.
+        """
+
+    def check_dataset(self, dataset: Any) -> None:
+        """Check a data set that was built.
+
+        Args:
+            dataset: A data set or a wrapper of some; those of other toolboxes are left alone.
+
+        Raises:
+            DatasetError: If annotations do not fit images or classes.
+        """
+
+    def classes(self, cfg: Config) -> Sequence[str] | None:
+        """Names of the classes that the test data of a config have, where they are known."""
+        for _, dataset in datasets_of(cfg, ['test_dataloader']):
+            metainfo = dataset.get('metainfo') or {}
+            if 'classes' in metainfo:
+                return metainfo['classes']
+            return known_metainfo(dataset, self.scope).get('classes') if 'type' in dataset else None
+        return None
+
+    def fit_to_weights(self, cfg: Config, checkpoint: Any) -> None:
+        """Where a config leaves the number of classes to its data, take it from a checkpoint.
+
+        Args:
+            cfg: Changed in place.
+            checkpoint: What :func:`repvit_mm.checkpoints.read_checkpoint` gave.
+        """
+
+    def enable_tta(self, cfg: Config) -> None:
+        """Test with the config's ``tta_model`` and ``tta_pipeline``, else with every image and its mirror image.
+
+        Raises:
+            ConfigError: If the toolbox cannot merge the model's predictions.
+        """
+        if 'tta_model' not in cfg and self.tta_model is None:
+            raise ConfigError(f'--tta needs a tta_model in a config with default_scope={cfg.get("default_scope")!r}')
+        for _, dataset in datasets_of(cfg, ['test_dataloader']):
+            dataset['pipeline'] = (copy.deepcopy(cfg.tta_pipeline) if 'tta_pipeline' in cfg
+                                   else self.mirrored(dataset['pipeline']))
+        cfg.model = ConfigDict(**cfg.get('tta_model', self.tta_model), module=cfg.model)
+
+    def mirrored(self, pipeline: Sequence[Mapping]) -> list[dict]:
+        """A pipeline that gives an image, and its mirror image."""
+        *loading, packing = copy.deepcopy(list(pipeline))
+        flips = [dict(type='RandomFlip', prob=prob) for prob in (0., 1.)]
+        return [*loading, dict(type='TestTimeAug', transforms=[flips, [packing]])]
+
+    def enable_slide(self, cfg: Config, size: int) -> None:
+        """Test on overlapping squares of the image, a third of each covered by the next, instead of the whole.
+
+        Args:
+            cfg: Changed in place.
+            size: Side of a square in pixels of the resized image.
+
+        Raises:
+            ConfigError: If the model is not a segmentor, or the squares are smaller than the backbone's largest stride.
+        """
+        raise ConfigError(f'--slide is for segmentors, but the config has default_scope={cfg.get("default_scope")!r}')
+
+    def dump_predictions(self, cfg: Config, out: str) -> None:
+        """Keep the predictions of a test.
+
+        Args:
+            cfg: Changed in place.
+            out: A ``.pkl`` file; for segmentation, a directory for label maps.
+
+        Raises:
+            ConfigError: If it is no such file, or its folder cannot be made.
+        """
+        if not out.endswith(('.pkl', '.pickle')):
+            raise ConfigError(f'--out {out} must end with .pkl or .pickle')
+        make_folder(os.path.dirname(out) or '.', '--out')
+        cfg.test_evaluator = [*evaluators_of(cfg), dict(type=self.dump_metric, out_file_path=out)]
+
+    def draw_predictions(self, cfg: Config, directory: str) -> None:
+        """Draw the predictions of a test.
+
+        Args:
+            cfg: Changed in place.
+            directory: Where the pictures go.
+
+        Raises:
+            ConfigError: If the toolbox is not known, or the folder cannot be made.
+        """
+        self._draw(cfg, str(make_folder(directory, '--show-dir').absolute()))
+
+    def _draw(self, cfg: Config, directory: str) -> None:
+        raise ConfigError('--show-dir needs a config for mmdet, mmseg or mmpretrain; this one has '
+                          f'default_scope={cfg.get("default_scope")!r}')
+
+
+def evaluators_of(cfg: Config, key: str = 'test_evaluator') -> list[dict]:
+    """The evaluators of a config, which may be one, several or none."""
+    evaluators = cfg.get(key) or []
+    return [evaluators] if isinstance(evaluators, Mapping) else list(evaluators)
+
+
+def heads_in(parent: Mapping, *names: str) -> Iterator[tuple[str, int]]:
+    """Name and number of classes of each head of a model's config; a head may be a list of some."""
+    for name in names:
+        heads = parent.get(name) or []
+        for head in [heads] if isinstance(heads, Mapping) else heads:
+            if 'num_classes' in head:
+                yield name, head['num_classes']

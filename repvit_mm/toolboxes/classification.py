@@ -1,0 +1,71 @@
+"""MMPretrain."""
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.logging import print_log
+from torch import Tensor, nn
+
+from ..checkpoints import convert_state_dict, tensors_of
+from ..errors import DatasetError, shortened
+from .base import Toolbox, evaluators_of
+from .datasets import datasets_of
+
+
+class Classification(Toolbox):
+    """Classifiers of mmpretrain."""
+
+    name, covers, decision = 'classification', 'backbone and classifier', 'softmax'
+    scope, packages = 'mmpretrain', 'mmpretrain or onedl-mmpretrain'
+    loader_defaults = dict(pin_memory=True, persistent_workers=True, collate_fn=dict(type='default_collate'))
+    tta_model = dict(type='AverageClsScoreTTA')
+
+    def forward(self, model: nn.Module, image: Tensor) -> list[Tensor]:
+        """(N, channels, H, W), normalised -> logits, (N, classes)."""
+        return [model(image, mode='tensor')]
+
+    def check_config(self, cfg: Config, loaders: Sequence[str]) -> None:
+        """Make the model tell apart the classes that the image folders of the config hold.
+
+        Sets the number of classes of the head and of the preprocessor, and leaves out of the top-k accuracies those
+        that so few classes make pointless. Configs with other data sets stay as they are.
+
+        Raises:
+            DatasetError: See :func:`repvit_mm.classification.folders.find_classes`, or if the data sets of the config
+                have different classes.
+        """
+        from ..classification import find_classes  # imports mmpretrain, and registers what configs name
+        roots = sorted({dataset['data_root'] for _, dataset in datasets_of(cfg) if _is_image_folder(dataset)})
+        found = {root: find_classes(root) for root in roots}
+        if not found:
+            return
+        (root, classes), *others = found.items()
+        for other, names in others:
+            if names != classes:
+                raise DatasetError(f'{root} has the classes {shortened(classes)}, but {other} has {shortened(names)}')
+        cfg.model.head.num_classes = len(classes)
+        for preprocessor in (cfg.get('data_preprocessor'), cfg.model.get('data_preprocessor')):
+            if preprocessor is not None:
+                preprocessor.num_classes = len(classes)
+        for evaluator in evaluators_of(cfg, 'val_evaluator') + evaluators_of(cfg):
+            if isinstance(evaluator.get('topk'), list | tuple):
+                evaluator['topk'] = tuple(k for k in evaluator['topk'] if k < len(classes)) or (1,)
+        print_log(f'{root} has {len(classes)} classes: {shortened(classes)}', 'current')
+
+    def fit_to_weights(self, cfg: Config, checkpoint: Any) -> None:
+        """Take the number of classes from a checkpoint where the image folders, which need not be here, are them."""
+        if not any(_is_image_folder(dataset) for _, dataset in datasets_of(cfg, ['test_dataloader'])):
+            return
+        tensors = convert_state_dict(tensors_of(checkpoint, 'the checkpoint'))
+        for name in ('head.fc.linear.weight', 'head.fc.weight'):
+            if name in tensors:
+                cfg.model.head.num_classes = len(tensors[name])
+
+    def _draw(self, cfg: Config, directory: str) -> None:
+        """A confusion matrix, the worst mistakes and a table, by our own metric."""
+        from .. import classification  # noqa: F401, which registers the report
+        cfg.test_evaluator = [*evaluators_of(cfg), dict(type='ClassificationReport', out_dir=directory)]
+
+
+def _is_image_folder(dataset: Mapping) -> bool:
+    return dataset.get('type') in ('ImageFolder', 'repvit_mm.ImageFolder')

@@ -1,0 +1,174 @@
+"""MMDetection."""
+import json
+import mmap
+import os
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from torch import Tensor, nn
+
+from ..errors import ConfigError, DatasetError, shortened
+from .base import Toolbox, heads_in
+from .datasets import datasets_of, innermost, known_metainfo
+
+
+class Detection(Toolbox):
+    """Detectors and instance segmentors of mmdet.
+
+    Boxes and masks need proposals and suppression, which no exported graph holds: inference stops at the pyramid.
+    """
+
+    name, covers, adds_maps = 'detection', 'backbone and neck', True
+    scope, packages = 'mmdet', 'mmdet or onedl-mmdetection'
+    tta_model = dict(type='DetTTAModel', tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100))
+    dump_metric = 'mmdet.DumpDetResults'
+
+    def forward(self, model: nn.Module, image: Tensor) -> Sequence[Tensor]:
+        """(N, channels, H, W), normalised -> the maps of the neck."""
+        return model.extract_feat(image)
+
+    def output_names(self, backbone: nn.Module, count: int) -> list[str]:
+        """``level0``, ..."""
+        return [f'level{i}' for i in range(count)]
+
+    def run_heads(self, model: nn.Module, maps: Sequence[Tensor], proposals: int | None) -> None:
+        """Run the dense heads, and the RoI heads on as many proposals, the mask head on as many as the test keeps."""
+        for head in ('rpn_head', 'bbox_head'):
+            if hasattr(model, head):
+                getattr(model, head)(maps)
+        if proposals is not None:
+            _run_roi_heads(model, proposals)
+
+    def counted(self, proposals: int | None) -> str:
+        """The part of the model whose multiply-adds are counted."""
+        roi = (f'RoI heads with {proposals} proposals' if proposals is not None
+               else 'not the RoI heads, whose cost depends on the number of proposals (--proposals)')
+        return f'backbone, neck and dense heads, and {roi}'
+
+    def load(self, path: str | Path) -> None:
+        """Import mmdet, without its warning about an evaluator that nobody asked for."""
+        warnings.filterwarnings('ignore', 'faster_coco_eval is not installed')
+        super().load(path)
+
+    def check_config(self, cfg: Config, loaders: Sequence[str]) -> None:
+        """Check that the heads are for as many classes as the data sets have.
+
+        mmdet itself stops with an index error once a test is over, or takes objects for those of another class. A
+        detector that takes its classes from words, or has heads for only some of them, as for panoptic segmentation,
+        is left alone.
+
+        Raises:
+            ConfigError: If a head is for another number, or the classes are not a list of names.
+        """
+        model = cfg.get('model') or {}
+        if 'language_model' in model or 'semantic_head' in model:
+            return
+        for loader, dataset in datasets_of(cfg, loaders):
+            where = f'{cfg.filename or "the config"}, {loader}'
+            classes = (dataset.get('metainfo') or {}).get('classes',
+                                                          known_metainfo(dataset, self.scope).get('classes'))
+            if isinstance(classes, str):
+                if os.path.isfile(classes):  # is left to mmengine
+                    continue
+                raise ConfigError(f'{where}: classes={classes!r} is one text and no file; write the names as a list, '
+                                  f'also a single one: metainfo=dict(classes=[{classes!r}])')
+            for head, num_classes in _heads(model):
+                if classes is not None and num_classes != len(classes):
+                    raise ConfigError(f'{where}: the data set has {len(classes)} classes, but '
+                                      f'model.{head}.num_classes={num_classes}')
+
+    def check_dataset(self, dataset: Any) -> None:
+        """Check that the annotations in COCO's format know every class of the data set, in the same order.
+
+        mmdet numbers the classes that they know, in their order, and names them in that of the data set.
+
+        Raises:
+            DatasetError: If classes are missing, or in another order.
+        """
+        for inner in innermost(dataset):
+            _check_categories(inner)
+
+    def enable_tta(self, cfg: Config) -> None:
+        """Test with augmented images; see :meth:`Toolbox.enable_tta`."""
+        if 'tta_model' not in cfg and _has_key(cfg.model, 'mask_head'):
+            raise ConfigError('--tta: mmdet merges boxes only, and this model predicts masks')
+        super().enable_tta(cfg)
+
+    def mirrored(self, pipeline: Sequence[Mapping]) -> list[dict]:
+        """A pipeline that gives an image, and its mirror image, and tells them apart."""
+        pipeline = super().mirrored(pipeline)
+        (packing,) = pipeline[-1]['transforms'][-1]
+        keys = packing.get('meta_keys', ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor'))
+        packing['meta_keys'] = tuple(dict.fromkeys((*keys, 'flip', 'flip_direction')))
+        return pipeline
+
+    def _draw(self, cfg: Config, directory: str) -> None:
+        """Over the images, by mmdet's own hook."""
+        hooks = cfg.setdefault('default_hooks', {})
+        settings = hooks.get('visualization') or dict(type='DetVisualizationHook')
+        hooks['visualization'] = dict(settings, draw=True, test_out_dir=directory)
+
+
+def _heads(model: Mapping) -> Iterator[tuple[str, int]]:
+    yield from heads_in(model, 'bbox_head', 'mask_head')
+    for name, num_classes in heads_in(model.get('roi_head') or {}, 'bbox_head', 'mask_head'):
+        yield f'roi_head.{name}', num_classes
+
+
+def _has_key(value: Any, key: str) -> bool:
+    if isinstance(value, list | tuple):
+        return any(_has_key(item, key) for item in value)
+    if not isinstance(value, Mapping):
+        return False
+    return key in value or any(_has_key(item, key) for item in value.values())
+
+
+def _run_roi_heads(model: nn.Module, proposals: int) -> None:
+    roi_head = model.roi_head
+    for extractor, head in _pairs(roi_head.bbox_roi_extractor, roi_head.bbox_head):
+        head(_regions(extractor, proposals))
+    if roi_head.with_mask:
+        detections = min(proposals, model.test_cfg.rcnn.max_per_img)
+        for extractor, head in list(_pairs(roi_head.mask_roi_extractor, roi_head.mask_head))[-1:]:
+            head(_regions(extractor, detections))
+
+
+def _pairs(extractors: nn.Module, heads: nn.Module) -> Iterator[tuple[nn.Module, nn.Module]]:
+    """The stages of a cascade, or the only one."""
+    return zip(extractors, heads, strict=True) if isinstance(heads, nn.ModuleList) else iter([(extractors, heads)])
+
+
+def _regions(extractor: nn.Module, number: int) -> Tensor:
+    return torch.empty(number, extractor.out_channels, *extractor.roi_layers[0].output_size, device='meta')
+
+
+def _check_categories(dataset: Any) -> None:
+    classes = (getattr(dataset, 'metainfo', None) or {}).get('classes')
+    known = getattr(dataset, 'cat_ids', None)
+    if classes is None or known is None:
+        return
+    if len(known) < len(classes):
+        raise DatasetError(f'{dataset.ann_file} knows {len(known)} of the {len(classes)} classes '
+                           f"{shortened(classes, 3)}; give the data set the names of its categories, in the file's "
+                           'order: metainfo=dict(classes=[...])')
+    in_file = [name for name in _category_names(dataset.ann_file) if name in classes]
+    if in_file and in_file != list(classes):
+        raise DatasetError(f'{dataset.ann_file} has the categories in the order {shortened(in_file, 3)}, and mmdet '
+                           f'numbers them so, but metainfo.classes is {shortened(classes, 3)}; bring them into the '
+                           'same order')
+
+
+def _category_names(path: str) -> list[str]:
+    """The names under ``categories``, or none where they are not to be found without parsing the whole file."""
+    key = b'"categories"'
+    try:
+        with open(path, 'rb') as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            start = content.rfind(b'[', content.rfind(key), content.rfind(key) + len(key) + 20)
+            text = content[start:start + 1_000_000].decode(errors='ignore')
+        return [category['name'] for category in json.JSONDecoder().raw_decode(text)[0]]
+    except (OSError, ValueError, TypeError, KeyError):
+        return []
