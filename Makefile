@@ -1,25 +1,25 @@
 # Everything runs in the virtual environment VENV, made by the interpreter PYTHON:
 #   make quickstart VENV=/somewhere/else PYTHON=python3.12
-# A prebuilt wheel of mmcv spares its compilation: MMCV_WHEELS=URL_OR_FOLDER
 VENV ?= .venv
 VENV_UPSTREAM ?= .venv-upstream
+VENV_NEWEST ?= .venv-newest
 PYTHON ?= python3
 ARGS ?=
 
-export MMCV_WHEELS
 PY = $(abspath $(VENV))/bin/python
+INSTALL = @install/environment.sh '$(VENV)' '$(PYTHON)' --quiet
+# The day whose packages go with those of requirements-upstream.txt.
+UPSTREAM_DAY = 2026-11-25
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart sam-demo sam-demo-setup test check-upstream lint docs clean
+.PHONY: help setup quickstart sam-demo sam-demo-setup test check-upstream check-newest lint docs lock clean
 
 help:  ## list the targets
-	@echo 'usage: make TARGET [VENV=.venv] [PYTHON=python3] [MMCV_WHEELS=URL_OR_FOLDER] [ARGS=...]'
+	@echo 'usage: make TARGET [VENV=.venv] [PYTHON=python3] [ARGS=...]'
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' $(firstword $(MAKEFILE_LIST)) | expand -t 18 | sed 's/^/  /'
 
 setup:  ## make the environment, or bring it up to date
-	@command -v '$(PYTHON)' >/dev/null || { \
-	  echo 'error: there is no $(PYTHON): install Python 3.10 to 3.12, or name yours with PYTHON=' >&2; exit 1; }
-	@'$(PYTHON)' install/setup_env.py --venv '$(VENV)'
+	@install/environment.sh '$(VENV)' '$(PYTHON)' --no-deps -r requirements.txt
 
 quickstart: setup  ## train, evaluate and fuse a small Mask R-CNN on a data set drawn on the spot
 	@'$(PY)' tools/quickstart.py $(ARGS)
@@ -28,7 +28,7 @@ sam-demo: sam-demo-setup  ## serve a web page to segment pictures on; ARGS="--ch
 	@'$(PY)' tools/sam_web.py $(ARGS)
 
 sam-demo-setup: setup  ## install what the web page needs; where Chromium is too, the tests open it
-	@'$(PY)' -m pip install --quiet -c requirements.txt -r requirements-sam-demo.txt
+	$(INSTALL) -c requirements.txt -r requirements-sam-demo.txt
 
 # One process for each core, as most tests keep only one busy; a file's tests share what they prepare.
 PYTEST = OMP_NUM_THREADS=1 '$(abspath $1)/bin/python' -m pytest -n logical --maxprocesses 4 --dist loadfile
@@ -42,17 +42,25 @@ UPSTREAM_TESTS = tests/test_archs.py tests/test_layers.py tests/test_backbone.py
   tests/test_segmentation_configs.py tests/test_classification_configs.py tests/test_external_projects.py \
   tests/test_main.py
 
-check-upstream:  ## test with upstream OpenMMLab, in the environment VENV_UPSTREAM (Python 3.10 or 3.11)
-	@'$(PYTHON)' install/setup_env.py --stack upstream --venv '$(VENV_UPSTREAM)'
+check-upstream:  ## test with upstream OpenMMLab and the oldest torch (Python 3.10 or 3.11), in VENV_UPSTREAM
+	@install/environment.sh '$(VENV_UPSTREAM)' '$(PYTHON)' --exclude-newer $(UPSTREAM_DAY) -r requirements-upstream.txt
 	@$(call PYTEST,$(VENV_UPSTREAM)) $(UPSTREAM_TESTS) $(ARGS)
+
+check-newest:  ## run the fast tests with the newest release of every package, in VENV_NEWEST
+	@install/environment.sh '$(VENV_NEWEST)' '$(PYTHON)' --upgrade -r requirements.in
+	@$(call PYTEST,$(VENV_NEWEST)) -m 'not slow' $(ARGS)
 
 lint: setup  ## check the style
 	@'$(PY)' -m ruff check .
 
 docs: setup  ## build the pages of docs/, with the API, as a site in build/site
-	@'$(PY)' -m pip install --quiet -c requirements.txt -r requirements-docs.txt
+	$(INSTALL) -c requirements.txt -r requirements-docs.txt
 	@'$(PY)' -m mkdocs build --quiet
 
-clean:  ## remove what builds and tests leave behind; keeps VENV, work_dirs and the cached mmcv wheel
+lock: setup  ## pin the newest release of every package in requirements.txt
+	@VIRTUAL_ENV='$(abspath $(VENV))' '$(abspath $(VENV))/bin/uv' pip compile --quiet --upgrade --universal \
+	  --python-version 3.10 --no-annotate --custom-compile-command 'make lock' -o requirements.txt requirements.in
+
+clean:  ## remove what builds and tests leave behind; keeps VENV and work_dirs
 	@rm -rf build dist *.egg-info .pytest_cache .ruff_cache
-	@find repvit_mm configs tools tests install -name __pycache__ -prune -exec rm -rf {} +
+	@find repvit_mm configs tools tests -name __pycache__ -prune -exec rm -rf {} +

@@ -52,6 +52,6 @@ def __getattr__(name: str) -> Callable[..., Any]:
 
     def missing(*args: Any, **kwargs: Any) -> None:
         raise NotImplementedError(f'mmcv.ops needs the operator {name} of mmcv._ext, which torchvision does not have; '
-                                  'it takes a compiled mmcv: make setup OPERATORS=compiled')
+                                  'it takes a compiled mmcv, see docs/install.md')
 
     return missing
