@@ -32,7 +32,7 @@ def test_every_pin_is_exact():
 @pytest.mark.parametrize('python', PYTHONS)
 def test_what_is_asked_for_is_pinned_for_each_python(python):
     names = pinned(python_version=python, python_full_version=f'{python}.0', sys_platform='linux')
-    assert {'torch', 'onedl-mmcv', 'numpy', 'timm', 'coremltools', 'pytest', 'opencv-python-headless', 'uv'} <= set(names)
+    assert {'torch', 'onedl-mmcv', 'numpy', 'timm', 'coremltools', 'pytest', 'opencv-python-headless', 'uv'} <= {*names}
     assert 'opencv-python' not in names  # it would overwrite the files of the other one
 
 
@@ -52,7 +52,7 @@ def fake_python(path, version, modules=True):
     path.write_text(f"""#!/bin/sh
 case "$*" in
 --version) echo Python {version}.0 ;;
-*version_info*) exec '{sys.executable}' -c 'import sys; sys.version_info = ({major}, {minor}); exec(sys.argv[1])' "$2" ;;
+*version_info*) '{sys.executable}' -c 'import sys; sys.version_info = ({major}, {minor}); exec(sys.argv[1])' "$2" ;;
 *) exit {0 if modules else 1} ;;
 esac
 """)
@@ -95,7 +95,8 @@ def test_packages_that_cannot_be_installed_fail_the_set_up(tmp_path):
     (venv / 'bin').mkdir(parents=True)
     (venv / 'bin' / 'python').symlink_to(sys.executable)
     uv = pinned()['uv']
-    (venv / 'bin' / 'uv').write_text(f'#!/bin/sh\n[ "$1" = --version ] && echo uv {uv} || {{ echo no network >&2; exit 2; }}\n')
+    (venv / 'bin' / 'uv').write_text(
+        f'#!/bin/sh\n[ "$1" = --version ] && echo uv {uv} || {{ echo no network >&2; exit 2; }}\n')
     (venv / 'bin' / 'uv').chmod(0o755)
     result = set_up(venv)
     assert result.returncode == 1
