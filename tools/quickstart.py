@@ -43,7 +43,6 @@ def summary(trained: dict, fused: dict, parameters: tuple[int, int]) -> Table:
     for name, key in METRICS.items():
         table.add_row(name, f'{trained[key]:.3f}', f'{fused[key]:.3f}')
     table.add_row('parameters', *(f'{number:,}' for number in parameters))
-    table.add_row('ms an image', *(f'{1000 * metrics["time"]:.0f}' for metrics in (trained, fused)))
     for column in table.columns[1:]:
         column.justify = 'right'
     return table

@@ -106,7 +106,7 @@ class Quickstart:
             name: Of the test's directory.
 
         Returns:
-            Key of COCO's metrics -> value, with ``time`` in seconds an image.
+            Key of COCO's metrics -> value.
         """
         directory = self.work_dir / 'test' / name
         shutil.rmtree(directory, ignore_errors=True)

@@ -22,7 +22,7 @@ def test_quickstart_goes_from_nothing_to_a_summary(tmp_path):
     run = quickstart('--work-dir', tmp_path / 'run', *SMALL)
     assert run.returncode == 0, run.stderr + run.stdout
     rows = dict(re.findall(r'│ (\w[\w ]*?) +│ +([\d.,]+ │ +[\d.,]+) │', run.stdout))
-    assert set(rows) == {'box AP', 'box AP50', 'mask AP', 'mask AP50', 'parameters', 'ms an image'}
+    assert set(rows) == {'box AP', 'box AP50', 'mask AP', 'mask AP50', 'parameters'}
     for name in ('box AP', 'box AP50', 'mask AP', 'mask AP50'):
         trained, fused = rows[name].split('│')
         assert float(trained) == pytest.approx(float(fused), abs=.002)
