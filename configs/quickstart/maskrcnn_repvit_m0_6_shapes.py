@@ -6,7 +6,7 @@ _base_ = [
     'mmdet::_base_/datasets/coco_instance.py',
     'mmdet::_base_/default_runtime.py',
 ]
-custom_imports = dict(imports=['repvit_mm'])
+custom_imports = dict(imports=['repvit_mm', 'repvit_mm.training'])
 
 data_root = 'data/shapes_detection/'
 classes = ('circle', 'square', 'triangle', 'star', 'heart', 'cross', 'ring', 'crescent')
@@ -91,3 +91,4 @@ param_scheduler = [
 default_hooks = dict(
     logger=dict(interval=25), checkpoint=dict(by_epoch=False, interval=100, max_keep_ckpts=1))
 log_processor = dict(by_epoch=False)
+custom_hooks = [dict(type='ChannelsLast')]

@@ -1,10 +1,12 @@
 """Training and testing with the channels of a pixel next to each other."""
+import logging
+
 import torch
 from mmengine.hooks import Hook
+from mmengine.logging import print_log
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
-from ..errors import ConfigError
 from ..ops import is_provided
 
 
@@ -18,13 +20,13 @@ class ChannelsLast(Hook):
     def before_run(self, runner: Runner) -> None:
         """Change the format of the model's convolutions in place.
 
-        Raises:
-            ConfigError: If the model has compiled operators of mmcv: RoIAlign, for one, takes every map for
-                channels-first and computes nonsense. Those of :mod:`repvit_mm.ops` take both formats.
+        A model with compiled operators of mmcv stays as it is, and a warning says so: their RoIAlign, for one, takes
+        every map for channels-first and computes nonsense. Those of :mod:`repvit_mm.ops` take both formats.
         """
         for name, module in runner.model.named_modules():
             if type(module).__module__.startswith('mmcv.ops.') and not is_provided():
-                raise ConfigError(f'the hook ChannelsLast cannot be used with this model: its {name} is a '
-                                  f'{type(module).__name__} of a compiled mmcv, which reads channels-first maps only; '
-                                  'leave the hook out, or install mmcv without its operators')
+                print_log(f'ChannelsLast leaves the model in channels-first, which takes longer: its {name} is a '
+                          f'{type(module).__name__} of a compiled mmcv, which reads no other maps; mmcv without its '
+                          'compiled operators uses those of torchvision, which do', 'current', logging.WARNING)
+                return
         runner.model.to(memory_format=torch.channels_last)
