@@ -109,7 +109,6 @@ DECODER_OPERATIONS: dict[str, Callable[[Inputs], Tensor]] = {
     'matmul': _matmul,
     'minimum': _binary(torch.minimum),
     'not_equal': _binary(torch.ne),
-    'pow': _binary(torch.pow),
     'range_1d': _range,
     'reduce_max': lambda inputs: inputs['x'].amax(
         _ints(inputs['axes']) if inputs.get('axes') is not None else list(range(inputs['x'].ndim)),
@@ -119,7 +118,6 @@ DECODER_OPERATIONS: dict[str, Callable[[Inputs], Tensor]] = {
     'shape': lambda inputs: torch.tensor(inputs['x'].shape, dtype=torch.int32),
     'sin': _unary(torch.sin),
     'slice_by_index': _slice_by_index,
-    'sqrt': _unary(torch.sqrt),
     'stack': lambda inputs: torch.stack([_tensor(value) for value in inputs['values']], int(inputs['axis'])),
     'tile': lambda inputs: _tensor(inputs['x']).repeat(_ints(inputs['reps'])),
     'transpose': lambda inputs: inputs['x'].permute(_ints(inputs['perm'])),
