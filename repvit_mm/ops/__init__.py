@@ -4,62 +4,82 @@
 compiler and a torch that is not too new. :func:`provide` puts :mod:`repvit_mm.ops.extension` in its place.
 A compiled extension that loads always wins.
 """
+import ctypes
+import re
 import sys
 import warnings
 from collections.abc import Sequence
-from importlib.abc import Loader, MetaPathFinder
+from importlib import import_module, metadata, util
+from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
+from pathlib import Path
 from types import ModuleType
 
-__all__ = ['EXTENSION', 'is_provided', 'provide']
+from ..errors import UserError
+
+__all__ = ['EXTENSION', 'find_compiled', 'is_provided', 'provide', 'torchvision_problem']
 
 #: The module that ``mmcv.ops`` takes its operators from.
 EXTENSION = 'mmcv._ext'
 
 
-class _Loader(Loader):
-    """Loads the compiled extension if there is one that fits this torch, or else ours."""
-
-    def __init__(self, compiled: ModuleSpec | None):
-        self.compiled = compiled
-
-    def create_module(self, spec: ModuleSpec) -> ModuleType:
-        if self.compiled is not None:
-            import torch  # noqa: F401, its libraries are those that the extension is linked to
-            try:
-                return self.compiled.loader.create_module(self.compiled)
-            except ImportError as error:
-                warnings.warn(f'{self.compiled.origin} does not load, so the operators of torchvision are used in its '
-                              f'place; mmcv was compiled for another torch: {error}', stacklevel=2)
-                self.compiled = None
-        from . import extension
-        module = ModuleType(spec.name, extension.__doc__)
-        module.__getattr__ = extension.__getattr__
-        vars(module).update((name, getattr(extension, name)) for name in extension.__all__)
-        return module
-
-    def exec_module(self, module: ModuleType) -> None:
-        if self.compiled is not None:
-            self.compiled.loader.exec_module(module)
-
-
 class _Finder(MetaPathFinder):
-    """Finds :data:`EXTENSION`, and nothing else."""
+    """Finds :data:`EXTENSION`, and nothing else: the compiled one if it fits this torch, or else ours."""
 
     def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
         if name != EXTENSION:
             return None
-        compiled = PathFinder.find_spec(name, path)
-        return ModuleSpec(name, _Loader(compiled), origin=compiled.origin if compiled else None)
+        compiled = find_compiled(path)
+        if compiled and _loads(compiled.origin):
+            return compiled
+        problem, command = torchvision_problem()
+        if problem:
+            # Not an ImportError, which the toolboxes take for an mmcv without operators and put off.
+            raise UserError(f"mmcv's operators come from torchvision, and {problem}: {command}")
+        return util.spec_from_file_location(name, Path(__file__).with_name('extension.py'))
+
+
+def find_compiled(path: Sequence[str] | None) -> ModuleSpec | None:
+    """The compiled extension of the mmcv in these folders, if it has one, whether that loads or not."""
+    return PathFinder.find_spec(EXTENSION, path)
+
+
+def _loads(library: str) -> bool:
+    """Whether a compiled extension can be loaded; if not, a warning says why."""
+    import torch  # noqa: F401, its libraries are those that the extension is linked to
+    try:
+        ctypes.CDLL(library)
+    except OSError as error:
+        warnings.warn(f"mmcv's compiled operators do not load, so that torchvision's are used; they were compiled for "
+                      f'another torch: {error}', stacklevel=2)
+        return False
+    return True
+
+
+def torchvision_problem() -> tuple[str, str]:
+    """Why torchvision cannot be used with this torch, and the command that mends it; both empty if it can."""
+    try:
+        import_module('torchvision')
+    except Exception as error:  # one that was built for another torch fails in many ways
+        if isinstance(error, ModuleNotFoundError) and error.name == 'torchvision':
+            return 'it is not installed', 'pip install torchvision'
+        needed = [line for line in metadata.requires('torchvision') or [] if re.match('torch[^a-z]', line)]
+        return (f'torchvision {metadata.version("torchvision")} needs {needed[0]}, from the same place; there is torch '
+                f'{metadata.version("torch")} ({str(error).splitlines()[0]})',
+                'pip install --force-reinstall torch torchvision')
+    return '', ''
 
 
 def provide() -> None:
     """From now on, import :data:`EXTENSION` from here where mmcv has none that works. Imports nothing itself."""
-    if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
-        sys.meta_path.insert(0, _Finder())
+    if any(isinstance(finder, _Finder) for finder in sys.meta_path):
+        return
+    if 'mmdet.structures.mask' in sys.modules and 'mmcv.ops' not in sys.modules:
+        warnings.warn("mmdet was imported before repvit_mm, so that what it imported by then, cropping masks for one, "
+                      "goes without mmcv's operators: import repvit_mm first", stacklevel=2)
+    sys.meta_path.insert(0, _Finder())
 
 
 def is_provided() -> bool:
     """Whether ``mmcv.ops`` uses the operators from here, not compiled ones. Imports mmcv."""
-    from importlib import import_module
-    return not hasattr(import_module(EXTENSION), '__file__')
+    return import_module(EXTENSION).__file__ == str(Path(__file__).with_name('extension.py'))

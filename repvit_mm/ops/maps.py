@@ -1,0 +1,143 @@
+"""Maps (N, C, H, W) in, maps out: upsampling by content, masked convolution, point-wise attention, SyncBN."""
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from repvit_mm.ops.common import gradients, wide
+
+__all__ = ['carafe_backward', 'carafe_forward', 'carafe_naive_backward', 'carafe_naive_forward',
+           'masked_col2im_forward', 'masked_im2col_forward', 'psamask_backward', 'psamask_forward',
+           'sync_bn_backward_data', 'sync_bn_backward_param', 'sync_bn_forward_mean', 'sync_bn_forward_output',
+           'sync_bn_forward_var']
+
+
+# CARAFE: upsampling with a kernel of its own for each pixel
+
+def _carafe(features: Tensor, masks: Tensor, kernel: int, groups: int, scale: int) -> Tensor:
+    (n, c, h, w), reach = features.shape, kernel // 2
+    features = F.pad(features, (reach, ) * 4).reshape(n, groups, c // groups, h + 2 * reach, 1, w + 2 * reach, 1)
+    masks = masks.reshape(n, groups, 1, kernel, kernel, h, scale, w, scale)
+    total = sum(features[:, :, :, y:y + h, :, x:x + w] * masks[:, :, :, y, x]
+                for y in range(kernel) for x in range(kernel))
+    return total.reshape(n, c, h * scale, w * scale)
+
+
+def carafe_naive_forward(features: Tensor, masks: Tensor, output: Tensor, kernel_size: int, group_size: int,
+                         scale_factor: int) -> None:
+    """Sum of each pixel's neighbours, weighted by ``masks`` (N, groups * kernel², scale * H, scale * W)."""
+    output.copy_(_carafe(*wide(features, masks), kernel_size, group_size, scale_factor))
+
+
+def carafe_naive_backward(top_grad: Tensor, features: Tensor, masks: Tensor, bottom_grad: Tensor, mask_grad: Tensor,
+                          kernel_size: int, group_size: int, scale_factor: int) -> None:
+    """Gradients of the maps and masks."""
+    function = partial(_carafe, kernel=kernel_size, groups=group_size, scale=scale_factor)
+    found = gradients(function, wide(features, masks), *wide(top_grad))
+    bottom_grad.copy_(found[0])
+    mask_grad.copy_(found[1])
+
+
+def carafe_forward(features: Tensor, masks: Tensor, rfeatures: Tensor, routput: Tensor, rmasks: Tensor,
+                   output: Tensor, kernel_size: int, group_size: int, scale_factor: int) -> None:
+    """As :func:`carafe_naive_forward`; keeps the maps in ``rfeatures`` for the backward pass."""
+    rfeatures.copy_(features)
+    carafe_naive_forward(features, masks, output, kernel_size, group_size, scale_factor)
+
+
+def carafe_backward(top_grad: Tensor, rfeatures: Tensor, masks: Tensor, rtop_grad: Tensor, rbottom_grad_hs: Tensor,
+                    rbottom_grad: Tensor, rmask_grad: Tensor, bottom_grad: Tensor, mask_grad: Tensor,
+                    kernel_size: int, group_size: int, scale_factor: int) -> None:
+    """As :func:`carafe_naive_backward`."""
+    carafe_naive_backward(top_grad, rfeatures, masks, bottom_grad, mask_grad, kernel_size, group_size, scale_factor)
+
+
+# Masked convolution: of one map, at given positions only
+
+def masked_im2col_forward(im: Tensor, mask_h_idx: Tensor, mask_w_idx: Tensor, col: Tensor, kernel_h: int,
+                          kernel_w: int, pad_h: int, pad_w: int) -> None:
+    """The pixels (C * kernel_h * kernel_w, positions) under the kernel at each position, into ``col``."""
+    rows = mask_h_idx[:, None] + torch.arange(kernel_h, device=im.device)
+    columns = mask_w_idx[:, None] + torch.arange(kernel_w, device=im.device)
+    padded = F.pad(im[0], (pad_w, kernel_w, pad_h, kernel_h))
+    col.copy_(padded[:, rows[:, :, None], columns[:, None, :]].permute(0, 2, 3, 1).reshape(col.shape))
+
+
+def masked_col2im_forward(col: Tensor, mask_h_idx: Tensor, mask_w_idx: Tensor, im: Tensor, height: int, width: int,
+                          channels: int) -> None:
+    """Put the values (C, positions) into the map."""
+    im[0, :, mask_h_idx, mask_w_idx] = col
+
+
+# PSANet's attention: each pixel's mask, laid over the whole map
+
+def _psamask(input: Tensor, collect: bool, h_mask: int, w_mask: int, half_h_mask: int, half_w_mask: int) -> Tensor:
+    n, _, h, w = input.shape
+
+    def index(size: int, limit: int, half: int) -> tuple[Tensor, Tensor]:
+        """For each other pixel and pixel (size, size), the entry of the mask, and whether the mask has one."""
+        steps = torch.arange(size, device=input.device)
+        entry = steps[:, None] - steps + half
+        return entry.clamp(0, limit - 1), (entry >= 0) & (entry < limit)
+
+    (row, in_rows), (column, in_columns) = index(h, h_mask, half_h_mask), index(w, w_mask, half_w_mask)
+    masks = input.reshape(n, h_mask, w_mask, h, w)
+    # (n, other y, other x, y, x)
+    laid = masks[:, row[:, None, :, None], column[None, :, None, :], torch.arange(h, device=input.device)[:, None],
+                 torch.arange(w, device=input.device)]
+    laid = laid * (in_rows[:, None, :, None] & in_columns[None, :, None, :])
+    laid = laid.view(n, h * w, h * w)
+    return (laid if collect else laid.transpose(1, 2)).reshape(n, h * w, h, w)
+
+
+def psamask_forward(input: Tensor, output: Tensor, psa_type: int, num_: int, h_feature: int, w_feature: int,
+                    h_mask: int, w_mask: int, half_h_mask: int, half_w_mask: int) -> None:
+    """Masks (N, h_mask * w_mask, H, W) to (N, H * W, H, W): what pixels collect (type 0) or distribute (1)."""
+    output.copy_(_psamask(input, psa_type == 0, h_mask, w_mask, half_h_mask, half_w_mask))
+
+
+def psamask_backward(grad_output: Tensor, grad_input: Tensor, psa_type: int, num_: int, h_feature: int,
+                     w_feature: int, h_mask: int, w_mask: int, half_h_mask: int, half_w_mask: int) -> None:
+    """Gradient of the masks."""
+    function = partial(_psamask, collect=psa_type == 0, h_mask=h_mask, w_mask=w_mask, half_h_mask=half_h_mask,
+                       half_w_mask=half_w_mask)
+    grad_input.copy_(gradients(function, [grad_input], grad_output)[0])
+
+
+# MMSyncBN, which works out each process's share of the statistics; input (N, C, H * W), the rest (C)
+
+def sync_bn_forward_mean(input: Tensor, mean: Tensor) -> None:
+    """Mean of each channel."""
+    mean.copy_(input.float().mean((0, 2)))
+
+
+def sync_bn_forward_var(input: Tensor, mean: Tensor, var: Tensor) -> None:
+    """Mean square of the deviations from ``mean``."""
+    var.copy_((input - mean[:, None]).square().mean((0, 2)))
+
+
+def sync_bn_forward_output(input: Tensor, mean: Tensor, var: Tensor, weight: Tensor, bias: Tensor,
+                           running_mean: Tensor, running_var: Tensor, norm: Tensor, std: Tensor, output: Tensor,
+                           eps: float, momentum: float | Tensor, group_size: int) -> None:
+    """The normalised input, what backward needs of it, and the running statistics."""
+    std.copy_((var + eps).sqrt())
+    norm.copy_((input - mean[:, None]) / std[:, None])
+    output.copy_(norm * weight[:, None] + bias[:, None])
+    count = input[:, 0].numel() * group_size
+    unbiased = var * (count / max(count - 1, 1))
+    running_mean.copy_(momentum * mean + (1 - momentum) * running_mean)
+    running_var.copy_(momentum * unbiased + (1 - momentum) * running_var)
+
+
+def sync_bn_backward_param(grad_output: Tensor, norm: Tensor, grad_weight: Tensor, grad_bias: Tensor) -> None:
+    """Gradients of the weight and bias."""
+    grad_weight.copy_((grad_output * norm).sum((0, 2)))
+    grad_bias.copy_(grad_output.float().sum((0, 2)))
+
+
+def sync_bn_backward_data(grad_output: Tensor, weight: Tensor, grad_weight: Tensor, grad_bias: Tensor, norm: Tensor,
+                          std: Tensor, grad_input: Tensor) -> None:
+    """Gradient of the input."""
+    mean = (grad_weight[:, None] * norm + grad_bias[:, None]) / norm[:, 0].numel()
+    grad_input.copy_((weight / std)[:, None] * (grad_output - mean))

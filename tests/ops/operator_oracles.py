@@ -1,0 +1,207 @@
+"""mmcv's operators as their papers define them: loops over plain numbers and tensors, with torch's own gradients."""
+import math
+
+import torch
+import torch.nn.functional as F
+
+# Boxes
+
+def iou(a, b, offset=0, mode='iou'):
+    """Intersection over union of two lists of four numbers, 0 for two points; mode 'iof': over the first."""
+    width = max(0, min(a[2], b[2]) - max(a[0], b[0]) + offset)
+    height = max(0, min(a[3], b[3]) - max(a[1], b[1]) + offset)
+    area_a, area_b = ((x[2] - x[0] + offset) * (x[3] - x[1] + offset) for x in (a, b))
+    whole = area_a if mode == 'iof' else area_a + area_b - width * height
+    return width * height / whole if whole else 0.
+
+
+def ranked(scores):
+    """Indices by falling score, equal ones in their order."""
+    return sorted(range(len(scores)), key=lambda i: -scores[i])
+
+
+def nms(boxes, scores, threshold, offset=0):
+    kept = []
+    for i in ranked(scores):
+        if not any(iou(boxes[k], boxes[i], offset) > threshold for k in kept):
+            kept.append(i)
+    return kept
+
+
+def nms_match(boxes, scores, threshold):
+    groups = []
+    for i in ranked(scores):
+        group = next((g for g in groups if iou(boxes[g[0]], boxes[i]) >= threshold), None)
+        if group is None:
+            groups.append([i])
+        else:
+            group.append(i)
+    return groups
+
+
+def soft_nms(boxes, scores, threshold, sigma, min_score, method, offset=0):
+    """Pairs of index and new score, best first."""
+    left, kept = dict(enumerate(scores)), []
+    while left:
+        best = max(left, key=left.get)
+        kept.append((best, left.pop(best)))
+        for i in list(left):
+            overlap = iou(boxes[best], boxes[i], offset)
+            over = overlap >= threshold
+            left[i] *= {'naive': 1 - over, 'linear': 1 - overlap if over else 1,
+                        'gaussian': math.exp(-overlap ** 2 / sigma)}[method]
+            if left[i] < min_score:
+                del left[i]
+    return kept
+
+
+# Sampling
+
+def sample(maps, y, x):
+    """The maps (C, H, W) at one point, between pixels; zero outside of them."""
+    y0, x0 = (math.floor(torch.as_tensor(at).detach()) for at in (y, x))
+    total = torch.zeros_like(maps[:, 0, 0])
+    for row in (y0, y0 + 1):
+        for column in (x0, x0 + 1):
+            if 0 <= row < maps.shape[1] and 0 <= column < maps.shape[2]:
+                total = total + maps[:, row, column] * (1 - abs(y - row)) * (1 - abs(x - column))
+    return total
+
+
+def grid(function, *sizes):
+    """The function's results for all indices, as a tensor with these axes first."""
+    if not sizes:
+        return function()
+    return torch.stack([grid(lambda *rest, i=i: function(i, *rest), *sizes[1:]) for i in range(sizes[0])])
+
+
+def per_region(function, maps, rois, size):
+    """(K, C, size, size) of function(the region's maps, its box, bin's row, bin's column)."""
+    if not len(rois):
+        return maps.new_zeros(0, maps.shape[1], size, size) + maps.sum() * 0
+    return grid(lambda k, row, column: function(maps[int(rois[k, 0])], rois[k, 1:].tolist(), row, column),
+                len(rois), size, size).permute(0, 3, 1, 2)
+
+
+def roi_align(maps, rois, size, scale, ratio, aligned):
+    height, width = maps.shape[2:]
+
+    def average(maps, box, row, column):
+        x1, y1, x2, y2 = (v * scale - 0.5 * aligned for v in box)
+        if not aligned:
+            x2, y2 = max(x2, x1 + 1), max(y2, y1 + 1)
+        bin_h, bin_w = (y2 - y1) / size, (x2 - x1) / size
+        rows, columns = ratio or math.ceil(bin_h), ratio or math.ceil(bin_w)
+        total = maps[:, 0, 0] * 0
+        for i in range(rows):
+            for j in range(columns):
+                y, x = y1 + bin_h * (row + (i + 0.5) / rows), x1 + bin_w * (column + (j + 0.5) / columns)
+                if -1 <= y <= height and -1 <= x <= width:
+                    total = total + sample(maps, min(max(y, 0), height - 1), min(max(x, 0), width - 1))
+        return total / max(rows * columns, 1)
+
+    return per_region(average, maps, rois, size)
+
+
+def roi_pool(maps, rois, size, scale):
+    def largest(maps, box, row, column):
+        x1, y1, x2, y2 = box[0] * scale, box[1] * scale, (box[2] + 1) * scale, (box[3] + 1) * scale
+        bin_h, bin_w = (y2 - y1) / size, (x2 - x1) / size
+        if min(bin_h, bin_w) <= 0:
+            return maps[:, 0, 0] * 0
+        found = maps[:, max(0, math.floor(y1 + row * bin_h)):max(0, math.ceil(y1 + (row + 1) * bin_h)),
+                     max(0, math.floor(x1 + column * bin_w)):max(0, math.ceil(x1 + (column + 1) * bin_w))]
+        return found.flatten(1).max(dim=1).values if found.numel() else maps[:, 0, 0] * 0
+
+    return per_region(largest, maps, rois, size)
+
+
+def deform_conv(maps, offset, mask, weight, bias, stride, padding, dilation, groups, deform_groups):
+    n, channels, height, width = maps.shape
+    out, _, kernel, _ = weight.shape
+    height, width = ((size + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1 for size in (height, width))
+    offset = offset.view(n, deform_groups, kernel * kernel, 2, height, width)
+    if mask is None:
+        mask = torch.ones_like(offset[:, :, :, 0])
+    mask = mask.view(n, deform_groups, kernel * kernel, height, width)
+
+    def pixel(image, y, x):
+        def tap(g, k):
+            dy, dx = offset[image, g, k, :, y, x]
+            part = maps[image].chunk(deform_groups)[g]
+            return mask[image, g, k, y, x] * sample(part, y * stride - padding + k // kernel * dilation + dy,
+                                                    x * stride - padding + k % kernel * dilation + dx)
+        # (channels, taps)
+        taps = grid(tap, deform_groups, kernel * kernel).transpose(1, 2).reshape(channels, kernel * kernel)
+        parts = zip(weight.flatten(2).chunk(groups), taps.chunk(groups), strict=True)
+        result = torch.cat([(w * t).sum((1, 2)) for w, t in parts])
+        return result if bias is None else result + bias
+
+    return grid(pixel, n, height, width).permute(0, 3, 1, 2)
+
+
+def attention(value, shapes, locations, weights):
+    """Multi-scale deformable attention: (N, queries, heads * channels)."""
+    n, queries, heads, levels, points, _ = locations.shape
+    parts = value.split([h * w for h, w in shapes], dim=1)
+
+    def one(image, query, head):
+        total = 0
+        for level, (h, w) in enumerate(shapes):
+            maps = parts[level][image, :, head].T.reshape(-1, h, w)
+            for point in range(points):
+                x, y = locations[image, query, head, level, point]
+                total = total + weights[image, query, head, level, point] * sample(maps, y * h - 0.5, x * w - 0.5)
+        return total
+
+    return grid(one, n, queries, heads).flatten(2)
+
+
+# Maps
+
+def carafe(features, masks, kernel, groups, scale):
+    n, channels, height, width = features.shape
+    padded = F.pad(features, (kernel // 2, ) * 4)
+
+    def pixel(image, channel, y, x):
+        window = padded[image, channel, y // scale:y // scale + kernel, x // scale:x // scale + kernel]
+        group = channel // (channels // groups)
+        return (window.flatten() * masks[image, group * kernel ** 2:(group + 1) * kernel ** 2, y, x]).sum()
+
+    return grid(pixel, n, channels, height * scale, width * scale)
+
+
+def psa_mask(masks, kind, mask_size):
+    n, _, height, width = masks.shape
+    masks = masks.view(n, *mask_size, height, width)
+
+    def entry(image, other, y, x):
+        row = other // width - y + (mask_size[0] - 1) // 2
+        column = other % width - x + (mask_size[1] - 1) // 2
+        inside = 0 <= row < mask_size[0] and 0 <= column < mask_size[1]
+        return masks[image, row, column, y, x] if inside else masks.new_zeros(())
+
+    laid = grid(entry, n, height * width, height, width)
+    return laid if kind == 'collect' else laid.flatten(2).transpose(1, 2).reshape(laid.shape)
+
+
+# Losses
+
+def sigmoid_focal_loss(logits, targets, gamma, alpha, weight):
+    def one(n, c):
+        positive = int(targets[n]) == c
+        p = torch.sigmoid(logits[n, c] if positive else -logits[n, c])
+        factor = 1 if weight is None or targets[n] == len(weight) else weight[targets[n]]
+        return -factor * (alpha if positive else 1 - alpha) * (1 - p) ** gamma * torch.log(p)
+
+    return grid(one, *logits.shape) if logits.numel() else logits * 0
+
+
+def softmax_focal_loss(logits, targets, gamma, alpha, weight):
+    def one(n):
+        if targets[n] < 0:
+            return logits.new_zeros(())
+        p = logits[n].softmax(0)[targets[n]]
+        return -(1 if weight is None else weight[targets[n]]) * alpha * (1 - p) ** gamma * torch.log(p)
+
+    return grid(one, len(logits)) if len(logits) else logits.sum(1)

@@ -1,0 +1,212 @@
+"""mmcv's operators on torchvision's, against their definitions: results and gradients, in every precision."""
+import operator_oracles as oracles
+import pytest
+import torch
+from operator_cases import CASES, SyncBatchNormFunction, boxes, operators_of, ops
+
+from repvit_mm.errors import UserError
+from repvit_mm.ops import extension
+
+ROWS = [pytest.param(case, id=f'{name}-{row}') for name, rows in CASES.items() for row, case in rows.items()]
+WITH_GRADIENTS = [row for row in ROWS if row.values[0].gradients]
+
+
+@pytest.fixture(autouse=True)
+def provided():
+    """Whatever is installed, these operators are tested."""
+    torch.manual_seed(0)
+    with operators_of(extension):
+        yield
+
+
+def run(function, tensors, gradients):
+    """The result of a function, and its gradients for the first tensors."""
+    tensors = [x.clone().requires_grad_(i < gradients) for i, x in enumerate(tensors)]
+    result = function(*tensors)
+    if not gradients:
+        return [result]
+    slope = (torch.arange(result.numel(), device=result.device) % 5 - 1.5).view(result.shape)  # in every precision
+    return [result, *torch.autograd.grad(result, tensors[:gradients], slope.to(result.dtype))]
+
+
+def converted(tensors, dtype, memory_format=torch.contiguous_format):
+    return [x.to(dtype, memory_format=memory_format if x.ndim == 4 else torch.preserve_format)
+            if x.is_floating_point() else x for x in tensors]
+
+
+@pytest.mark.parametrize('dtype', [torch.float64, torch.float32, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize('case', ROWS)
+def test_operator_is_its_definition(case, dtype):
+    """Half precision loses what the rounding of results loses, and nothing in between."""
+    if case in CASES['softmax_focal_loss'].values() and dtype.itemsize == 2:
+        pytest.skip('mmcv works out the softmax itself, in half precision')
+    tensors = converted(case.tensors(1), dtype)
+    found = run(case.call, tensors, case.gradients)
+    expected = run(case.oracle, converted(tensors, torch.float64), case.gradients)
+    for one, other in zip(found, expected, strict=True):
+        assert one.dtype == dtype
+        eps = torch.finfo(dtype).eps
+        torch.testing.assert_close(one.double(), other, rtol=100 * eps if dtype.itemsize > 2 else eps,
+                                   atol=max(100 * torch.finfo(torch.float32).eps if dtype != torch.float64 else 1e-13,
+                                            torch.finfo(dtype).smallest_normal))
+
+
+@pytest.mark.parametrize('case', WITH_GRADIENTS)
+def test_gradcheck(case):
+    tensors = case.tensors(1)
+    tensors = [x.requires_grad_(i < case.gradients) for i, x in enumerate(tensors)]
+    assert torch.autograd.gradcheck(case.call, tensors)
+
+
+@pytest.mark.parametrize('case', [row for row in ROWS if not row.id.startswith('masked_conv')])  # mmcv refuses them
+def test_channels_last(case):
+    tensors = case.tensors(1)
+    found = run(case.call, converted(tensors, torch.float32, torch.channels_last), case.gradients)
+    expected = run(case.call, converted(tensors, torch.float32), case.gradients)
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize('case', [
+    CASES['roi_align']['none'], CASES['roi_pool']['none'], CASES['carafe']['plain'], CASES['psamask']['collect_5x5']])
+def test_batch_of_nothing(case):
+    tensors = case.tensors(1)
+    images = len(tensors[0])
+    empty = [x[:0] if x.ndim == 4 and len(x) == images else x for x in tensors]
+    found = run(case.call, empty, case.gradients)
+    assert found[0].numel() == 0
+    assert [x.shape for x in found[1:]] == [x.shape for x in empty[:case.gradients]]
+
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize('operator', ['roi_align', 'modulated_deform_conv', 'ms_deform_attn', 'carafe',
+                                      'sigmoid_focal_loss'])
+def test_autocast_changes_nothing(operator, dtype):
+    case = next(iter(CASES[operator].values()))
+    tensors = converted(case.tensors(1), torch.float32)
+    expected = run(case.call, tensors, case.gradients)
+    with torch.autocast('cpu', dtype):
+        found = run(case.call, tensors, case.gradients)
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_focal_loss_of_a_sure_network_is_finite():
+    logits = torch.tensor([[200., -200.], [-200., 200.]], requires_grad=True)
+    loss = ops.sigmoid_focal_loss(logits, torch.tensor([0, 0]), 2., 0.25, None, 'none')
+    torch.testing.assert_close(loss, torch.tensor([[0., 0.], [50., 150.]]))
+    loss.sum().backward()
+    torch.testing.assert_close(logits.grad, torch.tensor([[0., 0.], [-0.25, 0.75]]))
+
+
+def test_max_pooling_of_roi_align_says_what_to_do():
+    with pytest.raises(UserError, match="pool_mode='max'.*'avg'"):
+        ops.roi_align(torch.rand(1, 1, 4, 4), torch.rand(1, 5), 2, 1., 0, 'max', True)
+
+
+def test_operator_that_is_not_there_is_named():
+    with pytest.raises(UserError, match='no operator nms_rotated: it takes a compiled mmcv'):
+        ops.nms_rotated(torch.rand(2, 5), torch.rand(2), 0.5)
+    assert not hasattr(extension, '__no_such_attribute__')
+
+
+# Suppression
+
+SETS = {
+    'none': lambda: torch.zeros(0, 4),
+    'one': lambda: boxes(1, 10),
+    'crowd': lambda: boxes(60, 30),
+    'whole_numbers': lambda: boxes(60, 12).round(),
+    'one_place': lambda: torch.tensor([[0., 0, 4, 4]]).repeat(7, 1),
+    'points': lambda: torch.tensor([[1., 1, 1, 1]]).repeat(3, 1),
+    'outside': lambda: boxes(20, 30) - 100,
+}
+SCORES = {'all_different': lambda n: torch.randperm(n) / max(n, 1), 'ties': lambda n: torch.randint(1, 4, (n, )) / 4}
+
+
+def box_sets(function):
+    for parameter in (pytest.mark.parametrize('kind', SETS), pytest.mark.parametrize('ranking', SCORES)):
+        function = parameter(function)
+    return function
+
+
+def make(kind, ranking, dtype=torch.float32):
+    found = SETS[kind]().to(dtype)
+    return found, SCORES[ranking](len(found)).to(dtype)
+
+
+@box_sets
+@pytest.mark.parametrize('offset', [0, 1])
+@pytest.mark.parametrize('dtype', [torch.float64, torch.float32, torch.float16, torch.bfloat16], ids=str)
+def test_nms(kind, ranking, offset, dtype):
+    where, scores = make(kind, ranking, dtype)
+    found, indices = ops.nms(where, scores, 0.45, offset)
+    assert indices.tolist() == oracles.nms(where.tolist(), scores.tolist(), 0.45, offset)
+    torch.testing.assert_close(found, torch.cat([where, scores[:, None]], 1)[indices], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize('threshold', [0.2, 0.4, 0.6, 0.7, 0.8])
+def test_nms_keeps_what_overlaps_as_much_as_the_threshold(threshold):
+    """As mmcv's, which compares in float32, on boxes that overlap by 2, 4, 6, 7 and 8 in 10."""
+    where = torch.tensor([[0., 0, 10, 1], [0, 0, threshold * 10, 1]])
+    assert ops.nms(where, torch.tensor([.9, .8]), threshold)[1].tolist() == [0, 1]
+    assert ops.nms(where, torch.tensor([.9, .8]), threshold - 1e-6)[1].tolist() == [0]
+
+
+@pytest.mark.parametrize('kind', SETS)
+@pytest.mark.parametrize('offset', [0, 1])
+@pytest.mark.parametrize('method', ['naive', 'linear', 'gaussian'])
+def test_soft_nms(kind, offset, method):
+    where, scores = make(kind, 'all_different', torch.float64)
+    found, indices = ops.soft_nms(where, scores, 0.4, 0.5, 0.05, method, offset)
+    expected = oracles.soft_nms(where.tolist(), scores.tolist(), 0.4, 0.5, 0.05, method, offset)
+    torch.testing.assert_close(found[:, 4].tolist(), [score for _, score in expected])
+    torch.testing.assert_close(found[:, :4], where[indices])
+    assert indices.tolist() == [i for i, _ in expected]
+
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16], ids=str)
+def test_soft_nms_in_half_precision(dtype):
+    where, scores = make('crowd', 'all_different', dtype)
+    found, indices = ops.soft_nms(where, scores)
+    expected, same = ops.soft_nms(where.float(), scores.float())
+    assert indices.tolist() == same.tolist() and found.dtype == dtype
+    torch.testing.assert_close(found, expected.to(dtype))
+
+
+@box_sets
+def test_nms_match(kind, ranking):
+    where, scores = make(kind, ranking)
+    found = ops.nms_match(torch.cat([where, scores[:, None]], 1), 0.4)
+    assert [group.tolist() for group in found] == oracles.nms_match(where.tolist(), scores.tolist(), 0.4)
+
+
+@pytest.mark.parametrize('nms', [dict(type='nms', iou_threshold=0.5), dict(type='soft_nms', iou_threshold=0.5),
+                                 dict(type='nms', iou_threshold=0.5, split_thr=10)])
+def test_classes_do_not_suppress_each_other(nms):
+    where, scores = make('crowd', 'all_different')
+    labels = torch.arange(len(where)) % 3
+    _, indices = ops.batched_nms(where, scores, labels, nms)
+    for label in range(3):
+        one = (labels == label).nonzero()[:, 0]
+        alone = ops.batched_nms(where[one], scores[one], torch.zeros(len(one)), nms)[1]
+        assert one[alone].tolist() == [i for i in indices.tolist() if labels[i] == label]
+
+
+# MMSyncBN, of one process
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float16], ids=str)
+@pytest.mark.parametrize('mode', ['default', 'N'])
+def test_sync_bn(dtype, mode):
+    x, (weight, bias, mean, variance) = torch.randn(3, 4, 2, 5).to(dtype), torch.rand(4, 4)
+    state = [mean.clone(), variance.clone()]
+    inputs = [x.clone().requires_grad_(), weight.requires_grad_(), bias.requires_grad_()]
+    found = SyncBatchNormFunction.apply(inputs[0], *state, *inputs[1:], 0.1, 1e-5, None, 1, mode)
+    slope = torch.linspace(-1, 2, x.numel()).view(x.shape).to(dtype)
+    found_gradients = torch.autograd.grad((found * slope).sum(), inputs)
+    exact = [i.detach().double().requires_grad_() for i in inputs]
+    exact_state = [mean.double(), variance.double()]
+    expected = torch.nn.functional.batch_norm(exact[0], *exact_state, *exact[1:], training=True)
+    gradients = torch.autograd.grad((expected * slope).sum(), exact)
+    for one, other in zip([found, *state, *found_gradients], [expected, *exact_state, *gradients], strict=True):
+        torch.testing.assert_close(one.double(), other, rtol=torch.finfo(one.dtype).eps * 20, atol=1e-5)
