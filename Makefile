@@ -3,6 +3,7 @@
 VENV ?= .venv
 VENV_UPSTREAM ?= .venv-upstream
 VENV_NEWEST ?= .venv-newest
+VENV_OPERATORS ?= .venv-operators
 PYTHON ?= python3
 ARGS ?=
 
@@ -12,7 +13,7 @@ INSTALL = @install/environment.sh '$(VENV)' '$(PYTHON)' --quiet
 UPSTREAM_DAY = 2026-11-25
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart sam-demo sam-demo-setup test check-upstream check-newest lint docs lock clean
+.PHONY: help setup quickstart sam-demo sam-demo-setup test check-upstream check-newest check-operators lint docs lock clean
 
 help:  ## list the targets
 	@echo 'usage: make TARGET [VENV=.venv] [PYTHON=python3] [ARGS=...]'
@@ -49,6 +50,14 @@ check-upstream:  ## test with upstream OpenMMLab and the oldest torch (Python 3.
 check-newest:  ## run the fast tests with the newest release of every package, in VENV_NEWEST
 	@install/environment.sh '$(VENV_NEWEST)' '$(PYTHON)' --upgrade -r requirements.in
 	@$(call PYTEST,$(VENV_NEWEST)) -m 'not slow' $(ARGS)
+
+# mmcv's sources do not compile with every torch: an environment of its own. MMCV_WITH_OPS=1 compiles them.
+INTO_OPERATORS = install/environment.sh '$(VENV_OPERATORS)' '$(PYTHON)'
+check-operators:  ## compare torchvision's operators with mmcv's, which VENV_OPERATORS gets compiled (10 minutes, once)
+	@$(INTO_OPERATORS) -r requirements-operators.txt
+	@MMCV_WITH_OPS=1 CFLAGS='-O2 -g0' CUDA_VISIBLE_DEVICES= $(INTO_OPERATORS) --no-build-isolation --no-cache \
+	  --no-deps "$$(grep '^onedl-mmcv==' requirements.txt)"
+	@'$(abspath $(VENV_OPERATORS))/bin/python' -m pytest -s tests/ops $(ARGS)
 
 lint: setup  ## check the style
 	@'$(PY)' -m ruff check .
