@@ -17,6 +17,7 @@ from importlib import import_module, metadata
 from types import ModuleType
 from typing import Any, NamedTuple
 
+from .ops import EXTENSION, find_compiled, is_provided, provide, torchvision_problem
 from .version import __version__
 
 #: The toolboxes' distributions: import name -> names in the onedl stack and in upstream's.
@@ -50,7 +51,7 @@ STACK = (
     Piece('torchvision', 'the toolboxes'),
     Piece('mmengine', 'everything'),
     Piece('mmcv', 'the toolboxes'),
-    Piece('mmcv.ops', 'the toolboxes: this mmcv is without its compiled operators'),
+    Piece('mmcv.ops', 'the toolboxes'),
 )
 #: What RepViT is plugged into; the main job needs one of them.
 TOOLBOXES = (
@@ -141,10 +142,10 @@ def add_command(piece: Piece, stack: int) -> str:
         return f'pip install {requirement("torch", extra)} torchvision{numpy}'
     name = requirement(DISTRIBUTIONS[package][stack], extra)
     if package == 'mmcv':
-        # pip's cache would give a wheel that was built for another torch.
+        # Without the operators, which torchvision has. pip's cache may have a wheel with them, for another torch.
         again = ' --force-reinstall --no-deps' if piece.module == 'mmcv.ops' else ''
-        return ('pip install "setuptools<81" ninja psutil && '
-                f'MMCV_WITH_OPS=1 pip install --no-build-isolation --no-cache-dir{again} {name}')
+        return ('pip install "setuptools<81" && '
+                f'MMCV_WITH_OPS=0 pip install --no-build-isolation --no-cache-dir{again} {name}')
     return f'pip install {"" if package == "mmengine" else "--no-build-isolation "}{name}'
 
 
@@ -158,6 +159,10 @@ def check(piece: Piece, stack: int) -> Finding:
         version = installed_version(distribution) or getattr(sys.modules[package], '__version__', 'installed')
         return Finding(name, version)
     command = add_command(piece, stack)
+    if package == 'torchvision' and not isinstance(error, ModuleNotFoundError):
+        return Finding(name, torchvision_problem()[0], False, piece.disables, torchvision_problem()[1])
+    if package != 'torchvision' and 'torchvision' in str(error):  # however it fails, it has its own line
+        return Finding(name, 'needs torchvision', False, piece.disables)
     if isinstance(error, ModuleNotFoundError) and error.name:
         lacking = error.name.partition('.')[0]
         if error.name in (package, piece.module):
@@ -199,14 +204,21 @@ def find_gpu(torch: ModuleType) -> Finding:
 
 
 def check_operators(torch: ModuleType, stack: int) -> Finding:
-    """Whether mmcv's operators, which import, run where torch does."""
-    ops = sys.modules['mmcv.ops']
+    """Whose operators mmcv has, which, and whether they run where torch does."""
+    ops, extension = sys.modules['mmcv.ops'], sys.modules[EXTENSION]
     cuda = ops.get_compiling_cuda_version()
-    found = f'compiled, {"for the CPU alone" if cuda == "not available" else f"for CUDA {cuda} and the CPU"}'
+    place = 'for the CPU alone' if cuda == 'not available' else f'for CUDA {cuda} and the CPU'
+    if is_provided():
+        names = sorted({re.sub('_(forward|backward).*', '', name) for name in extension.__all__})
+        found = f"torchvision's, {place}: {', '.join(names)}"
+        if find_compiled(sys.modules['mmcv'].__path__):
+            found += "; mmcv's compiled ones do not load, they were made for another torch"
+        command = 'pip install --force-reinstall torch torchvision'
+    else:
+        # Without compiled operators, those of torchvision are there for the GPU.
+        found, command = f'compiled, {place}', add_command(Piece('mmcv.ops', ''), stack)
     if torch.cuda.is_available() and cuda == 'not available':
-        command = add_command(Piece('mmcv.ops', ''), stack).replace('MMCV_WITH_OPS=1', 'MMCV_WITH_OPS=1 FORCE_CUDA=1')
-        return Finding('mmcv.ops', found, False, 'detectors on the GPU',
-                       f'{command}  # needs nvcc of CUDA {torch.version.cuda}')
+        return Finding('mmcv.ops', found, False, 'detectors on the GPU', command)
     return Finding('mmcv.ops', found)
 
 
@@ -239,6 +251,7 @@ def examine() -> tuple[list[Finding], list[str]]:
     Returns:
         The findings, and the toolboxes that RepViT can be trained in here.
     """
+    provide()
     stack, stack_finding = find_stack()
     findings = [Finding('Python', f'{platform.python_version()} ({sys.executable})'),
                 Finding('repvit-mm', __version__), stack_finding]

@@ -1,6 +1,7 @@
 """``python -m repvit_mm`` of an installed wheel: its commands, the tools behind them, and the doctor."""
 import json
 import os
+import re
 import sys
 from types import SimpleNamespace
 
@@ -165,7 +166,7 @@ def test_doctor_of_a_whole_environment(stranger, tmp_path):
               'start-up hook')
     assert [name for name in needed if not findings[name]['works']] == []
     assert findings['torch']['found'] == torch.__version__.partition('+')[0]
-    assert findings['mmcv.ops']['found'].startswith('compiled, for ')
+    assert re.match("compiled, for |torchvision's, for .*: .*nms.*roi_align", findings['mmcv.ops']['found'])
 
 
 def test_doctor_without_anything(bare, tmp_path):
@@ -179,7 +180,8 @@ def test_doctor_without_anything(bare, tmp_path):
     commands = [line for line in lines if line.startswith('pip ')]
     assert commands[0].startswith('pip install "torch>=2.1" torchvision ')
     assert commands[1].startswith('pip install "onedl-mmengine>=')
-    assert 'MMCV_WITH_OPS=1 pip install --no-build-isolation --no-cache-dir "onedl-mmcv>=' in commands[2]
+    assert commands[2].startswith('pip install "setuptools<81" && MMCV_WITH_OPS=0 pip install ')
+    assert 'MMCV_WITH_OPS=1' not in result.stdout  # torchvision has the operators
     assert sum('"repvit-mm[export]"' in command for command in commands) == 1
 
 
@@ -204,7 +206,7 @@ def test_stack(monkeypatch, names, stack, works):
 @pytest.mark.parametrize(('error', 'found', 'command'), [
     (ModuleNotFoundError(name='mmseg'), 'missing', 'pip install --no-build-isolation '),
     (ModuleNotFoundError(name='ftfy'), 'needs ftfy', 'pip install ftfy'),
-    (ModuleNotFoundError(name='mmcv._ext'), 'needs mmcv', ''),
+    (RuntimeError('operator torchvision::nms does not exist'), 'needs torchvision', ''),
     (ImportError('undefined symbol: _ZN3c10\nmore'), 'cannot be imported: undefined symbol: _ZN3c10',
      'pip install --no-build-isolation '),
 ])
@@ -218,11 +220,11 @@ def test_what_is_wrong_with_a_toolbox(monkeypatch, error, found, command, stack)
         assert ('onedl-mmsegmentation' in finding.command) == (stack == 0)
 
 
-def test_mmcv_without_operators(monkeypatch):
-    monkeypatch.setattr(doctor, 'import_error', lambda module: ModuleNotFoundError('No module', name='mmcv._ext'))
-    finding = doctor.check(doctor.Piece('mmcv.ops', 'the toolboxes'), 1)
-    assert finding.found == 'cannot be imported: No module'
-    assert '--force-reinstall --no-deps "mmcv' in finding.command
+def test_torchvision_for_another_torch(monkeypatch):
+    monkeypatch.setattr(doctor, 'import_error', lambda module: RuntimeError('operator torchvision::nms does not exist'))
+    monkeypatch.setattr(doctor, 'torchvision_problem', lambda: ('torchvision 0.1 needs torch 0.2', 'pip install both'))
+    finding = doctor.check(doctor.Piece('torchvision', 'the toolboxes'), 0)
+    assert (finding.found, finding.command) == ('torchvision 0.1 needs torch 0.2', 'pip install both')
 
 
 def torch_that(cuda, available):
@@ -243,13 +245,25 @@ def test_gpu(monkeypatch, cuda, available, driver, works, found):
     assert finding.works is works and finding.found.startswith(found)
 
 
-@pytest.mark.parametrize(('compiled', 'gpu', 'works'), [
-    ('12.8', True, True), ('not available', False, True), ('not available', True, False)])
-def test_operators_for_the_gpu(monkeypatch, compiled, gpu, works):
-    monkeypatch.setitem(sys.modules, 'mmcv.ops', SimpleNamespace(get_compiling_cuda_version=lambda: compiled))
+@pytest.mark.parametrize(('provided', 'cuda', 'gpu', 'found', 'command'), [
+    (True, '12.8', True, "torchvision's, for CUDA 12.8 and the CPU: nms, roi_align", ''),
+    (True, 'not available', False, "torchvision's, for the CPU alone: nms, roi_align", ''),
+    (True, 'not available', True, "torchvision's, for the CPU alone: ", 'pip install --force-reinstall torch torchv'),
+    (False, '12.8', True, 'compiled, for CUDA 12.8 and the CPU', ''),
+    (False, 'not available', False, 'compiled, for the CPU alone', ''),
+    (False, 'not available', True, 'compiled, for the CPU alone', 'pip install "setuptools<81" && MMCV_WITH_OPS=0 ')])
+def test_operators(monkeypatch, provided, cuda, gpu, found, command):
+    monkeypatch.setattr(doctor, 'is_provided', lambda: provided)
+    monkeypatch.setattr(doctor, 'find_compiled', lambda path: None)
+    monkeypatch.setitem(sys.modules, 'mmcv', SimpleNamespace(__path__=[]))
+    monkeypatch.setitem(sys.modules, 'mmcv.ops', SimpleNamespace(get_compiling_cuda_version=lambda: cuda))
+    monkeypatch.setitem(sys.modules, 'mmcv._ext', SimpleNamespace(
+        __all__=['roi_align_forward', 'nms', 'roi_align_backward']))
     finding = doctor.check_operators(torch_that('12.8', gpu), 0)
-    assert finding.works is works
-    assert ('FORCE_CUDA=1' in finding.command) is not works
+    assert finding.found.startswith(found) and finding.command.startswith(command)
+    assert finding.works is not bool(command) and bool(finding.command) is bool(command)
+    monkeypatch.setattr(doctor, 'find_compiled', lambda path: 'one that does not load')
+    assert ('do not load' in doctor.check_operators(torch_that('12.8', gpu), 0).found) is provided
 
 
 def test_broken_torch_is_a_finding(monkeypatch):
