@@ -1,17 +1,18 @@
 """RepViT as a backbone with the maps of a feature pyramid."""
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 
 import torch
-from mmengine.model import BaseModule
+from mmengine.model import BaseModule, PretrainedInit
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from .archs import get_arch, out_channels
-from .checkpoints import adapt_incoming, load_checkpoint, refuse_random_start
-from .errors import CheckpointError, ConfigError
+from .checkpoints import adapt_names, load_into, read_checkpoint, refuse_random_start
+from .errors import ConfigError
+from .folding import LoadsBothForms
 from .fusion import fuse_layers
-from .layers import Downsample, RepViTBlock, Stem, checkpointed
+from .layers import Downsample, RepViTBlock, Stem, checkpointed, pop_folded
 
 #: ``feature_tap`` -> what a stage returns as its map.
 FEATURE_TAPS = ('stage_end', 'penultimate')
@@ -54,7 +55,7 @@ class Stage(nn.Module):
 
 
 @MODELS.register_module()
-class RepViT(BaseModule):
+class RepViT(BaseModule, LoadsBothForms):
     """RepViT (Wang et al., CVPR 2024, https://arxiv.org/abs/2307.09283).
 
     The same function as timm's ``repvit_*`` models. Only what leads to ``out_indices`` is built, so that no parameter
@@ -82,7 +83,6 @@ class RepViT(BaseModule):
     Attributes:
         out_channels: Channels of each returned map.
         out_strides: Pixels of the image per pixel of each returned map.
-        fused_by_loading: Whether loading a fused checkpoint has fused it, which leaves it for inference only.
 
     Raises:
         ConfigError: For an unknown or contradictory setting.
@@ -112,7 +112,6 @@ class RepViT(BaseModule):
         self.out_indices, self.feature_tap = tuple(out_indices), feature_tap
         self.frozen_stages, self.norm_eval = frozen_stages, norm_eval
         self.with_cp, self.deploy = with_cp, deploy
-        self.fused_by_loading = False
 
         self.stem = Stem(in_channels, spec.widths[0], norm_cfg, act_cfg)
         self.stages = nn.ModuleList()
@@ -148,15 +147,7 @@ class RepViT(BaseModule):
         return tuple(maps)
 
     def train(self, mode: bool = True) -> 'RepViT':
-        """Set the mode; what is frozen stays in evaluation mode.
-
-        Raises:
-            CheckpointError: For training after a fused checkpoint was loaded into the training form: an optimiser that
-                was made before still holds the parameters from before.
-        """
-        if mode and self.fused_by_loading:
-            raise CheckpointError('the RepViT was fused by the checkpoint that was loaded, for inference only: train '
-                                  'from an unfused checkpoint, or build the backbone with deploy=True')
+        """Set the mode; what is frozen stays in evaluation mode."""
         super().train(mode)
         for module in self._frozen():
             module.eval()
@@ -172,16 +163,32 @@ class RepViT(BaseModule):
         Raises:
             CheckpointError: If the file is missing, unreadable, or made for another architecture.
         """
-        pretrained = self.init_cfg if isinstance(self.init_cfg, Mapping) else {}
-        if pretrained.get('type') != 'Pretrained':
+        entries = [self.init_cfg] if isinstance(self.init_cfg, Mapping) else list(self.init_cfg or ())
+        pretrained = [entry for entry in entries if entry.get('type') in ('Pretrained', PretrainedInit)]
+        if len(pretrained) < max(len(entries), 1):
+            self.init_cfg, init_cfg = [entry for entry in entries if entry not in pretrained], self.init_cfg
             super().init_weights()
-        else:
-            load_checkpoint(self, pretrained['checkpoint'])
-            self._is_init = True
+            self.init_cfg = init_cfg
+        for entry in pretrained:
+            try:
+                settings = PretrainedInit(**{key: value for key, value in entry.items() if key != 'type'})
+            except TypeError as error:
+                raise ConfigError(f'init_cfg={dict(entry)} does not work: {error}') from error
+            source = str(settings.checkpoint)
+            load_into(self, read_checkpoint(source), source, prefix=settings.prefix or '')
+        self._is_init = True
 
-    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args) -> None:
-        # Whoever loads, with whichever loader: published names become ours on the way in.
-        adapt_incoming(self, state_dict, prefix)
+    def to_own_form(self, state_dict: MutableMapping[str, Tensor], prefix: str) -> None:
+        if not self.deploy:  # then each layer sees to itself
+            return
+        for name, module in self.named_modules():
+            if isinstance(module, nn.Conv2d) and (
+                    folded := pop_folded(state_dict, f'{prefix}{name}.', self.norm_cfg)):
+                state_dict[f'{prefix}{name}.weight'], state_dict[f'{prefix}{name}.bias'] = (
+                    value.to(module.weight) for value in folded)
+
+    def _load_from_state_dict(self, state_dict: MutableMapping[str, Tensor], prefix: str, *args) -> None:
+        adapt_names(self, state_dict, prefix)  # whoever loads
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 

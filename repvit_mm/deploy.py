@@ -1,11 +1,10 @@
 """Deploy checkpoints: fused weights in a file that says so."""
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from .checkpoints import fetch, read_checkpoint
 from .errors import CheckpointError
 from .files import written_in_one_piece
 from .fusion import fuse
@@ -61,7 +60,7 @@ def fuse_checkpoint(config: str | Path, checkpoint: str | Path, out: str | Path,
     if not difference <= BOUND:  # also if it is not a number
         raise CheckpointError(f'{checkpoint} is not fused: the outputs would change by {difference:.1e} of the largest '
                               f'value, more than {BOUND:g}')
-    meta = {**_meta_of(checkpoint), 'fused': True, 'arch': model.arch}
+    meta = {**model.meta, 'fused': True, 'arch': model.arch}
     if model.classes:
         meta.setdefault('dataset_meta', {'classes': model.classes})
     with written_in_one_piece(out) as path:
@@ -73,12 +72,6 @@ def fuse_checkpoint(config: str | Path, checkpoint: str | Path, out: str | Path,
 
 def _weigh(model: nn.Module) -> int:
     return sum(value.numel() * value.element_size() for value in model.state_dict().values())
-
-
-def _meta_of(checkpoint: str | Path) -> dict[str, Any]:
-    content = read_checkpoint(fetch(checkpoint))
-    meta = content.get('meta') if isinstance(content, dict) else None
-    return dict(meta) if isinstance(meta, dict) else {}
 
 
 @torch.no_grad()

@@ -1,10 +1,11 @@
-"""Folding a BatchNorm on its running statistics into the layer before it.
+"""Folding a BatchNorm on its running statistics into the layer before it, and back.
 
 ``folded()`` of a layer is the weight and bias of the one convolution that it then amounts to. Fusion stores that
 convolution; training on frozen statistics computes it on the fly, with gradients, which costs less than running the
-branches.
+branches. ``unfolded()`` is the way back: values of the layer's own tensors with which it computes that convolution.
 """
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, MutableMapping
 
 import torch
 import torch.nn.functional as F
@@ -76,7 +77,52 @@ def convolve(conv: nn.Conv2d, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor
                     conv.dilation, conv.groups)
 
 
-class Fusible(nn.Module, ABC):
+def adding(norm: _BatchNorm, bias: Tensor | None = None) -> dict[str, Tensor]:
+    """Values of the tensors of ``norm`` with which it only adds ``bias`` on running statistics, and else nothing.
+
+    The variance is the one whose sum with ``eps`` rounds to exactly 1.
+    """
+    numbers = {'weight': 1, 'bias': 0, 'running_mean': 0, 'running_var': 1 - norm.eps, 'num_batches_tracked': 0}
+    values = {name: torch.full_like(value, numbers[name]) for name, value in norm.state_dict().items()}
+    return values if bias is None else {**values, 'bias': bias}
+
+
+def unfold_in(state_dict: MutableMapping[str, Tensor], fused: str, prefix: str,
+              unfolded: Callable[[Tensor, Tensor], Mapping[str, Tensor]]) -> None:
+    """Replace weight and bias of a fused layer, if they are there, by the tensors of the layer itself.
+
+    Args:
+        state_dict: Name -> tensor; changed in place.
+        fused: What the names of the fused layer's tensors start with.
+        prefix: What the layer's own start with; if one of them is there, all stays as it is.
+        unfolded: Weight and bias -> the layer's own tensors.
+    """
+    names = f'{fused}weight', f'{fused}bias'
+    if all(name in state_dict for name in names):
+        values = {prefix + name: value for name, value in unfolded(*(state_dict[name] for name in names)).items()}
+        if values.keys().isdisjoint(state_dict):
+            for name in names:
+                del state_dict[name]
+            state_dict.update(values)
+
+
+class LoadsBothForms(nn.Module):
+    """A module that loads its fused form's tensors and its unfused form's, whichever of the two it is itself."""
+
+    def to_own_form(self, state_dict: MutableMapping[str, Tensor], prefix: str) -> None:
+        """Replace the tensors of the other form, in place; what does not fit is left for the loader to tell.
+
+        Args:
+            state_dict: Name -> tensor, in our names, not only of this module.
+            prefix: What the names of its tensors start with.
+        """
+
+    def _load_from_state_dict(self, state_dict: MutableMapping[str, Tensor], prefix: str, *args) -> None:
+        self.to_own_form(state_dict, prefix)  # whoever loads
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+class Fusible(LoadsBothForms, ABC):
     """A layer that a simpler one can replace for inference."""
 
     @abstractmethod
@@ -88,8 +134,16 @@ class Fusible(nn.Module, ABC):
         """Weight and bias of the one convolution, or linear layer, that it amounts to; computed in ``dtype``."""
 
     @abstractmethod
+    def unfolded(self, weight: Tensor, bias: Tensor) -> dict[str, Tensor]:
+        """Values of its own tensors for which :meth:`folded` is ``weight`` and ``bias``; needs :meth:`can_fuse`."""
+
+    @abstractmethod
     def fuse(self) -> nn.Module:
         """The equal layer without normalisation; needs :meth:`can_fuse`."""
+
+    def to_own_form(self, state_dict: MutableMapping[str, Tensor], prefix: str) -> None:
+        if self.can_fuse():
+            unfold_in(state_dict, prefix, prefix, self.unfolded)
 
     def can_fuse(self) -> bool:
         """Whether every normalisation can be folded (GroupNorm cannot)."""

@@ -1,11 +1,12 @@
 """Structural re-parameterisation of whole models: the only code that walks a model to fuse it."""
 import copy
 import sys
+from collections.abc import MutableMapping
 from typing import TypeVar
 
-from torch import nn
+from torch import Tensor, nn
 
-from .folding import Fusible, can_fold, fold_into_conv
+from .folding import Fusible, LoadsBothForms, adding, can_fold, fold_into_conv
 
 ModuleT = TypeVar('ModuleT', bound=nn.Module)
 
@@ -62,6 +63,24 @@ def fuse_layers(model: nn.Module, own_only: bool = False) -> nn.Module:
         return fused[module]
 
     return walk(model)
+
+
+def to_own_form(model: nn.Module, state_dict: MutableMapping[str, Tensor]) -> None:
+    """Replace, in place, the tensors of fused layers by those of ``model`` where it is not fused, and the reverse.
+
+    Args:
+        model: A model that holds a RepViT.
+        state_dict: Name -> tensor, as a model of either form has them.
+    """
+    for name, module in model.named_modules():
+        prefix = name and f'{name}.'
+        if isinstance(module, LoadsBothForms):
+            module.to_own_form(state_dict, prefix)
+        elif _is_fusible_conv_module(module) and module.conv.bias is None:
+            norm = f'{prefix}{module.norm_name}.'
+            if f'{prefix}conv.bias' in state_dict and not any(key.startswith(norm) for key in state_dict):
+                values = adding(module.norm, state_dict.pop(f'{prefix}conv.bias'))
+                state_dict.update((norm + key, value) for key, value in values.items())
 
 
 def _is_fusible(module: nn.Module) -> bool:

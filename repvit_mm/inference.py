@@ -11,7 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from .archs import ARCHS
 from .backbone import RepViT
-from .checkpoints import fetch, load_into, read_checkpoint
+from .checkpoints import load_into, read_checkpoint
 from .configs import load_config
 from .errors import ConfigError
 from .toolboxes import TOOLBOXES, Task, toolbox_of
@@ -80,6 +80,7 @@ class InferenceModel(nn.Module):
 
     Attributes:
         backbone: The RepViT.
+        meta: What the checkpoint says of itself.
     """
 
     def __init__(self, name: str, model: nn.Module, task: Task, normalisation: Normalisation = IMAGENET,
@@ -88,6 +89,7 @@ class InferenceModel(nn.Module):
         self.name, self.task, self.normalisation = name, task, normalisation
         self.classes = None if classes is None else tuple(classes)
         self.config, self.checkpoint = config, checkpoint
+        self.meta: dict[str, Any] = {}
         self.model = model
         self.eval()
 
@@ -132,7 +134,7 @@ def build_inference_model(source: str | Path, checkpoint: str | Path | None = No
         ConfigError: If ``source`` is no such config or name, or cannot be built.
         CheckpointError: If the weights are missing or do not fit.
     """
-    content = None if checkpoint is None else read_checkpoint(fetch(checkpoint))
+    content = None if checkpoint is None else read_checkpoint(checkpoint)
     if str(source) in ARCHS:
         built = InferenceModel(str(source), RepViT(str(source)), BACKBONE)
     elif str(source).removeprefix('sam_') in ARCHS:
@@ -142,7 +144,7 @@ def build_inference_model(source: str | Path, checkpoint: str | Path | None = No
         built = _build_from_config(Path(source), content)
     if checkpoint is not None:
         load_into(built.model, content, str(checkpoint))
-        built.checkpoint = str(checkpoint)
+        built.checkpoint, built.meta = str(checkpoint), _meta_of(content)
     return built
 
 
@@ -183,8 +185,12 @@ def _normalisation(preprocessor: nn.Module) -> Normalisation:
 
 def _classes_of(checkpoint: Any) -> Sequence[str] | None:
     """Names of the classes that mmengine wrote into a checkpoint."""
+    return (_meta_of(checkpoint).get('dataset_meta') or {}).get('classes')
+
+
+def _meta_of(checkpoint: Any) -> dict[str, Any]:
     meta = checkpoint.get('meta') if isinstance(checkpoint, Mapping) else None
-    return ((meta or {}).get('dataset_meta') or {}).get('classes')
+    return dict(meta) if isinstance(meta, Mapping) else {}
 
 
 @torch.no_grad()

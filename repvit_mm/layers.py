@@ -1,5 +1,5 @@
 """The layers of RepViT (https://arxiv.org/abs/2307.09283); those with a simpler inference form own a ``fuse()``."""
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager, nullcontext
 
 import torch
@@ -9,7 +9,17 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from .errors import ConfigError
-from .folding import Fusible, convolve, fold, fold_into_conv, fusion_dtype, make_conv, make_linear, scale_and_shift
+from .folding import (
+    Fusible,
+    adding,
+    convolve,
+    fold,
+    fold_into_conv,
+    fusion_dtype,
+    make_conv,
+    make_linear,
+    scale_and_shift,
+)
 
 #: ``type`` of a ``norm_cfg`` -> module class.
 NORMS = {'BN': nn.BatchNorm2d, 'SyncBN': nn.SyncBatchNorm, 'GN': nn.GroupNorm}
@@ -94,6 +104,9 @@ class ConvBN(Fusible):
     def folded(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         return fold(self.conv, self.norm, dtype)
 
+    def unfolded(self, weight: Tensor, bias: Tensor | None) -> dict[str, Tensor]:
+        return {'conv.weight': weight, **_under('norm', adding(self.norm, bias))}
+
     def fuse(self) -> nn.Conv2d:
         return fold_into_conv(self.conv, self.norm)
 
@@ -124,6 +137,9 @@ class BNLinear(Fusible):
         scale, shift = scale_and_shift(self.norm, dtype)
         weight = self.linear.weight.to(dtype)
         return weight * scale, self.linear.bias.to(dtype) + weight @ shift
+
+    def unfolded(self, weight: Tensor, bias: Tensor) -> dict[str, Tensor]:
+        return {**_under('norm', adding(self.norm)), 'linear.weight': weight, 'linear.bias': bias}
 
     def fuse(self) -> nn.Linear:
         return make_linear(self.linear, *self.folded(fusion_dtype(self.linear.weight)))
@@ -173,8 +189,55 @@ class RepDWConv(Fusible):
             weight, bias = weight * scale[:, None, None, None], bias * scale + shift
         return weight, bias
 
+    def unfolded(self, weight: Tensor, bias: Tensor) -> dict[str, Tensor]:
+        if self.first_version:
+            dw1x1 = self.dw1x1.unfolded(torch.full_like(self.dw1x1.conv.weight, -1), None)  # against the identity
+            return {**_under('dw3x3', self.dw3x3.unfolded(weight, bias)), **_under('dw1x1', dw1x1)}
+        dw1x1 = {'weight': torch.full_like(self.dw1x1.weight, -1), 'bias': torch.zeros_like(self.dw1x1.bias)}
+        return {**_under('dw3x3', self.dw3x3.unfolded(weight, None)), **_under('dw1x1', dw1x1),
+                **_under('norm', adding(self.norm, bias))}
+
     def fuse(self) -> nn.Conv2d:
         return make_conv(self.dw3x3.conv, *self.folded(fusion_dtype(self.dw3x3.conv.weight)))
+
+
+def _under(name: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {f'{name}.{key}': value for key, value in tensors.items()}
+
+
+def pop_folded(state_dict: MutableMapping[str, Tensor], prefix: str,
+               norm_cfg: Mapping = {'type': 'BN'}) -> tuple[Tensor, Tensor] | None:
+    """Take the tensors of a layer out of a state dict, folded as the layer itself does it.
+
+    Args:
+        state_dict: Name -> tensor. What is folded is removed.
+        prefix: What the names of the layer's tensors start with.
+        norm_cfg: See :func:`build_norm`.
+
+    Returns:
+        Weight and bias of the fused layer, in :func:`repvit_mm.folding.fusion_dtype`; None if the tensors are not
+        exactly those of a :class:`ConvBN`, :class:`RepDWConv` or :class:`BNLinear`.
+    """
+    tensors = {name[len(prefix):]: value for name, value in state_dict.items() if name.startswith(prefix)}
+    shapes = {name: value.shape for name, value in tensors.items()}
+    try:
+        with torch.device('meta'):
+            if 'conv.weight' in shapes:
+                out_channels, in_channels, size = shapes['conv.weight'][:3]
+                layer = ConvBN(in_channels, out_channels, size, norm_cfg=norm_cfg)
+            elif 'dw3x3.conv.weight' in shapes:
+                layer = RepDWConv(shapes['dw3x3.conv.weight'][0], 'dw1x1.conv.weight' in shapes, norm_cfg)
+            else:
+                layer = BNLinear(*reversed(shapes['linear.weight']))
+        missing, unexpected = layer.load_state_dict(tensors, strict=False, assign=True)
+    except (KeyError, IndexError, ValueError, TypeError, RuntimeError):  # no such layer, or other shapes
+        return None
+    if unexpected or any(not name.endswith('num_batches_tracked') for name in missing):
+        return None
+    for name in tensors:
+        del state_dict[prefix + name]
+    with torch.no_grad():
+        return layer.folded(fusion_dtype(next(layer.parameters())))
 
 
 class SqueezeExcite(nn.Module):

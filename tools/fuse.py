@@ -8,8 +8,8 @@ from repvit_mm.errors import run_cli
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description='Fold the BatchNorms and branches of RepViT, and of its classifier, into single layers. The file '
-                    'that is written loads like any other and fuses the model that it is loaded into; the '
-                    "toolboxes' own layers stay as they are, so that their loaders know them.")
+                    "that is written loads like any other, into fused and unfused models; the toolboxes' own layers "
+                    'stay as they are, so that their loaders know them.')
     parser.add_argument('config', help='config of a classifier, segmentor or detector, or an architecture such as m1_1')
     parser.add_argument('checkpoint', help='path, repvit://NAME or http address of weights in any published format')
     parser.add_argument('out', help='the file to write')

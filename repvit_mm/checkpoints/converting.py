@@ -8,9 +8,8 @@ import torch
 from torch import Tensor
 
 from ..errors import CheckpointError
-from .download import fetch
-from .formats import FoundArch, FoundBackbone, arch_of, convert_state_dict, detect, strip_wrappers
-from .reading import read_checkpoint, tensors_of
+from .formats import FoundArch, FoundBackbone, arch_of, find_in, rename
+from .reading import check_finite, find_weights, read_checkpoint, tensors_of
 
 
 class Conversion(NamedTuple):
@@ -56,23 +55,19 @@ def convert_file(source: str | Path, destination: str | Path, to: str = 'repvit_
         raise CheckpointError(f'{destination} cannot be written: give a file in a directory that exists')
     if destination.exists() and not overwrite:
         raise CheckpointError(f'{destination} exists; --force replaces it')
-    checkpoint = read_checkpoint(fetch(source), trust)
-    weights = tensors_of(checkpoint, source)
-    tensors = strip_wrappers(weights)
-    try:
-        found = detect(tensors)
-        converted = convert_state_dict(tensors, to)
-    except CheckpointError as error:
-        raise CheckpointError(f'{source}: {error}') from error
-    result = detect(converted)
+    checkpoint = read_checkpoint(source, trust)
+    weights, tensors = find_weights(checkpoint, source), tensors_of(checkpoint, source)
+    check_finite(tensors, source)
+    found = find_in(tensors, source)
+    converted, results = rename(tensors, found, to, str(source))
 
-    content = _arrange(converted, result, checkpoint)
+    content = _arrange(converted, results[0], checkpoint)
     _write(content, destination)
     entries = checkpoint.items() if isinstance(checkpoint, Mapping) and checkpoint is not weights else ()
     left_out = [str(key) for key, value in entries
                 if not isinstance(value, Tensor) and value is not weights and key not in content]
     renamed = sum(old != new for old, new in zip(tensors, converted, strict=True))
-    return Conversion(found, result, arch_of(tensors, found), len(tensors), renamed, tuple(left_out))
+    return Conversion(found[0], results[0], arch_of(tensors, found[0]), len(tensors), renamed, tuple(left_out))
 
 
 def _arrange(tensors: Mapping[str, Tensor], found: FoundBackbone, checkpoint: Any) -> dict[str, Any]:

@@ -52,6 +52,7 @@ _HEAD = (
 _ANCHOR = re.compile(r'(?P<root>|.*\.)'
                      r'(?:features\.1\.channel_mixer\.m\.0|stages\.0\.blocks\.0\.channel_mixer\.conv1)'
                      r'(?P<part>\.c|\.conv|)\.weight')
+_MOST_BACKBONES = 32
 # What parallel training and torch.compile put before every name.
 _WRAPPERS = re.compile(r'(?:(?:module|_orig_mod)\.)+')
 
@@ -134,9 +135,32 @@ def strip_wrappers(state_dict: Mapping[str, Tensor]) -> 'OrderedDict[str, Tensor
 
 
 def find_backbones(names: Iterable[str]) -> list[FoundBackbone]:
-    """Find every RepViT among the names of a state dict, in whatever format and depth it is."""
+    """Find every RepViT among the names of a state dict, in whatever format and depth it is.
+
+    Raises:
+        CheckpointError: If there are more than any model has.
+    """
     names = list(names)
-    return [_describe(anchor, names) for name in names if (anchor := _ANCHOR.fullmatch(name))]
+    anchors = [anchor for name in names if (anchor := _ANCHOR.fullmatch(name))]
+    if len(anchors) > _MOST_BACKBONES:
+        raise CheckpointError(f'it has the names of {len(anchors)} RepViTs; at most {_MOST_BACKBONES} are looked for')
+    return [_describe(anchor, names) for anchor in anchors]
+
+
+def find_in(state_dict: Mapping[str, Tensor], source: str = 'the checkpoint') -> list[FoundBackbone]:
+    """Do :func:`find_backbones` where one is expected.
+
+    Raises:
+        CheckpointError: If ``source``, which ``state_dict`` is from, holds none.
+    """
+    try:
+        found = find_backbones(state_dict)
+    except CheckpointError as error:
+        raise CheckpointError(f'{source}: {error}') from error
+    if not found:
+        some = ', '.join(list(state_dict)[:3])
+        raise CheckpointError(f'{source}: none of its {len(state_dict)} tensors has a name of RepViT ({some}, ...)')
+    return found
 
 
 def detect(state_dict: Mapping[str, Tensor]) -> FoundBackbone:
@@ -145,11 +169,7 @@ def detect(state_dict: Mapping[str, Tensor]) -> FoundBackbone:
     Raises:
         CheckpointError: If it holds none.
     """
-    found = find_backbones(state_dict)
-    if not found:
-        some = ', '.join(list(state_dict)[:3])
-        raise CheckpointError(f'none of its {len(state_dict)} tensors has a name of RepViT ({some}, ...)')
-    return found[0]
+    return find_in(state_dict)[0]
 
 
 def identify_arch(state_dict: Mapping[str, Tensor]) -> FoundArch:
@@ -174,7 +194,7 @@ def arch_of(state_dict: Mapping[str, Tensor], found: FoundBackbone) -> FoundArch
     for stage in range(len(found.blocks)):
         module = f'stages.{stage}.blocks.0.channel_mixer.conv1' + ('' if found.fused else '.conv')
         weight = state_dict.get(f'{found.root}{theirs.get(module)}.weight')
-        widths.append(0 if weight is None else weight.shape[1])
+        widths.append(weight.shape[1] if weight is not None and weight.ndim == 4 else 0)
     return FoundArch(tuple(widths), found.blocks, found.first_version)
 
 
@@ -200,12 +220,30 @@ def convert_state_dict(state_dict: Mapping[str, Tensor], to: str = 'repvit_mm') 
         >>> list(convert_state_dict(RepViT('m1_1').state_dict(), to='official'))[0]
         'features.0.0.c.weight'
     """
+    state_dict = strip_wrappers(state_dict)
+    return rename(state_dict, find_in(state_dict), to)[0]
+
+
+def rename(state_dict: Mapping[str, Tensor], backbones: Iterable[FoundBackbone], to: str = 'repvit_mm',
+           source: str = 'the checkpoint') -> 'tuple[OrderedDict[str, Tensor], list[FoundBackbone]]':
+    """Do :func:`convert_state_dict` where it is known what the state dict holds.
+
+    Args:
+        state_dict: Name -> tensor, without the names of wrappers.
+        backbones: What :func:`find_backbones` found in it.
+        to: One of :data:`FORMATS`.
+        source: Where it is from, for the error.
+
+    Returns:
+        The tensors under their new names, and the backbones as they are there.
+
+    Raises:
+        CheckpointError: If two tensors would get the same name.
+    """
     if to not in FORMATS:
         raise CheckpointError(f'to={to!r} is no format of names; choose one of {", ".join(FORMATS)}')
-    state_dict = strip_wrappers(state_dict)
-    detect(state_dict)
-    modules: dict[str, str] = {}
-    for found in find_backbones(state_dict):
+    modules, results = {}, []
+    for found in backbones:
         new_root = found.root
         if found.has_head:
             top = found.root.removesuffix('backbone.')
@@ -214,16 +252,17 @@ def convert_state_dict(state_dict: Mapping[str, Tensor], to: str = 'repvit_mm') 
             modules.update((top + old, top + new) for old, new in heads)
         for old, new in _renames(found.format, to, found.blocks).items():
             modules[found.root + old] = new_root + new
+        results.append(found._replace(root=new_root, format=to))
     renamed = OrderedDict()
     for name, value in state_dict.items():
         module, dot, tensor = name.rpartition('.')
         renamed[modules.get(module, module) + dot + tensor] = value
     if len(renamed) != len(state_dict):
         double = Counter(modules.values()).most_common(1)[0][0]
-        raise CheckpointError(f'the checkpoint mixes formats: two of its tensors would be called {double}')
+        raise CheckpointError(f'{source} mixes formats: two of its tensors would be called {double}')
     if hasattr(state_dict, '_metadata'):
         renamed._metadata = state_dict._metadata
-    return renamed
+    return renamed, results
 
 
 def is_head(name: str, top: str, format: str) -> bool:
@@ -251,18 +290,18 @@ def _describe(anchor: re.Match, names: list[str]) -> FoundBackbone:
 
 
 def _count_blocks(names: list[str], format: str) -> tuple[int, ...]:
-    """Blocks of each stage, the closing one included, the downsampling not."""
+    """Blocks of each stage, the closing one included, the downsampling not; nothing has numbers of four digits."""
     def numbers(pattern: str) -> set[tuple[int, ...]]:
         return {tuple(map(int, match.groups())) for name in names if (match := re.match(pattern, name))}
 
     if format == 'official':  # numbered through; those with a third layer in the token mixer downsample
-        downsamples = numbers(r'features\.(\d+)\.token_mixer\.2\.')
-        blocks = numbers(r'features\.(\d+)\.channel_mixer\.') - downsamples
+        downsamples = numbers(r'features\.(\d{1,3})\.token_mixer\.2\.') - {(1,)}
+        blocks = numbers(r'features\.(\d{1,3})\.channel_mixer\.') - downsamples
         places = {(sum(downsample < block for downsample in downsamples), block) for block in blocks}
     else:
-        places = numbers(r'stages\.(\d+)\.blocks\.(\d+)\.')
+        places = numbers(r'stages\.(\d{1,3})\.blocks\.(\d{1,3})\.')
         if format == 'timm':  # counts the block that closes a stage as part of the next one
-            places |= {(stage - 1, -1) for stage, in numbers(r'stages\.(\d+)\.downsample\.pre_block\.')}
+            places |= {(stage - 1, -1) for stage, in numbers(r'stages\.(\d{1,3})\.downsample\.pre_block\.')}
     counts = Counter(stage for stage, _ in places)
     return tuple(counts[stage] for stage in range(max(counts) + 1))
 

@@ -1,5 +1,6 @@
 """What makes the loaders of torch and of mmengine take the published checkpoints."""
 import logging
+from collections.abc import Mapping, MutableMapping
 from typing import Any
 
 from mmengine.logging import print_log
@@ -7,37 +8,40 @@ from mmengine.runner import CheckpointLoader
 from torch import Tensor, nn
 
 from ..errors import CheckpointError
-from .download import SCHEME, fetch
-from .formats import convert_state_dict, detect, find_backbones, is_head
-from .fusing import fuse_tensors
+from .download import SCHEME
+from .formats import find_backbones, is_head, rename
 from .loading import check_arch, is_unbuilt
 from .reading import read_checkpoint, tensors_of
 
 
 @CheckpointLoader.register_scheme(prefixes=SCHEME, force=True)
-def load_from_repvit(filename: str, map_location: Any = None) -> dict:
-    """Read a published checkpoint for mmengine, which then takes ``load_from='repvit://m1_1_coco'``.
+def load_for_mmengine(filename: str, map_location: Any = None, logger: Any = None) -> dict[str, Any]:
+    """Read a checkpoint for mmengine; it is registered for ``repvit://``, so that ``load_from='repvit://m1_1_coco'``.
 
     Args:
-        filename: ``repvit://NAME``.
+        filename: See :func:`repvit_mm.checkpoints.read_checkpoint`.
         map_location: Without effect, the tensors are in main memory; whatever model takes them copies them.
+        logger: Without effect.
 
     Returns:
-        A dict with the weights under ``state_dict``, in our names.
+        What the file holds, with the weights under ``state_dict``, a RepViT's in our names.
 
     Raises:
         CheckpointError: If the name is unknown, or the file cannot be had or read.
     """
-    checkpoint = read_checkpoint(fetch(filename))
-    return {'state_dict': convert_state_dict(tensors_of(checkpoint, filename)), 'meta': checkpoint.get('meta', {})}
+    checkpoint = read_checkpoint(filename)
+    tensors = tensors_of(checkpoint, filename)
+    rest = checkpoint if isinstance(checkpoint, Mapping) else {}
+    return {**{key: value for key, value in rest.items() if not isinstance(value, Tensor)},
+            'state_dict': rename(tensors, find_backbones(tensors), source=filename)[0]}
 
 
-def adapt_incoming(module: nn.Module, state_dict: dict[str, Tensor], prefix: str) -> None:
-    """Make what is about to be loaded into a RepViT, by whatever means, fit it; in place.
+def adapt_names(module: nn.Module, state_dict: MutableMapping[str, Tensor], prefix: str) -> None:
+    """Bring the names of what is about to be loaded into a RepViT, by whatever means, to ours; in place.
 
     A RepViT calls this from its ``_load_from_state_dict``, so that torch's ``load_state_dict`` and mmengine's
-    runners take the published names, too. Names become ours, and tensors of a classifier or of stages that were
-    not built are dropped. What is missing or too much is left to the loader to tell.
+    runners take the published names, too. Tensors of a classifier or of stages that were not built are dropped. What
+    is missing or too much is left to the loader to tell.
 
     Args:
         module: The RepViT.
@@ -45,28 +49,22 @@ def adapt_incoming(module: nn.Module, state_dict: dict[str, Tensor], prefix: str
         prefix: What the names of its tensors start with.
 
     Raises:
-        CheckpointError: If the tensors are of another architecture, or fused and the model is not.
+        CheckpointError: If the tensors are of another architecture.
     """
     inside = {name[len(prefix):]: value for name, value in state_dict.items() if name.startswith(prefix)}
     found = next((found for found in find_backbones(inside) if found.root == ''), None)
     if found is None:
         return
     source = f'the checkpoint under {prefix!r}' if prefix else 'the checkpoint'
+    bare, (theirs,) = rename({name: value for name, value in inside.items()
+                              if not (found.has_head and is_head(name, '', found.format))},
+                             [found._replace(has_head=False)])
     wanted = module.state_dict()
-    ours = detect(wanted)
-    bare = convert_state_dict({name: value for name, value in inside.items()
-                               if not (found.has_head and is_head(name, '', found.format))})
-    theirs = detect(bare)
+    ours, = find_backbones(wanted)
     check_arch(bare, wanted, [(theirs, ours)], source)
     if theirs.fused and not ours.fused:
-        from ..fusion import fuse_layers
-        fuse_layers(module)
-        module.fused_by_loading = True
-        wanted = module.state_dict()
-        print_log(f'{source} is fused: so is the RepViT now, for inference only', logger='current',
-                  level=logging.WARNING)
-    if ours.fused and not theirs.fused:
-        bare = fuse_tensors(bare, theirs, module, False, source)
+        print_log(f'{source} is fused: the RepViT computes what it does in evaluation mode, and has lost the '
+                  'statistics that a training needs', logger='current', level=logging.WARNING)
     for name in inside:
         del state_dict[prefix + name]
     state_dict.update({prefix + name: value for name, value in bare.items()

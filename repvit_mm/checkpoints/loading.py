@@ -5,24 +5,15 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
 from torch import Tensor, nn
 
 from ..errors import CheckpointError
-from .download import fetch
-from .formats import (
-    FoundArch,
-    FoundBackbone,
-    arch_of,
-    convert_state_dict,
-    detect,
-    find_backbones,
-    is_head,
-    strip_wrappers,
-)
-from .fusing import check_inference, fuse_tensors, is_fused_in_part
-from .reading import read_checkpoint, tensors_of
+from ..fusion import to_own_form
+from .formats import FoundArch, FoundBackbone, arch_of, find_backbones, find_in, is_head, rename
+from .reading import check_finite, read_checkpoint, tensors_of
 
 #: What the names of the parts start with that RepViT-SAM has beside its image encoder.
 SAM_DECODER = ('prompt_encoder.', 'mask_decoder.')
@@ -42,7 +33,7 @@ class LoadReport(NamedTuple):
         not_needed: Tensors of the checkpoint for known parts that the model does not have.
         missing: Tensors of the model that the checkpoint lacks; they keep their values.
         unexpected: Tensors of the checkpoint that the model has no place for.
-        mismatched: Tensors with another shape in the checkpoint, with both shapes; they keep their values.
+        mismatched: Tensors with another shape or kind of numbers in the checkpoint; they keep their values.
     """
 
     source: str
@@ -73,13 +64,13 @@ def load_checkpoint(model: nn.Module, path_or_name: str | Path, strict: bool = T
     The model may be the backbone alone, which is picked out of whatever the file holds, or a classifier,
     detector or segmentor. If an error is raised, the model is as it was.
 
-    A fused checkpoint fuses a model that is in evaluation mode; a fused model takes a checkpoint with
-    BatchNorms.
+    A fused checkpoint fits a model with BatchNorms that is in evaluation mode, and gives the outputs of the fused one;
+    a fused model takes a checkpoint with BatchNorms.
 
     Args:
         model: Where the tensors go.
-        path_or_name: A file, ``repvit://NAME`` (see :data:`repvit_mm.checkpoints.PUBLISHED`), or an address
-            that starts with http. Official, timm's and our names are understood.
+        path_or_name: A file, ``repvit://NAME`` (see :data:`repvit_mm.checkpoints.PUBLISHED`), or an address; see
+            :func:`repvit_mm.checkpoints.read_checkpoint`. Official, timm's and our names are understood.
         strict: Every tensor of the model must be in the file with its shape, and the file may hold nothing
             else but known parts that the model does not have. Otherwise what fits is taken and the rest is
             logged, as long as the backbone is of the same architecture and takes something.
@@ -96,11 +87,10 @@ def load_checkpoint(model: nn.Module, path_or_name: str | Path, strict: bool = T
         >>> model = repvit_mm.RepViT('m1_1')
         >>> repvit_mm.load_checkpoint(model, 'repvit://m1_1_distill_300e')  # doctest: +SKIP
     """
-    checkpoint = read_checkpoint(fetch(path_or_name), trust)
-    return load_into(model, checkpoint, str(path_or_name), strict)
+    return load_into(model, read_checkpoint(path_or_name, trust), str(path_or_name), strict)
 
 
-def load_into(model: nn.Module, checkpoint: Any, source: str, strict: bool = True) -> LoadReport:
+def load_into(model: nn.Module, checkpoint: Any, source: str, strict: bool = True, prefix: str = '') -> LoadReport:
     """Do :func:`load_checkpoint` with a checkpoint that has been read already.
 
     Args:
@@ -108,39 +98,30 @@ def load_into(model: nn.Module, checkpoint: Any, source: str, strict: bool = Tru
         checkpoint: What :func:`repvit_mm.checkpoints.read_checkpoint` returned, or a state dict.
         source: Where it is from, for messages.
         strict: See :func:`load_checkpoint`.
+        prefix: What the names of the tensors that are wanted start with.
     """
     while is_model_wrapper(model):
         model = model.module
     wanted = model.state_dict()
-    tensors = strip_wrappers(tensors_of(checkpoint, source))
-    try:
-        found = detect(tensors)
-        tensors = convert_state_dict(tensors)
-    except CheckpointError as error:
-        raise CheckpointError(f'{source}: {error}') from error
-    pairs = _pair(find_backbones(tensors), find_backbones(wanted), source)
+    tensors = tensors_of(checkpoint, source, prefix)
+    found = find_in(tensors, source)
+    tensors, backbones = rename(tensors, found, source=source)
+    pairs = _pair(backbones, find_backbones(wanted), source)
     arch = check_arch(tensors, wanted, pairs, source)
+    if model.training and any(theirs.fused and not ours.fused for theirs, ours in pairs):
+        raise CheckpointError(f'{source} is fused, for inference only, and the model is in training mode: call '
+                              'model.eval() first, or train from a checkpoint that is not fused')
+    tensors = _rename_roots(tensors, pairs)
+    if wanted.keys() - tensors.keys():  # it may have them in another form
+        to_own_form(model, tensors)
 
-    fused_file, fused_model = (any(pair[i].fused for pair in pairs) for i in (0, 1))
-    has_to_fuse = fused_file and not fused_model
-    if has_to_fuse:
-        from ..fusion import fuse
-        check_inference(model, source)
-        own_only = is_fused_in_part(model, _rename_roots(tensors, pairs))
-        wanted = fuse(model, own_only=own_only).state_dict()
-    elif fused_model and not fused_file:
-        for theirs, ours in pairs:
-            fused_head = ours.has_head and f'{ours.root.removesuffix("backbone.")}head.fc.weight' in wanted
-            backbone = model.get_submodule(ours.root.rstrip('.'))
-            tensors = fuse_tensors(tensors, theirs, backbone, fused_head and theirs.has_head, source)
-    report = LoadReport(source, found, arch, 0, len(wanted), (), (), (), ())
-    report, taken = _match(_rename_roots(tensors, pairs), wanted, pairs, report)
+    report = LoadReport(source, found[0], arch, 0, len(wanted), (), (), (), ())
+    report, taken = _match(tensors, wanted, pairs, report)
     _check(report, taken, pairs, strict)
-
-    if has_to_fuse:
-        fuse(model, inplace=True, own_only=own_only)
-        print_log(f'{source} is fused: so is the model now, for inference only', logger='current')
-    model.load_state_dict(taken, strict=False)
+    check_finite(taken, source)
+    with torch.no_grad():
+        for name, value in taken.items():
+            wanted[name].copy_(value)
     print_log(str(report), logger='current')
     if report.problems:
         print_log(f'{source} does not fit the model everywhere, and what it does not fit stays as it was: '
@@ -205,9 +186,11 @@ def _match(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor], pairs: P
             extra.append(name)
         elif value.shape != wanted[name].shape:
             mismatched.append(f'{name} is {_shape(value)} in the file, {_shape(wanted[name])} in the model')
+        elif wanted[name].is_floating_point() and not value.is_floating_point():
+            mismatched.append(f'{name} is {value.dtype} in the file, {wanted[name].dtype} in the model')
         else:
             taken[name] = value
-    # A BatchNorm's count of batches steers nothing with the usual momentum, and old files lack it.
+    # With the usual momentum nothing depends on a BatchNorm's count of batches, and old files lack it.
     missing = [name for name in wanted if name not in tensors and not name.endswith('.num_batches_tracked')]
     not_needed = _not_needed(extra, wanted, pairs)
     return report._replace(

@@ -1,12 +1,13 @@
 """Reading checkpoint files without running code from them."""
 import argparse
 import codecs
+import os
 import pathlib
 import pickle
 import re
+import stat
 import zipfile
-import zlib
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -18,6 +19,9 @@ from torch import Tensor, nn
 from torch._weights_only_unpickler import _get_allowed_globals
 
 from ..errors import CheckpointError
+from .download import fetch
+from .formats import strip_wrappers
+from .schemes import has_scheme, load_by_scheme
 
 #: Where training programs keep the weights in what they save, in the order in which they are looked for: averaged
 #: ones last, since the published accuracies are those of the others.
@@ -75,23 +79,26 @@ class _PlainPickle:
         return cls.Unpickler(file, **options).load()
 
 
-def _load_plain(path: Path) -> Any:
+def _load_plain(path: Path | IO[bytes]) -> Any:
+    load = torch.serialization.load  # torch.load may be ours
     version = tuple(int(number) for number in re.findall(r'\d+', torch.__version__)[:2])
     if version < (2, 6):
-        return torch.load(path, map_location='cpu', pickle_module=_PlainPickle, weights_only=False)
+        return load(path, map_location='cpu', pickle_module=_PlainPickle, weights_only=False)
     known = set(torch.serialization.get_safe_globals())  # leaving the context would forget what users allowed
     with torch.serialization.safe_globals([entry for entry in _plain_types() if entry not in known]):
-        return torch.load(path, map_location='cpu', weights_only=True)
+        return load(path, map_location='cpu', weights_only=True)
 
 
-def read_checkpoint(path: str | Path, trust: bool = False) -> Any:
+def read_checkpoint(path_or_name: str | Path, trust: bool = False) -> Any:
     """Read a checkpoint file into main memory.
 
     Only tensors, containers, numbers, text, numpy arrays, paths, ``argparse.Namespace`` and mmengine's
     ``HistoryBuffer`` are read. A file that needs anything else is refused, since reading it would run code.
 
     Args:
-        path: A file that ``torch.save`` or safetensors wrote.
+        path_or_name: A file that ``torch.save`` or safetensors wrote, or what names one: see
+            :func:`repvit_mm.checkpoints.fetch`, and the schemes of mmengine's ``CheckpointLoader`` (``s3://``,
+            ``torchvision://``, ``open-mmlab://``, ...).
         trust: Also read files that need other types, and run whatever code they hold.
 
     Returns:
@@ -100,40 +107,79 @@ def read_checkpoint(path: str | Path, trust: bool = False) -> Any:
     Raises:
         CheckpointError: If there is no such file, it is damaged or no checkpoint, or needs other types.
     """
-    path = Path(path).expanduser()
-    kind = _kind_of(path)
+    if has_scheme(str(path_or_name)):
+        return load_by_scheme(str(path_or_name), lambda file: _read(file, path_or_name, trust))
+    path = fetch(path_or_name)
+    return _read(path, path, trust)
+
+
+def _read(file: str | Path | IO[bytes], name: str | Path, trust: bool) -> Any:
     try:
+        if not hasattr(file, 'read'):
+            file = Path(file)
+            _check_regular(file)
+            with file.open('rb') as opened:
+                kind = _kind_of(opened, name)
+        else:
+            kind = _kind_of(file, name)
+            file.seek(0)
         if kind == 'safetensors':
-            return _read_safetensors(path)
+            return _read_safetensors(file, name)
         if trust:
-            return torch.load(path, map_location='cpu', weights_only=False)
-        return _load_plain(path)
+            return torch.serialization.load(file, map_location='cpu', weights_only=False)
+        return _load_plain(file)
     except CheckpointError:
         raise
     except Exception as error:  # what is not a checkpoint can fail in any way
-        raise CheckpointError(_explain(path, error)) from error
+        raise CheckpointError(_explain(file, name, error)) from error
 
 
-def tensors_of(checkpoint: Any, source: str | Path) -> Mapping[str, Tensor]:
+def tensors_of(checkpoint: Any, source: str | Path, prefix: str = '') -> 'OrderedDict[str, Tensor]':
     """Find the weights in what a checkpoint file held.
 
     Args:
         checkpoint: Name -> tensor, or a dict with that under one of :data:`WEIGHT_KEYS`, or a module.
-        source: Where it is from, for the error.
+        source: Where it is from, for errors.
+        prefix: What the names of the tensors that are wanted start with.
+
+    Returns:
+        Name -> tensor, the names without ``prefix`` and what wrappers put before them.
 
     Raises:
-        CheckpointError: If there are no tensors.
+        CheckpointError: If there are no tensors, or such as no model has.
     """
+    weights = find_weights(checkpoint, source)
+    tensors = OrderedDict((name, value) for name, value in weights.items() if isinstance(value, Tensor))
+    for name, value in tensors.items():
+        if not isinstance(name, str):
+            raise CheckpointError(f'{source}: a tensor is called {name!r}; a name in text is expected')
+        if kind := _oddity(value):
+            raise CheckpointError(f'{source}: {name} is {kind}; an ordinary tensor is expected')
+    if isinstance(metadata := getattr(weights, '_metadata', None), Mapping):
+        tensors._metadata = metadata
+    try:
+        tensors = strip_wrappers(tensors)
+    except CheckpointError as error:
+        raise CheckpointError(f'{source}: {error}') from error
+    if prefix:
+        prefix = f'{prefix.removesuffix(".")}.'
+        tensors = OrderedDict((name[len(prefix):], value) for name, value in tensors.items()
+                              if name.startswith(prefix))
+        if not tensors:
+            raise CheckpointError(f'{source} holds no tensors under {prefix}, but such as {next(iter(weights))}')
+    return tensors
+
+
+def find_weights(checkpoint: Any, source: str | Path) -> Mapping:
+    """The part of a checkpoint that :func:`tensors_of` takes its tensors from."""
     if isinstance(checkpoint, nn.Module):
         return checkpoint.state_dict()
     if isinstance(checkpoint, Mapping):
         for candidate in (*(checkpoint.get(key) for key in WEIGHT_KEYS), checkpoint):
             if isinstance(candidate, nn.Module):
                 return candidate.state_dict()
-            if isinstance(candidate, Mapping):
-                tensors = {name: value for name, value in candidate.items() if isinstance(value, Tensor)}
-                if tensors:
-                    return candidate if len(tensors) == len(candidate) else tensors
+            if isinstance(candidate, Mapping) and any(isinstance(value, Tensor) for value in candidate.values()):
+                return candidate
         content = f'a dict with {", ".join(map(str, list(checkpoint)[:5])) or "nothing in it"}'
     else:
         content = f'a {type(checkpoint).__name__}'
@@ -141,47 +187,81 @@ def tensors_of(checkpoint: Any, source: str | Path) -> Mapping[str, Tensor]:
                           f'of {", ".join(WEIGHT_KEYS)}')
 
 
-def _kind_of(path: Path) -> str:
-    """``'torch'`` or ``'safetensors'``, after the first bytes; raises for what is visibly neither."""
-    if not path.exists():
-        raise CheckpointError(f'there is no file {path}')
-    if not path.is_file():
-        raise CheckpointError(f'{path} is a directory; a checkpoint file is expected')
+def check_finite(tensors: Mapping[str, Tensor], source: str | Path) -> None:
+    """Raise a CheckpointError if a value of ``tensors``, which are from ``source``, is infinite or not a number."""
+    bad = [name for name, value in tensors.items()
+           if value.is_floating_point() and not (value if value.itemsize > 1 else value.float()).isfinite().all()]
+    if bad:
+        raise CheckpointError(f'{source}: {len(bad)} of {len(tensors)} tensors hold values that are infinite or not a '
+                              f'number, first {bad[0]}; the training that wrote it has diverged, take an earlier '
+                              'checkpoint')
+
+
+def _oddity(value: Tensor) -> str | None:
+    """What keeps a model from taking a tensor, if anything."""
+    if value.layout != torch.strided:
+        return f'sparse ({value.layout})'
+    if value.is_meta:
+        return 'without values (on the device meta)'
+    if value.is_quantized or value.is_complex():
+        return f'of type {value.dtype}'
+    if value.numel() * value.element_size() > value.untyped_storage().nbytes():
+        return f'of {value.numel():,} values, of which the file holds only some'
+    return None
+
+
+def _check_regular(path: Path) -> None:
     try:
-        with path.open('rb') as file:
-            head = file.read(512)
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError, ValueError) as error:  # the last of a name with a null
+        raise CheckpointError(f'there is no file {path}') from error
     except OSError as error:
         raise CheckpointError(f'{path} cannot be read: {error.strerror}') from error
+    if not stat.S_ISREG(mode):
+        kind = 'a directory' if stat.S_ISDIR(mode) else 'a pipe, socket or device'
+        raise CheckpointError(f'{path} is {kind}; a checkpoint file is expected')
+
+
+def _kind_of(file: IO[bytes], name: str | Path) -> str:
+    """``'torch'`` or ``'safetensors'``, after the first bytes; raises for what is visibly neither."""
+    head = file.read(512)
+    size = file.seek(0, os.SEEK_END)
     if not head:
-        raise CheckpointError(f'{path} is empty; download or copy it again')
+        raise CheckpointError(f'{name} is empty; download or copy it again')
     if head.startswith(b'version https://git-lfs'):
-        raise CheckpointError(f'{path} is a Git LFS pointer, not the file itself; run `git lfs pull` there')
+        raise CheckpointError(f'{name} is a Git LFS pointer, not the file itself; run `git lfs pull` there')
     if re.match(rb'\s*<(!doctype|html|\?xml)', head, re.IGNORECASE):
-        raise CheckpointError(f'{path} is a web page, not a checkpoint; the address that it came from is not '
+        raise CheckpointError(f'{name} is a web page, not a checkpoint; the address that it came from is not '
                               'that of the file')
     if head.startswith(b'PK'):
-        return _kind_of_zip(path)
-    if head[8:9] == b'{' and int.from_bytes(head[:8], 'little') < path.stat().st_size:
+        return _kind_of_zip(file, name, size)
+    if head[8:9] == b'{' and int.from_bytes(head[:8], 'little') < size:
         return 'safetensors'
     if head.startswith(b'\x80'):
         return 'torch'
-    raise CheckpointError(f'{path} is not a checkpoint: it begins with {head[:16]!r}, unlike files of torch.save '
+    raise CheckpointError(f'{name} is not a checkpoint: it begins with {head[:16]!r}, unlike files of torch.save '
                           'and safetensors')
 
 
-def _kind_of_zip(path: Path) -> str:
-    if not zipfile.is_zipfile(path):
-        raise CheckpointError(f'{path} is truncated: its end is missing; download or copy it again')
-    with zipfile.ZipFile(path) as archive:
-        names = {name.partition('/')[2] for name in archive.namelist()}
-        for entry in archive.infolist():
+def _kind_of_zip(file: IO[bytes], name: str | Path, size: int) -> str:
+    if not zipfile.is_zipfile(file):
+        raise CheckpointError(f'{name} is truncated: its end is missing; download or copy it again')
+    with zipfile.ZipFile(file) as archive:
+        entries = archive.infolist()
+        names = {entry.filename.partition('/')[2] for entry in entries}
+        if 'constants.pkl' in names:
+            raise CheckpointError(f'{name} is a TorchScript program, not a checkpoint; weights are expected')
+        if 'data.pkl' not in names:
+            raise CheckpointError(f'{name} is a zip archive, but not one that torch.save wrote')
+        if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+            raise CheckpointError(f'{name} is a compressed zip archive, and torch.save writes none; unpack and save it '
+                                  'again with torch')
+        if sum(entry.file_size for entry in entries) > size:
+            raise CheckpointError(f'{name} is damaged: its parts claim to be larger than the file')
+        for entry in entries:
             if entry.CRC and not _is_intact(archive, entry):  # which torch would not notice
-                raise CheckpointError(f'{path} is damaged: {entry.filename} in it has changed; download or copy it '
+                raise CheckpointError(f'{name} is damaged: {entry.filename} in it has changed; download or copy it '
                                       'again')
-    if 'constants.pkl' in names:
-        raise CheckpointError(f'{path} is a TorchScript program, not a checkpoint; weights are expected')
-    if 'data.pkl' not in names:
-        raise CheckpointError(f'{path} is a zip archive, but not one that torch.save wrote')
     return 'torch'
 
 
@@ -190,30 +270,30 @@ def _is_intact(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bool:
         with archive.open(entry) as file:
             while file.read(1 << 24):
                 pass
-    except (zipfile.BadZipFile, zlib.error, NotImplementedError, OSError):
+    except (zipfile.BadZipFile, NotImplementedError, OSError, RuntimeError):
         return False
     return True
 
 
-def _read_safetensors(path: Path) -> dict[str, Tensor]:
+def _read_safetensors(file: Path | IO[bytes], name: str | Path) -> dict[str, Tensor]:
     try:
-        from safetensors.torch import load_file
+        from safetensors.torch import load, load_file
     except ImportError as error:
-        raise CheckpointError(f'{path} needs safetensors; run: pip install safetensors') from error
-    return load_file(path)
+        raise CheckpointError(f'{name} needs safetensors; run: pip install safetensors') from error
+    return load_file(file) if isinstance(file, Path) else load(file.read())
 
 
-def _explain(path: Path, error: Exception) -> str:
+def _explain(file: Path | IO[bytes], name: str | Path, error: Exception) -> str:
     again = 'download or copy it again'
     if match := re.search(r'GLOBAL (\S+) ', str(error)):
-        if path.read_bytes()[:-1].endswith(match[1].rpartition('.')[2].encode()):  # half the name of a type
-            return f'{path} is truncated: it ends within its first part; {again}'
-        return (f'{path} needs the type {match[1]}, and reading that could run code from the file. If you trust '
+        if isinstance(file, Path) and file.read_bytes()[:-1].endswith(match[1].rpartition('.')[2].encode()):
+            return f'{name} is truncated: it ends within its first part; {again}'  # half the name of a type
+        return (f'{name} needs the type {match[1]}, and reading that could run code from the file. If you trust '
                 'its origin, convert it once with `tools/convert_checkpoint.py --trust`, or read it with trust=True')
     if isinstance(error, ImportError | AttributeError):
-        return f'{path} needs a class that is not there: {error}'
+        return f'{name} needs a class that is not there: {error}'
     if 'pickle data was truncated' in str(error):
-        return f'{path} is truncated; {again}'
+        return f'{name} is truncated; {again}'
     # torch's own text goes on with the advice to read the file unchecked.
     detail = re.sub(r'(?s).*WeightsUnpickler error: ', '', str(error)).strip().partition('\n')[0]
-    return f'{path} is damaged, or not written by torch.save; {again} ({detail or type(error).__name__})'
+    return f'{name} is damaged, or not written by torch.save; {again} ({detail or type(error).__name__})'

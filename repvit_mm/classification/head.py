@@ -7,8 +7,8 @@ from mmpretrain.models import ClsHead
 from torch import Tensor, nn
 
 from ..errors import ConfigError
-from ..folding import Fusible, fusion_dtype, make_linear
-from ..layers import BNLinear
+from ..folding import Fusible, fusion_dtype, make_linear, unfold_in
+from ..layers import BNLinear, pop_folded
 
 
 @MODELS.register_module()
@@ -61,11 +61,15 @@ class RepViTClsHead(ClsHead, Fusible):
         scores, scores_dist = self.both_scores(feats)
         return scores if scores_dist is None else (scores + scores_dist) / 2
 
-    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args) -> None:
-        # A fused checkpoint fuses the head, whoever loads it; RepViT does the same.
-        if f'{prefix}fc.weight' in state_dict and not self.deploy:
-            self.fc, self.fc_dist, self.deploy = self.fuse().fc, None, True
-        super()._load_from_state_dict(state_dict, prefix, *args)
+    def to_own_form(self, state_dict: dict[str, Tensor], prefix: str) -> None:
+        fused = f'{prefix}fc.weight', f'{prefix}fc.bias'
+        if self.deploy:
+            layers = [pop_folded(state_dict, f'{prefix}{layer}.') for layer in ('fc', 'fc_dist')]
+            values = zip(*(layer for layer in layers if layer), strict=True)
+            state_dict.update((name, (sum(pair) / len(pair)).to(self.fc.weight))
+                              for name, pair in zip(fused, values, strict=False))
+        else:
+            unfold_in(state_dict, f'{prefix}fc.', prefix, self.unfolded)
 
     def _layers(self) -> list[BNLinear]:
         return [layer for layer in (self.fc, self.fc_dist) if isinstance(layer, BNLinear)]
@@ -79,6 +83,10 @@ class RepViTClsHead(ClsHead, Fusible):
     def folded(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         weights, biases = zip(*(layer.folded(dtype) for layer in self._layers()), strict=True)
         return sum(weights) / len(weights), sum(biases) / len(biases)
+
+    def unfolded(self, weight: Tensor, bias: Tensor) -> dict[str, Tensor]:
+        return {f'{name}.{key}': value for name, layer in self.named_children() if layer in self._layers()
+                for key, value in layer.unfolded(weight, bias).items()}
 
     def fuse(self) -> 'RepViTClsHead':
         like = self.fc.linear

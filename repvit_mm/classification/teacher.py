@@ -9,7 +9,7 @@ from mmengine.registry import MODELS, DefaultScope
 from torch import Tensor, nn
 
 from ..backbone import RepViT
-from ..checkpoints import fetch, load_checkpoint, read_checkpoint, tensors_of
+from ..checkpoints import load_checkpoint, read_checkpoint, tensors_of
 from ..errors import CheckpointError, ConfigError
 
 
@@ -98,12 +98,11 @@ class Teacher:
         return model
 
     def _load(self, model: nn.Module) -> None:
-        path = fetch(self.checkpoint)
         try:
             if any(isinstance(module, RepViT) for module in model.eval().modules()):
-                load_checkpoint(model, path)  # of any published format
+                load_checkpoint(model, self.checkpoint)  # of any published format
             else:
-                model.load_state_dict(tensors_of(read_checkpoint(path), self.checkpoint))
+                model.load_state_dict(tensors_of(read_checkpoint(self.checkpoint), self.checkpoint))
         except (CheckpointError, RuntimeError) as error:
             reason = ' '.join(str(error).split())[:300]
             raise CheckpointError(f'teacher {self.name}: {self.checkpoint} cannot be loaded, it may be of another '

@@ -1,13 +1,11 @@
 """Building RepViT-SAM and putting its checkpoints together."""
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from segment_anything.modeling import MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
 from torch import Tensor
 
-from ..checkpoints import fetch, load_into, read_checkpoint, tensors_of
-from ..checkpoints.formats import find_backbones, strip_wrappers
+from ..checkpoints import check_finite, find_backbones, load_into, read_checkpoint, tensors_of
 from ..errors import CheckpointError
 from .encoder import SamEncoder
 
@@ -68,18 +66,23 @@ def assemble(encoder: str | Path, decoder: str | Path, arch: str | Mapping = 'm2
         CheckpointError: If one of them cannot be read, or lacks its part.
     """
     sam = build_sam(arch, image_size=image_size)
-    load_into(sam.image_encoder, read_checkpoint(fetch(encoder)), str(encoder))
-    load_decoder(sam, decoder)
+    load_into(sam.image_encoder, read_checkpoint(encoder), str(encoder))
+    load_decoder(sam, tensors_of(read_checkpoint(decoder), decoder), decoder)
     return sam
 
 
-def load_decoder(sam: Sam, checkpoint: str | Path) -> None:
-    """Load prompt encoder and mask decoder from the checkpoint of a whole SAM, whatever its image encoder.
+def load_decoder(sam: Sam, tensors: Mapping[str, Tensor], checkpoint: str | Path) -> None:
+    """Load prompt encoder and mask decoder out of the tensors of a whole SAM, whatever its image encoder.
+
+    Args:
+        sam: Changed in place.
+        tensors: Name -> tensor.
+        checkpoint: Where they are from, for errors.
 
     Raises:
-        CheckpointError: If it cannot be read, or does not hold exactly those parts.
+        CheckpointError: If they are not exactly those of these parts, or not finite.
     """
-    tensors = strip_wrappers(tensors_of(read_checkpoint(fetch(checkpoint)), checkpoint))
+    check_finite(tensors, checkpoint)
     for part in DECODER_PARTS:
         inside = _under(tensors, f'{part}.')
         if not inside:
@@ -97,14 +100,13 @@ def _under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name[len(prefix):]: value for name, value in tensors.items() if name.startswith(prefix)}
 
 
-def _read_repvit_sam(checkpoint: str | Path) -> Any:
+def _read_repvit_sam(checkpoint: str | Path) -> Mapping[str, Tensor]:
     """Read a checkpoint and tell what it is where that is no RepViT-SAM."""
-    content = read_checkpoint(fetch(checkpoint))
-    tensors = strip_wrappers(tensors_of(content, checkpoint))
+    tensors = tensors_of(read_checkpoint(checkpoint), checkpoint)
     expected = 'RepViT-SAM is expected (repvit_sam.pt, repvit://sam, or what tools/sam_assemble.py writes)'
     if not find_backbones(tensors) and (others := list(_under(tensors, 'image_encoder.'))):
         raise CheckpointError(f'{checkpoint} is a SAM with another image encoder (it has image_encoder.{others[0]}); '
                               f'{expected}')
     if lacking := [part for part in DECODER_PARTS if not _under(tensors, f'{part}.')]:
         raise CheckpointError(f'{checkpoint} has no {" and no ".join(lacking)}; {expected}')
-    return content
+    return tensors

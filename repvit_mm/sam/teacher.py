@@ -12,7 +12,6 @@ from segment_anything.modeling import ImageEncoderViT, Sam
 from torch import Tensor, nn
 
 from ..checkpoints import fetch, load_into, read_checkpoint, tensors_of
-from ..checkpoints.formats import strip_wrappers
 from ..errors import CheckpointError, ConfigError
 from .build import build_decoder, load_decoder
 from .encoder import SamEncoder
@@ -91,10 +90,10 @@ class Teacher:
         sam = Sam(encoder, *build_decoder(self.image_size)).eval().requires_grad_(False)
         if self.checkpoint is None:
             return sam
+        tensors = tensors_of(read_checkpoint(self.checkpoint), self.checkpoint)
         if isinstance(encoder, SamEncoder):
-            load_into(sam, read_checkpoint(fetch(self.checkpoint)), str(self.checkpoint))
+            load_into(sam, tensors, str(self.checkpoint))
             return sam
-        tensors = strip_wrappers(tensors_of(read_checkpoint(fetch(self.checkpoint)), self.checkpoint))
         inside = {name.removeprefix('image_encoder.'): value for name, value in tensors.items()
                   if name.startswith('image_encoder.')}
         try:
@@ -103,7 +102,7 @@ class Teacher:
             reason = ' '.join(str(error).split())[:200]
             raise CheckpointError(f"the teacher's checkpoint {self.checkpoint} is of another SAM than the config "
                                   f'says: {reason}') from error
-        load_decoder(sam, self.checkpoint)
+        load_decoder(sam, tensors, self.checkpoint)
         return sam
 
     @torch.no_grad()

@@ -166,6 +166,8 @@ def test_code_in_the_file_runs_only_if_that_is_asked_for_and_does_not_get_into_t
     (lambda path: path.unlink(), 'there is no file'),
     (lambda path: path.write_bytes(path.read_bytes()[:1000]), 'is truncated'),
     (lambda path: torch.save({'model': {'conv1.weight': torch.zeros(1)}}, path), 'none of its 1 tensors has a name of'),
+    (lambda path: torch.save({'model': {**RepViT(TINY).state_dict(), 'x': torch.tensor([1., float('nan')])}}, path),
+     'values that are infinite or not a number, first x'),
 ])
 def test_a_file_that_cannot_be_converted_leaves_nothing_behind(official, tmp_path, monkeypatch, capsys, spoil, message):
     spoil(official)

@@ -236,3 +236,26 @@ def test_a_mixture_of_formats_is_refused():
 def test_an_unknown_format_is_refused():
     with pytest.raises(CheckpointError, match="to='mmcls' .* repvit_mm, official, timm"):
         convert_state_dict(tensors(RepViT, TINY), to='mmcls')
+
+
+@pytest.mark.parametrize('name', [f'stages.{"9" * 50}.blocks.0.x.weight', f'stages.0.blocks.{"9" * 5000}.x.weight',
+                                  f'features.{"9" * 50}.channel_mixer.m.0.c.weight',
+                                  'features.1.token_mixer.2.c.weight'],
+                         ids=['stage', 'block', 'official', 'no first block'])
+@pytest.mark.parametrize('format', FORMATS)
+def test_absurd_names_are_no_blocks(format, name):
+    tensors = convert_state_dict(RepViT(TINY).state_dict(), format)
+    expected = detect(tensors)
+    assert detect({**tensors, name: torch.zeros(1)}).blocks == expected.blocks
+
+
+def test_a_file_of_thousands_of_backbones_is_refused():
+    names = {f'{i}.stages.0.blocks.0.channel_mixer.conv1.weight': torch.zeros(1) for i in range(2000)}
+    with pytest.raises(CheckpointError, match='has the names of 2000 RepViTs; at most 32'):
+        detect(names)
+
+
+def test_widths_of_tensors_of_other_shapes_are_unknown():
+    tensors = RepViT(TINY).state_dict()
+    tensors['stages.0.blocks.0.channel_mixer.conv1.conv.weight'] = torch.tensor(3)
+    assert identify_arch(tensors).widths[0] == 0

@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 
 from repvit_mm import convert_state_dict
 from repvit_mm.checkpoints import FORMATS, PUBLISHED
-from repvit_mm.errors import CheckpointError
+from repvit_mm.errors import CheckpointError, ConfigError
 
 
 def names(model, format):
@@ -58,13 +58,15 @@ def test_a_deployed_backbone_takes_unfused_weights_from_torch(format):
 
 
 @pytest.mark.parametrize('format', FORMATS)
-def test_fused_weights_fuse_the_backbone_that_torch_loads_them_into(format):
-    source, model = trained(RepViT(TINY)), RepViT(TINY)
-    fused = fuse(source)
-    model.load_state_dict(names(fused, format))
-    assert model.deploy and is_same(fused.state_dict(), model.state_dict())
-    with pytest.raises(CheckpointError, match='for inference only'):
-        model.train()
+def test_fused_weights_go_into_an_unfused_backbone(format, log):
+    source, model = fuse(trained(RepViT(TINY))), trained(RepViT(TINY), seed=1)
+    before = list(model.state_dict())
+    model.load_state_dict(names(source, format))
+    assert len(log.messages) == 1 and 'the checkpoint is fused: ' in log.messages[0]
+    assert list(model.state_dict()) == before and not model.deploy
+    assert is_same(fuse(model).state_dict(), source.state_dict())
+    image = torch.randn(2, 3, 64, 64)
+    torch.testing.assert_close(model(image)[-1], source(image)[-1], rtol=1e-5, atol=1e-6)
 
 
 def test_some_tensors_alone_may_be_loaded_where_torch_is_not_to_be_strict():
@@ -133,6 +135,59 @@ def test_mmengine_knows_published_names(tmp_path, monkeypatch):
     with pytest.raises(CheckpointError, match='repvit://m9 is not published; after repvit://, choose one of m0_6'):
         CheckpointLoader.load_checkpoint('repvit://m9')
 
+
+# --- init_cfg ------------------------------------------------------------------------------------------------------
+
+@pytest.fixture
+def two(tmp_path):
+    """A file with two RepViTs, and the two."""
+    both = torch.nn.ModuleDict({'teacher': trained(RepViT(TINY)), 'student': trained(RepViT(TINY), seed=1)})
+    torch.save({'state_dict': names(both, 'official')}, tmp_path / 'two.pth')
+    return str(tmp_path / 'two.pth'), both
+
+
+@pytest.mark.parametrize('as_list', [False, True])
+@pytest.mark.parametrize('prefix', ['student', 'student.'])
+def test_init_cfg_takes_the_repvit_under_a_prefix(two, as_list, prefix):
+    init_cfg = {'type': 'Pretrained', 'checkpoint': two[0], 'prefix': prefix}
+    model = RepViT(TINY, init_cfg=[init_cfg] if as_list else init_cfg)
+    model.init_weights()
+    assert is_same(two[1]['student'].state_dict(), model.state_dict())
+
+
+def test_init_cfg_without_a_prefix_refuses_a_file_with_two(two):
+    with pytest.raises(CheckpointError, match='RepViTs under teacher., student.'):
+        RepViT(TINY, init_cfg={'type': 'Pretrained', 'checkpoint': two[0]}).init_weights()
+    with pytest.raises(CheckpointError, match='holds no tensors under backbone., but such as teacher.features.0'):
+        RepViT(TINY, init_cfg={'type': 'Pretrained', 'checkpoint': two[0], 'prefix': 'backbone.'}).init_weights()
+
+
+def test_a_list_of_init_cfg_is_as_strict_as_one(tmp_path):
+    tensors = names(trained(RepViT(TINY)), 'official')
+    del tensors['features.0.2.c.weight']
+    torch.save(tensors, tmp_path / 'x.pth')
+    with pytest.raises(CheckpointError, match='1 missing .stem.conv2.conv.weight'):
+        RepViT(TINY, init_cfg=[{'type': 'Pretrained', 'checkpoint': str(tmp_path / 'x.pth')}]).init_weights()
+
+
+def test_other_initialisations_in_a_list_go_before_the_weights(two):
+    constant = {'type': 'Constant', 'layer': 'Conv2d', 'val': 7.}
+    model = RepViT(TINY, init_cfg=[constant])
+    model.init_weights()
+    assert (model.stem.conv1.conv.weight == 7).all()
+    pretrained = {'type': 'Pretrained', 'checkpoint': two[0], 'prefix': 'teacher'}
+    model = RepViT(TINY, init_cfg=[pretrained, constant])
+    model.init_weights()
+    assert is_same(two[1]['teacher'].state_dict(), model.state_dict())
+    assert model.init_cfg == [pretrained, constant]
+
+
+def test_a_setting_of_init_cfg_that_nothing_takes_is_refused(two):
+    with pytest.raises(ConfigError, match="init_cfg=.* does not work: .*'prefx'"):
+        RepViT(TINY, init_cfg={'type': 'Pretrained', 'checkpoint': two[0], 'prefx': 'teacher'}).init_weights()
+
+
+# --- Training ------------------------------------------------------------------------------------------------------
 
 class Trainable(BaseModel):
     """What a Runner needs of a detector."""

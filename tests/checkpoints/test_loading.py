@@ -24,16 +24,6 @@ def path(tmp_path):
     return tmp_path / 'file.pth'
 
 
-@pytest.fixture
-def log(caplog):
-    """What mmengine's logger says, which does not pass it on by itself."""
-    from mmengine.logging import MMLogger
-    logger = MMLogger.get_current_instance()
-    logger.addHandler(caplog.handler)
-    yield caplog
-    logger.removeHandler(caplog.handler)
-
-
 @pytest.mark.parametrize('format', FORMATS)
 @pytest.mark.parametrize('key', [None, 'model', 'state_dict'])
 @pytest.mark.parametrize('arch', [TINY, {**TINY, 'first_version': True}], ids=['final', 'first'])
@@ -122,6 +112,7 @@ def test_the_log_says_how_many_of_how_many_tensors_were_taken(path, log):
 def test_a_file_for_another_architecture_is_refused_by_name(file, model, message, strict):
     with torch.device('meta'):
         tensors = convert_state_dict(RepViT(file).state_dict(), 'official')
+    tensors = {name: torch.empty(value.shape) for name, value in tensors.items()}
     model = RepViT(model)
     before = values(model)
     with pytest.raises(CheckpointError, match=f'x.pth {message}'):
@@ -223,20 +214,43 @@ def test_several_backbones_are_told_apart_by_their_prefixes():
 
 # --- Fused files and fused models -----------------------------------------------------------------------------------
 
-@pytest.mark.parametrize('build', [Classifier, Detector, RepViT])
-@pytest.mark.parametrize('format', FORMATS)
-def test_a_fused_file_fuses_a_model_in_evaluation_mode(path, build, format):
-    source = fuse(trained(build(TINY)))
-    if build is Classifier:  # as RepViTClsHead does it
-        source = trained(Classifier(TINY, deploy=True))
-    model = (Classifier(TINY, distillation=False) if build is Classifier else build(TINY)).eval()
-    load_checkpoint(model, save(path, source, format))
-    assert is_same(source.state_dict(), model.state_dict())
-    assert torch.equal(last(model(IMAGE)), last(source(IMAGE)))
-
-
 def last(outputs):
     return outputs[-1] if isinstance(outputs, tuple) else outputs
+
+
+@pytest.mark.parametrize('build', [Detector, RepViT])
+@pytest.mark.parametrize('format', FORMATS)
+@pytest.mark.parametrize('arch', [TINY, {**TINY, 'first_version': True}], ids=['final', 'first'])
+def test_a_fused_file_gives_a_model_in_evaluation_mode_its_outputs_and_no_other_form(path, arch, build, format):
+    source, model = fuse(trained(build(arch))), trained(build(arch), seed=1)
+    before = list(model.state_dict())
+    report = load_checkpoint(model, save(path, source, format))
+    assert report.taken == report.total and not report.problems
+    assert list(model.state_dict()) == before
+    torch.testing.assert_close(last(model(IMAGE)), last(source(IMAGE)), rtol=1e-5, atol=1e-6)
+    assert is_same(fuse(model).state_dict(), source.state_dict())
+
+
+@pytest.mark.parametrize('eps', [1e-5, 1e-3, .1])
+def test_a_fused_file_does_not_depend_on_what_the_norms_of_the_model_add_to_the_variance(eps):
+    settings = {'norm_cfg': {'type': 'BN', 'eps': eps}}
+    source, model = fuse(trained(RepViT(TINY, **settings))), RepViT(TINY, **settings).eval()
+    load_into(model, source.state_dict(), 'x')
+    assert is_same(fuse(model).state_dict(), source.state_dict())
+
+
+def test_layers_of_mmcv_take_their_fused_form_too():
+    from mmcv.cnn import ConvModule
+
+    def build(seed):
+        return trained(nn.ModuleDict({'backbone': RepViT(TINY), 'neck': ConvModule(40, 8, 1, norm_cfg={'type': 'BN'})}),
+                       seed)
+    source, model = fuse(build(0)), build(1)
+    load_into(model, source.state_dict(), 'x')
+    assert is_same(fuse(model).state_dict(), source.state_dict())
+    before = list(model.state_dict())
+    load_into(model, fuse(build(2), own_only=True).state_dict(), 'x')  # as tools/fuse.py writes it
+    assert is_same(fuse(model).state_dict(), fuse(build(2)).state_dict()) and list(model.state_dict()) == before
 
 
 def test_a_fused_file_is_refused_by_a_model_in_training_mode():
@@ -247,13 +261,35 @@ def test_a_fused_file_is_refused_by_a_model_in_training_mode():
     assert is_same(before, model.state_dict())
 
 
-def test_a_fused_file_that_does_not_fit_leaves_the_model_unfused():
+def test_a_fused_file_for_a_model_without_batch_norm_is_refused():
+    source, model = fuse(trained(RepViT(TINY))), RepViT(TINY, norm_cfg={'type': 'GN', 'num_groups': 4}).eval()
+    with pytest.raises(CheckpointError, match='stem.conv1.conv.weight, '):
+        load_into(model, source.state_dict(), 'x.pth')
+
+
+def test_a_fused_file_that_does_not_fit_leaves_the_model_as_it_was():
     source, model = fuse(trained(Detector(TINY))), Detector(TINY).eval()
     before, tensors = values(model), source.state_dict()
     del tensors['neck.weight']
     with pytest.raises(CheckpointError, match=r'1 missing \(neck.weight\)'):
         load_into(model, tensors, 'x.pth')
     assert is_same(before, model.state_dict())
+
+
+def test_a_file_with_both_forms_of_a_layer_is_not_guessed_at():
+    from mmcv.cnn import ConvModule
+    model = trained(nn.ModuleDict({'backbone': RepViT(TINY), 'neck': ConvModule(40, 8, 1, norm_cfg={'type': 'BN'})}))
+    tensors = fuse(model).state_dict()
+    for name in ('backbone.stem.conv1.conv.weight', 'neck.bn.weight'):
+        with pytest.raises(CheckpointError, match='unexpected'):
+            load_into(model, {**tensors, name: model.state_dict()[name]}, 'x')
+
+
+def test_a_tensor_that_a_layer_cannot_be_fused_without_is_named():
+    tensors = trained(RepViT(TINY)).state_dict()
+    del tensors['stages.1.blocks.0.token_mixer.dw1x1.weight']
+    with pytest.raises(CheckpointError, match='2 missing .stages.1.blocks.0.token_mixer.weight, '):
+        load_into(RepViT(TINY, deploy=True), tensors, 'x.pth')
 
 
 @pytest.mark.parametrize('settings', [{}, {'out_indices': (1,), 'feature_tap': 'penultimate'},
@@ -268,16 +304,35 @@ def test_a_fused_model_takes_a_file_with_batch_norms(path, settings, format, arc
     torch.testing.assert_close(model(IMAGE)[-1], source(IMAGE)[-1], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize('distillation', [False, True])
-def test_a_fused_classifier_takes_the_mean_of_the_heads_in_the_file(distillation):
-    source = trained(Classifier(TINY, distillation=distillation))
-    model = Classifier(TINY, deploy=True).eval()
-    load_into(model, convert_state_dict(source.state_dict(), 'official'), 'x.pth')
-    torch.testing.assert_close(model(IMAGE), source(IMAGE), rtol=1e-4, atol=1e-5)
-
-
 def test_a_fused_backbone_leaves_the_head_beside_it_as_it_is():
     source, model = trained(Classifier(TINY)), Classifier(TINY)
     model.backbone = RepViT(TINY, deploy=True)
     load_into(model.eval(), source.state_dict(), 'x.pth')
     torch.testing.assert_close(model(IMAGE), source(IMAGE), rtol=1e-4, atol=1e-5)
+
+
+# --- Values ----------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize('value', [float('nan'), float('inf'), -float('inf')])
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn])
+def test_values_that_are_not_finite_are_refused(value, dtype):
+    source, model = trained(RepViT(TINY)), RepViT(TINY)
+    before, tensors = values(model), source.state_dict()
+    name = 'stages.0.blocks.1.channel_mixer.conv1.norm.running_var'
+    spoilt = tensors[name].clone()
+    spoilt[3] = value
+    tensors[name] = spoilt.to(dtype)
+    if torch.isfinite(tensors[name].float()).all():
+        pytest.skip('the type has no such number')
+    with pytest.raises(CheckpointError, match=f'x.pth: 1 of .* tensors hold values that are infinite or not a number, '
+                                              f'first {name}'):
+        load_into(model, tensors, 'x.pth')
+    assert is_same(before, model.state_dict())
+
+
+@pytest.mark.parametrize('dtype', [torch.bool, torch.int64, torch.uint8])
+def test_numbers_of_another_kind_are_of_another_shape(dtype):
+    tensors = trained(RepViT(TINY)).state_dict()
+    tensors['stem.conv1.conv.weight'] = torch.ones_like(tensors['stem.conv1.conv.weight'], dtype=dtype)
+    with pytest.raises(CheckpointError, match=f'stem.conv1.conv.weight is {dtype} in the file, torch.float32'):
+        load_into(RepViT(TINY), tensors, 'x.pth')

@@ -1,6 +1,7 @@
 import argparse
 import os
 import pickle
+import zipfile
 from pathlib import Path, PosixPath, WindowsPath
 
 import numpy as np
@@ -138,8 +139,24 @@ def cut_safetensors(path):
     path.write_bytes(path.read_bytes()[:-100])
 
 
+def compressed(path):
+    torch.save({'model': {'a': torch.zeros(10_000_000)}}, path)
+    with zipfile.ZipFile(path) as archive:
+        entries = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, 'w', zipfile.ZIP_DEFLATED) as archive:
+        for name, content in entries.items():
+            archive.writestr(name, content)
+
+
+def overlapping(path):
+    """Its directory names one part of it thousands of times."""
+    torch.save({'model': {'a': torch.zeros(100_000)}}, path)
+    with zipfile.ZipFile(path, 'a') as archive:
+        archive.filelist += [next(entry for entry in archive.filelist if entry.filename.endswith('data/0'))] * 3000
+        archive._didModify = True
+
+
 def zipped(path):
-    import zipfile
     with zipfile.ZipFile(path, 'w') as archive:
         archive.writestr('model/readme.txt', 'x')
 
@@ -147,6 +164,9 @@ def zipped(path):
 @pytest.mark.parametrize('make,message', [
     (lambda path: None, 'there is no file'),
     (Path.mkdir, 'is a directory'),
+    (os.mkfifo, 'is a pipe, socket or device; a checkpoint file is expected'),
+    (compressed, 'is a compressed zip archive, and torch.save writes none'),
+    (overlapping, 'is damaged: its parts claim to be larger than the file'),
     (lambda path: path.write_bytes(b''), 'is empty'),
     (lambda path: path.write_text('epoch 1: loss 0.3\n' * 9), "is not a checkpoint: it begins with b'epoch 1"),
     (lambda path: path.write_text('\n<!DOCTYPE html>\n<html><body>Sign in</body></html>'), 'is a web page'),
@@ -173,15 +193,59 @@ def test_what_is_no_checkpoint_is_refused_in_one_line_that_says_why(tmp_path, ma
     assert '\n' not in str(error.value)
 
 
+@pytest.mark.parametrize('name', ['a' * 300, 'a\0b'], ids=['long', 'null'])
+def test_a_name_that_no_file_can_have_is_refused(name):
+    with pytest.raises(CheckpointError, match='cannot be read: File name too long|there is no file'):
+        read_checkpoint(name)
+
+
+@pytest.mark.parametrize('settings', [{}, {'_use_new_zipfile_serialization': False}], ids=['zip', 'legacy'])
+def test_a_flipped_bit_is_harmless_or_one_line(tmp_path, settings):
+    torch.save({'model': WEIGHTS}, tmp_path / 'x.pth', **settings)
+    content = (tmp_path / 'x.pth').read_bytes()
+    step = max(1, len(content) // 150)
+    refused = 0
+    for place in (*range(0, len(content), step), *range(len(content) - 100, len(content))):
+        flipped = bytearray(content)
+        flipped[place] ^= 1 << place % 8
+        (tmp_path / 'x.pth').write_bytes(flipped)
+        try:
+            tensors_of(read_checkpoint(tmp_path / 'x.pth'), 'x.pth')
+        except CheckpointError as error:
+            assert '\n' not in str(error)
+            refused += 1
+    assert refused > 20
+
+
+@pytest.mark.parametrize('name', [3, b'a.weight', None, ('a',)], ids=str)
+def test_names_that_are_not_text_are_refused(tmp_path, name):
+    torch.save({'model': {**WEIGHTS, name: torch.zeros(1)}}, tmp_path / 'x.pth')
+    with pytest.raises(CheckpointError, match='x.pth: a tensor is called .*; a name in text is expected'):
+        tensors_of(read_checkpoint(tmp_path / 'x.pth'), 'x.pth')
+
+
+@pytest.mark.parametrize('tensor,kind', [
+    (torch.eye(3).to_sparse(), 'sparse'), (torch.eye(3).to_sparse_csr(), 'sparse'),
+    (torch.quantize_per_tensor(torch.ones(3), 1., 0, torch.qint8), 'of type torch.qint8'),
+    (torch.empty(3, device='meta'), r'without values \(on the device meta\)'),
+    (torch.ones(3, dtype=torch.complex64), 'of type torch.complex64'),
+    (torch.zeros(1).expand(10**6, 10**6), 'of 1,000,000,000,000 values, of which the file holds only some'),
+], ids=['sparse', 'sparse rows', 'quantised', 'meta', 'complex', 'expanded'])
+def test_tensors_that_no_model_takes_are_refused(tmp_path, tensor, kind):
+    torch.save({'model': {**WEIGHTS, 'odd': tensor}}, tmp_path / 'x.pth')
+    with pytest.raises(CheckpointError, match=f'x.pth: odd is {kind}'):
+        tensors_of(read_checkpoint(tmp_path / 'x.pth'), 'x.pth')
+
+
 @pytest.mark.parametrize('key', ['state_dict', 'model', 'model_ema', 'state_dict_ema', 'ema_state_dict'])
 def test_weights_are_found_where_programs_keep_them(key):
-    assert tensors_of({'epoch': 3, key: WEIGHTS, 'optimizer': {'state': {}}}, 'x') is WEIGHTS
+    assert equal(tensors_of({'epoch': 3, key: WEIGHTS, 'optimizer': {'state': {}}}, 'x'), WEIGHTS)
 
 
 def test_plain_weights_go_before_averaged_ones():
     average = {name: value + 1 for name, value in WEIGHTS.items()}
-    assert tensors_of({'model_ema': average, 'model': WEIGHTS}, 'x') is WEIGHTS
-    assert tensors_of({'ema_state_dict': average, 'state_dict': WEIGHTS}, 'x') is WEIGHTS
+    assert equal(tensors_of({'model_ema': average, 'model': WEIGHTS}, 'x'), WEIGHTS)
+    assert equal(tensors_of({'ema_state_dict': average, 'state_dict': WEIGHTS}, 'x'), WEIGHTS)
 
 
 def test_a_state_dict_may_hold_more_than_tensors():

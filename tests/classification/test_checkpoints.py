@@ -3,6 +3,7 @@ import argparse
 import pytest
 import torch
 from classifiers import CLASSES, build, classifier, config, timm_twin
+from mmengine.runner import load_checkpoint as mmengine_load_checkpoint
 from oracles import relative_error
 
 from repvit_mm import RepViT, fuse
@@ -41,13 +42,25 @@ def test_the_backbone_takes_its_part(published):
     assert torch.equal(backbone(images)[0], trained.backbone(images)[0])
 
 
-def test_a_fused_classifier_is_loaded(tmp_path):
-    trained = fuse(classifier(seed=1).eval())
+@pytest.mark.parametrize('distillation', [False, True])
+@pytest.mark.parametrize('load', [load_checkpoint, mmengine_load_checkpoint])
+def test_a_fused_classifier_is_loaded(tmp_path, load, distillation):
+    trained = fuse(classifier(distillation, seed=1).eval())
     torch.save(trained.state_dict(), tmp_path / 'fused.pth')
-    model = classifier(seed=2).eval()
-    load_checkpoint(model, tmp_path / 'fused.pth')
+    model = classifier(distillation, seed=2).eval()
+    load(model, str(tmp_path / 'fused.pth'))
     images = torch.randn(2, 3, 64, 64)
-    assert torch.equal(model(images), trained(images)) and model.head.deploy
+    assert relative_error(model(images), trained(images)) < 1e-6 and not model.head.deploy
+    assert all(torch.equal(ours, theirs) for ours, theirs in
+               zip(fuse(model).state_dict().values(), trained.state_dict().values(), strict=True))
+
+
+@pytest.mark.parametrize('distillation', [False, True])
+def test_a_fused_classifier_takes_weights_that_are_not(published, distillation):
+    trained, model = classifier(distillation, seed=1).eval(), fuse(classifier(distillation, seed=2).eval())
+    load_checkpoint(model, published(trained))
+    images = torch.randn(2, 3, 64, 64)
+    assert torch.equal(model(images), fuse(trained)(images))
 
 
 def test_a_head_for_other_classes_is_left_out_with_a_line_when_asked(published, capfd):
