@@ -115,6 +115,7 @@ def mirror(tmp_path, monkeypatch):
     server = HTTPServer(('127.0.0.1', 0), partial(SimpleHTTPRequestHandler, directory=folder))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     monkeypatch.setenv('REPVIT_MM_WEIGHTS_URL', f'http://127.0.0.1:{server.server_port}/')
+    monkeypatch.setenv('REPVIT_MM_ALLOW_HTTP', '1')
     monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'torch'))
     yield
     server.shutdown()

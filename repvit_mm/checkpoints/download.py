@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 from urllib.error import HTTPError, URLError
 from urllib.parse import unquote, urlsplit
-from urllib.request import Request, urlopen
+from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 import torch
 from filelock import FileLock, Timeout
@@ -33,6 +33,8 @@ SCHEME = 'repvit://'
 BASE_URL = 'https://github.com/THU-MIG/RepViT/releases/download/v1.0/'
 #: Environment variable with the address of a mirror, to be used in the place of :data:`BASE_URL`.
 MIRROR_VARIABLE = 'REPVIT_MM_WEIGHTS_URL'
+#: Environment variable that allows addresses without encryption, if it is 1.
+HTTP_VARIABLE = 'REPVIT_MM_ALLOW_HTTP'
 
 _TIMEOUT = 30.  # seconds without a byte
 _INTERRUPTIONS = 5  # after which a download is given up; what is there stays for the next one
@@ -71,7 +73,7 @@ def fetch(path_or_name: str | Path, base_url: str | None = None) -> Path:
 
     Args:
         path_or_name: A path, which is returned as it is, ``repvit://NAME`` with a key of :data:`PUBLISHED`, or
-            an address that starts with http.
+            an address that starts with https; with http where the environment variable ``REPVIT_MM_ALLOW_HTTP`` is 1.
         base_url: Where the published files are; by default what the environment variable
             ``REPVIT_MM_WEIGHTS_URL`` says, or else the authors' release.
 
@@ -82,10 +84,9 @@ def fetch(path_or_name: str | Path, base_url: str | None = None) -> Path:
     if not re.match(r'\w[\w+.-]+://', name):
         return Path(path_or_name).expanduser()
     url, sha256 = _locate(name, base_url)
-    file = Path(unquote(urlsplit(url).path)).name
-    if not file:
-        raise CheckpointError(f'{name} names no file')
-    path = Path(torch.hub.get_dir(), 'checkpoints', file)
+    path = Path(torch.hub.get_dir(), 'checkpoints', _file_of(url))
+    if not name.startswith(SCHEME):  # files of one name from two places are two files
+        path = path.parent / 'repvit_mm' / hashlib.sha256(name.encode()).hexdigest()[:16] / path.name
     if not is_distributed():
         _ensure(name, url, path, sha256)
         return path
@@ -100,23 +101,51 @@ def fetch(path_or_name: str | Path, base_url: str | None = None) -> Path:
 
 
 def _locate(name: str, base_url: str | None) -> tuple[str, str | None]:
-    """Address and, if known, SHA-256."""
+    """Address and, if known, SHA-256 or its beginning."""
     if name.startswith(('http://', 'https://')):
-        return name, None
+        check_encrypted(name)
+        digest = re.search(r'-(?=\d*[a-f])([0-9a-f]{8,64})\.\w+$', _file_of(name))  # as torch and OpenMMLab name files
+        return name, digest and digest[1]
     if not name.startswith(SCHEME):
-        raise CheckpointError(f'{name} cannot be read; give a path, http(s)://... or {SCHEME}NAME')
+        raise CheckpointError(f'{name} cannot be read; give a path, https://... or {SCHEME}NAME')
     published = PUBLISHED.get(name.removeprefix(SCHEME))
     if published is None:
         raise CheckpointError(f'{name} is not published; after {SCHEME}, choose one of {", ".join(PUBLISHED)}')
     base = base_url or os.environ.get(MIRROR_VARIABLE) or BASE_URL
+    check_encrypted(base)
     return f'{base.rstrip("/")}/{published.file}', published.sha256
+
+
+def check_encrypted(url: str) -> None:
+    """Raise a CheckpointError for an address over which anybody on the way could change the file."""
+    if url.startswith('https://') or url.startswith('http://') and os.environ.get(HTTP_VARIABLE) == '1':
+        return
+    if url.startswith('http://'):
+        raise CheckpointError(f'{url} is not encrypted: anybody on the way could change the file; take https://, or '
+                              f'set {HTTP_VARIABLE}=1 if you trust the network')
+    raise CheckpointError(f'{url} is not an address of the web; https://... is expected')
+
+
+def _file_of(url: str) -> str:
+    try:
+        file = Path(unquote(urlsplit(url).path)).name
+    except ValueError as error:
+        raise CheckpointError(f'{url} is not an address: {error}') from error
+    if file in ('', '..') or not file.isprintable():
+        raise CheckpointError(f'{url} names no file')
+    return file
 
 
 def _ensure(name: str, url: str, path: Path, sha256: str | None) -> None:
     """Download unless the file is there; of several processes, one at a time."""
-    if path.is_file():
-        return
+    part = _part_of(path)
     try:
+        for place in (*path.parents[:2], path, part, _tag_of(part), Path(f'{path}.lock')):
+            if place.is_symlink() and place.name not in ('hub', 'checkpoints'):
+                raise CheckpointError(f'{place} is a link, and links in the cache are not followed; delete it, or give '
+                                      'the path of the file in the place of the name')
+        if path.is_file():
+            return
         path.parent.mkdir(parents=True, exist_ok=True)
         with _locked(path):
             if not path.is_file():
@@ -141,19 +170,19 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 def _download(name: str, url: str, path: Path, sha256: str | None) -> None:
-    part = path.with_name(f'{path.name}.part')
+    part = _part_of(path)
     interruptions = 0
     while True:
         before = _size(part)
         try:
-            _transfer(url, part)
+            _transfer(url, part, sha256 is not None)
             break
-        except (URLError, HTTPException, ConnectionError, TimeoutError) as error:
+        except (URLError, HTTPException, ConnectionError, TimeoutError, ValueError) as error:  # the last: odd headers
             interruptions += 1
             if _size(part) <= before or interruptions == _INTERRUPTIONS:
                 raise CheckpointError(_offline(name, url, path, error)) from error
     digest = _sha256_of(part)
-    if sha256 not in (None, digest):
+    if not digest.startswith(sha256 or ''):
         _discard(part)
         raise CheckpointError(f'{name} from {url} has SHA-256 {digest}, but {sha256} is recorded: it was changed or '
                               'damaged on its way, and has been deleted; try again, or another mirror')
@@ -163,15 +192,24 @@ def _download(name: str, url: str, path: Path, sha256: str | None) -> None:
     print_log(f'downloaded {url} to {path} (SHA-256 {digest}, {checked})', logger='current')
 
 
-def _transfer(url: str, part: Path) -> None:
+class _EncryptedRedirects(HTTPRedirectHandler):
+    """Follows no redirection to an address that would not have been taken itself."""
+
+    def redirect_request(self, req: Request, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Request | None:
+        check_encrypted(newurl)
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def _transfer(url: str, part: Path, can_check: bool) -> None:
     """Download ``url`` to ``part``; go on where an earlier call stopped if it is the same file still."""
-    tag_file = Path(f'{part}.tag')  # what tells whether it is the same file
+    tag_file = _tag_of(part)
     have, headers = 0, {'User-Agent': 'repvit-mm'}
     if _size(part) > 0 and tag_file.is_file() and (tag := tag_file.read_text().partition('\n'))[0] == url:
         have = _size(part)
         headers.update({'Range': f'bytes={have}-', 'If-Range': tag[2]})
     try:
-        response: HTTPResponse = urlopen(Request(url, headers=headers), timeout=_TIMEOUT)
+        response: HTTPResponse = build_opener(_EncryptedRedirects).open(
+            Request(url, headers=headers), timeout=_TIMEOUT)
     except HTTPError as error:
         if error.code == 416:  # there is nothing behind what we have: it was not that file
             _discard(part)
@@ -183,6 +221,8 @@ def _transfer(url: str, part: Path) -> None:
         resumed = response.status == 206 and received.startswith(f'bytes {have}-')
         have = have if resumed else 0
         length = response.headers.get('Content-Length')
+        if length is None and not response.chunked and not can_check:
+            raise URLError('the answer does not say how long the file is, so that a part could pass for the whole')
         total = None if length is None else have + int(length)
         tag = response.headers.get('ETag') or ''
         tag = response.headers.get('Last-Modified', '') if not tag or tag.startswith('W/') else tag
@@ -225,9 +265,18 @@ def _size(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
 
 
+def _part_of(path: Path) -> Path:
+    return path.with_name(f'{path.name}.part')
+
+
+def _tag_of(part: Path) -> Path:
+    """The file with what tells whether the rest of a part is on the server still."""
+    return Path(f'{part}.tag')
+
+
 def _discard(part: Path) -> None:
     part.unlink(missing_ok=True)
-    Path(f'{part}.tag').unlink(missing_ok=True)
+    _tag_of(part).unlink(missing_ok=True)
 
 
 def _sha256_of(path: Path) -> str:

@@ -1,6 +1,7 @@
 import hashlib
 import http.server
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from checkpoint_samples import RepViT, is_same
 
 from repvit_mm import load_checkpoint
 from repvit_mm.checkpoints import PUBLISHED, download, fetch
-from repvit_mm.checkpoints.download import MIRROR_VARIABLE, Published
+from repvit_mm.checkpoints.download import HTTP_VARIABLE, MIRROR_VARIABLE, Published
 from repvit_mm.errors import CheckpointError
 
 CONTENT = bytes(range(256)) * 12_000  # 3 MB
@@ -27,6 +28,7 @@ class Server(http.server.ThreadingHTTPServer):
         super().__init__(('127.0.0.1', 0), Handler)
         self.content, self.tag, self.kind = CONTENT, '"v1"', 'application/octet-stream'
         self.status, self.gone, self.breaks, self.requests, self.gate = 200, set(), [], [], None
+        self.says_length, self.redirect = True, None
 
     def handle_error(self, *args):
         pass  # a client that hangs up is what the tests are about
@@ -43,6 +45,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if server.gate:
             server.gate.wait(20)
         start = 0
+        if server.redirect:
+            self.send_response(302)
+            self.send_header('Location', server.redirect)
+            return self.end_headers()
         if server.status != 200 or self.path in server.gone:
             return self.send_error(server.status if server.status != 200 else 404)
         if wanted and self.headers.get('If-Range') == server.tag:
@@ -54,7 +60,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         else:
             self.send_response(200)
         self.send_header('Content-Type', server.kind)
-        self.send_header('Content-Length', str(len(server.content) - start))
+        if server.says_length:
+            self.send_header('Content-Length', str(len(server.content) - start))
         if server.tag:
             self.send_header('ETag', server.tag)
         self.end_headers()
@@ -71,6 +78,7 @@ def server(monkeypatch, tmp_path):
     monkeypatch.setenv('TORCH_HOME', str(tmp_path))
     server = Server()
     monkeypatch.setenv(MIRROR_VARIABLE, server.url)
+    monkeypatch.setenv(HTTP_VARIABLE, '1')
     for proxy in ('http_proxy', 'HTTP_PROXY', 'all_proxy', 'ALL_PROXY'):
         monkeypatch.delenv(proxy, raising=False)
     thread = threading.Thread(target=server.serve_forever, kwargs={'poll_interval': 0.01})
@@ -114,7 +122,19 @@ def test_a_mirror_may_be_given_as_an_argument_as_well(server, cache, monkeypatch
 
 
 def test_any_address_will_do(server, cache):
-    assert fetch(f'{server.url}/some/where/my%20file.pth?version=2') == cache / 'my file.pth'
+    path = fetch(f'{server.url}/some/where/my%20file.pth?version=2')
+    assert path.name == 'my file.pth' and path.is_relative_to(cache)
+
+
+def test_the_whole_address_is_the_key_of_the_cache(server, cache):
+    addresses = [f'{server.url}/{part}' for part in (FILE, f'a/{FILE}', f'b/{FILE}', f'a/{FILE}?v=2')]
+    contents = {}
+    for number, address in enumerate([NAME, *addresses]):
+        server.content = bytes([number]) * 100
+        contents[fetch(address)] = server.content
+    assert len(contents) == 5
+    assert all(path.read_bytes() == content for path, content in contents.items())
+    assert fetch(NAME) == cache / FILE  # where a file may be put by hand
 
 
 @pytest.mark.parametrize('path', ['weights/x.pth', '/a/b.pth', './repvit:x', Path('x.pth')])
@@ -131,12 +151,69 @@ def test_the_names_are_those_of_the_release():
 
 @pytest.mark.parametrize('name,message', [
     ('repvit://m1_1', 'repvit://m1_1 is not published; after repvit://, choose one of m0_6_distill_300e, .*, sam$'),
-    ('s3://bucket/x.pth', r's3://bucket/x.pth cannot be read; give a path, http\(s\)://... or repvit://NAME'),
+    ('ftp://host/x.pth', 'ftp://host/x.pth cannot be read; give a path, https://... or repvit://NAME'),
     ('https://host/', 'https://host/ names no file'),
+    ('https://host/..', 'https://host/.. names no file'),
+    ('https://host/a%00b', 'https://host/a%00b names no file'),
+    ('https://[host/x.pth', r'https://\[host/x.pth is not an address: '),
 ])
 def test_what_names_nothing_is_refused(name, message):
     with pytest.raises(CheckpointError, match=message):
         fetch(name)
+
+
+# --- Who may change the file on its way -----------------------------------------------------------------------------
+
+@pytest.mark.parametrize('name', [NAME, 'http://127.0.0.1:1/x.pth'])
+def test_http_needs_a_word(server, monkeypatch, name):
+    monkeypatch.delenv(HTTP_VARIABLE)
+    with pytest.raises(CheckpointError, match=f'is not encrypted: .* take https://, or set {HTTP_VARIABLE}=1'):
+        fetch(name)
+    assert not server.requests
+
+
+@pytest.mark.parametrize('mirror', ['host/weights', 'file:///weights', 'ftp://host', 'C:\\weights'])
+def test_a_mirror_is_an_address_of_the_web(server, monkeypatch, mirror):
+    monkeypatch.setenv(MIRROR_VARIABLE, mirror)
+    with pytest.raises(CheckpointError, match='is not an address of the web; https://... is expected'):
+        fetch(NAME)
+
+
+def test_a_redirection_is_followed_to_what_would_be_taken_itself(server, cache):
+    server.redirect = 'ftp://127.0.0.1/x.pth'
+    with pytest.raises(CheckpointError, match='ftp://127.0.0.1/x.pth is not an address of the web'):
+        fetch(NAME)
+
+
+def test_a_redirection_to_http_needs_the_same_word(monkeypatch):
+    monkeypatch.delenv(HTTP_VARIABLE, raising=False)
+    with pytest.raises(CheckpointError, match='http://host/x.pth is not encrypted'):
+        download._EncryptedRedirects().redirect_request(None, None, 302, '', {}, 'http://host/x.pth')
+
+
+def test_a_name_too_long_for_a_file_is_one_line(server):
+    with pytest.raises(CheckpointError, match='cannot write .*File name too long'):
+        fetch(f'{server.url}/{"x" * 300}.pth')
+
+
+@pytest.mark.parametrize('name', ['', '.part', '.part.tag', '.lock'])
+def test_links_in_the_cache_are_not_followed(server, cache, tmp_path, name):
+    (tmp_path / 'mine').write_text('precious')
+    cache.mkdir(parents=True)
+    (cache / f'{FILE}{name}').symlink_to(tmp_path / 'mine')
+    with pytest.raises(CheckpointError, match=f'{FILE}{name} is a link, and links in the cache are not followed'):
+        fetch(NAME)
+    assert (tmp_path / 'mine').read_text() == 'precious' and not server.requests
+
+
+def test_the_checksum_in_a_name_is_checked(server, cache):
+    digest = hashlib.sha256(CONTENT).hexdigest()
+    assert fetch(f'{server.url}/resnet_20210831-{digest[:8]}.pth').read_bytes() == CONTENT
+    assert fetch(f'{server.url}/resnet-20210831.pth').read_bytes() == CONTENT  # a date
+    wrong = 'f' * 8 if digest[:8] != 'f' * 8 else 'e' * 8
+    with pytest.raises(CheckpointError, match=f'has SHA-256 {digest}, but {wrong} is recorded'):
+        fetch(f'{server.url}/resnet-{wrong}.pth')
+    assert not list(cache.rglob(f'*{wrong}.pth'))
 
 
 # --- Broken downloads ----------------------------------------------------------------------------------------------
@@ -191,6 +268,16 @@ def test_a_part_that_is_too_long_is_thrown_away(server, cache):
     with pytest.raises(CheckpointError, match='416'):
         fetch(NAME)
     assert fetch(NAME).read_bytes() == CONTENT
+
+
+def test_a_file_of_unknown_length_could_be_a_part_and_is_not_kept(server, cache):
+    server.says_length, server.breaks = False, [1_000_000]
+    with pytest.raises(CheckpointError, match='does not say how long the file is'):
+        fetch(NAME)
+    assert files(cache) == []
+    server.breaks = []
+    digest = hashlib.sha256(CONTENT).hexdigest()  # which tells as well
+    assert fetch(f'{server.url}/x-{digest[:8] if re.search("[a-f]", digest[:8]) else digest}.pth').is_file()
 
 
 def test_a_connection_that_breaks_for_ever_is_given_up(server, cache):

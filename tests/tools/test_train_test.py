@@ -197,6 +197,7 @@ def test_mistake_in_an_option_is_one_line(detector, run, tmp_path, monkeypatch, 
 def test_weights_that_cannot_be_had(detector, run, tmp_path, monkeypatch):
     monkeypatch.setenv('TORCH_HOME', str(tmp_path))
     monkeypatch.setenv('REPVIT_MM_WEIGHTS_URL', 'http://127.0.0.1:9')  # where nobody listens
+    monkeypatch.setenv('REPVIT_MM_ALLOW_HTTP', '1')
     config = tmp_path / 'pretrained.py'
     init_cfg = dict(_delete_=True, type='Pretrained', checkpoint='repvit://m0_6_distill_300e')
     config.write_text(f'_base_ = {str(detector.config)!r}\nmodel = dict(backbone=dict(init_cfg={init_cfg}))\n')
