@@ -1,6 +1,5 @@
 """The pictures that a training ends with: its losses, and what the detector sees on held-out scenes."""
 import json
-import pickle
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -58,35 +57,38 @@ def draw_losses(scalars: Sequence[dict], path: Path, title: str) -> None:
     figure.savefig(path)
 
 
-def draw_predictions(predictions: Path, classes: Sequence[str], path: Path, title: str, rows: int = 3,
+def draw_predictions(predictions: Path, annotations: Path, images: Path, path: Path, title: str, rows: int = 3,
                      columns: int = 4) -> None:
-    """Draw the first predictions of a test.
+    """Draw what a test found on the first images.
 
     Args:
-        predictions: The file that ``tools/test.py --out`` wrote.
-        classes: Their names.
+        predictions: COCO's file of results, with masks.
+        annotations: COCO's file of the images and categories.
+        images: The folder of the images.
         path: The PNG to write.
         title: Of the picture.
         rows: Of the sheet.
         columns: Of the sheet.
     """
-    with predictions.open('rb') as file:
-        samples = pickle.load(file)[:rows * columns]
+    content, found = json.loads(annotations.read_text()), json.loads(predictions.read_text())
+    samples = content['images'][:rows * columns]
+    names = {category['id']: category['name'] for category in content['categories']}
     rows = min(rows, -(-len(samples) // columns))
     figure = Figure(figsize=(3 * columns, 3 * rows + .5), dpi=130, layout='constrained')
     figure.suptitle(title)
     for axes, sample in zip(figure.subplots(rows, columns, squeeze=False).flat, samples, strict=False):
-        axes.imshow(Image.open(sample['img_path']), interpolation='bicubic')
-        for i in np.flatnonzero(sample['pred_instances']['scores'].numpy() >= SCORE):
-            _draw_instance(axes, {name: values[i] for name, values in sample['pred_instances'].items()}, classes)
+        axes.imshow(Image.open(images / sample['file_name']), interpolation='bicubic')
+        for instance in found:
+            if instance['image_id'] == sample['id'] and instance['score'] >= SCORE:
+                _draw_instance(axes, instance, names[instance['category_id']])
     for axes in figure.axes:
         axes.set_axis_off()
     figure.savefig(path)
 
 
-def _draw_instance(axes: Axes, instance: dict, classes: Sequence[str]) -> None:
-    label, mask = int(instance['labels']), mask_utils.decode(instance['masks']).astype(float)
-    colour = matplotlib.colormaps['tab10'](label % 10)
+def _draw_instance(axes: Axes, instance: dict, name: str) -> None:
+    mask = mask_utils.decode(instance['segmentation']).astype(float)
+    colour = matplotlib.colormaps['tab10'](instance['category_id'] % 10)
     overlay = np.zeros((*mask.shape, 4))
     overlay[...] = colour
     overlay[..., 3] = .35 * mask
@@ -94,7 +96,7 @@ def _draw_instance(axes: Axes, instance: dict, classes: Sequence[str]) -> None:
     if 0 < mask.sum() < mask.size:
         outline = axes.contour(mask, [.5], colors=[colour], linewidths=1.2)
         outline.set_path_effects([patheffects.withStroke(linewidth=2., foreground='white')])
-    x1, y1, x2, y2 = instance['bboxes'].tolist()
-    axes.text((x1 + x2) / 2, (y1 + y2) / 2, f'{classes[label]} {instance["scores"]:.2f}', color='white', fontsize=7.5,
+    x, y, width, height = instance['bbox']
+    axes.text(x + width / 2, y + height / 2, f'{name} {instance["score"]:.2f}', color='white', fontsize=7.5,
               ha='center', va='center', clip_on=True,
               bbox=dict(boxstyle='round,pad=.25', facecolor=colour, linewidth=0))

@@ -11,7 +11,7 @@ from typing import Any
 from mmengine.config import Config
 from rich.console import Console
 
-from ..datasets import CLASSES, SceneSpec, write_coco
+from ..datasets import SceneSpec, write_coco
 from ..deploy import FusedCheckpoint, fuse_checkpoint
 from ..engine import latest_checkpoint, move_data_root
 from ..errors import UserError
@@ -48,6 +48,7 @@ class Quickstart:
     def __post_init__(self):
         move_data_root(self.cfg, str(self.data))
         self.cfg.randomness = dict(seed=self.seed)
+        self.cfg.test_evaluator.outfile_prefix = str(self.work_dir / 'predictions')
 
     @property
     def data(self) -> Path:
@@ -99,7 +100,7 @@ class Quickstart:
         return latest_checkpoint(self.training)
 
     def evaluate(self, checkpoint: Path, name: str) -> dict[str, float]:
-        """Test a checkpoint on the held-out scenes; the predictions are kept.
+        """Test a checkpoint on the held-out scenes; the predictions of the last test are kept.
 
         Args:
             checkpoint: The checkpoint.
@@ -110,7 +111,7 @@ class Quickstart:
         """
         directory = self.work_dir / 'test' / name
         shutil.rmtree(directory, ignore_errors=True)
-        self._run_tool('test.py', directory, checkpoint, '--out', directory / 'predictions.pkl')
+        self._run_tool('test.py', directory, checkpoint)
         metrics, = directory.glob('*/*.json')
         return json.loads(metrics.read_text())
 
@@ -119,11 +120,11 @@ class Quickstart:
         return fuse_checkpoint(self.config, checkpoint, self.work_dir / 'fused.pth')
 
     def draw_pictures(self) -> tuple[Path, Path]:
-        """Draw the losses of the training, and the predictions of the fused detector."""
+        """Draw the losses of the training, and the predictions of the last test."""
         losses, predictions = self.work_dir / 'losses.png', self.work_dir / 'predictions.png'
         draw_losses(read_scalars(self.training), losses, 'Mask R-CNN on RepViT, trained from random weights')
-        draw_predictions(self.work_dir / 'test' / 'fused' / 'predictions.pkl', CLASSES, predictions,
-                         'What it finds on scenes that it has not seen')
+        draw_predictions(self.work_dir / 'predictions.segm.json', self.data / 'annotations' / 'instances_val.json',
+                         self.data / 'images' / 'val', predictions, 'What it finds on scenes that it has not seen')
         return losses, predictions
 
     @property

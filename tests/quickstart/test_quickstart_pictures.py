@@ -1,10 +1,8 @@
 """The pictures of a training: the right numbers from the logs, and predictions where they are."""
 import json
-import pickle
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 from pycocotools import mask as mask_utils
 
@@ -47,17 +45,20 @@ def test_losses_are_drawn(tmp_path):
 def sheet(tmp_path):
     """Draws a sheet of perfect predictions of two scenes, scored ``score``."""
     def sheet(score):
-        samples = []
+        images, results = [], []
         for index in range(2):
-            scene, path = draw_scene(SceneSpec(size=96), index), tmp_path / f'{index}.png'
-            Image.fromarray(scene.image).save(path)
-            masks = [mask_utils.encode(np.asfortranarray(obj.mask.astype(np.uint8))) for obj in scene.objects]
-            boxes = [[x, y, x + w, y + h] for x, y, w, h in (obj.bbox for obj in scene.objects)]
-            samples.append(dict(img_path=str(path), pred_instances=dict(
-                labels=torch.tensor([obj.label for obj in scene.objects]), masks=masks,
-                scores=torch.full((len(masks),), score), bboxes=torch.tensor(boxes, dtype=torch.float))))
-        (tmp_path / 'predictions.pkl').write_bytes(pickle.dumps(samples))
-        draw_predictions(tmp_path / 'predictions.pkl', CLASSES, tmp_path / 'sheet.png', 'Predictions', 3, 2)
+            scene, name = draw_scene(SceneSpec(size=96), index), f'{index}.png'
+            Image.fromarray(scene.image).save(tmp_path / name)
+            images.append(dict(id=index, file_name=name))
+            for obj in scene.objects:
+                mask = mask_utils.encode(np.asfortranarray(obj.mask.astype(np.uint8)))
+                results.append(dict(image_id=index, category_id=obj.label + 1, score=score, bbox=list(obj.bbox),
+                                    segmentation={**mask, 'counts': mask['counts'].decode()}))
+        categories = [dict(id=number, name=name) for number, name in enumerate(CLASSES, 1)]
+        (tmp_path / 'annotations.json').write_text(json.dumps(dict(images=images, categories=categories)))
+        (tmp_path / 'predictions.json').write_text(json.dumps(results, default=float))
+        draw_predictions(tmp_path / 'predictions.json', tmp_path / 'annotations.json', tmp_path, tmp_path / 'sheet.png',
+                         'Predictions', 3, 2)
         return np.array(Image.open(tmp_path / 'sheet.png').convert('RGB')).astype(int)
     return sheet
 

@@ -35,14 +35,16 @@ parser = argparse.ArgumentParser()
 parser.add_argument('config')
 parser.add_argument('checkpoint')
 parser.add_argument('--work-dir', type=pathlib.Path)
-parser.add_argument('--out', type=pathlib.Path)
 args = parser.parse_args()
-args.out.write_text(args.checkpoint)
+settings = {}
+exec(pathlib.Path(args.config).read_text(), settings)
+pathlib.Path(settings['test_evaluator']['outfile_prefix'] + '.segm.json').write_text(args.checkpoint)
 (args.work_dir / '20260101').mkdir()
 (args.work_dir / '20260101' / '20260101.json').write_text(json.dumps({'coco/segm_mAP': .5, 'time': .1}))
 """
 CONFIG = """
 train_dataloader = dict(dataset=dict(type='CocoDataset', data_root='data/shapes/', ann_file='a.json'))
+test_evaluator = dict(type='CocoMetric')
 lr = 1
 """
 
@@ -167,7 +169,7 @@ def test_evaluation_replaces_the_one_before(job):
     quickstart = job()
     for checkpoint in ('a.pth', 'b.pth'):
         assert quickstart.evaluate(checkpoint, 'trained') == {'coco/segm_mAP': .5, 'time': .1}
-    assert (quickstart.work_dir / 'test/trained/predictions.pkl').read_text() == 'b.pth'
+    assert (quickstart.work_dir / 'predictions.segm.json').read_text() == 'b.pth'
 
 
 def test_data_set_is_drawn_into_the_work_directory(job):
