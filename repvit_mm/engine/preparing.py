@@ -2,6 +2,7 @@
 import argparse
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -156,9 +157,10 @@ def latest_checkpoint(work_dir: str | Path) -> Path | None:
     """The checkpoint that a run wrote last into its work directory, or None."""
     work_dir = Path(work_dir)
     pointer = work_dir / 'last_checkpoint'
-    if pointer.is_file() and (text := pointer.read_text().strip()):
-        for path in (Path(text), work_dir / Path(text).name):  # the directory may have been moved
-            if path.is_file():
+    with suppress(OSError, ValueError):  # of bytes that are no path
+        text = pointer.read_text().strip() if pointer.is_file() else ''
+        for path in (work_dir / Path(text).name, Path(text)):  # a copy of a run goes on from its own checkpoint
+            if text and path.is_file():
                 return path
     found = [*work_dir.glob('epoch_*.pth'), *work_dir.glob('iter_*.pth')]
     return max(found, key=lambda path: path.stat().st_mtime, default=None)

@@ -183,13 +183,21 @@ class TestResume:
         write(tmp_path / 'last_checkpoint', '/gone/work/epoch_1.pth')
         assert self.latest(tmp_path) == tmp_path / 'epoch_1.pth'
 
-    @pytest.mark.parametrize('pointer', [None, '', '/gone/epoch_9.pth'])
+    def test_a_copy_of_a_run_goes_on_from_its_own_checkpoint(self, tmp_path):
+        for name in ('a/epoch_1.pth', 'b/epoch_1.pth'):
+            (tmp_path / name).parent.mkdir()
+            write(tmp_path / name, '')
+        write(tmp_path / 'b/last_checkpoint', str(tmp_path / 'a/epoch_1.pth'))
+        assert self.latest(tmp_path / 'b') == tmp_path / 'b/epoch_1.pth'
+
+    @pytest.mark.parametrize('pointer', [None, '', '/gone/epoch_9.pth', 'x' * 5000, 'a\0b', '..', b'\xff\xfe\x80'])
     def test_takes_the_newest_without_a_good_pointer(self, tmp_path, pointer):
         import os
         for age, name in enumerate(['epoch_10.pth', 'iter_9.pth', 'epoch_2.pth']):
             os.utime(write(tmp_path / name, ''), (1000 - age, 1000 - age))
         if pointer is not None:
-            write(tmp_path / 'last_checkpoint', pointer)
+            content = pointer if isinstance(pointer, bytes) else pointer.encode()
+            (tmp_path / 'last_checkpoint').write_bytes(content)
         assert self.latest(tmp_path) == tmp_path / 'epoch_10.pth'
 
     def test_named_checkpoint(self, tmp_path):
