@@ -9,6 +9,7 @@ from typing import Any
 from mmengine.config import Config
 
 from .errors import ConfigError
+from .safe_files import read_without_code
 
 #: Our configs, which a wheel carries and a checkout links to.
 INSTALLED_CONFIGS = Path(__file__).resolve().parent / '.mim' / 'configs'
@@ -30,6 +31,7 @@ def load_config(path: str | Path, options: Mapping[str, Any] | None = None) -> C
         ConfigError: If there is no such file, it fails, or an option's key cannot be set in it.
     """
     from .toolboxes import toolbox_of
+    read_without_code()
     path = find_config(path)
     if path.suffix not in CONFIG_SUFFIXES:
         raise ConfigError(f'{path} is no config: a file {", ".join(CONFIG_SUFFIXES[:-1])} or {CONFIG_SUFFIXES[-1]} is '

@@ -21,10 +21,11 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from ..backbone import RepViT
-from ..checkpoints import fetch, load_into, read_checkpoint, tensors_of
-from ..checkpoints.formats import strip_wrappers
+from ..checkpoints import check_finite, load_into, read_checkpoint, tensors_of
 from ..errors import CheckpointError, ConfigError, DatasetError
 from ..files import make_folder
+from ..fusion import fuse
+from ..safe_files import read_without_code
 from ..toolboxes import TOOLBOXES
 from ..toolboxes.datasets import datasets_in
 from .checkpoint_hook import CheckpointHook
@@ -48,6 +49,7 @@ class Runner(mmengine.runner.Runner):
 
     def setup_env(self, env_cfg: Mapping[str, Any]) -> None:
         """Join the processes of the run; with gloo where there is no GPU."""
+        read_without_code()
         if get_device() != 'cpu':
             super().setup_env(env_cfg)
             return
@@ -105,7 +107,7 @@ class Runner(mmengine.runner.Runner):
     def test(self) -> dict[str, float]:
         """Test the model that ``load_from`` names, all of it; mistakes of the user raise a UserError."""
         self._complete = True
-        self.model.eval()  # only then a fused checkpoint may fuse it
+        self.model.eval()  # only then it takes a fused checkpoint
         with user_errors(self.cfg):
             return super().test()
 
@@ -126,7 +128,7 @@ class Runner(mmengine.runner.Runner):
         Raises:
             CheckpointError: If the file cannot be had or read, or does not fit.
         """
-        checkpoint = read_checkpoint(fetch(filename))
+        checkpoint = read_checkpoint(filename)
         if not isinstance(checkpoint, Mapping) or 'state_dict' not in checkpoint:
             checkpoint = {'state_dict': tensors_of(checkpoint, filename)}
         if self._resume and not {'epoch', 'iter'} <= set(checkpoint.get('meta', {})):
@@ -138,9 +140,11 @@ class Runner(mmengine.runner.Runner):
             model = model.module
         strict = strict or self._complete or self._resume
         if any(isinstance(module, RepViT) for module in model.modules()):
-            load_into(model, checkpoint, str(filename), strict)
+            report = load_into(model, checkpoint, str(filename), strict)
+            if self._complete and report.found.fused:  # exactly as it is in the file, for its speed
+                fuse(model, inplace=True)
         else:
-            _load_other(model, checkpoint['state_dict'], str(filename), strict)
+            _load_other(model, tensors_of(checkpoint, filename), str(filename), strict)
         self._has_loaded = True
         return checkpoint
 
@@ -171,8 +175,9 @@ class Runner(mmengine.runner.Runner):
 
 def _load_other(model: nn.Module, state_dict: Mapping[str, Any], source: str, strict: bool) -> None:
     """Load into a model without a RepViT, whose names are its own."""
+    check_finite(state_dict, source)
     try:
-        load_state_dict(model, strip_wrappers(state_dict), strict)
+        load_state_dict(model, state_dict, strict)
     except RuntimeError as error:
         reason = ' '.join(line.strip() for line in str(error).splitlines() if line.strip())
         raise CheckpointError(f'{source} does not fit the model: {reason[:500]}') from error

@@ -32,6 +32,8 @@ def load_pictures(shape: Sequence[int], number: int, paths: Sequence[str | Path]
     for index in range(number):
         path, turn = paths[index % len(paths)], index // len(paths)
         try:
+            if not Path(path).is_file():  # a pipe would be waited for
+                raise OSError('there is no such file')
             with Image.open(path) as file:
                 picture = file.convert('RGB')
         except OSError as error:

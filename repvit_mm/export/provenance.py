@@ -1,9 +1,11 @@
 """Where an exported model is from, in the words that are written into it."""
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from mmengine.fileio import load
 
+from ..errors import UserError
 from ..inference import InferenceModel
 
 PAPER = 'RepViT: Revisiting Mobile CNN From ViT Perspective (CVPR 2024), https://arxiv.org/abs/2307.09283'
@@ -50,10 +52,11 @@ def published_results(model: InferenceModel) -> dict[str, Any]:
     metafile = Path(model.config.filename).with_name('metafile.yml')
     if not metafile.is_file():
         return {}
-    for entry in load(metafile)['Models']:
-        if entry['Name'] == model.name and _weights_name(entry.get('Weights', '')) == _weights_name(model.checkpoint):
-            return {f'{metric}, {result["Dataset"]}': value
-                    for result in entry['Results'] for metric, value in result['Metrics'].items()}
+    with suppress(UserError, KeyError, TypeError, AttributeError):  # a file of that name for other things
+        for entry in load(metafile)['Models']:
+            if entry['Name'] == model.name and _weights_name(entry['Weights']) == _weights_name(model.checkpoint):
+                return {f'{metric}, {result["Dataset"]}': value
+                        for result in entry['Results'] for metric, value in result['Metrics'].items()}
     return {}
 
 

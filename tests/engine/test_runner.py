@@ -1,4 +1,6 @@
 """The Runner on a model of two numbers; no toolbox needed."""
+import types
+
 import pytest
 import torch
 from mmengine.config import Config
@@ -8,6 +10,7 @@ from mmengine.registry import DATASETS, MODELS
 from torch import nn
 from torch.utils.data import Dataset
 
+from repvit_mm import RepViT, fuse
 from repvit_mm.checkpoints import read_checkpoint
 from repvit_mm.engine import (
     Runner,
@@ -205,3 +208,47 @@ def test_the_first_process_that_fails_reports_once_they_know_each_other(monkeypa
         with pytest.raises(SystemExit) as end, one_report():
             raise error
         assert end.value.code == 1
+
+
+# --- What is loaded -------------------------------------------------------------------------------------------------
+
+@MODELS.register_module()
+class ToyPyramid(BaseModel):
+    def __init__(self):
+        super().__init__()
+        self.backbone = RepViT(TINY)
+
+    def forward(self, x, mode='tensor'):
+        return dict(loss=self.backbone(x)[-1].square().mean())
+
+
+TINY = {'widths': (8,) * 4, 'depths': (1,) * 4}
+
+
+def test_values_that_are_not_finite_are_not_tested(make_runner, tmp_path):
+    for model, name in ((ToyModel(), 'linear.bias'), (ToyPyramid(), 'backbone.stem.conv1.norm.running_mean')):
+        model.state_dict()[name].fill_(float('nan'))
+        torch.save({'state_dict': model.state_dict()}, tmp_path / 'x.pth')
+        runner = make_runner(model=dict(type=type(model).__name__), load_from=str(tmp_path / 'x.pth'))
+        with pytest.raises(CheckpointError, match=f'x.pth: 1 of .* not a number, first {name}'):
+            runner.load_or_resume()
+
+
+def test_a_fused_file_is_tested_at_its_speed_and_not_trained(make_runner, tmp_path):
+    fused = fuse(ToyPyramid().eval())
+    torch.save({'state_dict': fused.state_dict()}, tmp_path / 'x.pth')
+    runner = make_runner(model=dict(type='ToyPyramid'), load_from=str(tmp_path / 'x.pth'))
+    with pytest.raises(CheckpointError, match='is fused, for inference only'):
+        runner.load_or_resume()
+    runner._complete = True
+    runner.model.eval()
+    runner.load_or_resume()
+    assert runner.model.state_dict().keys() == fused.state_dict().keys()
+    assert all(torch.equal(value, fused.state_dict()[name]) for name, value in runner.model.state_dict().items())
+
+
+def test_what_mmengine_has_a_scheme_for_is_loaded(make_runner, tmp_path, monkeypatch):
+    torch.save({'state_dict': ToyModel().state_dict()}, tmp_path / 'x.pth')
+    monkeypatch.setattr('mmengine.runner.checkpoint.get_file_backend',
+                        lambda *_, **__: types.SimpleNamespace(get=lambda _: (tmp_path / 'x.pth').read_bytes()))
+    make_runner(load_from='s3://bucket/x.pth').load_or_resume()

@@ -1,5 +1,6 @@
 import pytest
 from inference_models import CONFIGS
+from mmengine.config import Config
 
 from repvit_mm.export.provenance import describe
 from repvit_mm.inference import build_inference_model
@@ -20,3 +21,15 @@ def test_released_weights_come_with_their_published_accuracy(model, checkpoint):
 def test_other_weights_come_without(model, checkpoint):
     model.checkpoint = checkpoint
     assert 'published_results' not in describe(model)
+
+
+@pytest.mark.parametrize('content', ['Models: !!python/object/apply:os.mkdir [made]', 'Models: 3', '- 1', '{', ''])
+def test_a_metafile_of_something_else_is_passed_over_and_runs_no_code(tmp_path, monkeypatch, content):
+    monkeypatch.chdir(tmp_path)
+    config = Config.fromfile(CONFIGS / 'classification/repvit_m0_6_distill_300e.py')
+    config.dump(tmp_path / 'repvit_m0_6_distill_300e.py')
+    (tmp_path / 'metafile.yml').write_text(content)
+    model = build_inference_model(tmp_path / 'repvit_m0_6_distill_300e.py')
+    model.checkpoint = 'repvit://m0_6_distill_300e'
+    assert 'published_results' not in describe(model)
+    assert not (tmp_path / 'made').exists()

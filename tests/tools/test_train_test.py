@@ -1,5 +1,6 @@
 """tools/train.py and tools/test.py from end to end, with every toolbox."""
 import json
+import os
 import pickle
 import re
 import shutil
@@ -213,12 +214,41 @@ def test_weights_that_cannot_be_had(detector, run, tmp_path, monkeypatch):
      r'bad\.pth holds the weights of m0_6, and the model is'),
     (lambda whole, path: torch.save(dict(epoch=1), path), r'bad\.pth holds no tensors'),
     (lambda whole, path: None, r'there is no checkpoint .*bad\.pth'),
-], ids=['truncated', 'text', 'another architecture', 'no weights', 'missing'])
+    (lambda whole, path: os.mkfifo(path), r'there is no checkpoint .*bad\.pth'),
+    (lambda whole, path: diverge(whole, path), r'bad\.pth: .* values that are infinite or not a number'),
+], ids=['truncated', 'text', 'another architecture', 'no weights', 'missing', 'pipe', 'not finite'])
 def test_bad_checkpoint_is_one_line(detector, run, tmp_path, make, message):
     path = tmp_path / 'bad.pth'
     make(detector.checkpoint.read_bytes(), path)
     assert_one_line(run('test', detector.config, path, '--data-root', detector.data, '--work-dir',
                         tmp_path / 'work'), message)
+
+
+def diverge(whole, path):
+    path.write_bytes(whole)
+    state_dict = read_checkpoint(path)['state_dict']
+    torch.save(dict(state_dict={name: value * float('nan') for name, value in state_dict.items()}), path)
+
+
+class RunsCode:
+    """Unpickling it makes a directory."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+@pytest.mark.parametrize('part', ['neck', 'roi_head.bbox_head', ''])
+def test_init_cfg_of_every_part_runs_no_code(detector, run, tmp_path, part):
+    path = tmp_path / 'bad.pth'
+    torch.save(dict(state_dict={}, meta=RunsCode(tmp_path / 'made')), path)
+    key = f'model.{part}.init_cfg'.replace('..', '.')
+    assert_one_line(run('train', detector.config, '--data-root', detector.data, '--work-dir', tmp_path / 'work',
+                        '--cfg-options', f'{key}.type=Pretrained', f'{key}.checkpoint={path}'),
+                    r'bad\.pth needs the type .*mkdir')
+    assert not (tmp_path / 'made').exists()
 
 
 def test_weights_alone_cannot_be_resumed(detector, run, tmp_path):
