@@ -113,7 +113,6 @@ def test_load_from_starts_anew_with_the_weights(detector, run, tmp_path):
             assert torch.equal(parameter, after['state_dict'][name]), name
 
 
-@pytest.mark.parametrize('trained', ['mmseg', 'mmpretrain'], indirect=True)
 def test_mixed_precision(trained, run, tmp_path):
     status, error = run('train', trained.config, '--amp', '--data-root', trained.data, '--work-dir', tmp_path, '--seed',
                         1)
