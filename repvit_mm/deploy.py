@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from .errors import CheckpointError
-from .files import written_in_one_piece
+from .files import atomic_write
 from .fusion import fuse
 from .inference import build_inference_model
 
@@ -63,7 +63,7 @@ def fuse_checkpoint(config: str | Path, checkpoint: str | Path, out: str | Path,
     meta = {**model.meta, 'fused': True, 'arch': model.arch}
     if model.classes:
         meta.setdefault('dataset_meta', {'classes': model.classes})
-    with written_in_one_piece(out) as path:
+    with atomic_write(out) as path:
         torch.save({'meta': meta, 'state_dict': fused.model.state_dict()}, path)
         bytes_written = path.stat().st_size
     parameters = [sum(p.numel() for p in form.model.parameters()) for form in (model, fused)]

@@ -8,7 +8,7 @@ from repvit_mm.analysis.benchmark import Request, run
 from repvit_mm.analysis.report import latency_table, machine_line, plot_latencies
 from repvit_mm.arguments import positive
 from repvit_mm.errors import UserError, run_cli
-from repvit_mm.files import check_writable, write_json, written_in_one_piece
+from repvit_mm.files import atomic_write, check_writable, write_json
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -58,7 +58,7 @@ def main() -> None:
     if args.json:
         write_json(args.json, result.as_dict())
     if args.plot:
-        with written_in_one_piece(args.plot) as path:
+        with atomic_write(args.plot) as path:
             plot_latencies(result, path)
 
 

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from repvit_mm.analysis.latency import describe_machine
 from repvit_mm.errors import ConfigError, UserError, run_cli
-from repvit_mm.files import write_json, written_in_one_piece
+from repvit_mm.files import atomic_write, write_json
 from repvit_mm.zoo import TABLES, Row, load_rows
 from repvit_mm.zoo.curves import draw_curves, read_curves
 from repvit_mm.zoo.documents import write_documents
@@ -60,15 +60,15 @@ def main() -> int:
     device = args.device or ('cuda' if torch.cuda.is_available() else 'cpu')
     outcomes = Reproduction(settings, args.out, device if args.latency else None, args.fresh).run(rows)
     machine = describe_machine(device, torch.get_num_threads())
-    with written_in_one_piece(args.out / 'tables.md') as path:
+    with atomic_write(args.out / 'tables.md') as path:
         path.write_text(report(outcomes, machine))
     write_json(args.out / 'tables.json', as_json(outcomes, machine))
     measured = {outcome.row.name: one.measured for outcome in outcomes for one in outcome.comparisons
                 if one.figure.startswith('Top 1') and one.measured is not None}
-    with written_in_one_piece(args.out / 'accuracy.png') as path:
+    with atomic_write(args.out / 'accuracy.png') as path:
         draw_family(load_rows(), path, measured)
     if curves:
-        with written_in_one_piece(args.out / 'curves.png') as path:
+        with atomic_write(args.out / 'curves.png') as path:
             draw_curves(curves, path)
     console = Console()
     console.width = max(console.width, 120)

@@ -7,7 +7,7 @@ import torch
 from repvit_mm.archs import ARCHS
 from repvit_mm.checkpoints import convert_state_dict
 from repvit_mm.errors import run_cli
-from repvit_mm.files import written_in_one_piece
+from repvit_mm.files import atomic_write
 from repvit_mm.sam import assemble
 
 
@@ -27,7 +27,7 @@ def main() -> None:
     tensors = assemble(args.encoder, args.sam, args.arch).state_dict()
     if args.official:
         tensors = convert_state_dict(tensors, to='official')
-    with written_in_one_piece(args.out) as path:
+    with atomic_write(args.out) as path:
         torch.save(dict(tensors), path)
     print(f'{len(tensors)} tensors: {args.out}')
 

@@ -1,5 +1,4 @@
 """Converting checkpoint files from one format to another."""
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -8,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ..errors import CheckpointError
+from ..files import atomic_write
 from .formats import FoundArch, FoundBackbone, arch_of, find_in, rename
 from .reading import check_finite, find_weights, read_checkpoint, tensors_of
 
@@ -48,7 +48,8 @@ def convert_file(source: str | Path, destination: str | Path, to: str = 'repvit_
         overwrite: Replace ``destination`` if it is there.
 
     Raises:
-        CheckpointError: If the source cannot be read or converted, or the destination not be written.
+        CheckpointError: If the source cannot be read or converted.
+        UserError: If the destination cannot be written.
     """
     destination = Path(destination).expanduser()
     if destination.is_dir() or not destination.parent.is_dir():
@@ -82,22 +83,19 @@ def _arrange(tensors: Mapping[str, Tensor], found: FoundBackbone, checkpoint: An
 
 
 def _write(content: dict[str, Any], destination: Path) -> None:
-    """Write beside, read back without trust, then put in place."""
-    part = destination.with_name(f'{destination.name}.part')
+    """Write, and read back without trust."""
     try:
-        if destination.suffix == '.safetensors':
-            from safetensors.torch import save_file
-            save_file({name: value.contiguous() for name, value in tensors_of(content, destination).items()}, part)
-        else:
-            torch.save(content, part)
-        try:
-            read_checkpoint(part)
-        except CheckpointError:  # of a trusted file
-            content.pop('meta', None)
-            torch.save(content, part)
-            read_checkpoint(part)
-        os.replace(part, destination)
-    except (OSError, RuntimeError) as error:  # torch.save reports a full disk as the latter
+        with atomic_write(destination) as part:
+            if destination.suffix == '.safetensors':
+                from safetensors.torch import save_file
+                save_file({name: value.contiguous() for name, value in tensors_of(content, destination).items()}, part)
+            else:
+                torch.save(content, part)
+            try:
+                read_checkpoint(part)
+            except CheckpointError:  # of a trusted file
+                content.pop('meta', None)
+                torch.save(content, part)
+                read_checkpoint(part)
+    except RuntimeError as error:  # torch.save reports a full disk like this
         raise CheckpointError(f'{destination} cannot be written: {error}') from error
-    finally:
-        part.unlink(missing_ok=True)

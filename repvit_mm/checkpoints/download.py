@@ -27,6 +27,7 @@ from rich.progress import (
 )
 
 from ..errors import CheckpointError
+from ..files import put_in_place
 
 SCHEME = 'repvit://'
 #: The authors' release.
@@ -186,7 +187,7 @@ def _download(name: str, url: str, path: Path, sha256: str | None) -> None:
         _discard(part)
         raise CheckpointError(f'{name} from {url} has SHA-256 {digest}, but {sha256} is recorded: it was changed or '
                               'damaged on its way, and has been deleted; try again, or another mirror')
-    os.replace(part, path)
+    put_in_place(part, path)
     _discard(part)
     checked = 'as recorded' if sha256 else 'none is recorded to compare it with'
     print_log(f'downloaded {url} to {path} (SHA-256 {digest}, {checked})', logger='current')

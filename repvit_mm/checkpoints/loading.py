@@ -1,7 +1,7 @@
 """Loading checkpoints of every published format into models: all that the model has, or a clear error."""
 import logging
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,7 +10,7 @@ from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
 from torch import Tensor, nn
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, shortened
 from ..fusion import to_own_form
 from .formats import FoundArch, FoundBackbone, arch_of, find_backbones, find_in, is_head, rename
 from .reading import check_finite, read_checkpoint, tensors_of
@@ -50,7 +50,7 @@ class LoadReport(NamedTuple):
     def problems(self) -> str:
         """Everything that did not fit, in a part of a line; empty if everything did."""
         kinds = {'missing': self.missing, 'of another shape': self.mismatched, 'unexpected': self.unexpected}
-        return ', '.join(f'{len(names)} {kind} ({_some(names)})' for kind, names in kinds.items() if names)
+        return ', '.join(f'{len(names)} {kind} ({shortened(names, 3)})' for kind, names in kinds.items() if names)
 
     def __str__(self) -> str:
         line = f'took {self.taken} of {self.total} tensors from {self.source} ({self.found}, {self.arch})'
@@ -160,7 +160,7 @@ def _pair(found: list[FoundBackbone], wanted: list[FoundBackbone], source: str) 
     by_root = {backbone.root: backbone for backbone in found}
     if all(backbone.root in by_root for backbone in wanted):
         return [(by_root[backbone.root], backbone) for backbone in wanted]
-    theirs, ours = (_some([backbone.root or 'no prefix' for backbone in side]) for side in (found, wanted))
+    theirs, ours = (shortened([backbone.root or 'no prefix' for backbone in side], 3) for side in (found, wanted))
     raise CheckpointError(f'{source} holds RepViTs under {theirs}, and the model under {ours}: '
                           'it is not clear which one goes where')
 
@@ -231,8 +231,3 @@ def _check(report: LoadReport, taken: Mapping[str, Tensor], pairs: Pairs, strict
 
 def _shape(value: Tensor) -> str:
     return 'x'.join(map(str, value.shape)) or 'a number'
-
-
-def _some(names: Iterable[str], limit: int = 3) -> str:
-    names = list(names)
-    return ', '.join(names[:limit]) + (', ...' if len(names) > limit else '')

@@ -16,6 +16,7 @@ from mmengine.registry import METRICS
 from PIL import Image, ImageOps
 
 from ..errors import ConfigError
+from ..files import atomic_write
 
 #: Up to so many classes are named, and their counts written, in the confusion matrix.
 NAMED_CLASSES = 40
@@ -160,7 +161,5 @@ def _file_name(name: str) -> str:
 
 
 def _write(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all."""
-    beside = path.with_name(f'.{path.name}.{os.getpid()}')
-    beside.write_bytes(content)
-    os.replace(beside, path)
+    with atomic_write(path) as part:
+        part.write_bytes(content)

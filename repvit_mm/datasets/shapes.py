@@ -11,9 +11,6 @@ Example:
 import io
 import json
 import os
-import shutil
-import tempfile
-import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
@@ -25,6 +22,7 @@ from PIL import Image
 from rich.progress import track
 
 from ..errors import ConfigError, DatasetError
+from ..files import atomic_write
 from .scenes import CLASSES, Scene, SceneObject, SceneSpec, draw_scene
 from .textures import VIVID
 
@@ -32,7 +30,6 @@ SPLITS = ('train', 'val')
 MANIFEST = 'shapes.json'
 # Goes up with every change to what is drawn or written, so that folders of older versions are drawn anew.
 VERSION = 1
-STALE_SECONDS = 3600
 SCENES = SceneSpec()
 SINGLE_OBJECTS = SceneSpec(objects=(1, 1), radius=(.2, .42))
 
@@ -182,20 +179,14 @@ def _write(root: Path, layout: Layout, spec: SceneSpec, seed: int, counts: dict[
                            'name another folder or empty this one')
     try:
         root.parent.mkdir(parents=True, exist_ok=True)
-        _remove_leftovers(root)
-        partial = Path(tempfile.mkdtemp(prefix=f'.{root.name}.partial-', dir=root.parent))
-        try:
-            _fill(partial, layout, spec, seed, counts, quiet)
-            _put_in_place(partial, root)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
     except OSError as error:
-        raise DatasetError(f'{root} cannot be written: {error.strerror or error}') from error
+        raise DatasetError(f'{root} cannot be written: {error.strerror}') from error
+    with atomic_write(root, folder=True) as partial:
+        _fill(partial, layout, spec, seed, counts, quiet)
     return root
 
 
 def _fill(folder: Path, layout: Layout, spec: SceneSpec, seed: int, counts: dict[str, int], quiet: bool) -> None:
-    folder.chmod(0o755)
     checksums = {}
     for number, split in enumerate(SPLITS):
         def scenes(number: int = number, split: str = split) -> Iterator[tuple[int, Scene]]:
@@ -209,21 +200,3 @@ def _fill(folder: Path, layout: Layout, spec: SceneSpec, seed: int, counts: dict
             checksums[name] = zlib.crc32(content)
     manifest = dict(_settings(layout, spec, seed, counts), files=checksums)
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=1))
-
-
-def _put_in_place(partial: Path, root: Path) -> None:
-    """Rename ``partial`` to ``root``; what was there is moved aside first and then removed."""
-    old = Path(tempfile.mkdtemp(prefix=f'.{root.name}.partial-', dir=root.parent))
-    try:
-        if root.exists():
-            os.replace(root, old / root.name)
-        os.replace(partial, root)
-    finally:
-        shutil.rmtree(old, ignore_errors=True)
-
-
-def _remove_leftovers(root: Path) -> None:
-    """Remove folders that killed runs left behind; a young one may belong to a run that goes on."""
-    for path in root.parent.glob(f'.{root.name}.partial-*'):
-        if time.time() - path.stat().st_mtime > STALE_SECONDS:
-            shutil.rmtree(path, ignore_errors=True)

@@ -1,7 +1,7 @@
 """mmengine's Runner with checked checkpoints, one-line errors, and distributed runs without a GPU."""
 import difflib
-import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader
 from ..backbone import RepViT
 from ..checkpoints import check_finite, load_into, read_checkpoint, tensors_of
 from ..errors import CheckpointError, ConfigError, DatasetError
-from ..files import make_folder
+from ..files import atomic_write, make_folder
 from ..fusion import fuse
 from ..safe_files import read_without_code
 from ..toolboxes import TOOLBOXES
@@ -159,18 +159,12 @@ class Runner(mmengine.runner.Runner):
                         save_optimizer: bool = True, save_param_scheduler: bool = True,
                         meta: dict[str, Any] | None = None, by_epoch: bool = True,
                         backend_args: Mapping[str, Any] | None = None) -> None:
-        """Save a checkpoint under another name, and rename it once it is complete; the arguments are mmengine's."""
+        """Save a checkpoint, whole or not at all; the arguments are mmengine's."""
         backend = get_file_backend(out_dir, backend_args=backend_args)
         is_local = file_client_args is None and isinstance(backend, LocalBackend)
-        written = f'{filename}.part' if is_local else filename
-        try:
-            super().save_checkpoint(out_dir, written, file_client_args, save_optimizer, save_param_scheduler,
-                                    meta, by_epoch, backend_args)
-            if is_local:
-                os.replace(os.path.join(out_dir, written), os.path.join(out_dir, filename))
-        finally:
-            if is_local:
-                Path(out_dir, written).unlink(missing_ok=True)
+        with atomic_write(Path(out_dir, filename)) if is_local else nullcontext() as path:
+            super().save_checkpoint(str(path.parent) if is_local else out_dir, filename, file_client_args,
+                                    save_optimizer, save_param_scheduler, meta, by_epoch, backend_args)
 
 
 def _load_other(model: nn.Module, state_dict: Mapping[str, Any], source: str, strict: bool) -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import ExportError
-from ..files import written_in_one_piece
+from ..files import atomic_write
 from ..inference import InferenceModel
 from .mil_evaluator import MILProgram, quiet
 from .packages import need
@@ -111,7 +111,7 @@ def export_coreml(model: InferenceModel, shape: Sequence[int], out: str | Path,
         check_shape(model, size)
     fused = fused_for_export(model)
     wrapped = CoreMLModel(fused_for_export(model)).eval()
-    with written_in_one_piece(out) as path:
+    with atomic_write(out, folder=True) as path:
         with quiet():
             package = _compress(_convert(wrapped, shapes, precision), weights)
             _set_metadata(package, model, shapes)

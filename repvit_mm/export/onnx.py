@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import ExportError
-from ..files import written_in_one_piece
+from ..files import atomic_write
 from ..inference import InferenceModel
 from .packages import need
 from .pictures import load_pictures, normalise, to_pixels
@@ -61,7 +61,7 @@ def export_onnx(model: InferenceModel, shape: Sequence[int], out: str | Path, dy
     check_shape(model, shape)
     fused = fused_for_export(model)
     image = torch.zeros(1, model.in_channels, *shape)
-    with torch.no_grad(), written_in_one_piece(out) as path:
+    with torch.no_grad(), atomic_write(out) as path:
         save_graph(fused, image, path, fused.output_names(len(fused(image))), True, dynamic_size)
         graph = onnx.load(path)
         _set_metadata(graph, describe(model))

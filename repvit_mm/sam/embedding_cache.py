@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..errors import DatasetError
-from ..files import make_folder, write_json, written_in_one_piece
+from ..files import atomic_write, make_folder, write_json
 
 MANIFEST = 'manifest.json'
 
@@ -113,5 +113,5 @@ class EmbeddingCache:
             raise DatasetError(f'the embedding of {name} has values that half precision cannot hold')
         path = self.path(name)
         make_folder(path.parent)
-        with written_in_one_piece(path) as part:
+        with atomic_write(path) as part:
             np.savez(part, embedding=half, sha256=np.array(digest))

@@ -43,7 +43,7 @@ from ..export.mil_evaluator import MILProgram, quiet
 from ..export.onnx import OPSET, open_session
 from ..export.packages import need
 from ..export.verification import compare, size_on_disk
-from ..files import written_in_one_piece
+from ..files import atomic_write
 from ..inference import SAM_ENCODER, InferenceModel
 from .images import read_image
 from .mil_operations import DECODER_OPERATIONS
@@ -159,7 +159,7 @@ def export_decoder(sam: Sam, out: str | Path, checkpoint: str | None = None,
     facts = {'description': 'SAM mask decoder for the embeddings of RepViT-SAM',
              'image_size': sam.image_encoder.img_size, 'checkpoint': checkpoint or 'none: random weights'}
     decoder = SamDecoder(sam).eval()
-    with written_in_one_piece(out) as path:
+    with atomic_write(out, folder=kind == 'coreml') as path:
         if kind == 'onnx':
             operations, run = _write_onnx(decoder, cases[0], path, facts)
         else:

@@ -5,7 +5,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ..errors import UserError
-from ..files import written_in_one_piece
+from ..files import atomic_write
 
 #: Endings of the names under which pictures are looked for in folders.
 SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp')
@@ -84,6 +84,6 @@ def write_png(path: str | Path, image: np.ndarray) -> Path:
         UserError: If the file cannot be written.
     """
     path = Path(path)
-    with written_in_one_piece(path) as part:
+    with atomic_write(path) as part:
         Image.fromarray(image).save(part, format='PNG')
     return path

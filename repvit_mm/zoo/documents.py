@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import UserError
-from ..files import written_in_one_piece
+from ..files import atomic_write
 from .plots import draw_family, load_peers
 from .rows import TABLES, Row
 from .tables import markdown_table
@@ -44,11 +44,11 @@ def write_documents(rows: Sequence[Row], root: Path) -> list[Path]:
     """
     contents = documents(rows, root)
     for path, content in contents.items():
-        with written_in_one_piece(path) as part:
+        with atomic_write(path) as part:
             part.write_text(content)
     picture = root / 'docs' / 'images' / 'accuracy.png'
     picture.parent.mkdir(exist_ok=True)
-    with written_in_one_piece(picture) as part:
+    with atomic_write(picture) as part:
         draw_family(rows, part)
     return [*contents, picture]
 

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from repvit_mm import convert_state_dict, load_checkpoint
 from repvit_mm.checkpoints import FORMATS, convert_file, read_checkpoint
-from repvit_mm.errors import CheckpointError, run_cli
+from repvit_mm.errors import CheckpointError, UserError, run_cli
 
 TOOL = Path(__file__).parents[2] / 'tools' / 'convert_checkpoint.py'
 
@@ -185,7 +185,7 @@ def test_a_write_that_fails_leaves_the_old_file(official, tmp_path, monkeypatch)
         Path(path).write_text('half')
         raise OSError('No space left on device')
     monkeypatch.setattr(torch, 'save', full)
-    with pytest.raises(CheckpointError, match='out.pth cannot be written: No space left on device'):
+    with pytest.raises(UserError, match='out.pth cannot be written: No space left on device'):
         convert_file(official, tmp_path / 'out.pth', overwrite=True)
     assert (tmp_path / 'out.pth').read_text() == 'precious'
     assert sorted(path.name for path in tmp_path.iterdir()) == ['official.pth', 'out.pth']

@@ -3,7 +3,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +18,7 @@ from repvit_mm.datasets import (
     write_coco,
     write_segmentation,
 )
-from repvit_mm.errors import ConfigError, DatasetError
+from repvit_mm.errors import ConfigError, DatasetError, UserError
 
 TOOL = Path(__file__).parents[2] / 'tools/draw_shapes.py'
 SPEC = SceneSpec(size=64)
@@ -179,19 +178,10 @@ def test_interrupted_drawing_leaves_nothing_half_written(tmp_path, monkeypatch, 
         return draw_scene(spec, seed, label)
 
     monkeypatch.setattr(shapes, 'draw_scene', draw)
-    with pytest.raises((KeyboardInterrupt, DatasetError)):
+    with pytest.raises((KeyboardInterrupt, UserError)):
         write_coco(root, **SETTINGS)
     assert contents(root) == before
     assert os.listdir(tmp_path) == ['data'] * exists
-
-
-def test_old_leftovers_of_killed_runs_go(tmp_path):
-    old, young = tmp_path / '.data.partial-a', tmp_path / '.data.partial-b'
-    old.mkdir()
-    young.mkdir()
-    os.utime(old, (time.time() - 2 * shapes.STALE_SECONDS,) * 2)
-    write_coco(tmp_path / 'data', **SETTINGS)
-    assert not old.exists() and young.exists()
 
 
 def test_folder_of_other_files_is_left_alone(tmp_path):

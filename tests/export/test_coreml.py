@@ -137,7 +137,7 @@ def test_bad_outputs_and_missing_packages_are_one_line(models, tmp_path, monkeyp
     with pytest.raises(UserError, match=r'cannot be written: No such file or directory'):
         export_coreml(model, (32, 32), tmp_path / 'absent' / 'model.mlpackage')
     (tmp_path / 'file.mlpackage').write_text('a file')
-    with pytest.raises(UserError, match='something else of that name is there'):
+    with pytest.raises(UserError, match='there is a file of that name'):
         export_coreml(model, (32, 32), tmp_path / 'file.mlpackage')
     monkeypatch.setitem(sys.modules, 'coremltools', None)
     with pytest.raises(ExportError, match=r'coremltools is not installed: pip install "repvit-mm\[export\]"'):

@@ -99,7 +99,7 @@ def test_an_output_that_cannot_be_written_is_one_line(models, tmp_path):
     with pytest.raises(UserError, match=r'absent/model.onnx cannot be written: No such file or directory'):
         export_onnx(models('backbone'), (32, 32), tmp_path / 'absent' / 'model.onnx')
     (tmp_path / 'folder.onnx').mkdir()
-    with pytest.raises(UserError, match='something else of that name'):
+    with pytest.raises(UserError, match='there is a folder of that name'):
         export_onnx(models('backbone'), (32, 32), tmp_path / 'folder.onnx')
     assert [path.name for path in tmp_path.iterdir()] == ['folder.onnx']
 

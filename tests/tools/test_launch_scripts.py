@@ -164,7 +164,7 @@ def test_interrupt_leaves_the_last_checkpoint(tmp_path, port):
     assert status == 130, error
     assert error.splitlines().count('interrupted') == 1 and 'Traceback' not in error
     checkpoints = list(work_dir.glob('*.pth'))
-    assert checkpoints and not list(work_dir.glob('*.part'))
+    assert checkpoints and not list(work_dir.glob('.*.partial-*'))
     for path in checkpoints:
         assert read_checkpoint(path)['meta']['epoch'] == int(path.stem.removeprefix('epoch_'))
 
