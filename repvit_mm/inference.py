@@ -1,7 +1,7 @@
 """Models for inference, from a config or the name of an architecture: what is counted, measured and exported."""
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from mmengine.config import Config
@@ -14,25 +14,8 @@ from .backbone import RepViT
 from .checkpoints import load_into, read_checkpoint
 from .configs import load_config
 from .errors import ConfigError
+from .normalisation import IMAGENET, Normalisation
 from .toolboxes import TOOLBOXES, Task, toolbox_of
-
-
-class Normalisation(NamedTuple):
-    """How a model wants its image: ``(pixel - mean) / std`` for each channel, pixels from 0 to 255.
-
-    Attributes:
-        mean: Of each channel.
-        std: Of each channel.
-        channels: Their order, ``'RGB'`` or ``'BGR'``.
-    """
-
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    channels: str
-
-
-#: ImageNet's, which all published weights were trained with.
-IMAGENET = Normalisation((123.675, 116.28, 103.53), (58.395, 57.12, 57.375), 'RGB')
 
 
 class Backbone(Task):

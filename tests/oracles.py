@@ -7,6 +7,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from repvit_mm.archs import get_arch
 from repvit_mm.checkpoints import convert_state_dict
 
+#: Mean and standard deviation of the images, RGB of 0-255.
+IMAGENET = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]
+
 
 def randomise_norms(model: nn.Module, seed: int = 0) -> nn.Module:
     """Draw weight, bias, mean and variance of every BatchNorm: fresh ones hide most of a RepViT."""

@@ -13,7 +13,7 @@ from repvit_mm.engine.options import CfgOptions
 from repvit_mm.errors import ConfigError, run_cli
 from repvit_mm.sam.distillation import cache_embeddings
 from repvit_mm.sam.embedding_cache import EmbeddingCache
-from repvit_mm.sam.teacher import Teacher
+from repvit_mm.sam.teacher import SamTeacher
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -51,7 +51,7 @@ def main() -> None:
     cfg[loader].dataset.cache = None
 
     dataset = DATASETS.build(cfg[loader].dataset)
-    teacher = Teacher(**cfg.model.teacher, image_size=cfg.model.image_size)
+    teacher = SamTeacher(**cfg.model.teacher, image_size=cfg.model.image_size)
     cache = EmbeddingCache(args.out)
     cache.create(teacher.identity())
     device = torch.device(get_device())

@@ -63,7 +63,7 @@ class Request(NamedTuple):
     timm: bool = True
 
 
-class Result(NamedTuple):
+class BenchmarkResult(NamedTuple):
     """What came of a benchmark.
 
     Attributes:
@@ -87,7 +87,7 @@ class Result(NamedTuple):
                 'systems': [{**system._asdict(), **figures._asdict()} for system, figures in self.latencies.items()]}
 
 
-def run(request: Request) -> Result:
+def run(request: Request) -> BenchmarkResult:
     """Measure.
 
     Raises:
@@ -114,7 +114,8 @@ def run(request: Request) -> Result:
                 memory[system] = _memory_of(system, request)
     latencies = summarise(measure(calls, request.rounds, request.device), memory)
     covers = {name: model.task.covers for (name, implementation), model in models.items() if implementation == OURS}
-    return Result(request, latencies, describe_machine(request.device, torch.get_num_threads()), covers, left_out)
+    machine = describe_machine(request.device, torch.get_num_threads())
+    return BenchmarkResult(request, latencies, machine, covers, left_out)
 
 
 def _usable(backend: str, request: Request) -> list[str]:

@@ -5,7 +5,7 @@ from pathlib import Path
 from rich.table import Table
 
 from ..inference import InferenceModel
-from .benchmark import Result
+from .benchmark import BenchmarkResult
 from .complexity import Complexity
 from .latency import OURS, TIMM
 
@@ -44,7 +44,7 @@ def what_is_counted(model: InferenceModel, proposals: int | None) -> str:
     return f'MACs are those of convolutions and linear layers in {model.task.counted(proposals)}.'
 
 
-def latency_table(result: Result) -> Table:
+def latency_table(result: BenchmarkResult) -> Table:
     """A row for each system."""
     request = result.request
     what = 'training step' if request.train else 'inference, fused'
@@ -62,14 +62,14 @@ def latency_table(result: Result) -> Table:
     return table
 
 
-def machine_line(result: Result) -> str:
+def machine_line(result: BenchmarkResult) -> str:
     """Machine and versions, in a line, and what was measured of each model."""
     machine = ', '.join(f'{key} {value}' for key, value in result.machine.items())
     covers = '; '.join(f'{name}: {part}' for name, part in result.covers.items())
     return f'{machine}\nMeasured: {covers}.'
 
 
-def plot_latencies(result: Result, path: Path) -> None:
+def plot_latencies(result: BenchmarkResult, path: Path) -> None:
     """Draw medians as bars, with a line up to the 95th percentile; a panel for each batch size."""
     import matplotlib
     matplotlib.use('Agg')

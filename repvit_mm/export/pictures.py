@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ExportError
-from ..inference import Normalisation
+from ..normalisation import Normalisation
 
 
 def load_pictures(shape: Sequence[int], number: int, paths: Sequence[str | Path] = ()) -> np.ndarray:

@@ -1,7 +1,6 @@
 """The pictures that a training ends with: its losses, and what the detector sees on held-out scenes."""
 import json
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 
 import matplotlib
@@ -16,29 +15,15 @@ from pycocotools import mask as mask_utils
 SCORE = .5
 
 
-def read_scalars(work_dir: Path) -> list[dict]:
-    """What mmengine logged of a training, one dict for each line, in the order of the steps.
-
-    A training that was interrupted and resumed has a log for each part; where they overlap, the later one counts.
-    """
-    steps: dict[int, dict] = {}
-    for path in sorted(work_dir.glob('*/vis_data/scalars.json')):
-        for line in path.read_text().splitlines():
-            with suppress(ValueError):  # a run that was killed ends in half a line
-                scalars = json.loads(line)
-                if 'loss' in scalars:
-                    steps[scalars['step']] = scalars
-    return [steps[step] for step in sorted(steps)]
-
-
 def draw_losses(scalars: Sequence[dict], path: Path, title: str) -> None:
     """Draw the total loss and its parts over the training steps.
 
     Args:
-        scalars: What :func:`read_scalars` gives.
+        scalars: What :func:`repvit_mm.scalars.read_scalars` gives.
         path: The PNG to write.
         title: Of the picture.
     """
+    scalars = [line for line in scalars if 'loss' in line]
     figure = Figure(figsize=(8, 4.5), dpi=150, layout='constrained')
     figure.suptitle(title)
     axes = figure.subplots()
@@ -57,7 +42,7 @@ def draw_losses(scalars: Sequence[dict], path: Path, title: str) -> None:
     figure.savefig(path)
 
 
-def draw_predictions(predictions: Path, annotations: Path, images: Path, path: Path, title: str, rows: int = 3,
+def draw_detections(predictions: Path, annotations: Path, images: Path, path: Path, title: str, rows: int = 3,
                      columns: int = 4) -> None:
     """Draw what a test found on the first images.
 

@@ -17,7 +17,8 @@ from ..engine import latest_checkpoint, move_data_root
 from ..errors import UserError
 from ..files import write_json
 from ..processes import run_tool
-from .pictures import draw_losses, draw_predictions, read_scalars
+from ..scalars import read_scalars
+from .pictures import draw_detections, draw_losses
 
 #: Beside the checkpoints: what the training was started with, how long it took, whether it is done.
 STATE = 'quickstart.json'
@@ -123,8 +124,8 @@ class Quickstart:
         """Draw the losses of the training, and the predictions of the last test."""
         losses, predictions = self.work_dir / 'losses.png', self.work_dir / 'predictions.png'
         draw_losses(read_scalars(self.training), losses, 'Mask R-CNN on RepViT, trained from random weights')
-        draw_predictions(self.work_dir / 'predictions.segm.json', self.data / 'annotations' / 'instances_val.json',
-                         self.data / 'images' / 'val', predictions, 'What it finds on scenes that it has not seen')
+        draw_detections(self.work_dir / 'predictions.segm.json', self.data / 'annotations' / 'instances_val.json',
+                        self.data / 'images' / 'val', predictions, 'What it finds on scenes that it has not seen')
         return losses, predictions
 
     @property

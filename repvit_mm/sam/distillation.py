@@ -20,10 +20,11 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ..errors import CheckpointError, ConfigError, DatasetError, UserError
+from ..normalisation import IMAGENET
 from .embedding_cache import EmbeddingCache, picture_digest
 from .encoder import SamEncoder
 from .images import list_images, to_rgb
-from .teacher import Teacher
+from .teacher import SamTeacher
 
 STRIDE, CHANNELS = 16, 256  # of the embeddings of every SAM
 
@@ -80,7 +81,7 @@ class SamImages(Dataset):
             raise DatasetError(f'{self.folder / name} cannot be read: {error}; remove or replace it') from error
 
 
-def cache_embeddings(cache: EmbeddingCache, images: SamImages, names: Sequence[str], teacher: Teacher,
+def cache_embeddings(cache: EmbeddingCache, images: SamImages, names: Sequence[str], teacher: SamTeacher,
                      device: torch.device, batch_size: int = 1,
                      on_progress: Callable[[int], None] = lambda count: None) -> int:
     """Write the embeddings of pictures that the cache does not have yet, or not intact.
@@ -128,8 +129,8 @@ class SamPreprocessor(BaseDataPreprocessor):
     def __init__(self, image_size: int = 1024):
         super().__init__()
         self.image_size = image_size
-        self.register_buffer('mean', torch.tensor([123.675, 116.28, 103.53]).view(3, 1, 1), persistent=False)
-        self.register_buffer('std', torch.tensor([58.395, 57.12, 57.375]).view(3, 1, 1), persistent=False)
+        self.register_buffer('mean', torch.tensor(IMAGENET.mean).view(3, 1, 1), persistent=False)
+        self.register_buffer('std', torch.tensor(IMAGENET.std).view(3, 1, 1), persistent=False)
 
     def forward(self, data: dict[str, list], training: bool = False) -> dict[str, Any]:
         """Pictures of several sizes -> ``inputs`` (N, 3, S, S), their ``sizes``, and ``targets`` where cached."""
@@ -152,7 +153,7 @@ class SamDistiller(BaseModel):
 
     Args:
         student: Settings of a :class:`repvit_mm.sam.SamEncoder`, without ``image_size``.
-        teacher: Settings of a :class:`repvit_mm.sam.teacher.Teacher`, without ``image_size``.
+        teacher: Settings of a :class:`repvit_mm.sam.teacher.SamTeacher`, without ``image_size``.
         image_size: Side in pixels of the padded square that both see.
         points_per_side: In validation, student and teacher segment what each point of such a grid means.
 
@@ -165,7 +166,7 @@ class SamDistiller(BaseModel):
         if points_per_side < 1:
             raise ConfigError(f'points_per_side={points_per_side} must be at least 1')
         self.student = SamEncoder(**{'out_channels': CHANNELS, **student}, image_size=image_size)
-        self.teacher = Teacher(**teacher, image_size=image_size)
+        self.teacher = SamTeacher(**teacher, image_size=image_size)
         self.points_per_side = points_per_side
 
     def init_weights(self) -> None:

@@ -33,7 +33,7 @@ class EmbeddingCache:
         """Make the folder for the embeddings of a teacher, or check that it is theirs already.
 
         Args:
-            identity: See :meth:`repvit_mm.sam.teacher.Teacher.identity`.
+            identity: See :meth:`repvit_mm.sam.teacher.SamTeacher.identity`.
 
         Raises:
             DatasetError: If it holds the embeddings of another teacher.

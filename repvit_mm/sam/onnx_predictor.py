@@ -6,10 +6,9 @@ from PIL import Image
 
 from ..errors import CheckpointError
 from ..export.onnx import open_session
+from ..normalisation import IMAGENET
 from .exporting import INPUTS, OUTPUTS, decoder_points
 from .prompts import Prompt
-
-_MEAN, _STD = np.float32([123.675, 116.28, 103.53]), np.float32([58.395, 57.12, 57.375])
 
 
 class OnnxPredictor:
@@ -46,7 +45,8 @@ class OnnxPredictor:
         rows, columns = (int(side * scale + 0.5) for side in (height, width))
         scaled = np.asarray(Image.fromarray(image).resize((columns, rows), Image.Resampling.BILINEAR))
         padded = np.zeros((1, 3, self._size, self._size), dtype=np.float32)
-        padded[0, :, :rows, :columns] = ((scaled - _MEAN) / _STD).transpose(2, 0, 1)
+        mean, std = np.float32(IMAGENET.mean), np.float32(IMAGENET.std)
+        padded[0, :, :rows, :columns] = ((scaled - mean) / std).transpose(2, 0, 1)
         (self._embedding,) = self._encoder.run(None, {'image': padded})
         self._scale = np.float64([columns / width, rows / height])
 

@@ -43,7 +43,7 @@ class SamVit(ImageEncoderViT):
                          global_attn_indexes=tuple(global_attn_indexes))
 
 
-class Teacher:
+class SamTeacher:
     """A whole SAM, frozen; no part of the model that learns from it, so that nothing saves or trains it.
 
     Args:

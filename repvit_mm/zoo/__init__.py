@@ -1,5 +1,5 @@
 """The published models, the recomputation of their figures, tables and plots."""
 from .rows import TABLES, Row, load_rows
-from .verdicts import Comparison, verdict
+from .verdicts import FigureComparison, verdict
 
-__all__ = ['TABLES', 'Comparison', 'Row', 'load_rows', 'verdict']
+__all__ = ['TABLES', 'FigureComparison', 'Row', 'load_rows', 'verdict']

@@ -13,7 +13,7 @@ from ..analysis.latency import describe_machine
 from ..inference import InferenceModel, build_inference_model
 from .evaluation import Unavailable
 from .rows import TABLES, Row
-from .verdicts import Comparison
+from .verdicts import FigureComparison
 
 #: How the latency of this machine is measured.
 BACKENDS = ('eager', 'channels_last')
@@ -53,11 +53,11 @@ def count_row(row: Row) -> dict[str, int]:
     return {'parameters': fused.parameters, 'training parameters': training.parameters, 'MACs': fused.macs}
 
 
-def compare_counts(row: Row, measured: dict[str, int]) -> list[Comparison]:
+def compare_counts(row: Row, measured: dict[str, int]) -> list[FigureComparison]:
     """The counts of the metafile, and the rounded ones of the paper, beside ``measured``."""
     exact = {'parameters': row.parameters, 'training parameters': row.training_parameters, 'MACs': row.macs}
-    return [*(Comparison(name, stated, None, measured[name]) for name, stated in exact.items()),
-            *(Comparison(name, printed, 1, measured[_SIZE[name][0]] / _SIZE[name][1])
+    return [*(FigureComparison(name, stated, None, measured[name]) for name, stated in exact.items()),
+            *(FigureComparison(name, printed, 1, measured[_SIZE[name][0]] / _SIZE[name][1])
               for name, printed in row.published_size.items())]
 
 

@@ -1,11 +1,11 @@
 """Training curves, from mmengine's logs or from a table of a published run."""
 import csv
-import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import UserError
+from ..scalars import is_training, read_scalars
 from .plots import _close, _subplots
 
 #: What counts the points of a curve, by preference: steps of mmengine's logs, columns of a table.
@@ -41,32 +41,24 @@ def read_curves(path: Path) -> list[Curve]:
         UserError: If there is no such file, or nothing in it that could be drawn.
     """
     if path.is_dir():
-        logs = sorted(path.glob('*/vis_data/scalars.json'))
-        if not logs:
-            raise UserError(f'{path} has no TIME/vis_data/scalars.json: it is no work directory of a training')
-        curves = _curves((record for log in logs for record in _read_log(log)), path.name)
+        curves = _curves(_steps_of(read_scalars(path)), path.name)
     elif not path.is_file():
         raise UserError(f'there is no table or log {path}')
     elif path.suffix == '.csv':
         with path.open(newline='') as file:
             curves = _curves((_numbers(row) for row in csv.DictReader(file)), path.stem)
     else:
-        curves = _curves(_read_log(path), path.parent.parent.parent.name)
+        curves = _curves(_steps_of(read_scalars(path)), path.parent.parent.parent.name)
     if not curves:
         raise UserError(f'{path} has no quantity over {", ".join(_STEPS)}')
     return curves
 
 
-def _read_log(path: Path) -> Iterable[dict]:
-    for number, line in enumerate(path.read_text().splitlines(), 1):
-        try:
-            record = json.loads(line)
-        except ValueError as error:
-            raise UserError(f'{path}, line {number}: is no JSON; expected a scalars.json of mmengine') from error
-        # The step of a validation is its epoch or iteration; in training it is always the iteration.
-        training = 'iter' in record or 'loss' in record
+def _steps_of(records: Iterable[Mapping]) -> Iterator[dict]:
+    """Records of mmengine with one key of :data:`_STEPS` each."""
+    for record in records:
         yield {**{key: value for key, value in record.items() if key not in _STEPS},
-               'iter' if training else 'epoch': record.get('step', record.get('iter'))}
+               'iter' if is_training(record) else 'epoch': record.get('step', record.get('iter'))}
 
 
 def _numbers(row: Mapping[str, str]) -> dict:

@@ -21,7 +21,7 @@ from ..errors import ConfigError, UserError
 from ..processes import run_tool
 from ..toolboxes.datasets import datasets_of
 from ..version import __version__
-from .rows import ROOT, TABLES, Result, Row
+from .rows import ROOT, TABLES, PublishedResult, Row
 
 
 class DataSet(NamedTuple):
@@ -97,7 +97,7 @@ class Evaluation(NamedTuple):
 
     row: Row
     name: str
-    results: tuple[Result, ...]
+    results: tuple[PublishedResult, ...]
     data_root: Path
     weights: Path
 

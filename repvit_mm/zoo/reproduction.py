@@ -13,7 +13,7 @@ from .counting import compare_counts, count_row, latency_inputs, measure_latency
 from .evaluation import DATA_SETS, Settings, Unavailable, evaluation_of, inputs_of, measure_accuracy
 from .records import Record, Records
 from .rows import Row
-from .verdicts import Comparison
+from .verdicts import FigureComparison
 
 
 @dataclass
@@ -29,7 +29,7 @@ class Outcome:
     """
 
     row: Row
-    comparisons: list[Comparison] = field(default_factory=list)
+    comparisons: list[FigureComparison] = field(default_factory=list)
     latency: dict[str, float] = field(default_factory=dict)
     failures: list[str] = field(default_factory=list)
     seconds: float = 0.
@@ -80,8 +80,8 @@ class Reproduction:
                 self._evaluate(outcome, name, console)
         known = {data.dataset for (table, _), data in DATA_SETS.items() if table == row.table}
         outcome.comparisons += [
-            Comparison(f'{result.name}, {result.dataset}', result.value, result.metric.decimals,
-                       reason=f'nothing here measures {result.dataset}', is_accuracy=True)
+            FigureComparison(f'{result.name}, {result.dataset}', result.value, result.metric.decimals,
+                             reason=f'nothing here measures {result.dataset}', is_accuracy=True)
             for result in row.results if result.dataset not in known]
         if self.latency:
             self._time(outcome)
@@ -97,7 +97,7 @@ class Reproduction:
             outcome.comparisons += compare_counts(row, {name: int(n) for name, n in record.figures.items()})
         else:
             outcome.comparisons += [
-                Comparison(name, stated, None, reason=reason) for name, stated in
+                FigureComparison(name, stated, None, reason=reason) for name, stated in
                 (('parameters', row.parameters), ('training parameters', row.training_parameters), ('MACs', row.macs))]
 
     def _evaluate(self, outcome: Outcome, name: str, console: Console) -> None:
@@ -108,8 +108,9 @@ class Reproduction:
             lambda: measure_accuracy(evaluation_of(row, name, self.settings), self.settings, log, console))
         figures = {} if record is None else record.figures
         outcome.comparisons += [
-            Comparison(f'{result.name}, {dataset}', result.value, result.metric.decimals, figures.get(result.name),
-                       reason, is_accuracy=True) for result in row.results if result.dataset == dataset]
+            FigureComparison(f'{result.name}, {dataset}', result.value, result.metric.decimals,
+                             figures.get(result.name), reason, is_accuracy=True)
+            for result in row.results if result.dataset == dataset]
 
     def _time(self, outcome: Outcome) -> None:
         row, device = outcome.row, self.latency

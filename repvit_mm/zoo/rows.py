@@ -36,7 +36,7 @@ TABLES: dict[str, Table] = {
 }
 
 
-class Latency(NamedTuple):
+class PublishedLatency(NamedTuple):
     """A published time.
 
     Attributes:
@@ -52,7 +52,7 @@ class Latency(NamedTuple):
     part: str = ''
 
 
-class Result(NamedTuple):
+class PublishedResult(NamedTuple):
     """A published accuracy.
 
     Attributes:
@@ -99,8 +99,8 @@ class Row:
     macs: int
     resolution: tuple[int, int]
     published_size: Mapping[str, float]
-    latencies: tuple[Latency, ...]
-    results: tuple[Result, ...]
+    latencies: tuple[PublishedLatency, ...]
+    results: tuple[PublishedResult, ...]
     conventions: Mapping[str, str]
     source: str
     weights: str | None = None
@@ -165,9 +165,11 @@ def _row(entry: Mapping[str, Any], collection: Mapping[str, Any], table: str) ->
         name=entry['Name'], table=table, arch=arch[1], config=entry['Config'], parameters=metadata['Parameters'],
         training_parameters=metadata['Training Parameters'], macs=metadata['FLOPs'],
         resolution=tuple(metadata['Resolution']), published_size=metadata.get('Published Size', {}),
-        latencies=tuple(Latency(item['value'], item['hardware'], tuple(item['resolution']), item.get('part', ''))
-                        for item in metadata.get('inference time (ms/im)', [])),
-        results=tuple(Result(result['Dataset'], name, value, METRICS[table, result['Dataset'], name])
-                      for result in entry['Results'] for name, value in result['Metrics'].items()),
+        latencies=tuple(
+            PublishedLatency(item['value'], item['hardware'], tuple(item['resolution']), item.get('part', ''))
+            for item in metadata.get('inference time (ms/im)', [])),
+        results=tuple(
+            PublishedResult(result['Dataset'], name, value, METRICS[table, result['Dataset'], name])
+            for result in entry['Results'] for name, value in result['Metrics'].items()),
         conventions=collection['Conventions'], source=entry.get('Paper', collection['Paper'])['URL'],
         weights=entry.get('Weights'), sha256=metadata.get('SHA-256'))

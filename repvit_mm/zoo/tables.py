@@ -6,7 +6,7 @@ from rich.table import Table as RichTable
 
 from .reproduction import Outcome
 from .rows import TABLES
-from .verdicts import AGREES, DIFFERS, LAST_DIGIT, Comparison
+from .verdicts import AGREES, DIFFERS, LAST_DIGIT, FigureComparison
 
 VERDICTS = """\
 *agrees*: the measured figure rounds to the published one (a count equals it); *last digit*: it rounds to the next one;
@@ -26,7 +26,7 @@ def printed(value: float | None, decimals: int | None, sign: bool = False) -> st
     return f'{value:{"+" if sign else ""},.{decimals or 0}f}'
 
 
-def cells_of(comparison: Comparison) -> list[str]:
+def cells_of(comparison: FigureComparison) -> list[str]:
     """Figure, published, measured, difference and verdict; what is measured gets one digit more than the table has."""
     more = None if comparison.decimals is None else comparison.decimals + 1
     return [comparison.figure, printed(comparison.published, comparison.decimals),

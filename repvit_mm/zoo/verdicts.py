@@ -27,7 +27,7 @@ def verdict(published: float, measured: float, decimals: int | None) -> str:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class FigureComparison:
     """A figure of a row.
 
     Attributes:

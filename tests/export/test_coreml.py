@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 import torch
 from inference_models import tiny_model
+from oracles import IMAGENET
 
 from repvit_mm import RepViT
 from repvit_mm.errors import ExportError, UserError
 from repvit_mm.export import coreml, export_coreml
 from repvit_mm.export.mil_evaluator import MILProgram
-from repvit_mm.inference import BACKBONE, InferenceModel, Normalisation, randomise_weights
+from repvit_mm.inference import BACKBONE, InferenceModel, randomise_weights
+from repvit_mm.normalisation import Normalisation
 
 
 def description(package):
@@ -27,7 +29,7 @@ def test_the_package_computes_what_the_unfused_model_computes(models, task, prec
     # Beside the exporter's own check: a picture of one colour, where a wrong border would show.
     pixels = torch.tensor([200., 30., 90.])[:, None, None].expand(1, 3, 64, 96)
     found = MILProgram(out).run(image=pixels)
-    mean, std = torch.tensor([[123.675, 116.28, 103.53], [58.395, 57.12, 57.375]])[:, :, None, None]
+    mean, std = torch.tensor(IMAGENET)[:, :, None, None]
     with torch.no_grad():
         expected = model((pixels - mean) / std)
     if task == 'classification':

@@ -7,34 +7,16 @@ from PIL import Image
 from pycocotools import mask as mask_utils
 
 from repvit_mm.datasets import CLASSES, SceneSpec, draw_scene
-from repvit_mm.quickstart.pictures import draw_losses, draw_predictions, read_scalars
-
-
-def write_log(directory, name, lines):
-    path = directory / name / 'vis_data' / 'scalars.json'
-    path.parent.mkdir(parents=True)
-    path.write_text('\n'.join(map(json.dumps, lines)))
+from repvit_mm.quickstart.pictures import draw_detections, draw_losses
 
 
 def scalars(step, loss):
     return dict(step=step, loss=loss, loss_cls=loss / 2, lr=1e-3)
 
 
-def test_logs_of_a_resumed_training_are_joined(tmp_path):
-    write_log(tmp_path, '20260102_000000', [scalars(20, 2.5), scalars(30, 2.), {'coco/bbox_mAP': .5, 'step': 30}])
-    write_log(tmp_path, '20260101_000000', [scalars(10, 3.), scalars(20, 9.)])
-    assert [(line['step'], line['loss']) for line in read_scalars(tmp_path)] == [(10, 3.), (20, 2.5), (30, 2.)]
-
-
-def test_line_cut_by_a_kill_is_left_out(tmp_path):
-    write_log(tmp_path, 'a', [scalars(10, 3.)])
-    with (tmp_path / 'a/vis_data/scalars.json').open('a') as file:
-        file.write('\n{"step": 20, "lo')
-    assert [line['step'] for line in read_scalars(tmp_path)] == [10]
-
-
 def test_losses_are_drawn(tmp_path):
-    draw_losses([scalars(10, 3.), scalars(20, 2.), scalars(30, 1.)], tmp_path / 'losses.png', 'Losses')
+    lines = [scalars(10, 3.), {'mIoU': .5, 'step': 1}, scalars(20, 2.), scalars(30, 1.)]
+    draw_losses(lines, tmp_path / 'losses.png', 'Losses')
     picture = np.array(Image.open(tmp_path / 'losses.png').convert('RGB'))
     assert picture.shape == (675, 1200, 3)
     black = (picture < 60).all(-1)[80:580, 500:1100]
@@ -57,8 +39,8 @@ def sheet(tmp_path):
         categories = [dict(id=number, name=name) for number, name in enumerate(CLASSES, 1)]
         (tmp_path / 'annotations.json').write_text(json.dumps(dict(images=images, categories=categories)))
         (tmp_path / 'predictions.json').write_text(json.dumps(results, default=float))
-        draw_predictions(tmp_path / 'predictions.json', tmp_path / 'annotations.json', tmp_path, tmp_path / 'sheet.png',
-                         'Predictions', 3, 2)
+        draw_detections(tmp_path / 'predictions.json', tmp_path / 'annotations.json', tmp_path, tmp_path / 'sheet.png',
+                        'Predictions', 3, 2)
         return np.array(Image.open(tmp_path / 'sheet.png').convert('RGB')).astype(int)
     return sheet
 

@@ -22,7 +22,7 @@ from repvit_mm.sam.distillation import (
     valid_cells,
 )
 from repvit_mm.sam.embedding_cache import EmbeddingCache
-from repvit_mm.sam.teacher import VITS, Teacher
+from repvit_mm.sam.teacher import VITS, SamTeacher
 
 SMALL = dict(encoder=dict(type='SamVit', embed_dim=32, depth=2, num_heads=2, global_attn_indexes=(1,)), random=True)
 SIZE = 64
@@ -97,26 +97,26 @@ def test_training_does_not_start_without_the_teachers_weights():
 
 
 def test_random_teacher_is_always_the_same():
-    first, second = (Teacher(**SMALL, image_size=SIZE).sam(torch.device('cpu')).state_dict() for _ in range(2))
+    first, second = (SamTeacher(**SMALL, image_size=SIZE).sam(torch.device('cpu')).state_dict() for _ in range(2))
     assert all(torch.equal(value, second[name]) for name, value in first.items())
 
 
 def test_teacher_takes_the_checkpoint_of_a_whole_sam(tmp_path):
-    weights = Teacher(**SMALL, image_size=SIZE).sam(torch.device('cpu')).state_dict()
+    weights = SamTeacher(**SMALL, image_size=SIZE).sam(torch.device('cpu')).state_dict()
     weights = {name: value + 1 for name, value in weights.items()}
     torch.save(weights, tmp_path / 'sam.pth')
-    loaded = Teacher(SMALL['encoder'], str(tmp_path / 'sam.pth'), SIZE).sam(torch.device('cpu')).state_dict()
+    loaded = SamTeacher(SMALL['encoder'], str(tmp_path / 'sam.pth'), SIZE).sam(torch.device('cpu')).state_dict()
     assert all(torch.equal(value, weights[name]) for name, value in loaded.items())
     other = dict(SMALL['encoder'], depth=3)
     with pytest.raises(CheckpointError, match='is of another SAM than the config says') as caught:
-        Teacher(other, str(tmp_path / 'sam.pth'), SIZE).sam(torch.device('cpu'))
+        SamTeacher(other, str(tmp_path / 'sam.pth'), SIZE).sam(torch.device('cpu'))
     assert '\n' not in str(caught.value)
 
 
 def test_teacher_can_be_a_repvit_sam(tmp_path):
     sam = small_sam(SIZE)
     torch.save(sam.state_dict(), tmp_path / 'sam.pth')
-    teacher = Teacher(dict(type='SamEncoder', arch='m0_6'), str(tmp_path / 'sam.pth'), SIZE)
+    teacher = SamTeacher(dict(type='SamEncoder', arch='m0_6'), str(tmp_path / 'sam.pth'), SIZE)
     image = torch.randn(1, 3, SIZE, SIZE)
     torch.testing.assert_close(teacher.embed(image), sam.image_encoder(image))
 
@@ -136,12 +136,12 @@ def test_named_teachers_are_the_published_encoders(name, parameters):
 ])
 def test_teacher_that_cannot_be_is_refused(settings, error, message):
     with pytest.raises(error, match=message):
-        Teacher(**settings)
+        SamTeacher(**settings)
 
 
 @pytest.fixture
 def cached(folder):
-    teacher, images = Teacher(**SMALL, image_size=SIZE), SamImages(str(folder), dict(img='train'), SIZE)
+    teacher, images = SamTeacher(**SMALL, image_size=SIZE), SamImages(str(folder), dict(img='train'), SIZE)
     cache = EmbeddingCache(folder / 'cache')
     cache.create(teacher.identity())
     kept = cache_embeddings(cache, images, images.names, teacher, torch.device('cpu'), batch_size=3)
@@ -187,7 +187,7 @@ def test_cache_that_was_spoilt_is_told_and_mended(cached, spoil, message):
 def test_cache_of_another_teacher_is_refused(cached):
     cache = cached[0]
     with pytest.raises(DatasetError, match='of another teacher: its encoder is'):
-        cache.create(Teacher(dict(SMALL['encoder'], depth=3), image_size=SIZE, random=True).identity())
+        cache.create(SamTeacher(dict(SMALL['encoder'], depth=3), image_size=SIZE, random=True).identity())
     with pytest.raises(DatasetError, match='is no cache of embeddings: it has no manifest.json'):
         EmbeddingCache(cache.folder / 'nowhere').check({})
 

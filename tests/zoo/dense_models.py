@@ -5,11 +5,9 @@ import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
+from oracles import IMAGENET
 from tool_runs import run
 from torch import nn
-
-#: Of ImageNet's images, for RGB from 0 to 255.
-MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 
 
 def draw_clouds(path, height, width, seed):
@@ -28,7 +26,8 @@ def resize_within(image, long, short):
 
 def normalise(image):
     """A BGR image as a batch of one, in RGB with ImageNet's statistics."""
-    image = (image[:, :, ::-1].astype(np.float32) - np.float32(MEAN)) / np.float32(STD)
+    mean, std = map(np.float32, IMAGENET)
+    image = (image[:, :, ::-1].astype(np.float32) - mean) / std
     return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))[None]
 
 

@@ -77,11 +77,3 @@ def test_curves_of_our_own_logs(tmp_path):
         assert (found['accuracy/top1'].step, found['accuracy/top1'].x) == ('epoch', [1, 2])
     with pytest.raises(UserError, match='none of mIoU is in the logs, which have lr, loss'):
         draw_curves(read_curves(log), tmp_path / 'x.png', ['mIoU'])
-
-
-def test_what_is_no_log_is_named(tmp_path):
-    (tmp_path / 'scalars.json').write_text('{"loss": 1\n')
-    with pytest.raises(UserError, match=r'scalars.json, line 1: is no JSON'):
-        read_curves(tmp_path / 'scalars.json')
-    with pytest.raises(UserError, match='it is no work directory'):
-        read_curves(tmp_path)

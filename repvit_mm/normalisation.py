@@ -1,0 +1,21 @@
+"""How models want the values of their images."""
+from typing import NamedTuple
+
+
+class Normalisation(NamedTuple):
+    """How a model wants its image: ``(pixel - mean) / std`` for each channel, pixels from 0 to 255.
+
+    Attributes:
+        mean: Of each channel.
+        std: Of each channel.
+        channels: Their order, ``'RGB'`` or ``'BGR'``.
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    channels: str
+
+
+#: ImageNet's, which all published weights were trained with.
+IMAGENET = Normalisation((123.675, 116.28, 103.53), (58.395, 57.12, 57.375), 'RGB')
+

@@ -1,0 +1,41 @@
+"""Reading the figures that mmengine logs of a run."""
+import json
+from pathlib import Path
+from typing import Any
+
+from .errors import UserError
+
+
+def read_scalars(path: Path) -> list[dict[str, Any]]:
+    """Read the losses, learning rates and metrics of a run.
+
+    Args:
+        path: A ``scalars.json`` of mmengine, or a work directory. A training that was interrupted and resumed has a
+            log for each part; where they overlap, the later one counts.
+
+    Returns:
+        A dict for each line, in order. ``step`` is the iteration in training, and the epoch or iteration of a
+        validation.
+
+    Raises:
+        UserError: If there is no log, or it is damaged.
+    """
+    logs = sorted(path.glob('*/vis_data/scalars.json')) if path.is_dir() else [path]
+    if not logs:
+        raise UserError(f'{path} has no TIME/vis_data/scalars.json: it is not the work directory of a training')
+    records: dict[tuple[bool, Any], dict[str, Any]] = {}
+    for log in logs:
+        for number, line in enumerate(log.read_text().splitlines(keepends=True), 1):
+            try:
+                record = json.loads(line)
+            except ValueError as error:
+                if not line.endswith('\n'):  # cut by the end of a process that was killed
+                    continue
+                raise UserError(f'{log}, line {number}: not JSON; expected a scalars.json of mmengine') from error
+            records[is_training(record), record.get('step', record.get('iter'))] = record
+    return list(records.values())
+
+
+def is_training(record: dict[str, Any]) -> bool:
+    """Whether a line is of the training and not of a validation."""
+    return 'iter' in record or 'loss' in record
