@@ -1,5 +1,4 @@
 """README and docs: their commands, the options in them, and what they link to, exist; their Python runs."""
-import importlib.util
 import os
 import re
 import shlex
@@ -13,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from oracles import randomise_norms
+from running import load_tool
 
 from repvit_mm import RepViT
 from repvit_mm.checkpoints import PUBLISHED, convert_state_dict
@@ -38,20 +38,13 @@ def commands():
                     yield pytest.param(words, id=f'{path.stem}: {" ".join(words)}')
 
 
-def parser_of(tool):
-    spec = importlib.util.spec_from_file_location(f'tool_{tool.stem}', tool)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.build_parser()
-
-
 def check_tool(name, arguments):
     if name in LAUNCHERS:
         assert os.access(ROOT / 'tools' / name, os.X_OK)
         own = LAUNCHERS[name]
         arguments = [word for word, kind in zip(arguments, own, strict=False) if kind is None] + arguments[len(own):]
         name = name.split('_')[-1].replace('.sh', '.py')
-    parser_of(ROOT / 'tools' / name).parse_args(arguments)
+    load_tool(name.removesuffix('.py')).build_parser().parse_args(arguments)
 
 
 def check_pip(words):

@@ -1,31 +1,17 @@
 import argparse
-import importlib.util
 import os
-import sys
 from pathlib import Path
 
 import pytest
 import timm
 import torch
 from checkpoint_samples import TINY, Classifier, Detector, RepViT, is_same, trained
+from running import run_tool
 from safetensors.torch import load_file
 
 from repvit_mm import convert_state_dict, load_checkpoint
 from repvit_mm.checkpoints import FORMATS, convert_file, read_checkpoint
-from repvit_mm.errors import CheckpointError, UserError, run_cli
-
-TOOL = Path(__file__).parents[2] / 'tools' / 'convert_checkpoint.py'
-
-
-def run_tool(monkeypatch, *args):
-    """Run the tool in this process; returns its exit status."""
-    spec = importlib.util.spec_from_file_location('convert_checkpoint', TOOL)
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
-    monkeypatch.setattr(sys, 'argv', [str(TOOL), *map(str, args)])
-    with pytest.raises(SystemExit) as end:
-        run_cli(tool.main)
-    return end.value.code or 0
+from repvit_mm.errors import CheckpointError, UserError
 
 
 @pytest.fixture
@@ -75,7 +61,7 @@ def test_a_detector_with_official_names_stays_an_openmmlab_file(tmp_path):
 
 @pytest.mark.parametrize('name', ['out.pth', 'out.safetensors'])
 @pytest.mark.parametrize('arch', ['m0_9', 'm1'])
-def test_timm_loads_what_is_written_for_it(tmp_path, monkeypatch, name, arch):
+def test_timm_loads_what_is_written_for_it(tmp_path, name, arch):
     model = trained(Classifier(arch))
     torch.save(model.state_dict(), tmp_path / 'x.pth')
     convert_file(tmp_path / 'x.pth', tmp_path / name, 'timm')
@@ -100,18 +86,18 @@ def test_a_safetensors_file_is_written_where_the_name_asks_for_it(official, tmp_
     assert is_same(load_file(tmp_path / 'out.safetensors'), convert_state_dict(read_checkpoint(official)['model']))
 
 
-def test_the_tool_tells_what_the_file_was_and_what_it_has_become(official, tmp_path, monkeypatch, capsys):
-    assert run_tool(monkeypatch, official, tmp_path / 'out.pth', '--to', 'timm') == 0
+def test_the_tool_tells_what_the_file_was_and_what_it_has_become(official, tmp_path, capsys):
+    assert run_tool('convert_checkpoint', official, tmp_path / 'out.pth', '--to', 'timm').status == 0
     assert capsys.readouterr().out.splitlines() == [
         f'{official}: m0_6, official names, 476 tensors',
         f'{tmp_path / "out.pth"}: timm names, 476 of 476 tensors renamed',
         'left out, as they are no weights: optimizer, epoch, args']
 
 
-def test_the_tool_tells_of_weights_that_are_left_out(official, tmp_path, monkeypatch, capsys):
+def test_the_tool_tells_of_weights_that_are_left_out(official, tmp_path, capsys):
     content = read_checkpoint(official)
     torch.save({**content, 'model_ema': dict(content['model'])}, tmp_path / 'both.pth')
-    assert run_tool(monkeypatch, tmp_path / 'both.pth', tmp_path / 'out.pth') == 0
+    assert run_tool('convert_checkpoint', tmp_path / 'both.pth', tmp_path / 'out.pth').status == 0
     assert capsys.readouterr().out.splitlines()[2:] == [
         'left out, as they are no weights: optimizer, epoch, args',
         'left out, as only one set of weights is kept: model_ema']
@@ -125,18 +111,18 @@ def test_a_file_may_be_converted_to_what_it_is(official, tmp_path, to):
     assert is_same(weights_of(tmp_path / 'x.pth'), weights_of(tmp_path / 'y.pth'))
 
 
-def test_nothing_is_overwritten_unless_that_is_forced(official, tmp_path, monkeypatch, capsys):
+def test_nothing_is_overwritten_unless_that_is_forced(official, tmp_path, capsys):
     (tmp_path / 'out.pth').write_text('precious')
-    assert run_tool(monkeypatch, official, tmp_path / 'out.pth') == 1
+    assert run_tool('convert_checkpoint', official, tmp_path / 'out.pth').status == 1
     assert capsys.readouterr().err == f'error: {tmp_path / "out.pth"} exists; --force replaces it\n'
     assert (tmp_path / 'out.pth').read_text() == 'precious'
-    assert run_tool(monkeypatch, official, tmp_path / 'out.pth', '--force') == 0
+    assert run_tool('convert_checkpoint', official, tmp_path / 'out.pth', '--force').status == 0
     assert 'state_dict' in read_checkpoint(tmp_path / 'out.pth')
 
 
-def test_a_file_may_replace_itself(official, monkeypatch):
+def test_a_file_may_replace_itself(official):
     before = read_checkpoint(official)['model']
-    assert run_tool(monkeypatch, official, official, '--to', 'timm', '--force') == 0
+    assert run_tool('convert_checkpoint', official, official, '--to', 'timm', '--force').status == 0
     assert is_same(convert_state_dict(read_checkpoint(official), 'official'), before)
 
 
@@ -148,12 +134,12 @@ class RunsCode:
         return os.mkdir, (str(self.path),)
 
 
-def test_code_in_the_file_runs_only_if_that_is_asked_for_and_does_not_get_into_the_new_one(tmp_path, monkeypatch,
+def test_code_in_the_file_runs_only_if_that_is_asked_for_and_does_not_get_into_the_new_one(tmp_path,
                                                                                            capsys):
     made = tmp_path / 'made'
     meta = {'hook': RunsCode(made), 'head': torch.nn.Linear(1, 1)}
     torch.save({'state_dict': Detector(TINY).state_dict(), 'meta': meta}, tmp_path / 'x.pth')
-    assert run_tool(monkeypatch, tmp_path / 'x.pth', tmp_path / 'y.pth') == 1
+    assert run_tool('convert_checkpoint', tmp_path / 'x.pth', tmp_path / 'y.pth').status == 1
     assert 'needs the type' in capsys.readouterr().err
     assert not made.exists()
     done = convert_file(tmp_path / 'x.pth', tmp_path / 'y.pth', trust=True)
@@ -169,9 +155,9 @@ def test_code_in_the_file_runs_only_if_that_is_asked_for_and_does_not_get_into_t
     (lambda path: torch.save({'model': {**RepViT(TINY).state_dict(), 'x': torch.tensor([1., float('nan')])}}, path),
      'values that are infinite or not a number, first x'),
 ])
-def test_a_file_that_cannot_be_converted_leaves_nothing_behind(official, tmp_path, monkeypatch, capsys, spoil, message):
+def test_a_file_that_cannot_be_converted_leaves_nothing_behind(official, tmp_path, capsys, spoil, message):
     spoil(official)
-    assert run_tool(monkeypatch, official, tmp_path / 'out.pth') == 1
+    assert run_tool('convert_checkpoint', official, tmp_path / 'out.pth').status == 1
     error = capsys.readouterr().err
     assert error.startswith(f'error: {official}') or error.startswith('error: there is no file')
     assert message in error and error.count('\n') == 1

@@ -1,15 +1,12 @@
 """The tools, from a folder of images to a distilled classifier that is tested and asked."""
-import contextlib
-import io
 import json
-import runpy
-import sys
 
 import numpy as np
 import pytest
 import torch
 from mmpretrain import ImageClassificationInferencer
 from PIL import Image
+from running import run_tool
 
 from repvit_mm.datasets import write_classification
 
@@ -23,16 +20,10 @@ SMALL += ['train_dataloader.batch_size=6']
 
 
 def run(tool, *args, status=0):
-    """Run a tool in this process; returns what it wrote to stderr."""
-    argv, sys.argv = sys.argv, [f'tools/{tool}.py', *map(str, args)]
-    errors = io.StringIO()
-    try:
-        with pytest.raises(SystemExit) as end, contextlib.redirect_stderr(errors):
-            runpy.run_path(sys.argv[0], run_name='__main__')
-    finally:
-        sys.argv = argv
-    assert (end.value.code or 0) == status, errors.getvalue()
-    return errors.getvalue()
+    """Run a tool; returns what it wrote to stderr."""
+    done = run_tool(tool, *args)
+    assert done.status == status, done.err
+    return done.err
 
 
 @pytest.fixture(scope='module')

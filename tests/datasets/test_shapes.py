@@ -1,13 +1,12 @@
 """The three folder layouts, as the toolboxes and pycocotools read them, and that no folder is ever half written."""
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from running import run_tool
 
 from repvit_mm.datasets import (
     CLASSES,
@@ -213,7 +212,7 @@ def test_empty_split_is_refused(tmp_path, split):
     ('detection', write_coco), ('segmentation', write_segmentation), ('classification', write_classification)])
 def test_the_tool_draws_each_layout(tmp_path, layout, write):
     settings = [layout, tmp_path / 'tool', '--train', 8, '--val', 2, '--seed', 3]
-    subprocess.run([sys.executable, TOOL, *map(str, settings)], check=True, capture_output=True)
+    assert run_tool('draw_shapes', *settings).status == 0
     drawn = contents(tmp_path / 'tool')
     assert drawn == contents(write(tmp_path / 'function', seed=3, train=8, val=2, quiet=True))
     assert len(drawn) > 10
@@ -221,7 +220,6 @@ def test_the_tool_draws_each_layout(tmp_path, layout, write):
 
 @pytest.mark.parametrize('seed', [-1, 2 ** 32, 'x'])
 def test_a_seed_that_no_generator_takes_is_a_usage_error(tmp_path, seed):
-    done = subprocess.run([sys.executable, TOOL, 'classification', tmp_path / 'out', '--seed', str(seed)],
-                          capture_output=True, text=True)
-    assert done.returncode == 2 and not (tmp_path / 'out').exists()
-    assert f'argument --seed: expected a whole number from 0 to 4294967295, got {seed}' in done.stderr.splitlines()[-1]
+    done = run_tool('draw_shapes', 'classification', tmp_path / 'out', '--seed', seed)
+    assert done.status == 2 and not (tmp_path / 'out').exists()
+    assert f'argument --seed: expected a whole number from 0 to 4294967295, got {seed}' in done.err.splitlines()[-1]

@@ -12,13 +12,13 @@ from collections.abc import Callable
 from copy import deepcopy
 from functools import cache
 from pathlib import Path
-from types import SimpleNamespace
 from typing import NamedTuple
 
 import pytest
 import tool_runs
 import torch
 from oracles import randomise_norms
+from running import TOOLS, run_tool
 
 from repvit_mm import ARCHS, RepViT, fuse
 from repvit_mm.datasets import write_classification, write_coco, write_segmentation
@@ -93,7 +93,7 @@ def quickstart(extent, tmp_path_factory):
     """The quickstart, from the beginning on in a process beside the tests."""
     folder = tmp_path_factory.mktemp('quickstart')
     with (folder / 'output').open('w') as output:
-        process = subprocess.Popen([sys.executable, tool_runs.TOOLS / 'quickstart.py', '--work-dir', folder / 'run',
+        process = subprocess.Popen([sys.executable, TOOLS / 'quickstart.py', '--work-dir', folder / 'run',
                                     *extent.quickstart], stdout=output, stderr=output)
     yield folder, process
     process.terminate()
@@ -101,10 +101,9 @@ def quickstart(extent, tmp_path_factory):
 
 
 def call(tool: str, *arguments) -> None:
-    """Run a tool in this process; what it writes is pytest's to show."""
-    with pytest.MonkeyPatch.context() as patch:
-        output = SimpleNamespace(readouterr=lambda: SimpleNamespace(err=''))
-        assert tool_runs.run(patch, output, tool, *arguments)[0] == 0
+    """Run a tool in this process."""
+    status, out, error = run_tool(tool, *arguments)
+    assert status == 0, out + error
 
 
 class Trained(NamedTuple):
@@ -233,7 +232,7 @@ def test_distributed_training(train, device, tmp_path):
     with socket.socket() as free:
         free.bind(('127.0.0.1', 0))
         port = str(free.getsockname()[1])
-    run = subprocess.run([tool_runs.TOOLS / 'dist_train.sh', trained.config, '1', '--work-dir', tmp_path,
+    run = subprocess.run([TOOLS / 'dist_train.sh', trained.config, '1', '--work-dir', tmp_path,
                           *map(str, trained.arguments)], capture_output=True, text=True, timeout=300,
                          env={**os.environ, 'PYTHON': sys.executable, 'PORT': port, 'NCCL_DEBUG': 'INFO'})
     assert run.returncode == 0, run.stderr
@@ -253,7 +252,7 @@ def test_quickstart_reaches_its_precision(quickstart, extent):
 def test_throughput_is_measured_beside_timm(device, extent, name):
     options, sizes, small = MEASUREMENTS[name]
     RESULTS.mkdir(parents=True, exist_ok=True)
-    run = subprocess.run([sys.executable, tool_runs.TOOLS / 'benchmark.py', 'm1_1', '--device', device, *options,
+    run = subprocess.run([sys.executable, TOOLS / 'benchmark.py', 'm1_1', '--device', device, *options,
                           '--batch-size', *(sizes if device == 'cuda' else small), *extent.throughput,
                           '--json', RESULTS / f'{name}.json'], capture_output=True, text=True)
     assert run.returncode == 0, run.stderr

@@ -1,6 +1,4 @@
 """Small models and drawn pictures for the tests of RepViT-SAM."""
-import importlib.util
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +6,6 @@ import torch
 from oracles import randomise_norms
 from PIL import Image
 
-from repvit_mm.errors import run_cli
 from repvit_mm.sam import build_sam
 
 ROOT = Path(__file__).parents[2]
@@ -38,15 +35,3 @@ def save_picture(path, height=60, width=80, seed=0):
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(picture(height, width, seed)).save(path)
     return path
-
-
-def run_tool(name, *arguments, monkeypatch):
-    """Run ``tools/NAME.py`` in this process; gives its exit status."""
-    monkeypatch.setattr(sys, 'argv', [name, *map(str, arguments)])
-    spec = importlib.util.spec_from_file_location(name, ROOT / 'tools' / f'{name}.py')
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
-    try:
-        run_cli(tool.main)
-    except SystemExit as end:
-        return end.code

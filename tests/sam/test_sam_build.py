@@ -6,7 +6,8 @@ import sys
 import pytest
 import torch
 from oracles import randomise_norms, relative_error
-from sam_samples import ROOT, run_tool, small_sam
+from running import run_tool
+from sam_samples import ROOT, small_sam
 from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder
 from torch import nn
 
@@ -58,12 +59,12 @@ def test_published_checkpoint_loads_completely_and_converts_back(published):
     assert all(torch.equal(back[name], tensors[name]) for name in tensors)
 
 
-def test_files_are_converted_both_ways(published, tmp_path, monkeypatch):
+def test_files_are_converted_both_ways(published, tmp_path):
     path, tensors = published
     ours, back = tmp_path / 'ours.pth', tmp_path / 'back.pth'
-    assert not run_tool('convert_checkpoint', path, ours, monkeypatch=monkeypatch)
+    assert not run_tool('convert_checkpoint', path, ours).status
     assert 'image_encoder.backbone.stem.conv1.conv.weight' in torch.load(ours, weights_only=True)['state_dict']
-    assert not run_tool('convert_checkpoint', ours, back, '--to', 'official', monkeypatch=monkeypatch)
+    assert not run_tool('convert_checkpoint', ours, back, '--to', 'official').status
     content = torch.load(back, weights_only=True)  # the authors' code expects the tensors at the top
     assert list(content) == list(tensors) and all(torch.equal(content[name], tensors[name]) for name in tensors)
 
@@ -163,15 +164,14 @@ def halves(tmp_path):
     return student, teacher, tmp_path
 
 
-def test_distilled_encoder_and_decoder_of_its_teacher_make_a_sam(halves, monkeypatch):
+def test_distilled_encoder_and_decoder_of_its_teacher_make_a_sam(halves):
     student, teacher, folder = halves
     expected = {name: (student if name.startswith('image_encoder.') else teacher).state_dict()[name]
                 for name in student.state_dict()}
     whole = assemble(folder / 'student.pth', folder / 'teacher.pth', 'm0_6', image_size=64)
     assert all(torch.equal(value, expected[name]) for name, value in whole.state_dict().items())
-    status = run_tool('sam_assemble', folder / 'student.pth', folder / 'teacher.pth', folder / 'whole.pth',
-                      '--arch', 'm0_6', '--official', monkeypatch=monkeypatch)
-    assert not status
+    assert not run_tool('sam_assemble', folder / 'student.pth', folder / 'teacher.pth', folder / 'whole.pth', '--arch',
+                        'm0_6', '--official').status
     assert 'image_encoder.features.0.0.c.weight' in torch.load(folder / 'whole.pth', weights_only=True)
     loaded = build_sam('m0_6', folder / 'whole.pth')
     assert all(torch.equal(value, expected[name]) for name, value in loaded.state_dict().items())

@@ -7,7 +7,8 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS
-from sam_samples import ROOT, run_tool, save_picture, small_sam
+from running import run_tool
+from sam_samples import ROOT, save_picture, small_sam
 from torch.utils.data import DataLoader
 
 from repvit_mm.engine.mistakes import user_errors
@@ -224,7 +225,7 @@ def test_configs_build(config):
 
 
 @pytest.mark.slow
-def test_training_on_cached_embeddings_brings_the_student_to_the_teacher(folder, monkeypatch, capsys):
+def test_training_on_cached_embeddings_brings_the_student_to_the_teacher(folder):
     config = folder / 'tiny.py'
     config.write_text(f"""
 _base_ = {str(ROOT / 'configs/sam/distill_repvit_m0_6_trial.py')!r}
@@ -241,11 +242,10 @@ default_hooks = dict(logger=dict(interval=1), checkpoint=dict(interval=25))
     shutil.copytree(folder / 'train', folder / 'val', dirs_exist_ok=True)
     cache, work = folder / 'cache', folder / 'work'
     arguments = (config, '--data-root', folder)
-    assert not run_tool('sam_cache_embeddings', *arguments, '--out', cache, monkeypatch=monkeypatch)
-    assert not run_tool('sam_cache_embeddings', *arguments, '--out', cache, monkeypatch=monkeypatch)
-    assert '4 of them were there' in capsys.readouterr().out
+    assert not run_tool('sam_cache_embeddings', *arguments, '--out', cache).status
+    assert '4 of them were there' in run_tool('sam_cache_embeddings', *arguments, '--out', cache).out
     assert not run_tool('train', *arguments, '--work-dir', work, '--seed', 0, '--cfg-options',
-                        f'train_dataloader.dataset.cache={cache}', monkeypatch=monkeypatch)
+                        f'train_dataloader.dataset.cache={cache}').status
     log, = work.glob('*/vis_data/scalars.json')
     losses = [entry['loss'] for line in log.read_text().splitlines() if 'loss' in (entry := json.loads(line))]
     assert len(losses) == 25
@@ -257,9 +257,9 @@ default_hooks = dict(logger=dict(interval=1), checkpoint=dict(interval=25))
     (('--batch-size', 0), '--batch-size 0: at least 1'),
     (('--data-root', 'nowhere'), 'data set not found'),
 ])
-def test_mistakes_in_caching_are_one_line(folder, monkeypatch, capsys, arguments, message):
-    status = run_tool('sam_cache_embeddings', ROOT / 'configs/sam/distill_repvit_m0_6_trial.py', '--out',
-                      folder / 'cache', *arguments, monkeypatch=monkeypatch)
-    error = capsys.readouterr().err.strip().splitlines()[-1]
+def test_mistakes_in_caching_are_one_line(folder, arguments, message):
+    status, _, err = run_tool('sam_cache_embeddings', ROOT / 'configs/sam/distill_repvit_m0_6_trial.py', '--out',
+                              folder / 'cache', *arguments)
+    error = err.strip().splitlines()[-1]
     assert status == 1 and error.startswith('error: ') and message in error
     assert not (folder / 'cache').exists()

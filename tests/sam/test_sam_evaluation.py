@@ -7,7 +7,8 @@ import pytest
 import torch
 from PIL import Image
 from pycocotools import mask as coco_mask
-from sam_samples import picture, run_tool, save_picture, small_sam
+from running import run_tool
+from sam_samples import picture, save_picture, small_sam
 from scipy.io import savemat
 from segment_anything import SamPredictor
 
@@ -131,18 +132,17 @@ def test_results_that_are_none_are_refused(coco, coco_root, content, message):
         detected_boxes(write_results(coco_root, content), coco)
 
 
-def test_coco_tool_measures_and_writes(coco_root, monkeypatch, capsys):
-    status = run_tool('sam_eval_coco', '--data-root', coco_root, '--out', coco_root / 'out', *MODEL,
-                      monkeypatch=monkeypatch)
-    assert not status and '3 masks on 2 images: AP ' in capsys.readouterr().out
+def test_coco_tool_measures_and_writes(coco_root):
+    status, out, err = run_tool('sam_eval_coco', '--data-root', coco_root, '--out', coco_root / 'out', *MODEL)
+    assert not status and '3 masks on 2 images: AP ' in out
     metrics = json.loads((coco_root / 'out/metrics.json').read_text())
     results = json.loads((coco_root / 'out/results.segm.json').read_text())
     assert metrics['images'] == 2 and 0 <= metrics['AP'] <= 100 and len(results) == 3
-    status = run_tool('sam_eval_coco', '--data-root', coco_root / 'nowhere', *MODEL, monkeypatch=monkeypatch)
-    assert status == 1 and 'error: there are no annotations' in capsys.readouterr().err
+    status, out, err = run_tool('sam_eval_coco', '--data-root', coco_root / 'nowhere', *MODEL)
+    assert status == 1 and 'error: there are no annotations' in err
     (coco_root / 'val2017/1.png').unlink()
-    status = run_tool('sam_eval_coco', '--data-root', coco_root, '--out', coco_root, *MODEL, monkeypatch=monkeypatch)
-    assert status == 1 and 'error: there is no picture' in capsys.readouterr().err
+    status, out, err = run_tool('sam_eval_coco', '--data-root', coco_root, '--out', coco_root, *MODEL)
+    assert status == 1 and 'error: there is no picture' in err
 
 
 def line(column, shape=(40, 50)):
@@ -289,7 +289,7 @@ def test_data_that_is_not_there_is_told(bsds):
 
 
 @pytest.mark.slow
-def test_edge_tool_draws_measures_and_writes(tmp_path, monkeypatch, capsys):
+def test_edge_tool_draws_measures_and_writes(tmp_path):
     base = tmp_path / 'BSDS500'
     path = base / 'images/test/1.jpg'
     path.parent.mkdir(parents=True)
@@ -297,11 +297,11 @@ def test_edge_tool_draws_measures_and_writes(tmp_path, monkeypatch, capsys):
     write_ground_truth(base / 'groundTruth/test/1.mat', [line(20, (60, 80))])
     arguments = ('--data-root', base, '--points-per-side', 2, '--thresholds', 5, '--workers', 1, '--out',
                  tmp_path / 'out', *MODEL)
-    status = run_tool('sam_eval_edges', *arguments, monkeypatch=monkeypatch)
-    assert not status and '1 pictures: ODS ' in capsys.readouterr().out
+    status, out, err = run_tool('sam_eval_edges', *arguments)
+    assert not status and '1 pictures: ODS ' in out
     metrics = json.loads((tmp_path / 'out/metrics.json').read_text())
     assert metrics['pictures'] == 1 and all(0 <= metrics[name] <= 1 for name in ('ods', 'ois', 'ap'))
     assert np.asarray(Image.open(tmp_path / 'out/1.png')).shape == (60, 80)
     write_ground_truth(base / 'groundTruth/test/1.mat', [line(20, (30, 40))])
-    status = run_tool('sam_eval_edges', *arguments, monkeypatch=monkeypatch)
-    assert status == 1 and 'is for a picture of 40 x 30' in capsys.readouterr().err
+    status, out, err = run_tool('sam_eval_edges', *arguments)
+    assert status == 1 and 'is for a picture of 40 x 30' in err

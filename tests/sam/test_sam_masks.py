@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from PIL import Image
 from pycocotools import mask as coco_mask
-from sam_samples import picture, run_tool, save_picture, small_sam
+from running import run_tool
+from sam_samples import picture, save_picture, small_sam
 from segment_anything import SamAutomaticMaskGenerator, SamPredictor
 
 from repvit_mm.errors import UserError
@@ -92,12 +93,10 @@ def test_drawing_colours_the_mask_and_nothing_else():
 ARGUMENTS = ('--arch', 'm0_6', '--image-size', '64', '--device', 'cpu')
 
 
-def test_demo_writes_pictures_and_annotations(tmp_path, monkeypatch, capsys):
+def test_demo_writes_pictures_and_annotations(tmp_path):
     path = save_picture(tmp_path / 'discs.png')
-    status = run_tool('sam_demo', path, '--point', 30, 30, '--out', tmp_path / 'out', *ARGUMENTS,
-                      monkeypatch=monkeypatch)
-    printed = capsys.readouterr()
-    assert not status and '3 masks, the best' in printed.out and 'the weights are random' in printed.err
+    status, out, err = run_tool('sam_demo', path, '--point', 30, 30, '--out', tmp_path / 'out', *ARGUMENTS)
+    assert not status and '3 masks, the best' in out and 'the weights are random' in err
     content = json.loads((tmp_path / 'out/discs_masks.json').read_text())
     assert content['image'] == {'file_name': 'discs.png', 'width': 80, 'height': 60}
     for number, annotation in enumerate(content['annotations']):
@@ -106,14 +105,14 @@ def test_demo_writes_pictures_and_annotations(tmp_path, monkeypatch, capsys):
     assert np.asarray(Image.open(tmp_path / 'out/discs_masks.png')).shape == (60, 80, 3)
 
 
-def test_demo_segments_everything(tmp_path, monkeypatch, capsys):
+def test_demo_segments_everything(tmp_path):
     path = save_picture(tmp_path / 'discs.png')
-    status = run_tool('sam_demo', path, '--everything', '--points-per-side', 2, '--pred-iou-thresh', -9,
-                      '--stability-score-thresh', 0, '--out', tmp_path, *ARGUMENTS, monkeypatch=monkeypatch)
+    status, _, err = run_tool('sam_demo', path, '--everything', '--points-per-side', 2, '--pred-iou-thresh', -9,
+                              '--stability-score-thresh', 0, '--out', tmp_path, *ARGUMENTS)
     assert not status
     count = len(json.loads((tmp_path / 'discs_masks.json').read_text())['annotations'])
     assert count == len(list(tmp_path.glob('discs_mask_*.png'))) > 0
-    assert '100%' in capsys.readouterr().err
+    assert '100%' in err
 
 
 @pytest.mark.parametrize('arguments, message', [
@@ -124,26 +123,25 @@ def test_demo_segments_everything(tmp_path, monkeypatch, capsys):
     (('--point', 1, 1, '--device', 'cuda:99'), '--device cuda:99: there is no such device'),
     (('--point', 1, 1, '--checkpoint', 'nowhere.pt'), 'there is no file nowhere.pt'),
 ])
-def test_mistakes_on_the_command_line_are_one_line(tmp_path, monkeypatch, capsys, arguments, message):
+def test_mistakes_on_the_command_line_are_one_line(tmp_path, arguments, message):
     path = save_picture(tmp_path / 'discs.png')
-    status = run_tool('sam_demo', path, '--arch', 'm0_6', '--out', tmp_path / 'out', *arguments,
-                      monkeypatch=monkeypatch)
-    error = [line for line in capsys.readouterr().err.splitlines() if line.startswith('error: ')]
+    status, _, err = run_tool('sam_demo', path, '--arch', 'm0_6', '--out', tmp_path / 'out', *arguments)
+    error = [line for line in err.splitlines() if line.startswith('error: ')]
     assert status == 1 and len(error) == 1 and message in error[0]
     assert not (tmp_path / 'out').exists()
 
 
 @pytest.mark.parametrize('size', [100, 0, -16, 'x'])
-def test_image_size_that_the_model_does_not_take_is_a_usage_error(monkeypatch, capsys, size):
-    assert run_tool('sam_demo', 'x.png', '--point', 1, 1, '--image-size', size, monkeypatch=monkeypatch) == 2
-    error = capsys.readouterr().err
+def test_image_size_that_the_model_does_not_take_is_a_usage_error(size):
+    status, _, error = run_tool('sam_demo', 'x.png', '--point', 1, 1, '--image-size', size)
+    assert status == 2
     assert f'argument --image-size: expected a multiple of 16, at least 16, got {size}' in error.splitlines()[-1]
     assert 'random' not in error
 
 
 @pytest.mark.parametrize('arguments', [('--everything',), ('--point', 1, 1)])
-def test_folder_that_cannot_be_made_is_told_before_the_work(tmp_path, monkeypatch, capsys, arguments):
+def test_folder_that_cannot_be_made_is_told_before_the_work(tmp_path, monkeypatch, arguments):
     path = save_picture(tmp_path / 'discs.png')
     monkeypatch.setattr('segment_anything.modeling.Sam.preprocess', None)  # what all the work begins with
-    status = run_tool('sam_demo', path, *arguments, '--out', path, *ARGUMENTS, monkeypatch=monkeypatch)
-    assert status == 1 and f'error: --out {path}: the folder cannot be made' in capsys.readouterr().err.splitlines()[-1]
+    status, out, err = run_tool('sam_demo', path, *arguments, '--out', path, *ARGUMENTS)
+    assert status == 1 and f'error: --out {path}: the folder cannot be made' in err.splitlines()[-1]

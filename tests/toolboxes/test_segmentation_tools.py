@@ -1,7 +1,5 @@
 """Training, testing, drawing and fusing a segmentor with the tools, on the embedded data set."""
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +8,7 @@ import torch
 from mmengine.registry import MODELS, DefaultScope
 from oracles import randomise_norms
 from PIL import Image
+from running import Finished, run_tool
 
 from repvit_mm import convert_state_dict, fuse, load_checkpoint
 from repvit_mm.configs import load_config
@@ -26,10 +25,9 @@ SMALL = ['train_dataloader.batch_size=4', 'train_dataloader.num_workers=0', 'val
          'default_hooks.logger.interval=4']
 
 
-def run(tool: str, *arguments: str | Path, expected: int = 0) -> subprocess.CompletedProcess:
-    command = [sys.executable, REPOSITORY / 'tools' / tool, CONFIG, *arguments, '--cfg-options', *SMALL]
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, cwd=REPOSITORY)
-    assert done.returncode == expected, done.stderr
+def run(tool: str, *arguments: str | Path, expected: int = 0) -> Finished:
+    done = run_tool(tool, CONFIG, *arguments, '--cfg-options', *SMALL)
+    assert done.status == expected, done.err
     return done
 
 
@@ -69,7 +67,7 @@ def checkpoint(data, tmp_path_factory) -> Path:
 def figures(checkpoint, data, tmp_path_factory) -> dict:
     """What ``tools/test.py`` says of it."""
     work_dir = tmp_path_factory.mktemp('tested')
-    run('test.py', checkpoint, '--data-root', data, '--work-dir', work_dir, '--out', work_dir / 'maps')
+    run('test', checkpoint, '--data-root', data, '--work-dir', work_dir, '--out', work_dir / 'maps')
     return test_metrics(work_dir) | {'work_dir': work_dir}
 
 
@@ -81,7 +79,7 @@ def build() -> torch.nn.Module:
 
 
 def test_training_learns_and_validates(data, tmp_path):
-    run('train.py', '--data-root', data, '--work-dir', tmp_path, '--seed', 0)
+    run('train', '--data-root', data, '--work-dir', tmp_path, '--seed', 0)
     logs = [json.loads(line) for line in next(tmp_path.glob('*/vis_data/scalars.json')).read_text().splitlines()]
     losses = [log['loss'] for log in logs if 'loss' in log]
     assert losses[-1] < losses[0] and logs[-1]['mIoU'] > 0
@@ -112,9 +110,9 @@ def test_an_official_file_is_tested_like_our_own(checkpoint, figures, data, tmp_
     torch.save(dict(state_dict=weights, meta=meta, optimizer={}), official)
     report = load_checkpoint(build(), official)
     assert report.taken == report.total == len(weights)
-    done = run('test.py', official, '--data-root', data, '--work-dir', tmp_path / 'work',
+    done = run('test', official, '--data-root', data, '--work-dir', tmp_path / 'work',
                '--show-dir', tmp_path / 'show')
-    assert f'{len(weights)}' in done.stdout + done.stderr
+    assert f'{len(weights)}' in done.out + done.err
     assert test_metrics(tmp_path / 'work')['mIoU'] == figures['mIoU']
     pictures = sorted((tmp_path / 'show').iterdir())
     assert [path.name for path in pictures] == ['000000.png', '000001.png', '000002.png']
@@ -134,7 +132,7 @@ def test_fusing_a_segmentor_changes_no_figure(checkpoint, figures, data, tmp_pat
     fused = fuse(model)
     assert not [name for name, part in fused.named_modules() if isinstance(part, torch.nn.modules.batchnorm._BatchNorm)]
     torch.save(dict(state_dict=fused.state_dict()), tmp_path / 'fused.pth')
-    run('test.py', tmp_path / 'fused.pth', '--data-root', data, '--work-dir', tmp_path)
+    run('test', tmp_path / 'fused.pth', '--data-root', data, '--work-dir', tmp_path)
     found = test_metrics(tmp_path)
     for key in ('aAcc', 'mIoU', 'mAcc'):
         assert found[key] == pytest.approx(figures[key], abs=.02)
@@ -153,7 +151,7 @@ def test_outputs_stay_when_backbone_neck_and_head_are_fused(name):
 
 
 def test_squares_scales_and_flips_are_merged(checkpoint, figures, data, tmp_path):
-    run('test.py', checkpoint, '--data-root', data, '--work-dir', tmp_path / 'work', '--slide', 64, '--tta',
+    run('test', checkpoint, '--data-root', data, '--work-dir', tmp_path / 'work', '--slide', 64, '--tta',
         '--show-dir', tmp_path / 'show')
     merged = test_metrics(tmp_path / 'work')
     assert merged['aAcc'] != figures['aAcc'] and merged['aAcc'] == pytest.approx(figures['aAcc'], abs=10)
@@ -183,8 +181,8 @@ def test_bad_labels_stop_a_training_before_it_starts(data, tmp_path):
     content = bad.read_bytes()
     try:
         Image.fromarray(np.full((96, 96), 9, np.uint8)).save(bad)
-        done = run('train.py', '--data-root', data, '--work-dir', tmp_path, expected=1)
+        done = run('train', '--data-root', data, '--work-dir', tmp_path, expected=1)
     finally:
         bad.write_bytes(content)
-    assert done.stderr.splitlines()[-1] == f'error: {bad} holds 9; for 9 classes, expected 0-8 and 255'
-    assert 'Traceback' not in done.stderr and not list(tmp_path.glob('*.pth'))
+    assert done.err.splitlines()[-1] == f'error: {bad} holds 9; for 9 classes, expected 0-8 and 255'
+    assert 'Traceback' not in done.err and not list(tmp_path.glob('*.pth'))

@@ -6,7 +6,7 @@ import torch
 from inference_models import CONFIGS, tiny_model, write_config
 from mmengine.registry import MODELS, DefaultScope
 from mmengine.runner.checkpoint import _load_checkpoint_to_model
-from tool_runs import run
+from running import run_tool
 
 from repvit_mm.configs import load_config
 from repvit_mm.inference import build_inference_model
@@ -23,9 +23,9 @@ def trained(request, tmp_path):
 
 
 @torch.no_grad()
-def test_a_fused_checkpoint_loads_by_itself(trained, tmp_path, monkeypatch, capsys):
+def test_a_fused_checkpoint_loads_by_itself(trained, tmp_path):
     config, checkpoint, model = trained
-    assert run(monkeypatch, capsys, 'fuse', config, checkpoint, tmp_path / 'fused.pth') == (0, '')
+    assert run_tool('fuse', config, checkpoint, tmp_path / 'fused.pth')[::2] == (0, '')
     saved = torch.load(tmp_path / 'fused.pth')
     assert saved['meta']['fused'] is True and saved['meta']['epoch'] == 3 and saved['meta']['dataset_meta']['classes']
     assert 'backbone.stem.conv1.weight' in saved['state_dict']
@@ -44,7 +44,7 @@ def test_a_fused_checkpoint_loads_by_itself(trained, tmp_path, monkeypatch, caps
         for one, other in zip(found, expected, strict=True):
             torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
 
-    assert run(monkeypatch, capsys, 'fuse', config, tmp_path / 'fused.pth', tmp_path / 'again.pth') == (0, '')
+    assert run_tool('fuse', config, tmp_path / 'fused.pth', tmp_path / 'again.pth')[::2] == (0, '')
     again = torch.load(tmp_path / 'again.pth')['state_dict']
     assert all(torch.equal(again[name], value) for name, value in saved['state_dict'].items())
 
@@ -60,40 +60,40 @@ def test_a_classifier_of_image_folders_has_the_classes_of_its_checkpoint(tmp_pat
     assert model.classes == ('cat', 'dog', 'fox') and model(IMAGE)[0].shape == (1, 3)
 
 
-def test_fusing_that_changes_the_outputs_is_refused(tmp_path, monkeypatch, capsys):
+def test_fusing_that_changes_the_outputs_is_refused(tmp_path, monkeypatch):
     config = write_config(tmp_path, 'classification')
     torch.save(tiny_model(tmp_path, 'classification').model.state_dict(), tmp_path / 'trained.pth')
     monkeypatch.setattr('repvit_mm.deploy.BOUND', 0.)
-    status, message = run(monkeypatch, capsys, 'fuse', config, tmp_path / 'trained.pth', tmp_path / 'fused.pth')
+    status, _, message = run_tool('fuse', config, tmp_path / 'trained.pth', tmp_path / 'fused.pth')
     assert status == 1 and 'the outputs would change by' in message and message.count('\n') == 1
     assert not (tmp_path / 'fused.pth').exists()
 
 
-def test_get_flops_writes_both_forms(tmp_path, monkeypatch, capsys):
-    assert run(monkeypatch, capsys, 'get_flops', 'm0_6', '--json', tmp_path / 'counts.json') == (0, '')
+def test_get_flops_writes_both_forms(tmp_path):
+    assert run_tool('get_flops', 'm0_6', '--json', tmp_path / 'counts.json')[::2] == (0, '')
     counts = json.loads((tmp_path / 'counts.json').read_text())
     assert counts['shape'] == [224, 224]
     assert (counts['training']['parameters'], counts['inference']['parameters']) == (2_165_652, 2_147_072)
     assert [part['name'] for part in counts['inference']['children'][0]['children']][0] == 'stem'
 
 
-def test_benchmark_writes_figures_and_a_plot(tmp_path, monkeypatch, capsys):
+def test_benchmark_writes_figures_and_a_plot(tmp_path, monkeypatch):
     figures, plot = tmp_path / 'speed.json', tmp_path / 'speed.png'
     monkeypatch.setattr('repvit_mm.analysis.latency.WARMUP_SECONDS', 0.)
-    assert run(monkeypatch, capsys, 'benchmark', 'm0_6', '--shape', 32, 32, '--backend', 'eager', '--rounds', 1,
-               '--json', figures, '--plot', plot) == (0, '')
+    assert run_tool('benchmark', 'm0_6', '--shape', 32, 32, '--backend', 'eager', '--rounds', 1, '--json', figures,
+                    '--plot', plot)[::2] == (0, '')
     (system,) = json.loads(figures.read_text())['systems']
     assert (system['model'], system['implementation'], system['backend']) == ('m0_6', 'repvit_mm', 'eager')
     assert plot.read_bytes()[:4] == b'\x89PNG'
 
 
 @pytest.mark.parametrize('tool, suffix', [('export_onnx', '.onnx'), ('export_coreml', '.mlpackage')])
-def test_a_fused_checkpoint_is_exported(tool, suffix, tmp_path, monkeypatch, capsys):
+def test_a_fused_checkpoint_is_exported(tool, suffix, tmp_path):
     config = write_config(tmp_path, 'segmentation')
     torch.save(tiny_model(tmp_path, 'segmentation').model.state_dict(), tmp_path / 'trained.pth')
-    run(monkeypatch, capsys, 'fuse', config, tmp_path / 'trained.pth', tmp_path / 'fused.pth')
+    run_tool('fuse', config, tmp_path / 'trained.pth', tmp_path / 'fused.pth')
     out = tmp_path / f'model{suffix}'
-    assert run(monkeypatch, capsys, tool, config, tmp_path / 'fused.pth', '--shape', 64, 64, '--out', out)[0] == 0
+    assert run_tool(tool, config, tmp_path / 'fused.pth', '--shape', 64, 64, '--out', out)[0] == 0
     assert out.exists()
 
 
@@ -107,19 +107,19 @@ def test_a_fused_checkpoint_is_exported(tool, suffix, tmp_path, monkeypatch, cap
     ('export_coreml', ['m0_6', '--shape', '64', '64', '--out', 'x.zip'], 'x.zip must end in .mlpackage'),
     ('fuse', ['m0_6', 'absent.pth', 'out.pth'], 'absent.pth'),
 ])
-def test_mistakes_are_one_line(tool, arguments, message, monkeypatch, capsys, tmp_path):
+def test_mistakes_are_one_line(tool, arguments, message, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    status, error = run(monkeypatch, capsys, tool, *arguments)
+    status, _, error = run_tool(tool, *arguments)
     assert status == 1 and error.startswith('error: ') and message in error and error.count('\n') == 1
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize('option', ['--json', '--plot'])
-def test_benchmark_tells_a_file_that_cannot_be_written_before_it_measures(option, monkeypatch, capsys, tmp_path):
+def test_benchmark_tells_a_file_that_cannot_be_written_before_it_measures(option, monkeypatch, tmp_path):
     monkeypatch.setattr('repvit_mm.analysis.benchmark.run', None)
     (tmp_path / 'folder').mkdir()
-    for out, reason in ((tmp_path / 'absent' / 'x.png', 'No such file'), (tmp_path / 'folder', 'something else')):
-        status, error = run(monkeypatch, capsys, 'benchmark', 'm0_6', option, out)
+    for out, reason in ((tmp_path / 'absent' / 'x.png', 'No such file'), (tmp_path / 'folder', 'there is a folder')):
+        status, _, error = run_tool('benchmark', 'm0_6', option, out)
         assert status == 1 and error.startswith(f'error: {out} cannot be written: {reason}')
     assert [path.name for path in tmp_path.iterdir()] == ['folder']
 
@@ -135,6 +135,6 @@ def test_benchmark_tells_a_file_that_cannot_be_written_before_it_measures(option
     ('export_onnx', ['m0_6', '--shape', 64, 'x'], 'argument --shape: expected a whole number, at least 1, got x'),
     ('export_coreml', ['m0_6', '--also-shape', 64, 0], 'argument --also-shape: expected a whole number, at least 1'),
 ])
-def test_a_number_out_of_range_is_a_usage_error(tool, arguments, message, monkeypatch, capsys):
-    status, error = run(monkeypatch, capsys, tool, *arguments)
+def test_a_number_out_of_range_is_a_usage_error(tool, arguments, message):
+    status, _, error = run_tool(tool, *arguments)
     assert status == 2 and message in error.splitlines()[-1]

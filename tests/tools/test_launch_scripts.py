@@ -12,6 +12,7 @@ import time
 import pytest
 import tool_runs
 import torch
+from running import TOOLS
 
 from repvit_mm.checkpoints import read_checkpoint
 
@@ -21,7 +22,7 @@ SCRIPTS = {'dist_train': 2, 'dist_test': 3, 'slurm_train': 4, 'slurm_test': 4}
 
 def launch(script, *arguments, cwd, **environment):
     environment = {**os.environ, 'PYTHON': sys.executable, 'OMP_NUM_THREADS': '1', **environment}
-    return subprocess.Popen([tool_runs.TOOLS / f'{script}.sh', *map(str, arguments)], cwd=cwd, env=environment,
+    return subprocess.Popen([TOOLS / f'{script}.sh', *map(str, arguments)], cwd=cwd, env=environment,
                             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
 
 
@@ -172,7 +173,7 @@ def test_interrupt_leaves_the_last_checkpoint(tmp_path, port):
 @pytest.mark.slow
 def test_tools_of_an_installed_package(tmp_path):
     """Copied elsewhere, as into a wheel's .mim, they work from any directory."""
-    tools = shutil.copytree(tool_runs.TOOLS, tmp_path / 'site' / '.mim' / 'tools')
+    tools = shutil.copytree(TOOLS, tmp_path / 'site' / '.mim' / 'tools')
     for tool in ('train.py', 'test.py'):
         done = subprocess.run([sys.executable, tools / tool, '--help'], cwd=tmp_path, capture_output=True, text=True)
         assert done.returncode == 0 and '--data-root' in done.stdout

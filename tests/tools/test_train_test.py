@@ -8,6 +8,7 @@ import shutil
 import pytest
 import tool_runs
 import torch
+from running import run_tool
 
 import repvit_mm
 from repvit_mm.checkpoints import read_checkpoint
@@ -19,30 +20,16 @@ RESULTS = {'mmdet': ('epoch_1.pth', 'coco/bbox_mAP'), 'mmseg': ('iter_2.pth', 'm
            'mmpretrain': ('epoch_1.pth', 'accuracy/top1')}
 
 
-@pytest.fixture
-def run(monkeypatch, capsys):
-    return lambda tool, *arguments: tool_runs.run(monkeypatch, capsys, tool, *arguments)
-
-
 class Trained:
     def __init__(self, toolbox, root):
         pytest.importorskip(toolbox)
         self.toolbox, self.root = toolbox, root
         self.config, self.data = tool_runs.set_up(toolbox, root)
         self.work_dir = root / 'work'
-        with pytest.MonkeyPatch.context() as patch:
-            status, error = tool_runs.run(patch, Silent(), 'train', self.config, '--data-root', self.data,
-                                          '--work-dir', self.work_dir, '--seed', 1)
+        status, _, error = run_tool('train', self.config, '--data-root', self.data, '--work-dir', self.work_dir,
+                                    '--seed', 1)
         assert status == 0, error
         self.checkpoint = self.work_dir / RESULTS[toolbox][0]
-
-
-class Silent:
-    """Stands for pytest's capture, which fixtures of a module cannot have."""
-
-    def readouterr(self):
-        return self
-    err = ''
 
 
 @pytest.fixture(scope='module', params=list(tool_runs.TOOLBOXES))
@@ -67,10 +54,10 @@ def figures_of(work_dir):
     return json.loads(path.read_text())
 
 
-def test_test_gives_the_figures_of_the_validation(trained, run, tmp_path):
+def test_test_gives_the_figures_of_the_validation(trained, tmp_path):
     pictures, out = tmp_path / 'pictures', tmp_path / ('maps' if trained.toolbox == 'mmseg' else 'out.pkl')
-    status, error = run('test', trained.config, trained.checkpoint, '--data-root', trained.data, '--work-dir',
-                        tmp_path / 'work', '--show-dir', pictures, '--out', out)
+    status, _, error = run_tool('test', trained.config, trained.checkpoint, '--data-root', trained.data, '--work-dir',
+                                tmp_path / 'work', '--show-dir', pictures, '--out', out)
     assert status == 0, error
     key = RESULTS[trained.toolbox][1]
     assert figures_of(tmp_path / 'work')[key] == pytest.approx(logged(trained.work_dir, key)[-1], abs=1e-6)
@@ -81,17 +68,17 @@ def test_test_gives_the_figures_of_the_validation(trained, run, tmp_path):
 
 
 @pytest.mark.parametrize('trained', ['mmseg', 'mmpretrain'], indirect=True)
-def test_time_augmentation(trained, run, tmp_path):
-    status, error = run('test', trained.config, trained.checkpoint, '--data-root', trained.data, '--work-dir',
-                        tmp_path, '--tta')
+def test_time_augmentation(trained, tmp_path):
+    status, _, error = run_tool('test', trained.config, trained.checkpoint, '--data-root', trained.data, '--work-dir',
+                                tmp_path, '--tta')
     assert status == 0, error
     assert RESULTS[trained.toolbox][1] in figures_of(tmp_path)
 
 
-def test_resume_goes_on_where_the_run_stopped(detector, run, tmp_path):
+def test_resume_goes_on_where_the_run_stopped(detector, tmp_path):
     work_dir = shutil.copytree(detector.work_dir, tmp_path / 'moved')
-    status, error = run('train', detector.config, '--data-root', detector.data, '--work-dir', work_dir, '--resume',
-                        '--cfg-options', 'train_cfg.max_epochs=2')
+    status, _, error = run_tool('train', detector.config, '--data-root', detector.data, '--work-dir', work_dir,
+                                '--resume', '--cfg-options', 'train_cfg.max_epochs=2')
     assert status == 0, error
     assert logged(work_dir, 'epoch') == [1, 1, 2, 2]
     before, after = read_checkpoint(detector.checkpoint), read_checkpoint(work_dir / 'epoch_2.pth')
@@ -102,9 +89,9 @@ def test_resume_goes_on_where_the_run_stopped(detector, run, tmp_path):
     assert not torch.equal(before['state_dict'][weight], after['state_dict'][weight])
 
 
-def test_load_from_starts_anew_with_the_weights(detector, run, tmp_path):
-    status, error = run('train', detector.config, '--data-root', detector.data, '--work-dir', tmp_path,
-                        '--cfg-options', f'load_from={detector.checkpoint}', 'optim_wrapper.optimizer.lr=0.')
+def test_load_from_starts_anew_with_the_weights(detector, tmp_path):
+    status, _, error = run_tool('train', detector.config, '--data-root', detector.data, '--work-dir', tmp_path,
+                                '--cfg-options', f'load_from={detector.checkpoint}', 'optim_wrapper.optimizer.lr=0.')
     assert status == 0, error
     before, after = read_checkpoint(detector.checkpoint), read_checkpoint(tmp_path / 'epoch_1.pth')
     assert after['meta']['iter'] == 2
@@ -113,15 +100,15 @@ def test_load_from_starts_anew_with_the_weights(detector, run, tmp_path):
             assert torch.equal(parameter, after['state_dict'][name]), name
 
 
-def test_mixed_precision(trained, run, tmp_path):
-    status, error = run('train', trained.config, '--amp', '--data-root', trained.data, '--work-dir', tmp_path, '--seed',
-                        1)
+def test_mixed_precision(trained, tmp_path):
+    status, _, error = run_tool('train', trained.config, '--amp', '--data-root', trained.data, '--work-dir', tmp_path,
+                                '--seed', 1)
     assert status == 0, error
     losses, plain = logged(tmp_path, 'loss'), logged(trained.work_dir, 'loss')
     assert losses == pytest.approx(plain, rel=0.1) and losses != plain
 
 
-def test_official_names_and_fused_weights_are_tested_alike(detector, run, tmp_path):
+def test_official_names_and_fused_weights_are_tested_alike(detector, tmp_path):
     state_dict = read_checkpoint(detector.checkpoint)['state_dict']
     official = tmp_path / 'official.pth'
     torch.save(dict(state_dict=repvit_mm.convert_state_dict(state_dict, to='official')), official)
@@ -130,7 +117,7 @@ def test_official_names_and_fused_weights_are_tested_alike(detector, run, tmp_pa
     figures = {}
     for path in (detector.checkpoint, official, fused):
         work_dir = tmp_path / path.stem
-        status, error = run('test', detector.config, path, '--data-root', detector.data, '--work-dir', work_dir)
+        status, _, error = run_tool('test', detector.config, path, '--data-root', detector.data, '--work-dir', work_dir)
         assert status == 0, error
         figures[path] = {key: value for key, value in figures_of(work_dir).items() if key.startswith('coco/')}
     reference = figures.pop(detector.checkpoint)
@@ -172,10 +159,10 @@ def damage(data, what):
     ('missing images', r'4 of 4 images that were looked up are missing, first \S+\.png'),
     ('cut images', r'cannot read a sample: failed to load image: \S+\.png'),
 ])
-def test_damaged_data_set_is_one_line(detector, run, tmp_path, what, message):
+def test_damaged_data_set_is_one_line(detector, tmp_path, what, message):
     data = shutil.copytree(detector.data, tmp_path / 'shapes')
     damage(data, what)
-    assert_one_line(run('train', detector.config, '--data-root', data, '--work-dir', tmp_path / 'work'), message)
+    assert_one_line(run_tool('train', detector.config, '--data-root', data, '--work-dir', tmp_path / 'work'), message)
 
 
 @pytest.mark.parametrize(('arguments', 'message'), [
@@ -188,13 +175,13 @@ def test_damaged_data_set_is_one_line(detector, run, tmp_path, what, message):
     (['--cfg-options', 'train_dataloader.bath_size=3'], r"argument 'bath_size' \(train_dataloader\.bath_size\)$"),
     (['--cfg-options', 'train_cfg.max_itersx=3'], r"argument 'max_itersx' \(train_cfg\.max_itersx\)$"),
 ])
-def test_mistake_in_an_option_is_one_line(detector, run, tmp_path, monkeypatch, arguments, message):
+def test_mistake_in_an_option_is_one_line(detector, tmp_path, monkeypatch, arguments, message):
     monkeypatch.chdir(tmp_path)
     data = ['--data-root', detector.data] if arguments else []
-    assert_one_line(run('train', detector.config, '--work-dir', tmp_path / 'work', *data, *arguments), message)
+    assert_one_line(run_tool('train', detector.config, '--work-dir', tmp_path / 'work', *data, *arguments), message)
 
 
-def test_weights_that_cannot_be_had(detector, run, tmp_path, monkeypatch):
+def test_weights_that_cannot_be_had(detector, tmp_path, monkeypatch):
     monkeypatch.setenv('TORCH_HOME', str(tmp_path))
     monkeypatch.setenv('REPVIT_MM_WEIGHTS_URL', 'http://127.0.0.1:9')  # where nobody listens
     monkeypatch.setenv('REPVIT_MM_ALLOW_HTTP', '1')
@@ -202,8 +189,8 @@ def test_weights_that_cannot_be_had(detector, run, tmp_path, monkeypatch):
     init_cfg = dict(_delete_=True, type='Pretrained', checkpoint='repvit://m0_6_distill_300e')
     config.write_text(f'_base_ = {str(detector.config)!r}\nmodel = dict(backbone=dict(init_cfg={init_cfg}))\n')
     arguments = ['train', config, '--data-root', detector.data, '--work-dir', tmp_path / 'work']
-    assert_one_line(run(*arguments), r'cannot download repvit://m0_6_distill_300e .*--no-pretrained')
-    assert run(*arguments, '--no-pretrained')[0] == 0
+    assert_one_line(run_tool(*arguments), r'cannot download repvit://m0_6_distill_300e .*--no-pretrained')
+    assert run_tool(*arguments, '--no-pretrained')[0] == 0
 
 
 @pytest.mark.parametrize(('make', 'message'), [
@@ -216,11 +203,11 @@ def test_weights_that_cannot_be_had(detector, run, tmp_path, monkeypatch):
     (lambda whole, path: os.mkfifo(path), r'there is no checkpoint .*bad\.pth'),
     (lambda whole, path: diverge(whole, path), r'bad\.pth: .* values that are infinite or not a number'),
 ], ids=['truncated', 'text', 'another architecture', 'no weights', 'missing', 'pipe', 'not finite'])
-def test_bad_checkpoint_is_one_line(detector, run, tmp_path, make, message):
+def test_bad_checkpoint_is_one_line(detector, tmp_path, make, message):
     path = tmp_path / 'bad.pth'
     make(detector.checkpoint.read_bytes(), path)
-    assert_one_line(run('test', detector.config, path, '--data-root', detector.data, '--work-dir',
-                        tmp_path / 'work'), message)
+    assert_one_line(run_tool('test', detector.config, path, '--data-root', detector.data, '--work-dir',
+                             tmp_path / 'work'), message)
 
 
 def diverge(whole, path):
@@ -240,32 +227,33 @@ class RunsCode:
 
 
 @pytest.mark.parametrize('part', ['neck', 'roi_head.bbox_head', ''])
-def test_init_cfg_of_every_part_runs_no_code(detector, run, tmp_path, part):
+def test_init_cfg_of_every_part_runs_no_code(detector, tmp_path, part):
     path = tmp_path / 'bad.pth'
     torch.save(dict(state_dict={}, meta=RunsCode(tmp_path / 'made')), path)
     key = f'model.{part}.init_cfg'.replace('..', '.')
-    assert_one_line(run('train', detector.config, '--data-root', detector.data, '--work-dir', tmp_path / 'work',
-                        '--cfg-options', f'{key}.type=Pretrained', f'{key}.checkpoint={path}'),
+    assert_one_line(run_tool('train', detector.config, '--data-root', detector.data, '--work-dir', tmp_path / 'work',
+                             '--cfg-options', f'{key}.type=Pretrained', f'{key}.checkpoint={path}'),
                     r'bad\.pth needs the type .*mkdir')
     assert not (tmp_path / 'made').exists()
 
 
-def test_weights_alone_cannot_be_resumed(detector, run, tmp_path):
+def test_weights_alone_cannot_be_resumed(detector, tmp_path):
     torch.save(dict(state_dict=read_checkpoint(detector.checkpoint)['state_dict']), tmp_path / 'weights.pth')
-    assert_one_line(run('train', detector.config, '--resume', tmp_path / 'weights.pth', '--data-root', detector.data,
-                        '--work-dir', tmp_path / 'work'), r'weights\.pth holds weights, but not the state')
+    assert_one_line(run_tool('train', detector.config, '--resume', tmp_path / 'weights.pth', '--data-root',
+                             detector.data, '--work-dir', tmp_path / 'work'),
+                    r'weights\.pth holds weights, but not the state')
 
 
 def assert_one_line(result, message):
     import re
-    status, error = result
+    status, _, error = result
     assert status == 1
     lines = [line for line in error.splitlines() if line.startswith('error: ')]
     assert len(lines) == 1 and re.search(message, lines[0]), error
     assert 'Traceback' not in error and error.rstrip().endswith(lines[0])
 
 
-def test_the_detection_config_of_the_docs_trains(run, tmp_path, monkeypatch):
+def test_the_detection_config_of_the_docs_trains(tmp_path, monkeypatch):
     """As it stands on the page, on cats and dogs that are circles and squares, in small."""
     page = (tool_runs.REPOSITORY / 'docs/own_data.md').read_text()
     config = re.search(r"```python\n(_base_ = 'repvit_mm::detection.*?)```", page, re.S)[1]
@@ -280,7 +268,8 @@ def test_the_detection_config_of_the_docs_trains(run, tmp_path, monkeypatch):
         (tmp_path / f'data/pets/{split}.json').write_text(json.dumps(labels))
     small = [f'{loader}.{setting}' for loader, resize in (('train_dataloader', 2), ('val_dataloader', 1))
              for setting in (f'dataset.pipeline.{resize}.scale=(64,64)', 'num_workers=0', 'persistent_workers=False')]
-    status, error = run('train', 'pets.py', '--no-pretrained', '--cfg-options', 'train_cfg.max_epochs=1', *small)
+    status, _, error = run_tool('train', 'pets.py', '--no-pretrained', '--cfg-options', 'train_cfg.max_epochs=1',
+                                *small)
     assert status == 0, error
     assert (tmp_path / 'work_dirs/pets/epoch_1.pth').is_file()
     assert len(logged(tmp_path / 'work_dirs/pets', 'coco/segm_mAP')) == 1

@@ -1,16 +1,9 @@
-"""Small configs of the three toolboxes on the embedded data set, and running the tools on them."""
-import importlib.util
-import os
-import sys
+"""Small configs of the three toolboxes on the embedded data set, to run the tools on."""
 from pathlib import Path
 
-from mmengine.utils import ManagerMixin
-
 from repvit_mm.datasets import CLASSES, SceneSpec, write_classification, write_coco, write_segmentation
-from repvit_mm.errors import run_cli
 
 REPOSITORY = Path(__file__).parents[2]
-TOOLS = REPOSITORY / 'tools'
 SCENES = SceneSpec(size=64)
 
 ARCH = dict(widths=(8, 16, 24, 32), depths=(1, 1, 1, 1))
@@ -112,28 +105,3 @@ def set_up(toolbox, root):
     config = root / f'{toolbox}_tiny.py'
     config.write_text(text)
     return config, write(root / 'shapes', SCENES, train=train, val=val, quiet=True)
-
-
-def forget_runs():
-    """Drop what mmengine keeps of a run for the rest of the process, as if the next one were a new process."""
-    kinds = [ManagerMixin]
-    for kind in kinds:
-        kinds += kind.__subclasses__()
-        kind._instance_dict.clear()
-
-
-def run(monkeypatch, capsys, tool, *arguments):
-    """Run a tool in this process; gives its exit status and what it wrote to stderr."""
-    spec = importlib.util.spec_from_file_location(f'tool_{tool}', TOOLS / f'{tool}.py')
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    monkeypatch.setattr(sys, 'argv', [f'{tool}.py', *map(str, arguments)])
-    forget_runs()
-    capsys.readouterr()
-    try:
-        run_cli(module.main)
-    except SystemExit as end:
-        return end.code or 0, capsys.readouterr().err
-    finally:
-        forget_runs()
-        os.environ.pop('LOCAL_RANK', None)

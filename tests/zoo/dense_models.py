@@ -6,7 +6,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from oracles import IMAGENET
-from tool_runs import run
+from running import run_tool
 from torch import nn
 
 
@@ -81,10 +81,10 @@ def standardise(layer, output, std=1.):
     layer.bias.copy_((layer.bias - output.mean(1)) * factor)
 
 
-def reproduce(data_set, name, root, out, monkeypatch, capsys, options):
+def reproduce(data_set, name, root, out, options):
     """Figure -> what ``tools/reproduce_tables.py`` measures for m1_1 with the data and the weights in ``root``."""
-    status, error = run(monkeypatch, capsys, 'reproduce_tables', data_set, '--models', 'm1_1', '--data-root',
-                        root / 'data', '--weights', root / 'weights', '--out', out, '--cfg-options', *options)
+    status, _, error = run_tool('reproduce_tables', data_set, '--models', 'm1_1', '--data-root', root / 'data',
+                                '--weights', root / 'weights', '--out', out, '--cfg-options', *options)
     assert status == 0, error
     row, = json.loads((out / 'tables.json').read_text())['rows']
     return {one['figure'].removesuffix(f', {name}'): one['measured'] for one in row['figures']}

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from dense_models import Pyramid, draw_clouds, normalise, reproduce, resize_within, stage_maps, standardise
 from published_files import official_names, random_model
-from tool_runs import run
+from running import run_tool
 from torch import nn
 
 from repvit_mm.zoo.rows import ROOT
@@ -119,9 +119,9 @@ def published(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_the_table_has_the_figures_of_the_model_written_out(published, tmp_path, monkeypatch, capsys):
+def test_the_table_has_the_figures_of_the_model_written_out(published, tmp_path):
     root, expected = published
-    measured = reproduce('ade20k', 'ADE20K', root, tmp_path / 'out', monkeypatch, capsys, SMALL)
+    measured = reproduce('ade20k', 'ADE20K', root, tmp_path / 'out', SMALL)
     assert {name: measured[name] for name in expected} == pytest.approx(expected, abs=0.1)
     assert 1 < expected['mIoU'] < 99
 
@@ -138,23 +138,23 @@ ALTERATIONS = {
 }
 
 
-def run_altered(published, work_dir, monkeypatch, capsys, setting):
-    return run(monkeypatch, capsys, 'test', CONFIG, published / 'weights' / 'repvit_m1_1_ade20k.pth', '--data-root',
-               published / 'data', '--work-dir', work_dir, '--cfg-options', *SMALL, setting)
+def run_altered(published, work_dir, setting):
+    return run_tool('test', CONFIG, published / 'weights' / 'repvit_m1_1_ade20k.pth', '--data-root', published / 'data',
+                    '--work-dir', work_dir, '--cfg-options', *SMALL, setting)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize('setting', ALTERATIONS.values(), ids=ALTERATIONS.keys())
-def test_an_altered_number_on_the_way_shows(published, tmp_path, monkeypatch, capsys, setting):
+def test_an_altered_number_on_the_way_shows(published, tmp_path, setting):
     root, expected = published
-    status, error = run_altered(root, tmp_path, monkeypatch, capsys, setting)
+    status, _, error = run_altered(root, tmp_path, setting)
     assert status == 0, error
     path, = tmp_path.glob('*/*.json')
     assert abs(json.loads(path.read_text())['aAcc'] - expected['aAcc']) > 0.5
 
 
 @pytest.mark.slow
-def test_classes_counted_from_elsewhere_are_refused(published, tmp_path, monkeypatch, capsys):
-    status, error = run_altered(published[0], tmp_path, monkeypatch, capsys,
+def test_classes_counted_from_elsewhere_are_refused(published, tmp_path):
+    status, _, error = run_altered(published[0], tmp_path,
                                 'test_dataloader.dataset.reduce_zero_label=False')
     assert status == 1 and 'for 150 classes, expected 0-149 and 255' in error

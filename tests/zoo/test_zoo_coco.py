@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from dense_models import Pyramid, draw_clouds, normalise, reproduce, resize_within, stage_maps, standardise
 from published_files import official_names, random_model
-from tool_runs import run
+from running import run_tool
 from torch import nn
 from torchvision.models.detection import MaskRCNN_ResNet50_FPN_Weights
 from torchvision.ops import batched_nms, clip_boxes_to_image, roi_align
@@ -241,9 +241,9 @@ def published(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_the_table_has_the_figures_of_the_model_written_out(published, tmp_path, monkeypatch, capsys):
+def test_the_table_has_the_figures_of_the_model_written_out(published, tmp_path):
     root, expected = published
-    measured = reproduce('coco', 'COCO', root, tmp_path / 'out', monkeypatch, capsys, SMALL)
+    measured = reproduce('coco', 'COCO', root, tmp_path / 'out', SMALL)
     assert {name: measured[name] for name in expected} == pytest.approx(expected, abs=0.2)
     assert all(10 < figure < 90 for figure in expected.values())
 
@@ -263,9 +263,9 @@ ALTERATIONS = {
 }
 
 
-def run_altered(root, work_dir, monkeypatch, capsys, *settings):
-    return run(monkeypatch, capsys, 'test', CONFIG, root / 'weights' / 'repvit_m1_1_coco.pth', '--data-root',
-               root / 'data', '--work-dir', work_dir, '--cfg-options', *SMALL, *settings)
+def run_altered(root, work_dir, *settings):
+    return run_tool('test', CONFIG, root / 'weights' / 'repvit_m1_1_coco.pth', '--data-root', root / 'data',
+                    '--work-dir', work_dir, '--cfg-options', *SMALL, *settings)
 
 
 def differences(expected, work_dir):
@@ -278,28 +278,28 @@ def differences(expected, work_dir):
 
 @pytest.mark.slow
 @pytest.mark.parametrize('setting', ALTERATIONS.values(), ids=ALTERATIONS.keys())
-def test_an_altered_number_on_the_way_shows(published, tmp_path, monkeypatch, capsys, setting):
+def test_an_altered_number_on_the_way_shows(published, tmp_path, setting):
     root, expected = published
-    status, error = run_altered(root, tmp_path, monkeypatch, capsys, setting)
+    status, _, error = run_altered(root, tmp_path, setting)
     assert status == 0, error
     assert max(differences(expected, tmp_path)) > 0.5
 
 
 @pytest.mark.slow
-def test_another_order_of_the_classes_shows(published, tmp_path, monkeypatch, capsys):
+def test_another_order_of_the_classes_shows(published, tmp_path):
     root, expected = published
     annotations = json.loads((root / 'data' / 'annotations' / 'instances_val2017.json').read_text())
     annotations['categories'].reverse()
     path = tmp_path / 'reversed.json'
     path.write_text(json.dumps(annotations))
-    status, error = run_altered(root, tmp_path / 'run', monkeypatch, capsys, f'test_evaluator.ann_file={path}')
+    status, _, error = run_altered(root, tmp_path / 'run', f'test_evaluator.ann_file={path}')
     assert status == 0, error
     assert min(differences(expected, tmp_path / 'run')) > 0.5
 
 
 @pytest.mark.slow
-def test_classes_counted_from_elsewhere_are_refused(published, tmp_path, monkeypatch, capsys):
+def test_classes_counted_from_elsewhere_are_refused(published, tmp_path):
     names = ','.join(list(CATEGORIES.values())[1:])
-    status, error = run_altered(published[0], tmp_path, monkeypatch, capsys,
+    status, _, error = run_altered(published[0], tmp_path,
                                 f'test_dataloader.dataset.metainfo.classes={names}')
     assert status == 1 and 'has 79 classes, but model.roi_head.bbox_head.num_classes=80' in error

@@ -15,7 +15,7 @@ from mmengine.registry import DATASETS, MODELS, DefaultScope
 from mmpretrain.datasets import custom
 from PIL import Image
 from published_files import official_names, random_model, save_classifier, spread_head
-from tool_runs import run
+from running import run_tool
 
 from repvit_mm.classification.head import RepViTClsHead
 from repvit_mm.configs import load_config
@@ -83,10 +83,10 @@ def test_the_made_file_has_the_names_of_timms_model():
 
 
 @pytest.mark.slow
-def test_the_table_has_the_accuracy_of_timm_and_torchvision(published, tmp_path, monkeypatch, capsys):
+def test_the_table_has_the_accuracy_of_timm_and_torchvision(published, tmp_path):
     arguments = ('imagenet', '--models', MODEL, '--data-root', published / 'data', '--weights', published / 'weights',
                  '--out', tmp_path / 'out', '--cfg-options', *SMALL)
-    status, error = run(monkeypatch, capsys, 'reproduce_tables', *arguments)
+    status, _, error = run_tool('reproduce_tables', *arguments)
     assert status == 0, error
     row, = json.loads((tmp_path / 'out' / 'tables.json').read_text())['rows']
     figures = {figure['figure']: figure for figure in row['figures']}
@@ -99,7 +99,7 @@ def test_the_table_has_the_accuracy_of_timm_and_torchvision(published, tmp_path,
     assert (tmp_path / 'out' / 'accuracy.png').stat().st_size > 1000
     log = tmp_path / 'out' / 'logs' / f'{MODEL}.imagenet.log'
     written = log.stat().st_mtime_ns
-    assert run(monkeypatch, capsys, 'reproduce_tables', *arguments)[0] == 0
+    assert run_tool('reproduce_tables', *arguments)[0] == 0
     assert log.stat().st_mtime_ns == written, 'what is finished is not run again'
 
 

@@ -3,7 +3,7 @@ import json
 
 import pytest
 from rich.console import Console
-from tool_runs import run
+from running import run_tool
 
 from repvit_mm.errors import CheckpointError, ConfigError
 from repvit_mm.zoo import load_rows, verdict
@@ -168,20 +168,20 @@ def test_what_nothing_measures_is_listed(tmp_path, monkeypatch):
     (['--gpus', '0'], '--gpus 0: at least 1 is needed'),
     (['--curves', 'missing.csv'], 'there is no table or log missing.csv'),
 ])
-def test_bad_input_is_one_line(tmp_path, monkeypatch, capsys, arguments, message):
+def test_bad_input_is_one_line(tmp_path, monkeypatch, arguments, message):
     monkeypatch.chdir(tmp_path)
-    status, error = run(monkeypatch, capsys, 'reproduce_tables', *arguments)
+    status, _, error = run_tool('reproduce_tables', *arguments)
     assert status == 1 and error.startswith('error: ') and error.count('\n') == 1
     assert message in error
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.slow
-def test_the_tool_ends_with_an_error_if_a_row_failed(tmp_path, monkeypatch, capsys):
+def test_the_tool_ends_with_an_error_if_a_row_failed(tmp_path):
     (tmp_path / 'data' / 'val').mkdir(parents=True)
     (tmp_path / f'{M0_9}.pth').write_text('no checkpoint')
-    status, error = run(monkeypatch, capsys, 'reproduce_tables', 'imagenet', '--models', M0_9, '--weights', tmp_path,
-                        '--data-root', tmp_path / 'data', '--out', tmp_path / 'out')
+    status, _, error = run_tool('reproduce_tables', 'imagenet', '--models', M0_9, '--weights', tmp_path, '--data-root',
+                                tmp_path / 'data', '--out', tmp_path / 'out')
     assert status == 1
     assert error.splitlines()[-1] == (f'error: 1 of 1 models failed: {M0_9}; {tmp_path / "out" / "tables.md"} says why')
     row, = json.loads((tmp_path / 'out' / 'tables.json').read_text())['rows']
