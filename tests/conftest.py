@@ -2,9 +2,12 @@
 import os
 import signal
 import sysconfig
+import tempfile
+from pathlib import Path
 
 import installed
 import pytest
+from filelock import FileLock
 
 # A shell starts what runs in its background with Ctrl-C ignored, and every process of the tests would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -31,12 +34,28 @@ def pytest_collection_modifyitems(config, items):
 
 
 @pytest.fixture(scope='session')
-def wheel(tmp_path_factory):
-    """The wheel of this clone."""
-    return installed.build_wheel(tmp_path_factory.mktemp('source'), tmp_path_factory.mktemp('wheel'))
+def built_once(tmp_path_factory):
+    """Gives the path that ``build(folder)`` returns; of several workers of pytest-xdist, the first one builds."""
+    root = tmp_path_factory.getbasetemp()
+    root = root.parent if 'PYTEST_XDIST_WORKER' in os.environ else root
+
+    def get(name, build):
+        path = root / f'{name}.path'
+        with FileLock(f'{path}.lock'):
+            if not path.exists():
+                path.write_text(str(build(Path(tempfile.mkdtemp(prefix=f'{name}-', dir=root)))))
+        return Path(path.read_text())
+    return get
 
 
 @pytest.fixture(scope='session')
-def stranger(wheel, tmp_path_factory):
+def wheel(built_once):
+    """The wheel of this clone."""
+    return built_once('wheel', installed.build_wheel)
+
+
+@pytest.fixture(scope='session')
+def stranger(built_once, wheel):
     """The Python of an environment that has the toolboxes of this one, and the wheel, but not this clone."""
-    return installed.make_environment(tmp_path_factory.mktemp('environment'), wheel, sysconfig.get_path('purelib'))
+    return built_once('environment', lambda folder: installed.make_environment(
+        folder, wheel, sysconfig.get_path('purelib')))

@@ -23,8 +23,10 @@ def attempt(*command, **kwargs):
     return subprocess.run([str(part) for part in command], capture_output=True, text=True, env=env, **kwargs)
 
 
-def build_wheel(source, folder):
-    """Build the wheel into ``folder`` from a copy in ``source``: a build leaves its folders beside the sources."""
+def build_wheel(folder):
+    """Build the wheel into ``folder``, from a copy: a build leaves its folders beside the sources."""
+    source = folder / 'source'
+    source.mkdir()
     for name in SOURCES:
         if (ROOT / name).is_dir():
             shutil.copytree(ROOT / name, source / name, symlinks=True)

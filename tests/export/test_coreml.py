@@ -154,8 +154,8 @@ def test_images_of_other_than_three_channels_are_refused(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('arch', ['m0_6', 'm0_9', 'm1_0', 'm1_1', 'm1_5', 'm2_3', 'm1', 'm2', 'm3'])
-def test_every_architecture_is_exported(arch, tmp_path):
+@pytest.mark.parametrize('arch', ['m0_6', 'm1'])  # the smallest of both versions
+def test_a_published_architecture_is_exported(arch, tmp_path):
     model = InferenceModel(arch, RepViT(arch), BACKBONE)
     randomise_weights(model)
     report = export_coreml(model, (64, 64), tmp_path / 'model.mlpackage')

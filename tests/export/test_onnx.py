@@ -9,7 +9,7 @@ import pytest
 import torch
 from oracles import IMAGENET
 
-from repvit_mm import RepViT
+from repvit_mm import ARCHS, RepViT
 from repvit_mm.errors import ExportError, UserError
 from repvit_mm.export import export_onnx, load_pictures
 from repvit_mm.inference import BACKBONE, InferenceModel, randomise_weights
@@ -121,7 +121,7 @@ def test_pictures_are_the_users_or_a_photograph(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('arch', ['m0_6', 'm0_9', 'm1_0', 'm1_1', 'm1_5', 'm2_3', 'm1', 'm2', 'm3'])
+@pytest.mark.parametrize('arch', ARCHS)
 def test_every_architecture_is_exported(arch, tmp_path):
     model = InferenceModel(arch, RepViT(arch), BACKBONE)
     randomise_weights(model)

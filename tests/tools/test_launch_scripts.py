@@ -1,7 +1,6 @@
 """The shell scripts that start distributed runs, and such runs on a machine without a GPU."""
 import json
 import os
-import shutil
 import signal
 import socket
 import stat
@@ -168,12 +167,3 @@ def test_interrupt_leaves_the_last_checkpoint(tmp_path, port):
     assert checkpoints and not list(work_dir.glob('.*.partial-*'))
     for path in checkpoints:
         assert read_checkpoint(path)['meta']['epoch'] == int(path.stem.removeprefix('epoch_'))
-
-
-@pytest.mark.slow
-def test_tools_of_an_installed_package(tmp_path):
-    """Copied elsewhere, as into a wheel's .mim, they work from any directory."""
-    tools = shutil.copytree(TOOLS, tmp_path / 'site' / '.mim' / 'tools')
-    for tool in ('train.py', 'test.py'):
-        done = subprocess.run([sys.executable, tools / tool, '--help'], cwd=tmp_path, capture_output=True, text=True)
-        assert done.returncode == 0 and '--data-root' in done.stdout

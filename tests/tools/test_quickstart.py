@@ -1,27 +1,19 @@
 """The quickstart from nothing to its summary, as far as a few steps of training go."""
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 from PIL import Image
+from running import run_tool
 
-ROOT = Path(__file__).parents[2]
 SMALL = ('--train-scenes', '6', '--val-scenes', '2', '--cfg-options', 'train_cfg.max_iters=2',
          'train_cfg.val_interval=2', 'default_hooks.logger.interval=1', 'train_dataloader.batch_size=2')
 
 
-def quickstart(*arguments):
-    return subprocess.run([sys.executable, str(ROOT / 'tools/quickstart.py'), *map(str, arguments)],
-                          capture_output=True, text=True, timeout=300)
-
-
 @pytest.mark.slow
 def test_quickstart_goes_from_nothing_to_a_summary(tmp_path):
-    run = quickstart('--work-dir', tmp_path / 'run', *SMALL)
-    assert run.returncode == 0, run.stderr + run.stdout
-    rows = dict(re.findall(r'│ (\w[\w ]*?) +│ +([\d.,]+ │ +[\d.,]+) │', run.stdout))
+    run = run_tool('quickstart', '--work-dir', tmp_path / 'run', *SMALL)
+    assert run.status == 0, run.err + run.out
+    rows = dict(re.findall(r'│ (\w[\w ]*?) +│ +([\d.,]+ │ +[\d.,]+) │', run.out))
     assert set(rows) == {'box AP', 'box AP50', 'mask AP', 'mask AP50', 'parameters'}
     for name in ('box AP', 'box AP50', 'mask AP', 'mask AP50'):
         trained, fused = rows[name].split('│')
@@ -29,22 +21,22 @@ def test_quickstart_goes_from_nothing_to_a_summary(tmp_path):
     before, after = (int(number.replace(',', '')) for number in rows['parameters'].split('│'))
     assert after < before
     for name in ('losses.png', 'predictions.png'):
-        assert str(tmp_path / 'run' / name) in run.stdout
+        assert str(tmp_path / 'run' / name) in run.out
         assert min(Image.open(tmp_path / 'run' / name).size) > 300
     for name in ('train/iter_2.pth', 'fused.pth'):
-        assert str(tmp_path / 'run' / name) in run.stdout and (tmp_path / 'run' / name).is_file()
+        assert str(tmp_path / 'run' / name) in run.out and (tmp_path / 'run' / name).is_file()
 
 
 def test_seed_that_no_generator_takes_is_a_usage_error(tmp_path):
-    run = quickstart('--work-dir', tmp_path / 'run', '--seed', '-1')
-    assert run.returncode == 2 and not (tmp_path / 'run').exists()
-    assert run.stderr.splitlines()[-1].endswith('argument --seed: expected a whole number from 0 to 4294967295, got -1')
+    run = run_tool('quickstart', '--work-dir', tmp_path / 'run', '--seed', '-1')
+    assert run.status == 2 and not (tmp_path / 'run').exists()
+    assert run.err.splitlines()[-1].endswith('argument --seed: expected a whole number from 0 to 4294967295, got -1')
 
 
 @pytest.mark.parametrize('arguments, message', [
     (('--train-scenes', '0'), 'error: the number of train scenes is at least 1, not 0'),
     (('--cfg-options', 'optimiser=1'), 'error: --cfg-options optimiser: no run reads optimiser')])
 def test_mistake_is_one_line(tmp_path, arguments, message):
-    run = quickstart('--work-dir', tmp_path / 'run', *arguments)
-    assert run.returncode == 1
-    assert run.stderr.splitlines()[-1].startswith(message) and 'Traceback' not in run.stderr
+    run = run_tool('quickstart', '--work-dir', tmp_path / 'run', *arguments)
+    assert run.status == 1
+    assert run.err.splitlines()[-1].startswith(message) and 'Traceback' not in run.err
