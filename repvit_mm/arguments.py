@@ -1,4 +1,4 @@
-"""Types of numbers on the command line, for which a number that nothing could be done with is a usage error."""
+"""Types of numbers on the command line; one that is out of range is a usage error."""
 import argparse
 from collections.abc import Callable
 
@@ -7,9 +7,9 @@ def whole_number(least: int, most: int | None = None, multiple_of: int = 1) -> C
     """A ``type`` for argparse: a whole number in a range.
 
     Args:
-        least: The smallest that is taken.
-        most: The largest; None for no bound.
-        multiple_of: What it has to be a multiple of.
+        least: The smallest allowed number.
+        most: The largest allowed number; unbounded if None.
+        multiple_of: Only multiples of this are allowed.
     """
     kind = 'a whole number' if multiple_of == 1 else f'a multiple of {multiple_of}'
     expected = f'{kind}, at least {least}' if most is None else f'{kind} from {least} to {most}'
@@ -27,6 +27,6 @@ def whole_number(least: int, most: int | None = None, multiple_of: int = 1) -> C
 
 
 positive = whole_number(1)
-#: The largest seed that numpy, and with it mmengine, takes.
+#: The largest seed that numpy, and so mmengine, accepts.
 LARGEST_SEED = 2 ** 32 - 1
 seed = whole_number(0, LARGEST_SEED)

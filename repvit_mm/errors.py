@@ -4,11 +4,11 @@ from collections.abc import Callable, Iterable
 
 
 class UserError(Exception):
-    """A mistake in what the user gave. The message is one whole line: what, where, what was expected."""
+    """A mistake of the user. The message is one line: what is wrong, where, and what was expected."""
 
 
 class ConfigError(UserError):
-    """A setting, or a combination of settings, that cannot work."""
+    """An invalid setting or combination of settings."""
 
 
 class CheckpointError(UserError):
@@ -20,20 +20,20 @@ class DatasetError(UserError):
 
 
 class ExportError(UserError):
-    """A model that cannot be exported, or an exported file that does not compute what the model computes."""
+    """A model that cannot be exported, or an exported file whose outputs differ from the model's."""
 
 
 def shortened(names: Iterable[str], most: int = 10) -> str:
-    """A list of names for a message: the first ones, and ``...`` where there are more than ``most``."""
+    """The first names of a list for a message, with ``...`` if there are more than ``most``."""
     names = list(names)
     return ', '.join(names[:most]) + ', ...' * (len(names) > most)
 
 
 def run_cli(main: Callable[[], int | None]) -> None:
-    """Run a tool's ``main`` and end the process with a fitting exit status.
+    """Run a tool's ``main`` and exit.
 
-    A :class:`UserError` becomes one line on stderr and status 1, Ctrl-C becomes status 130, any other exception
-    keeps its traceback: it is a bug.
+    A :class:`UserError` becomes one line on stderr and exit status 1, Ctrl-C becomes status 130. Any other exception is
+    a bug and keeps its traceback.
 
     Args:
         main: The tool; returns its exit status, or None for 0.

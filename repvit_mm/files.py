@@ -12,20 +12,20 @@ from typing import Any
 
 from .errors import ConfigError, UserError
 
-#: Age in seconds from which what a killed process left behind is removed; what is younger may be in use.
+#: Age in seconds after which leftovers of killed processes are removed; younger ones may be in use.
 STALE_SECONDS = 3600
 
 
 @contextmanager
 def atomic_write(out: str | Path, folder: bool = False) -> Iterator[Path]:
-    """Give a path to write to, which takes the place of ``out`` when all went well.
+    """Yield a temporary path, which replaces ``out`` when the block succeeds.
 
     Args:
         out: The file or folder; it may exist.
-        folder: Whether it is a folder.
+        folder: Whether to write a folder.
 
     Raises:
-        UserError: If it cannot be written. Then ``out`` stays as it was, and nothing else is left.
+        UserError: If it cannot be written. As after any error, ``out`` is unchanged and the temporary path is removed.
     """
     out = Path(out)
     beside = _make_folder_beside(out, folder)
@@ -39,9 +39,9 @@ def atomic_write(out: str | Path, folder: bool = False) -> Iterator[Path]:
 
 
 def put_in_place(part: Path, out: Path) -> None:
-    """Rename ``part`` to ``out``, on the same disk, once its content is there: a power cut leaves one of the two."""
+    """Sync ``part`` to the disk and rename it to ``out``: even a power cut leaves the old content or the new."""
     if part.is_dir():
-        os.sync()  # much faster than file by file
+        os.sync()  # much faster than syncing file by file
     else:
         _sync(part)
     before = part.with_name(f'{part.name}.before')
@@ -65,10 +65,10 @@ def _sync(path: Path) -> None:
 
 
 def check_writable(out: str | Path) -> None:
-    """Find out before long work whether its result, a file, can be written.
+    """Check before a long computation that its result, a file, can be written.
 
     Raises:
-        UserError: If :func:`atomic_write` could not begin.
+        UserError: If :func:`atomic_write` would fail at its start.
     """
     _make_folder_beside(Path(out), folder=False).rmdir()
 
@@ -76,7 +76,7 @@ def check_writable(out: str | Path) -> None:
 def _make_folder_beside(out: Path, folder: bool) -> Path:
     prefix = f'.{out.name}.partial-'
     for path in out.parent.glob(f'{glob.escape(prefix)}*'):
-        with suppress(FileNotFoundError):  # another process was faster
+        with suppress(FileNotFoundError):  # removed by another process
             if time.time() - path.stat().st_mtime > STALE_SECONDS:
                 shutil.rmtree(path, ignore_errors=True)
     if out.exists() and out.is_dir() != folder:
@@ -88,21 +88,22 @@ def _make_folder_beside(out: Path, folder: bool) -> Path:
 
 
 def make_folder(path: str | Path, option: str = '') -> Path:
-    """Make a folder for results, unless it is there.
+    """Create a folder for results, unless it exists.
 
     Args:
-        path: The folder; missing parents are made.
-        option: What named it, for the error.
+        path: The folder; missing parents are created.
+        option: The option that names it, for the error.
 
     Raises:
-        ConfigError: If it cannot be made, or something else of that name is there.
+        ConfigError: If it cannot be created, or is a file.
     """
     path = Path(path).expanduser()
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         reason = 'it is a file' if path.is_file() else error.strerror
-        raise ConfigError(f'{option} {path}: the folder cannot be made: {reason}; name another'.lstrip()) from error
+        message = f'{option} {path}: the folder cannot be created: {reason}; choose another'.lstrip()
+        raise ConfigError(message) from error
     return path
 
 

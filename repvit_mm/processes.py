@@ -1,4 +1,4 @@
-"""Running the tools as processes of their own: progress passed on, everything kept in a log, stopped with us."""
+"""Running the tools as subprocesses: with their progress shown, their output in a log, and stopped with the parent."""
 import os
 import re
 import signal
@@ -11,11 +11,11 @@ from rich.console import Console
 
 from .errors import UserError
 
-#: What is shown of mmengine's log: its lines of progress, without the date and details.
+#: The lines of progress in mmengine's log, shown without date and details.
 _PROGRESS = re.compile(r'INFO - ((?:Epoch|Iter)\(\w+\).*)')
 _DETAILS = re.compile(r'  (?:lr|base_lr|data_time|grad_norm|memory|acc|loss_\w+|coco/\w+_mAP_(?:75|s|m|l)): \S+')
 _INTERRUPTED = 130
-#: Seconds that a process has to end after each signal.
+#: Seconds to wait for a process to end after each signal.
 _PATIENCE = 10
 
 
@@ -23,10 +23,10 @@ def run_tool(tool: Path, arguments: Sequence[str | Path], log: Path, console: Co
     """Run a tool to its end.
 
     Args:
-        tool: A script, in Python or for bash, that reports mistakes as :func:`repvit_mm.errors.run_cli` does.
-        arguments: Of the tool.
-        log: Keeps all of its output, behind what is there.
-        console: Shows its lines of progress.
+        tool: A Python or bash script that reports errors like :func:`repvit_mm.errors.run_cli`.
+        arguments: Its arguments.
+        log: File that its output is appended to.
+        console: Where to show its progress.
 
     Raises:
         UserError: If the tool fails.
@@ -52,11 +52,11 @@ def run_tool(tool: Path, arguments: Sequence[str | Path], log: Path, console: Co
     if status == _INTERRUPTED:
         raise KeyboardInterrupt
     if status:
-        raise UserError(mistake or f'{tool.name} ended with status {status}: {last}; all of its output is in {log}')
+        raise UserError(mistake or f'{tool.name} ended with status {status}: {last}; its output is in {log}')
 
 
 def _stop(process: subprocess.Popen) -> None:
-    """Wait for a process that has got Ctrl-C with us, and stop it more firmly if it has not."""
+    """Wait for a process that may have received Ctrl-C as well, and stop it if it goes on."""
     for number in (None, signal.SIGINT, signal.SIGKILL):
         if number:
             process.send_signal(number)

@@ -1,4 +1,4 @@
-"""What the export tools share: their arguments, and the model that these name."""
+"""Arguments and model of the export tools."""
 import argparse
 
 from repvit_mm.arguments import positive
@@ -9,8 +9,8 @@ def add_export_arguments(parser: argparse.ArgumentParser, suffix: str) -> None:
     """Add the arguments of all export tools.
 
     Args:
-        parser: Gets them.
-        suffix: Of the file that is written.
+        parser: The tool's parser.
+        suffix: Suffix of the exported file.
     """
     parser.add_argument('config', help='config of a classifier, segmentor or detector, or an architecture such as m1_1')
     parser.add_argument('checkpoint', nargs='?', help='its weights, fused or not: path, repvit://NAME or http address; '
@@ -19,11 +19,11 @@ def add_export_arguments(parser: argparse.ArgumentParser, suffix: str) -> None:
                         help='height and width of the image (default: 224 224)')
     parser.add_argument('--out', metavar=f'FILE{suffix}', help=f'default: NAME_HxW{suffix}')
     parser.add_argument('--pictures', nargs='+', default=(), metavar='FILE',
-                        help='pictures to compare the outputs on (default: a photograph that matplotlib brings along)')
+                        help='pictures to compare the outputs on (default: a photograph that comes with matplotlib)')
 
 
 def build_for_export(args: argparse.Namespace, suffix: str) -> InferenceModel:
-    """Build the model that the arguments name; ``args.out`` gets its default."""
+    """Build the model of the arguments, and set the default of ``args.out``."""
     model = build_inference_model(args.config, args.checkpoint)
     if args.checkpoint is None:
         randomise_weights(model)

@@ -13,8 +13,8 @@ from repvit_mm.files import atomic_write, check_writable, write_json
 
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        description="Measure the fused form of models in turns, beside timm's model where timm has it. "
-                    'docs/benchmark.md has the protocol.')
+        description="Measure the latency of fused models, side by side with timm's models. docs/benchmark.md "
+                    'describes the protocol.')
     parser.add_argument('configs', nargs='+', metavar='config',
                         help='configs of classifiers, segmentors or detectors, or architectures such as m1_1; '
                              "sam_m2_3 is RepViT-SAM's image encoder")
@@ -25,17 +25,17 @@ def build_parser() -> argparse.ArgumentParser:
                         help=f'of {", ".join(BACKENDS)} (default: eager channels_last)')
     parser.add_argument('--device', choices=['cpu', 'cuda'], default='cpu', help='default: cpu')
     parser.add_argument('--dtype', choices=list(DTYPES), nargs='+', default=['fp32'], help='default: fp32')
-    parser.add_argument('--threads', type=positive, metavar='N', help='of the CPU (default: as torch decides)')
+    parser.add_argument('--threads', type=positive, metavar='N', help="CPU threads (default: torch's default)")
     parser.add_argument('--rounds', type=int, default=20, metavar='N',
-                        help='turns of each system, of three timed calls each (default: 20)')
+                        help='turns of each system, with three timed calls each (default: 20)')
     parser.add_argument('--train', action='store_true',
                         help='measure a training step, of the training form; in mixed precision with bf16 and fp16')
     parser.add_argument('--frozen-statistics', action='store_true',
                         help='with --train: BatchNorms on their running statistics, as dense tasks are trained')
     parser.add_argument('--memory', action='store_true',
-                        help='measure the peak memory on a CPU as well, in a process for each system')
+                        help='also measure the peak memory on a CPU, in a process for each system')
     parser.add_argument('--no-timm', action='store_true', help="leave out timm's models")
-    parser.add_argument('--json', metavar='FILE', help='write the figures into this file as well')
+    parser.add_argument('--json', metavar='FILE', help='also write the figures to this file')
     parser.add_argument('--plot', metavar='FILE.png', help='draw them')
     return parser
 

@@ -12,9 +12,9 @@ LAYOUTS = {'detection': write_coco, 'segmentation': write_segmentation, 'classif
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description='Draw scenes of geometric objects, for the configs in configs/quickstart. The same seed gives the '
-                    'same scenes; a folder that is complete stays as it is.')
+                    'same scenes; a complete folder is not drawn again.')
     parser.add_argument('layout', choices=LAYOUTS, help="COCO's, mmsegmentation's or mmpretrain's")
-    parser.add_argument('folder', metavar='DIR', type=Path, help='where it goes')
+    parser.add_argument('folder', metavar='DIR', type=Path, help='folder of the data set')
     parser.add_argument('--train', type=int, metavar='N', help='scenes to train on')
     parser.add_argument('--val', type=int, metavar='N', help='held-out scenes')
     parser.add_argument('--seed', type=seed, default=0, metavar='N', help='default: 0')

@@ -15,7 +15,7 @@ def build_parser() -> argparse.ArgumentParser:
                                                  'PyTorch. Of a detector, backbone and neck are exported.')
     add_export_arguments(parser, '.mlpackage')
     parser.add_argument('--also-shape', type=positive, nargs=2, action='append', default=[], metavar=('H', 'W'),
-                        help='another size that the model takes as well; can be given several times')
+                        help='another size for the package to accept; can be given several times')
     parser.add_argument('--precision', choices=list(BOUNDS), default='fp16', help='default: fp16')
     parser.add_argument('--weights', choices=list(WEIGHTS), default='float',
                         help='how weights are stored; int8 and palette6 are approximations (default: float)')

@@ -13,7 +13,7 @@ def build_parser() -> argparse.ArgumentParser:
                                                  'PyTorch. Of a detector, backbone and neck are exported.')
     add_export_arguments(parser, '.onnx')
     parser.add_argument('--dynamic-size', action='store_true',
-                        help='let height and width be any; any multiple of 32 for a segmentor or detector')
+                        help='accept any height and width; for a segmentor or detector, any multiple of 32')
     return parser
 
 

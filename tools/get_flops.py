@@ -16,12 +16,12 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument('config', help='config of a classifier, segmentor or detector, or an architecture such as m1_1')
     parser.add_argument('--shape', type=positive, nargs=2, default=(224, 224), metavar=('H', 'W'),
                         help='height and width of the image (default: 224 224)')
-    parser.add_argument('--fused', action='store_true', help='count the inference form alone')
+    parser.add_argument('--fused', action='store_true', help='count the fused form only')
     parser.add_argument('--proposals', type=whole_number(0), metavar='N',
-                        help="count a detector's RoI heads too, with N proposals per image")
+                        help="also count a detector's RoI heads, with N proposals per image")
     parser.add_argument('--depth', type=whole_number(0), default=2, metavar='N',
                         help='levels of the tree (default: 2, the stages)')
-    parser.add_argument('--json', metavar='FILE', help='write the tree into this file as well')
+    parser.add_argument('--json', metavar='FILE', help='also write the tree to this file')
     return parser
 
 

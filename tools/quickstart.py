@@ -24,15 +24,15 @@ METRICS = {'box AP': 'coco/bbox_mAP', 'box AP50': 'coco/bbox_mAP_50', 'mask AP':
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description='Draw a data set, train a Mask R-CNN on RepViT with it, evaluate, fuse, evaluate again. '
-                    'An interrupted run goes on from its last whole epoch when it is started again.')
+                    'Run again, an interrupted training resumes from its last complete epoch.')
     parser.add_argument('--work-dir', metavar='DIR', type=Path, default=Path('work_dirs/quickstart'),
-                        help='where everything goes; default: %(default)s')
-    parser.add_argument('--seed', type=seed, default=0, metavar='N', help='of scenes and training; default: 0')
+                        help='directory of the results; default: %(default)s')
+    parser.add_argument('--seed', type=seed, default=0, metavar='N', help='seed of scenes and training; default: 0')
     parser.add_argument('--train-scenes', type=int, default=1200, metavar='N',
                         help='scenes to train on; default: %(default)s')
     parser.add_argument('--val-scenes', type=int, default=150, metavar='N',
                         help='held-out scenes; default: %(default)s')
-    parser.add_argument('--fresh', action='store_true', help='train anew where there is a trained detector already')
+    parser.add_argument('--fresh', action='store_true', help='replace a detector that is trained already')
     parser.add_argument('--cfg-options', nargs='+', action=CfgOptions, default={}, metavar='KEY=VALUE',
                         help='override settings of the config, e.g. train_cfg.max_epochs=12')
     return parser
@@ -52,7 +52,7 @@ def print_facts(console: Console, minutes: dict[str, float], paths: dict[str, Pa
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * (1 if sys.platform == 'darwin' else 1024)
     facts = {'time': ', '.join(f'{name} {value:.1f} min' for name, value in minutes.items()),
              'memory': f'{peak / 1e9:.1f} GB (largest process)', **paths}
-    for name, fact in facts.items():  # a path is to be copied: never cut or folded to the terminal's width
+    for name, fact in facts.items():  # paths are for copying: they must not be cut or wrapped
         console.print(f'{name:<12} {fact}', highlight=False, markup=False, soft_wrap=True)
 
 

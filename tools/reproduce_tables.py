@@ -20,13 +20,13 @@ from repvit_mm.zoo.tables import as_json, report, summary, terminal_table
 
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        description='Recompute the published tables: parameters and multiply-adds always, accuracies where data and '
-                    'weights are there.')
+        description='Recompute the published tables: parameters and multiply-adds always, accuracies if data and '
+                    'weights are available.')
     parser.add_argument('tables', nargs='*', metavar='table', help=f'of {", ".join(TABLES)} (default: all)')
     parser.add_argument('--models', nargs='+', metavar='NAME', help='only models whose name contains one of these')
     parser.add_argument('--data-root', nargs='+', default=[], metavar='[NAME=]DIR',
-                        help=f'where a data set is, of {", ".join(_data_names(TABLES))}; a single table with one data '
-                             'set needs no name (default: as in the configs)')
+                        help=f'folder of a data set: {", ".join(_data_names(TABLES))}; NAME may be left out for a '
+                             'single table with one data set (default: as in the configs)')
     parser.add_argument('--weights', type=Path, metavar='DIR',
                         help="folder with the released files, or MODEL.pth for others (default: torch's cache)")
     parser.add_argument('--download', action='store_true', help="download released weights into torch's cache")
@@ -38,12 +38,12 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument('--latency', action='store_true', help='measure the latency of this machine')
     parser.add_argument('--device', choices=['cpu', 'cuda'], help='for --latency (default: the GPU if there is one)')
     parser.add_argument('--curves', nargs='+', type=Path, default=[], metavar='PATH',
-                        help='draw trainings: work directories, scalars.json of mmengine, or tables (CSV)')
-    parser.add_argument('--fresh', action='store_true', help='measure again what an earlier run has measured')
+                        help='draw training curves from work directories, scalars.json of mmengine, or tables (CSV)')
+    parser.add_argument('--fresh', action='store_true', help='ignore the records of earlier runs')
     parser.add_argument('--out', type=Path, default=Path('outputs/tables'), metavar='DIR',
-                        help='where tables, pictures and records go (default: outputs/tables)')
+                        help='folder of tables, pictures and records (default: outputs/tables)')
     parser.add_argument('--write-docs', action='store_true',
-                        help="generate the tables of a checkout's README.md and docs/zoo.md, nothing else")
+                        help="only generate the tables in a checkout's README.md and docs/zoo.md")
     return parser
 
 
@@ -83,11 +83,11 @@ def main() -> int:
 def choose_rows(rows: Sequence[Row], tables: Sequence[str], models: Sequence[str] | None) -> list[Row]:
     """The rows of the tables whose name contains one of ``models``."""
     if unknown := [table for table in tables if table not in TABLES]:
-        raise ConfigError(f'there is no table {unknown[0]}; choose of {", ".join(TABLES)}')
+        raise ConfigError(f'unknown table {unknown[0]}; choose from {", ".join(TABLES)}')
     chosen = [row for row in rows if not tables or row.table in tables]
     for model in models or []:
         if not any(model in row.name for row in chosen):
-            raise ConfigError(f'--models {model}: no model is called so, of {", ".join(row.name for row in chosen)}')
+            raise ConfigError(f'--models {model}: unknown model; choose from {", ".join(row.name for row in chosen)}')
     return [row for row in chosen if not models or any(model in row.name for model in models)]
 
 
@@ -98,10 +98,10 @@ def parse_data_roots(values: Sequence[str], tables: Sequence[str]) -> dict[str, 
         name, separator, root = value.partition('=')
         if not separator:
             if len(names) != 1 or len(values) != 1:
-                raise ConfigError(f'--data-root {value}: say for which data set, {" or ".join(names)}, as NAME=DIR')
+                raise ConfigError(f'--data-root {value}: name the data set, {" or ".join(names)}, as NAME=DIR')
             name, root = names[0], value
         if name not in names:
-            raise ConfigError(f'--data-root {value}: {name} is no data set of {", ".join(tables)}; choose of '
+            raise ConfigError(f'--data-root {value}: unknown data set {name} for {", ".join(tables)}; choose from '
                               f'{", ".join(names)}')
         roots[name] = Path(root).expanduser()
     return roots

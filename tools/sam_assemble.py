@@ -1,4 +1,4 @@
-"""Make a RepViT-SAM of a distilled encoder and its teacher's decoder: tools/sam_assemble.py ENCODER SAM OUT."""
+"""Make a RepViT-SAM from a distilled encoder and its teacher's decoder: tools/sam_assemble.py ENCODER SAM OUT."""
 import argparse
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from repvit_mm.sam import assemble
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description='Put a distilled image encoder and the decoder of a SAM together.')
     parser.add_argument('encoder', help='checkpoint of a distillation')
-    parser.add_argument('sam', help="checkpoint of the whole SAM that it learnt from, e.g. Meta's sam_vit_h_4b8939.pth")
+    parser.add_argument('sam', help="checkpoint of the teacher, a whole SAM, e.g. Meta's sam_vit_h_4b8939.pth")
     parser.add_argument('out', type=Path, help='the new file')
     parser.add_argument('--arch', choices=sorted(ARCHS), default='m2_3', metavar='NAME',
                         help=f'architecture of the encoder: {", ".join(sorted(ARCHS))} (default: m2_3)')

@@ -19,15 +19,15 @@ from repvit_mm.sam.teacher import SamTeacher
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description="Write the teacher's embeddings of the pictures that a config trains on, in half precision. "
-                    'Run again, it goes on where it was stopped; embeddings that are there are checked.')
+                    'Run again, it continues where it stopped; existing embeddings are checked.')
     parser.add_argument('config', help='path of a config with a SamDistiller')
-    parser.add_argument('--out', required=True, metavar='DIR', help='where the embeddings go')
+    parser.add_argument('--out', required=True, metavar='DIR', help='folder of the embeddings')
     parser.add_argument('--split', choices=('train', 'val'), default='train',
-                        help='pictures of the training or the validation (default: train)')
-    parser.add_argument('--data-root', metavar='PATH', help='another place of the data set')
+                        help='pictures for training or for validation (default: train)')
+    parser.add_argument('--data-root', metavar='PATH', help='folder of the data set')
     parser.add_argument('--part', nargs=2, type=int, default=(1, 1), metavar=('I', 'N'),
-                        help='only part I of N, to share the work between processes')
-    parser.add_argument('--batch-size', type=int, default=1, metavar='N', help='pictures at once (default: 1)')
+                        help='only part I of N, to split the work between processes')
+    parser.add_argument('--batch-size', type=int, default=1, metavar='N', help='pictures in a batch (default: 1)')
     parser.add_argument('--cfg-options', nargs='+', action=CfgOptions, default={}, metavar='KEY=VALUE',
                         help='override settings of the config')
     return parser
@@ -39,10 +39,10 @@ def main() -> None:
     if not 1 <= part <= parts:
         raise ConfigError(f'--part {part} {parts}: the first number must be from 1 to the second')
     if args.batch_size < 1:
-        raise ConfigError(f'--batch-size {args.batch_size}: at least 1 is needed')
+        raise ConfigError(f'--batch-size {args.batch_size}: expected at least 1')
     cfg = load_config(args.config, args.cfg_options)
     if cfg.get('model', {}).get('type') != 'SamDistiller':
-        raise ConfigError(f'{args.config} distils no SAM: its model is no SamDistiller')
+        raise ConfigError(f'{args.config} is not a config of a SAM distillation: expected model.type SamDistiller')
     init_default_scope(cfg.get('default_scope') or 'mmengine')
     if args.data_root is not None:
         engine.move_data_root(cfg, args.data_root)
@@ -60,7 +60,7 @@ def main() -> None:
         task = progress.add_task('embeddings', total=len(names))
         kept = cache_embeddings(cache, dataset, names, teacher, device, args.batch_size,
                                 lambda count: progress.advance(task, count))
-    print(f'{len(names)} embeddings in {args.out}, {kept} of them were there; train with --cfg-options '
+    print(f'{len(names)} embeddings in {args.out}, {kept} of them from before; train with --cfg-options '
           f'{loader}.dataset.cache={args.out}')
 
 

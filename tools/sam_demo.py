@@ -17,14 +17,14 @@ from repvit_mm.sam.options import add_model_arguments, model_from
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description='Segment what points or a box mean, or everything, in a picture.')
-    parser.add_argument('image', type=Path, help='picture, in any format that Pillow reads')
+    parser = argparse.ArgumentParser(description='Segment the object at points or in a box, or a whole picture.')
+    parser.add_argument('image', type=Path, help='picture, in any format that Pillow can read')
     parser.add_argument('--point', nargs=2, type=float, action='append', default=[], metavar=('X', 'Y'),
                         help='pixel inside the object; several are allowed')
     parser.add_argument('--background', nargs=2, type=float, action='append', default=[], metavar=('X', 'Y'),
-                        help='pixel that is no part of the object; several are allowed')
+                        help='pixel outside the object; several are allowed')
     parser.add_argument('--box', nargs=4, type=float, metavar=('X1', 'Y1', 'X2', 'Y2'), help='box around the object')
-    parser.add_argument('--everything', action='store_true', help='segment everything, without a prompt')
+    parser.add_argument('--everything', action='store_true', help='segment everything in the picture')
     parser.add_argument('--points-per-side', type=int, default=32, metavar='N',
                         help='everything: prompt with a grid of N x N points (default: 32)')
     parser.add_argument('--pred-iou-thresh', type=float, default=0.88, metavar='IOU',
@@ -32,7 +32,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument('--stability-score-thresh', type=float, default=0.95, metavar='S',
                         help='everything: drop masks that are less stable (default: 0.95)')
     parser.add_argument('--out', type=Path, default=Path('outputs/sam'), metavar='DIR',
-                        help='where the results go (default: outputs/sam)')
+                        help='folder of the results (default: outputs/sam)')
     add_model_arguments(parser)
     return parser
 
@@ -43,9 +43,9 @@ def main() -> None:
                     (1,) * len(args.point) + (0,) * len(args.background), args.box and tuple(args.box))
     asked = bool(prompt.points) or prompt.box is not None
     if args.everything and asked:
-        raise UserError('--everything takes no points and no box')
+        raise UserError('--everything cannot be combined with points or a box')
     if args.points_per_side < 1:
-        raise UserError(f'--points-per-side {args.points_per_side}: at least 1 is needed')
+        raise UserError(f'--points-per-side {args.points_per_side}: expected at least 1')
     image = read_image(args.image)
     if not args.everything:
         prompt = prompt.checked(image.shape[1], image.shape[0])
@@ -73,7 +73,7 @@ def _everything(sam: Sam, image: np.ndarray, args: argparse.Namespace) -> list[d
 
 def _write(out: Path, source: Path, image: np.ndarray, masks: list[np.ndarray], annotations: list[dict],
            prompt: Prompt | None) -> None:
-    """Write picture, masks and annotations; the picture shows the best mask of a prompt, or everything."""
+    """Write picture, masks and annotations; the picture shows the best mask of a prompt, or all masks."""
     height, width = image.shape[:2]
     content = {'image': {'file_name': source.name, 'width': width, 'height': height}, 'annotations': annotations}
     for number, mask in enumerate(masks):

@@ -12,17 +12,17 @@ from repvit_mm.sam.options import add_model_arguments, model_from
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description='Prompt RepViT-SAM with boxes, and measure its masks as COCO does.')
+    parser = argparse.ArgumentParser(description='Prompt RepViT-SAM with boxes, and compute the COCO AP of its masks.')
     parser.add_argument('--data-root', type=Path, default=Path('data/coco'), metavar='PATH',
                         help='folder with annotations/instances_SPLIT.json and SPLIT/ (default: data/coco)')
     parser.add_argument('--split', default='val2017', metavar='NAME', help='default: val2017')
     parser.add_argument('--boxes', default='gt', metavar='FILE',
                         help="a detector's results in COCO's format, or gt for the annotated boxes (default: gt)")
     parser.add_argument('--score-thresh', type=float, default=0., metavar='S',
-                        help='leave out boxes of the detector with a lower score (default: 0)')
+                        help='drop boxes of the detector with a lower score (default: 0)')
     parser.add_argument('--limit', type=int, metavar='N', help='only the first N images')
     parser.add_argument('--out', type=Path, default=Path('outputs/sam_coco'), metavar='DIR',
-                        help='where results and figures go (default: outputs/sam_coco)')
+                        help='folder of results and metrics (default: outputs/sam_coco)')
     add_model_arguments(parser)
     return parser
 
@@ -30,7 +30,7 @@ def build_parser() -> argparse.ArgumentParser:
 def main() -> None:
     args = build_parser().parse_args()
     if args.limit is not None and args.limit < 1:
-        raise ConfigError(f'--limit {args.limit}: at least 1 is needed')
+        raise ConfigError(f'--limit {args.limit}: expected at least 1')
     coco = load_annotations(args.data_root / 'annotations' / f'instances_{args.split}.json')
     prompts = (ground_truth_boxes(coco) if args.boxes == 'gt' else
                detected_boxes(args.boxes, coco, args.score_thresh))

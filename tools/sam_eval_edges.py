@@ -21,20 +21,21 @@ from repvit_mm.sam.options import add_model_arguments, model_from
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description='Draw the edges that the masks of RepViT-SAM have, and measure them.')
+    parser = argparse.ArgumentParser(description='Detect edges by the masks of RepViT-SAM, and run the benchmark of '
+                                                 'BSDS500.')
     parser.add_argument('--data-root', type=Path, default=Path('data/BSDS500'), metavar='PATH',
-                        help='folder with images/SPLIT/*.jpg and groundTruth/SPLIT/*.mat, itself or in data/ '
+                        help='folder with images/SPLIT/*.jpg and groundTruth/SPLIT/*.mat, directly or in data/ '
                              '(default: data/BSDS500)')
     parser.add_argument('--split', default='test', choices=('train', 'val', 'test'), help='default: test')
     parser.add_argument('--points-per-side', type=int, default=16, metavar='N',
                         help='prompt with a grid of N x N points (default: 16)')
     parser.add_argument('--thresholds', type=int, default=99, metavar='N',
-                        help='thresholds of the benchmark (default: 99)')
+                        help='number of thresholds of the benchmark (default: 99)')
     parser.add_argument('--limit', type=int, metavar='N', help='only the first N pictures')
     parser.add_argument('--workers', type=int, default=os.cpu_count(), metavar='N',
-                        help='processes that match edges (default: one a core)')
+                        help='processes for matching edges (default: one for each core)')
     parser.add_argument('--out', type=Path, default=Path('outputs/sam_edges'), metavar='DIR',
-                        help='where edge maps and figures go (default: outputs/sam_edges)')
+                        help='folder of edge maps and metrics (default: outputs/sam_edges)')
     add_model_arguments(parser)
     return parser
 
@@ -43,11 +44,11 @@ def main() -> None:
     args = build_parser().parse_args()
     for option in ('points_per_side', 'thresholds', 'limit', 'workers'):
         if getattr(args, option) is not None and getattr(args, option) < 1:
-            raise ConfigError(f'--{option.replace("_", "-")} {getattr(args, option)}: at least 1 is needed')
+            raise ConfigError(f'--{option.replace("_", "-")} {getattr(args, option)}: expected at least 1')
     pictures = list_pictures(args.data_root, args.split)[:args.limit]
     annotations = [annotation for _, annotation in pictures]
     for annotation in annotations:
-        load_boundaries(annotation)  # before the long work, not after it
+        load_boundaries(annotation)  # report damaged files before the long computation
     sam, out = model_from(args), make_folder(args.out, '--out')
     maps = [out / f'{path.stem}.png' for path, _ in pictures]
     columns = (*Progress.get_default_columns(), MofNCompleteColumn())

@@ -7,7 +7,7 @@ from repvit_mm.sam.webpage import build_page
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description='Serve a web page: upload a picture, click, see the mask.')
+    parser = argparse.ArgumentParser(description='Serve a web page that segments uploaded pictures by clicks.')
     parser.add_argument('--host', default='127.0.0.1', help='address to serve on; 0.0.0.0 for all (default: 127.0.0.1)')
     parser.add_argument('--port', type=int, default=7860, help='default: 7860')
     add_model_arguments(parser)
@@ -21,7 +21,7 @@ def main() -> None:
         page.launch(server_name=args.host, server_port=args.port, share=False)
     except OSError as error:
         raise ConfigError(f'the page cannot be served at {args.host}:{args.port} ({error}); '
-                          '--port takes another') from error
+                          'choose another --port') from error
 
 
 if __name__ == '__main__':

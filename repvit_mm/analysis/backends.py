@@ -1,4 +1,4 @@
-"""The one table of what can run a model: torch in several ways, and the engines behind the exporters."""
+"""The backends that run a model in benchmarks: torch in several modes, and the engines of the exporters."""
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
@@ -19,11 +19,11 @@ class Backend(NamedTuple):
     """A way to run a model.
 
     Attributes:
-        prepare: ``(model, image, dtype, threads) -> call``. The model is in single precision, and like the image on
-            the device where it is to run; the call runs it once and returns what came out.
-        dtypes: Device -> precisions that it can compute in there.
-        package: What it needs installed beside torch.
-        fused: Whether it is given the fused form.
+        prepare: ``(model, image, dtype, threads) -> call``. Model and image are in single precision, on the device to
+            run on; ``call()`` runs the model once and returns its outputs.
+        dtypes: Device -> supported precisions.
+        package: Required package beside torch.
+        fused: Whether it runs the fused form.
     """
 
     prepare: Callable[[nn.Module, Tensor, str, int], Callable[[], Any]]
@@ -38,7 +38,7 @@ def _torch(model: nn.Module, image: Tensor, dtype: str, threads: int, channels_l
     model = model.to(DTYPES[dtype], memory_format=layout)
     image = image.to(DTYPES[dtype], memory_format=layout)
     if compiled:
-        # On a GPU the launches of the many small kernels cost most; a CUDA graph launches them at once.
+        # On a GPU, launching many small kernels costs most; a CUDA graph launches all of them at once.
         model = torch.compile(model, mode='reduce-overhead' if image.is_cuda else None)
 
     @torch.inference_mode()
@@ -68,7 +68,7 @@ def _openvino(model: nn.Module, image: Tensor, dtype: str, threads: int) -> Call
 
 def _coreml(model: nn.Module, image: Tensor, dtype: str, threads: int, unit: str) -> Callable[[], Any]:
     if len(image) > 1:
-        raise UserError('the backend coreml takes one image at a time: --batch-size 1')
+        raise UserError('the backend coreml runs one image at a time: --batch-size 1')
     import coremltools
     from PIL import Image
 
@@ -92,13 +92,13 @@ def _save(model: nn.Module, image: Tensor, folder: Path) -> Path:
 _EVERY = {'cpu': ('fp32', 'bf16', 'fp16'), 'cuda': ('fp32', 'bf16', 'fp16')}
 #: Name -> backend.
 BACKENDS: dict[str, Backend] = {
-    'unfused': Backend(_torch, _EVERY, fused=False),  # what fusion gains is the ratio to eager
+    'unfused': Backend(_torch, _EVERY, fused=False),  # compare with eager for the gain by fusion
     'eager': Backend(_torch, _EVERY),
     'channels_last': Backend(partial(_torch, channels_last=True), _EVERY),
     'compile': Backend(partial(_torch, channels_last=True, compiled=True), _EVERY),
     'onnxruntime': Backend(_onnxruntime, {'cpu': ('fp32',)}, 'onnxruntime'),
     'openvino': Backend(_openvino, {'cpu': ('fp32', 'bf16', 'fp16')}, 'openvino'),
-    # By compute unit, as coremltools names them.
+    # One for each of coremltools' compute units.
     'coreml': Backend(partial(_coreml, unit='ALL'), {'cpu': ('fp32', 'fp16')}, 'coremltools'),
     'coreml_cpu': Backend(partial(_coreml, unit='CPU_ONLY'), {'cpu': ('fp32', 'fp16')}, 'coremltools'),
     'coreml_gpu': Backend(partial(_coreml, unit='CPU_AND_GPU'), {'cpu': ('fp32', 'fp16')}, 'coremltools'),
@@ -107,7 +107,7 @@ BACKENDS: dict[str, Backend] = {
 
 
 def check_backend(name: str, device: str, dtypes: list[str]) -> list[str]:
-    """Check that a backend is there.
+    """Check that a backend can be used.
 
     Args:
         name: A key of :data:`BACKENDS`.
@@ -115,29 +115,29 @@ def check_backend(name: str, device: str, dtypes: list[str]) -> list[str]:
         dtypes: Keys of :data:`DTYPES`.
 
     Returns:
-        Those of ``dtypes`` that it can compute in.
+        The supported ones of ``dtypes``.
 
     Raises:
-        UserError: If there is no such backend, its package is not installed, it does not run on this system or on the
-            device, or in none of the precisions.
+        UserError: If the backend does not exist, lacks its package, or supports neither this system, the device nor
+            any of the precisions.
     """
     if name not in BACKENDS:
-        raise UserError(f'there is no backend {name!r}; choose from {", ".join(BACKENDS)}')
+        raise UserError(f'unknown backend {name!r}; choose from {", ".join(BACKENDS)}')
     backend = BACKENDS[name]
     if name.startswith('coreml') and sys.platform != 'darwin':
-        raise UserError(f'the backend {name} needs macOS; docs/benchmark.md says how to measure on a phone')
+        raise UserError(f'the backend {name} needs macOS; docs/benchmark.md explains how to measure on a phone')
     if backend.package:
         from ..export.packages import need
         need(backend.package)
     if device not in backend.dtypes:
-        raise UserError(f'the backend {name} runs on {", ".join(backend.dtypes)} here, not on {device}')
+        raise UserError(f'the backend {name} runs on {", ".join(backend.dtypes)} only, not on {device}')
     usable = [dtype for dtype in dtypes if dtype in backend.dtypes[device]]
     if not usable:
-        raise UserError(f'the backend {name} computes in {", ".join(backend.dtypes[device])} on {device}, '
-                        f'not in {", ".join(dtypes)}')
+        raise UserError(f'the backend {name} supports {", ".join(backend.dtypes[device])} on {device}, '
+                        f'not {", ".join(dtypes)}')
     return usable
 
 
 def takes(name: str, model: nn.Module) -> bool:
-    """Whether a backend takes a model: Core ML is exported from our models alone."""
+    """Whether a backend can run a model: Core ML packages are exported from our models only."""
     return not name.startswith('coreml') or isinstance(model, InferenceModel)

@@ -1,4 +1,4 @@
-"""A benchmark from what was asked for to figures."""
+"""Running a benchmark, from the request to the figures."""
 import multiprocessing
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
@@ -37,16 +37,16 @@ class Request(NamedTuple):
     Attributes:
         configs: See :func:`repvit_mm.inference.build_inference_model`.
         shape: Height and width of the images, in pixels.
-        batch_sizes: Images at a time.
+        batch_sizes: Numbers of images in a batch.
         backends: Keys of :data:`repvit_mm.analysis.backends.BACKENDS`.
         dtypes: Keys of :data:`repvit_mm.analysis.backends.DTYPES`.
         device: ``'cpu'`` or ``'cuda'``.
-        threads: Of the CPU; None for torch's number.
-        rounds: Turns of each system.
+        threads: CPU threads; torch's default if None.
+        rounds: How many times each system has its turn.
         train: Measure a training step instead of inference.
         frozen_statistics: See :func:`repvit_mm.analysis.latency.prepare_training`.
-        memory: Measure the peak memory on a CPU; on a GPU it is always measured.
-        timm: Measure timm's models as well.
+        memory: Measure the peak memory on a CPU, too; on a GPU it always is.
+        timm: Measure timm's models, too.
     """
 
     configs: Sequence[str]
@@ -64,14 +64,14 @@ class Request(NamedTuple):
 
 
 class BenchmarkResult(NamedTuple):
-    """What came of a benchmark.
+    """The figures of a benchmark.
 
     Attributes:
-        request: What was asked for.
+        request: What was to be measured.
         latencies: System -> figures, in the order of the request.
         machine: Machine and versions.
-        covers: Model -> the part of it that was measured.
-        left_out: What could not be measured, a line each.
+        covers: Model -> the measured part of it.
+        left_out: Unsupported combinations, one line each.
     """
 
     request: Request
@@ -88,10 +88,10 @@ class BenchmarkResult(NamedTuple):
 
 
 def run(request: Request) -> BenchmarkResult:
-    """Measure.
+    """Run a benchmark.
 
     Raises:
-        UserError: If something that was asked for does not exist or does not work here.
+        UserError: If a part of the request does not exist or is not supported on this machine.
     """
     usable = {name: _usable(name, request) for name in request.backends}
     left_out = [f'{name} in {dtype} on {request.device}' for name, dtypes in usable.items()
@@ -123,7 +123,7 @@ def _usable(backend: str, request: Request) -> list[str]:
     if request.train and backend not in TRAINING_BACKENDS:
         raise UserError(f'a training step runs on {", ".join(TRAINING_BACKENDS)}, not on {backend}')
     if request.device == 'cuda' and not torch.cuda.is_available():
-        raise UserError('--device cuda needs a GPU that torch can use, and there is none')
+        raise UserError('--device cuda: torch finds no usable GPU')
     if min(request.batch_sizes) < 1 or request.rounds < 1:
         raise UserError('--batch-size and --rounds must be at least 1')
     if request.train and not request.frozen_statistics and min(request.batch_sizes) == 1:
@@ -151,7 +151,7 @@ def _maker(model: nn.Module, system: System, request: Request) -> Callable[[], C
 
 
 def _memory_of(system: System, request: Request) -> float:
-    """Peak resident memory, in MB, of a fresh process that runs one system."""
+    """Peak resident memory, in MB, of a new process that runs only this system."""
     context = multiprocessing.get_context('spawn')
     ours, theirs = context.Pipe()
     config = next(config for config in request.configs if build_name(config) == system.model)
@@ -167,7 +167,7 @@ def _memory_of(system: System, request: Request) -> float:
 
 
 def build_name(config: str) -> str:
-    """The name that a model of ``config`` has in the figures."""
+    """The name of a config's model in the figures."""
     from pathlib import Path
     return Path(config).stem if config.endswith('.py') else config
 

@@ -16,14 +16,14 @@ from ..inference import InferenceModel
 
 @dataclass
 class Complexity:
-    """A module and what it costs.
+    """Size and cost of a module.
 
     Attributes:
         name: Of the module in its parent.
-        parameters: Numbers that are learnt; what two modules share counts once.
+        parameters: Number of parameters; those that two modules share count once.
         macs: Multiply-adds of convolutions and linear layers for one image. Normalisation, activations, sums,
             resizing and RoIAlign are not counted, as in the published figures.
-        children: The parts of it that have parameters or multiply-adds.
+        children: Submodules that have parameters or multiply-adds.
     """
 
     name: str
@@ -38,20 +38,20 @@ class Complexity:
 
 def count(model: InferenceModel, shape: Sequence[int], fused: bool = False, proposals: int | None = None,
           depth: int = 2) -> Complexity:
-    """Count a model at a size of image, without computing anything.
+    """Count parameters and multiply-adds for a size of image, without computing anything.
 
-    A detector's dense heads are counted at the size of the image like its backbone and neck. Its RoI heads are
-    counted if the number of proposals is given, the mask head with as many detections as its test settings keep.
+    Of a detector, backbone, neck and dense heads are counted. RoI heads are counted if a number of proposals is given,
+    the mask head for as many detections as the test settings keep.
 
     Args:
-        model: Stays as it is.
+        model: The model; not modified.
         shape: Height and width of the image, in pixels.
-        fused: Count the inference form instead of the training form.
-        proposals: Proposals per image that a detector's RoI heads work on.
-        depth: Levels of the tree below the model; 2 shows the stages of a backbone.
+        fused: Count the fused form instead of the training form.
+        proposals: Number of proposals per image for a detector's RoI heads.
+        depth: Levels of the tree below the model; 2 for the stages of a backbone.
 
     Returns:
-        The tree; its root is the whole model.
+        The root of the tree: the whole model.
 
     Raises:
         ConfigError: If proposals are given for a model without RoI heads.
@@ -61,7 +61,7 @@ def count(model: InferenceModel, shape: Sequence[int], fused: bool = False, prop
         fuse(model, inplace=True)
     image = torch.empty(1, model.in_channels, *shape, device='meta')
     if proposals is not None and not getattr(model.model, 'with_roi_head', False):
-        raise ConfigError(f'{model.name} has no RoI heads that a number of proposals could be for')
+        raise ConfigError(f'{model.name} has no RoI heads: leave out the number of proposals')
     macs: Counter[nn.Module] = Counter()
     with torch.no_grad(), _counting(model, macs):
         model.task.run_heads(model.model, model(image), proposals)
@@ -101,13 +101,13 @@ class _counting:
 def _tree(name: str, module: nn.Module, macs: Counter[nn.Module], depth: int) -> Complexity:
     children = [_tree(child_name, child, macs, depth - 1) for child_name, child in _named_children(module)]
     parameters = sum(parameter.numel() for parameter in module.parameters())
-    # A module whose parts are called one by one, as those of a detector, has no call of its own.
+    # A detector's parts are called one by one: it has no forward call of its own to count.
     total = macs[module] if module in macs else sum(child.macs for child in children)
     return Complexity(name, parameters, total, [c for c in children if c.parameters or c.macs] if depth > 0 else [])
 
 
 def _named_children(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """The children, with those of a list in the list's place."""
+    """The children; a ModuleList is replaced by its items."""
     for name, child in module.named_children():
         if isinstance(child, nn.ModuleList):
             yield from ((f'{name}.{i}', part) for i, part in enumerate(child))

@@ -1,4 +1,4 @@
-"""Measuring how long models take, side by side. docs/benchmark.md has the protocol."""
+"""Measuring the latency of models side by side. docs/benchmark.md describes the protocol."""
 import copy
 import os
 import platform
@@ -23,20 +23,20 @@ from ..inference import InferenceModel
 from .backends import BACKENDS, DTYPES
 
 OURS, TIMM = 'repvit_mm', 'timm'
-#: Timed calls in a row, after one that is not timed, each time that it is a system's turn.
+#: Timed calls in each turn of a system, after one that is not timed.
 CALLS_PER_TURN = 3
 WARMUP_SECONDS = 0.5
 
 
 class System(NamedTuple):
-    """What is measured.
+    """What is measured: a model, and how it is run.
 
     Attributes:
         model: Name of the model.
         implementation: :data:`OURS` or :data:`TIMM`.
         backend: A key of :data:`repvit_mm.analysis.backends.BACKENDS`.
         dtype: A key of :data:`repvit_mm.analysis.backends.DTYPES`.
-        batch_size: Images at a time.
+        batch_size: Number of images.
     """
 
     model: str
@@ -47,21 +47,21 @@ class System(NamedTuple):
 
     @property
     def timms(self) -> 'System':
-        """The same with timm's model."""
+        """The same for timm's model."""
         return self._replace(implementation=TIMM)
 
 
 class Latency(NamedTuple):
-    """What was measured of a system.
+    """Figures of a system.
 
     Attributes:
         median: In milliseconds.
-        p95: 95 % of the calls took no longer, in milliseconds.
+        p95: 95th percentile, in milliseconds.
         samples: Number of calls.
-        images_per_second: By the median.
-        memory: Peak in MB, None where it was not measured: of a GPU what the system allocated, of a CPU the
-            resident memory of a process that runs nothing else.
-        speed: Relative to timm's model in the same run, by the medians; None where timm has none.
+        images_per_second: From the median.
+        memory: Peak in MB, None if not measured. On a GPU, the memory that the system allocated; on a CPU, the
+            resident memory of a process that runs only this system.
+        speed: Relative to timm's model in the same run, from the medians; None if timm lacks the model.
     """
 
     median: float
@@ -76,8 +76,8 @@ class TimmModel(nn.Module):
     """timm's model with the interface of ours.
 
     Args:
-        model: Of timm.
-        features: Stop before the pooling and the head.
+        model: timm's model.
+        features: Stop before pooling and head.
     """
 
     def __init__(self, model: nn.Module, features: bool):
@@ -91,7 +91,7 @@ class TimmModel(nn.Module):
 
 
 def timm_counterpart(model: InferenceModel) -> TimmModel | None:
-    """timm's model of the same network, with random weights and not fused; None if timm has none."""
+    """timm's unfused model of the same network, with random weights; None if timm lacks it or is not installed."""
     backbone, features = model.backbone, isinstance(model.model, RepViT)
     is_whole = backbone.out_strides[-1] == 32 and (backbone.feature_tap == 'stage_end' or not features)
     name = f'repvit_{backbone.arch}'
@@ -116,7 +116,7 @@ def fuse_any(model: nn.Module) -> nn.Module:
 
 
 def prepare(model: nn.Module, system: System, shape: Sequence[int], device: str, threads: int) -> Callable[[], Any]:
-    """Make a model ready to be measured as a system; the model stays as it is."""
+    """Make a copy of a model ready to be measured."""
     generator = torch.Generator().manual_seed(0)
     channels = model.in_channels if isinstance(model, InferenceModel) else 3
     image = torch.randn(system.batch_size, channels, *shape, generator=generator).to(device)
@@ -127,14 +127,14 @@ def prepare(model: nn.Module, system: System, shape: Sequence[int], device: str,
 
 def prepare_training(model: nn.Module, system: System, shape: Sequence[int], device: str,
                      frozen_statistics: bool) -> Callable[[], Any]:
-    """Make the training step of a model ready: forward, backward, SGD; in mixed precision unless it is fp32.
+    """Prepare a training step: forward, backward, SGD; with bf16 and fp16 in mixed precision.
 
     Args:
-        model: Stays as it is.
-        system: With a backend of torch.
+        model: The model; not modified.
+        system: One of torch's backends.
         shape: Height and width of the images, in pixels.
         device: ``'cpu'`` or ``'cuda'``.
-        frozen_statistics: Keep the BatchNorms on their running statistics, as dense tasks are trained.
+        frozen_statistics: Let BatchNorms use their running statistics, as in training for dense tasks.
     """
     layout = torch.contiguous_format if system.backend == 'eager' else torch.channels_last
     model = copy.deepcopy(model).to(device, memory_format=layout).train()
@@ -145,7 +145,7 @@ def prepare_training(model: nn.Module, system: System, shape: Sequence[int], dev
                 module.eval()
     run = torch.compile(model) if system.backend == 'compile' else model
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-6)
-    # Before torch 2.3 there is only the one for CUDA.
+    # torch before 2.3 has only the one for CUDA.
     kind = partial(torch.amp.GradScaler, device) if hasattr(torch.amp, 'GradScaler') else torch.cuda.amp.GradScaler
     scaler = kind(enabled=system.dtype == 'fp16')
 
@@ -160,15 +160,15 @@ def prepare_training(model: nn.Module, system: System, shape: Sequence[int], dev
 
 
 def measure(calls: Mapping[System, Callable[[], Any]], rounds: int, device: str = 'cpu') -> dict[System, np.ndarray]:
-    """Measure systems in turns, so that whatever else goes on on the machine reaches all of them.
+    """Measure systems in turns, so that other load on the machine affects all of them alike.
 
     Args:
-        calls: System -> what runs it once.
-        rounds: Turns of each system, in another random order every time.
-        device: Whose work has to be waited for.
+        calls: System -> function that runs it once.
+        rounds: Turns of each system, shuffled each time.
+        device: The device to synchronise with.
 
     Returns:
-        System -> time of every call, in milliseconds.
+        System -> duration of each call, in milliseconds.
     """
     wait = torch.cuda.synchronize if device == 'cuda' else lambda: None
 
@@ -196,7 +196,7 @@ def measure(calls: Mapping[System, Callable[[], Any]], rounds: int, device: str 
 
 
 def summarise(times: Mapping[System, np.ndarray], memory: Mapping[System, float]) -> dict[System, Latency]:
-    """Reduce the times of calls to what is reported."""
+    """Compute the figures from the durations of the calls."""
     medians = {system: float(np.median(values)) for system, values in times.items()}
     return {system: Latency(
         median=medians[system], p95=float(np.percentile(values, 95)), samples=len(values),
@@ -206,10 +206,10 @@ def summarise(times: Mapping[System, np.ndarray], memory: Mapping[System, float]
 
 
 def gpu_memory(make: Callable[[], Callable[[], Any]]) -> tuple[Callable[[], Any], float]:
-    """What ``make`` returns, and the peak in MB that making and running it adds to what is allocated on the GPU."""
+    """Prepare a system; returns its call and its peak of allocated GPU memory, in MB."""
     before = torch.cuda.memory_allocated()
     call = make()
-    for _ in range(3):  # the first calls tune and compile, in memory that is not needed later
+    for _ in range(3):  # tuning and compiling take memory that is not needed later
         call()
     torch.cuda.synchronize()
     torch.cuda.reset_peak_memory_stats()
@@ -219,13 +219,13 @@ def gpu_memory(make: Callable[[], Callable[[], Any]]) -> tuple[Callable[[], Any]
 
 
 def peak_resident_memory() -> float:
-    """The most memory that this process ever held, in MB."""
+    """Peak resident memory of this process, in MB."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 1e6 if sys.platform == 'darwin' else peak / 1e3
 
 
 def describe_machine(device: str, threads: int) -> dict[str, Any]:
-    """The machine and the versions that a measurement holds for."""
+    """The machine and the versions of a measurement."""
     packages = ('torch', 'timm', 'onnxruntime', 'openvino', 'coremltools', 'repvit-mm')
     facts: dict[str, Any] = {'device': device, 'processor': _processor(), 'cores': os.cpu_count(), 'threads': threads,
                              'system': platform.platform(), 'python': platform.python_version()}

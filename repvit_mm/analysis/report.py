@@ -1,4 +1,4 @@
-"""What the tools that count and measure print."""
+"""Tables and plots of the tools that count and measure."""
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -11,10 +11,10 @@ from .latency import OURS, TIMM
 
 
 def complexity_table(trees: Mapping[str, Complexity], shape: Sequence[int]) -> Table:
-    """The tree of a model, with the figures of each of its forms beside it.
+    """The tree of a model's modules, with the figures of each form.
 
     Args:
-        trees: Form -> tree; the first one's modules are shown, which the others may have fewer of.
+        trees: Form -> tree; the modules of the first are shown, the others may lack some.
         shape: Height and width of the image, in pixels.
     """
     table = Table('module', title=f'One image of {shape[0]} x {shape[1]} pixels')
@@ -40,7 +40,7 @@ def _giga(macs: int) -> str:
 
 
 def what_is_counted(model: InferenceModel, proposals: int | None) -> str:
-    """One sentence on the part of the model that the multiply-adds are for."""
+    """One sentence on what the multiply-adds include."""
     return f'MACs are those of convolutions and linear layers in {model.task.counted(proposals)}.'
 
 
@@ -63,7 +63,7 @@ def latency_table(result: BenchmarkResult) -> Table:
 
 
 def machine_line(result: BenchmarkResult) -> str:
-    """Machine and versions, in a line, and what was measured of each model."""
+    """Machine and versions, and the measured part of each model."""
     machine = ', '.join(f'{key} {value}' for key, value in result.machine.items())
     covers = '; '.join(f'{name}: {part}' for name, part in result.covers.items())
     return f'{machine}\nMeasured: {covers}.'

@@ -1,6 +1,6 @@
-"""Scenes of overlapping geometric objects, and what is visible of each object.
+"""Scenes of overlapping geometric objects, with a mask of each object's visible part.
 
-A scene knows nothing of data set formats; :mod:`repvit_mm.datasets.shapes` writes scenes for the toolboxes.
+Scenes are independent of data set formats; :mod:`repvit_mm.datasets.shapes` writes them for the toolboxes.
 
 Example:
     >>> scene = draw_scene(SceneSpec(size=96), seed=0)
@@ -19,9 +19,9 @@ import numpy as np
 from ..errors import ConfigError
 from . import textures
 
-# Objects are drawn this much larger and averaged down: smooth edges from integer drawing.
+# Objects are drawn at this scale and averaged down, for smooth edges from integer drawing.
 SUPERSAMPLING = 4
-# OpenCV takes coordinates as integers of 1 / 2**SHIFT pixel.
+# OpenCV takes fixed-point coordinates in units of 1 / 2**SHIFT pixel.
 SHIFT = 4
 PLACEMENT_TRIES = 30
 
@@ -32,7 +32,7 @@ def _arc(radius: float, start: float, stop: float, steps: int, centre: float = 0
 
 
 def _regular(corners: int, inner: float = 1.) -> list[tuple[float, float]]:
-    """A regular polygon, or a star when ``inner`` < 1 gives the radius of corners in between."""
+    """A regular polygon, or a star with inner corners at the radius ``inner`` < 1."""
     count = corners if inner == 1 else 2 * corners
     radii = [1. if inner == 1 or i % 2 == 0 else inner for i in range(count)]
     angles = [2 * math.pi * i / count - math.pi / 2 for i in range(count)]
@@ -58,7 +58,7 @@ def _crescent() -> list[tuple[float, float]]:
     return _arc(1., outer, 2 * math.pi - outer, 48) + _arc(.8, 2 * math.pi - inner, inner, 36, .55)
 
 
-# Name -> contours within the unit circle; a second contour is a hole. The order gives the labels.
+# Name -> contours in the unit circle; a second contour is a hole. The order defines the labels.
 SHAPES: dict[str, tuple[Sequence[tuple[float, float]], ...]] = {
     'circle': (_regular(64),),
     'square': (_regular(4),),
@@ -74,13 +74,13 @@ CLASSES = tuple(SHAPES)
 
 @dataclass(frozen=True)
 class SceneSpec:
-    """What scenes look like.
+    """Settings of scenes.
 
     Attributes:
         size: Width and height of the picture in pixels.
         objects: Smallest and largest number of objects.
-        radius: Smallest and largest radius of an object's circumcircle, in parts of ``size``.
-        min_visible: Part of every object that stays visible, at least.
+        radius: Smallest and largest radius of an object's circumcircle, as fractions of ``size``.
+        min_visible: Smallest visible fraction of each object.
     """
 
     size: int = 192
@@ -90,13 +90,13 @@ class SceneSpec:
 
     def __post_init__(self):
         if self.size < 32:
-            raise ConfigError(f'size is at least 32 pixels, not {self.size}')
+            raise ConfigError(f'size={self.size} must be at least 32 pixels')
         if not 1 <= self.objects[0] <= self.objects[1]:
-            raise ConfigError(f'objects is (smallest, largest) with 1 <= smallest <= largest, not {self.objects}')
+            raise ConfigError(f'objects={self.objects} must be (smallest, largest) with 1 <= smallest <= largest')
         if not 0 < self.radius[0] <= self.radius[1] <= .45:
-            raise ConfigError(f'radius is (smallest, largest) with 0 < smallest <= largest <= 0.45, not {self.radius}')
+            raise ConfigError(f'radius={self.radius} must be (smallest, largest) with 0 < smallest <= largest <= 0.45')
         if not 0 < self.min_visible <= 1:
-            raise ConfigError(f'min_visible is above 0 and at most 1, not {self.min_visible}')
+            raise ConfigError(f'min_visible={self.min_visible} must be above 0 and at most 1')
 
 
 @dataclass
@@ -105,8 +105,8 @@ class SceneObject:
 
     Attributes:
         label: Index into :data:`CLASSES`.
-        mask: Its visible pixels, bool (H, W).
-        full_area: Its pixels with nothing in front.
+        mask: Visible pixels, bool (H, W).
+        full_area: Number of pixels without occlusion.
     """
 
     label: int
@@ -115,7 +115,7 @@ class SceneObject:
 
     @property
     def bbox(self) -> tuple[int, int, int, int]:
-        """x, y, width and height of the smallest box around the visible pixels."""
+        """x, y, width and height of the bounding box of the visible pixels."""
         columns, rows = np.flatnonzero(self.mask.any(0)), np.flatnonzero(self.mask.any(1))
         return (int(columns[0]), int(rows[0]), int(columns[-1] - columns[0] + 1), int(rows[-1] - rows[0] + 1))
 
@@ -126,7 +126,7 @@ class Scene:
 
     Attributes:
         image: uint8 (H, W, 3), RGB.
-        objects: From back to front; their masks do not overlap.
+        objects: From back to front, with disjoint masks.
     """
 
     image: np.ndarray
@@ -150,7 +150,7 @@ class _Pose:
 
 @dataclass(frozen=True)
 class _Window:
-    """The square of the canvas that an object and its shadow need; ``x`` and ``y`` are its first column and row."""
+    """The square of the canvas that covers an object and its shadow; ``x`` and ``y`` are its first column and row."""
 
     x: int
     y: int
@@ -167,14 +167,14 @@ class _Window:
         return array[self.y:self.y + self.size, self.x:self.x + self.size]
 
     def coverage(self, paint: Callable[[np.ndarray], object]) -> np.ndarray:
-        """Share of every pixel that ``paint`` fills on the enlarged window; float64 (size, size)."""
+        """Fraction of each pixel that ``paint`` fills on the enlarged window; float64 (size, size)."""
         canvas = np.zeros((self.size * SUPERSAMPLING,) * 2, np.uint8)
         paint(canvas)
         rows = sum(canvas[i::SUPERSAMPLING] for i in range(SUPERSAMPLING))
         return sum(rows[:, i::SUPERSAMPLING] for i in range(SUPERSAMPLING)) / SUPERSAMPLING ** 2
 
     def contours(self, label: int, pose: _Pose) -> list[np.ndarray]:
-        """Outlines of an object on the enlarged window, in OpenCV's fixed point."""
+        """Outlines of an object on the enlarged window, in fixed-point coordinates."""
         cos, sin = pose.radius * math.cos(pose.angle), pose.radius * math.sin(pose.angle)
         scale = SUPERSAMPLING * 2 ** SHIFT
         left, top = pose.x - self.x, pose.y - self.y
@@ -182,12 +182,12 @@ class _Window:
                           for x, y in contour], np.int32) for contour in SHAPES[CLASSES[label]]]
 
     def plane(self, pose: _Pose, angle: float) -> textures.Plane:
-        """Coordinates of the window's pixels about the object's centre, turned by ``angle``."""
+        """Coordinates of the window's pixels relative to the object's centre, rotated by ``angle``."""
         return textures.Plane.of_pixels(self.size, self.size, (pose.x - self.x, pose.y - self.y), angle)
 
 
 def _blur(image: np.ndarray, reach: int) -> np.ndarray:
-    """Mean over a square of ``2 * reach + 1`` pixels; for 16ths, as coverages are, the sums are exact."""
+    """Mean over a square of ``2 * reach + 1`` pixels; the sums of coverages, which are 16ths, are exact."""
     for axis in (0, 1):
         padding = [(reach + 1, reach) if a == axis else (0, 0) for a in (0, 1)]
         sums = np.cumsum(np.pad(image, padding), axis)
@@ -202,7 +202,7 @@ def _blend(canvas: np.ndarray, paint: np.ndarray, alpha: np.ndarray) -> None:
 
 def _paint_object(canvas: np.ndarray, window: _Window, pose: _Pose, outline: list[np.ndarray], coverage: np.ndarray,
                   colour: textures.Colour, rng: np.random.Generator) -> None:
-    """Draw an object and its shadow on the part of the ``canvas`` that ``window`` shows."""
+    """Draw an object and its shadow into a window of the canvas."""
     canvas = window.of(canvas)
     line = max(2, round(pose.radius / 5))
     edge = window.coverage(lambda image: cv2.polylines(image, outline, True, 1, line, shift=SHIFT))
@@ -211,7 +211,7 @@ def _paint_object(canvas: np.ndarray, window: _Window, pose: _Pose, outline: lis
     _blend(canvas, np.zeros(3), .4 * shadow)
 
     other = textures.shade(colour, (.72, 1.45)[rng.integers(2)])
-    # The texture turns with the object, the light does not.
+    # The texture is rotated with the object, the light is not.
     pattern = textures.PATTERNS[rng.integers(len(textures.PATTERNS))]
     fill = textures.mix(colour, other, pattern(window.plane(pose, pose.angle), pose.radius * (.3 + .3 * rng.random())))
     straight = window.plane(pose, 0.)
@@ -222,7 +222,7 @@ def _paint_object(canvas: np.ndarray, window: _Window, pose: _Pose, outline: lis
 
 
 def _pose(spec: SceneSpec, placed: list[_Pose], border: int, rng: np.random.Generator) -> _Pose:
-    """A random place inside the picture, rather often close to an object that is there already."""
+    """A random place in the picture, often close to an earlier object."""
     low, high = spec.radius
     radius = spec.size * (low + (high - low) * rng.random())
     first, last = border + radius, border + spec.size - radius
@@ -236,22 +236,22 @@ def _pose(spec: SceneSpec, placed: list[_Pose], border: int, rng: np.random.Gene
 
 
 def draw_scene(spec: SceneSpec, seed: int | Sequence[int], label: int | None = None) -> Scene:
-    """Draw one scene; the same arguments give the same pixels on every machine.
+    """Draw a scene; the same arguments give the same pixels on every machine.
 
     Args:
-        spec: What scenes look like.
-        seed: One number or several (such as data set seed, split, index), as numpy's ``default_rng`` takes them.
-        label: Class of all objects, an index into :data:`CLASSES`; None draws classes at random.
+        spec: Settings of the scene.
+        seed: One number or several, such as (seed of the data set, split, index), for numpy's ``default_rng``.
+        label: Class of all objects, an index into :data:`CLASSES`; random classes if None.
 
     Returns:
-        The scene. Where no room is left it holds fewer objects than drawn by lot, but at least one.
+        The scene. It has fewer objects than intended, but at least one, if there is no room for more.
     """
     rng = np.random.default_rng(seed)
-    # Windows reach beyond the picture, by the shadow's margin and by rounding; the border is cut off at the end.
+    # Windows extend beyond the picture by the shadow's margin and by rounding; the border is cropped at the end.
     margin = max(2, spec.size // 32)
     border = margin + 2
     canvas = textures.background(rng, spec.size + 2 * border)
-    # Every object has a colour of its own.
+    # Each object has another colour.
     colours = [textures.VIVID[i] for i in rng.permutation(len(textures.VIVID))]
     poses: list[_Pose] = []
     objects: list[SceneObject] = []
@@ -263,7 +263,7 @@ def draw_scene(spec: SceneSpec, seed: int | Sequence[int], label: int | None = N
             outline = window.contours(new_label, pose)
             coverage = window.coverage(lambda image, o=outline: cv2.fillPoly(image, o, 1, shift=SHIFT))
             inside = coverage >= .5
-            # What is left of each object: its visible pixels less those that the new one hides.
+            # The new object must leave enough of each earlier one visible.
             if all(obj.mask.sum() - (window.of(obj.mask) & inside).sum() >= spec.min_visible * obj.full_area
                    for obj in objects):
                 break

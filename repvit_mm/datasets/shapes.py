@@ -1,7 +1,7 @@
-"""The embedded data set: scenes of geometric objects, written in the folder layouts of the three toolboxes.
+"""The embedded data set: scenes of geometric objects in the folder layouts of the three toolboxes.
 
-Every layout holds the same scenes for the same seed. A folder that is complete is used again, and one that is not, or
-that was drawn with other settings, is drawn anew; it is put in place only when it is whole.
+The same seed gives the same scenes in each layout. A complete folder is reused; one that is incomplete or has other
+settings is replaced, once the new one is complete.
 
 Example:
     >>> root = write_coco('data/shapes', train=800, val=100)    # CocoDataset
@@ -28,7 +28,7 @@ from .textures import VIVID
 
 SPLITS = ('train', 'val')
 MANIFEST = 'shapes.json'
-# Goes up with every change to what is drawn or written, so that folders of older versions are drawn anew.
+# Incremented with every change of pictures or files, so that folders of older versions are replaced.
 VERSION = 1
 SCENES = SceneSpec()
 SINGLE_OBJECTS = SceneSpec(objects=(1, 1), radius=(.2, .42))
@@ -36,13 +36,13 @@ SINGLE_OBJECTS = SceneSpec(objects=(1, 1), radius=(.2, .42))
 
 @dataclass(frozen=True)
 class Layout:
-    """How one toolbox wants its data.
+    """The folder layout of a toolbox.
 
     Attributes:
-        name: Recorded in the folder.
-        folders: Everything at the top of the folder.
-        files: Yields relative path and content of every file of a split, given its name and its numbered scenes.
-        one_object: Whether a picture holds one object, whose class is ``index % len(CLASSES)``.
+        name: Name in the manifest.
+        folders: Top-level folders.
+        files: ``(split, numbered scenes)`` -> relative path and content of each file.
+        one_object: Whether scenes have one object, of class ``index % len(CLASSES)``.
     """
 
     name: str
@@ -52,7 +52,7 @@ class Layout:
 
 
 def encode_rle(mask: np.ndarray) -> dict:
-    """COCO's uncompressed run lengths of a mask, bool (H, W): runs of 0 and 1 by turns, down the columns."""
+    """COCO's uncompressed run lengths of a mask, bool (H, W): alternating runs of 0 and 1 in column order."""
     pixels = np.concatenate([[False], mask.ravel(order='F')])
     changes = np.flatnonzero(pixels[1:] != pixels[:-1])
     return dict(size=list(mask.shape), counts=np.diff(changes, prepend=0, append=mask.size).tolist())
@@ -63,7 +63,7 @@ def _png(image: np.ndarray) -> bytes:
 
 
 def _index_png(index: np.ndarray) -> bytes:
-    """A PNG whose pixels are class numbers, with a palette that makes them visible."""
+    """A PNG of class indices, with a palette to make them visible."""
     picture = Image.fromarray(index)
     picture.putpalette([channel for colour in ((0, 0, 0), *VIVID[:len(CLASSES)]) for channel in colour])
     buffer = io.BytesIO()
@@ -112,43 +112,44 @@ def write_coco(root: str | Path, spec: SceneSpec = SCENES, seed: int = 0, train:
                quiet: bool = False) -> Path:
     """Write scenes as a COCO instance segmentation data set.
 
-    The folder holds ``images/{train,val}/*.png`` and ``annotations/instances_{train,val}.json``; category ``i + 1`` is
-    ``CLASSES[i]``, masks are run lengths of what is visible of an object.
+    The folder has ``images/{train,val}/*.png`` and ``annotations/instances_{train,val}.json``. Category ``i + 1`` is
+    ``CLASSES[i]``; masks are run lengths of the visible part of an object.
 
     Args:
-        root: The folder; missing parents are made.
-        spec: What scenes look like.
-        seed: Other seeds draw other scenes.
+        root: The folder; missing parents are created.
+        spec: Settings of the scenes.
+        seed: Seed of the scenes.
         train: Number of training scenes.
-        val: Number of validation scenes; none is a training scene.
-        quiet: Show no progress.
+        val: Number of validation scenes, which differ from the training scenes.
+        quiet: Do not show progress.
 
     Returns:
         ``root``.
 
     Raises:
-        DatasetError: ``root`` holds files that are not of such a data set, or cannot be written.
-        ConfigError: A count below 1.
+        DatasetError: If ``root`` holds other files, or its parents cannot be created.
+        UserError: If it cannot be written.
+        ConfigError: If a count is below 1.
     """
     return _write(Path(root), COCO, spec, seed, dict(train=train, val=val), quiet)
 
 
 def write_segmentation(root: str | Path, spec: SceneSpec = SCENES, seed: int = 0, train: int = 1200,
                        val: int = 150, quiet: bool = False) -> Path:
-    """Write scenes as MMSegmentation reads them: ``img_dir/{train,val}/*.png`` and index masks of the same names in
+    """Write scenes as an MMSegmentation data set: ``img_dir/{train,val}/*.png`` and index masks of the same names in
     ``ann_dir``, 0 for the background and ``i + 1`` for ``CLASSES[i]``. Arguments and errors: :func:`write_coco`."""
     return _write(Path(root), SEGMENTATION, spec, seed, dict(train=train, val=val), quiet)
 
 
 def write_classification(root: str | Path, spec: SceneSpec = SINGLE_OBJECTS, seed: int = 0,
                          train: int = 1200, val: int = 150, quiet: bool = False) -> Path:
-    """Write pictures of one object each, classes in turn, as ``{train,val}/CLASS/*.png``; ``spec.objects`` is not used.
-    Arguments and errors: :func:`write_coco`."""
+    """Write pictures of one object each as ``{train,val}/CLASS/*.png``, with balanced classes; ``spec.objects`` is
+    ignored. Arguments and errors: :func:`write_coco`."""
     return _write(Path(root), CLASSIFICATION, replace(spec, objects=(1, 1)), seed, dict(train=train, val=val), quiet)
 
 
 def is_complete(root: Path, layout: Layout, spec: SceneSpec, seed: int, counts: dict[str, int]) -> bool:
-    """Whether ``root`` holds this very data set, every file of it as it was written."""
+    """Whether ``root`` holds exactly this data set, with every file unchanged."""
     try:
         manifest = json.loads((root / MANIFEST).read_text())
         files = manifest.pop('files')
@@ -160,23 +161,23 @@ def is_complete(root: Path, layout: Layout, spec: SceneSpec, seed: int, counts: 
 
 def _settings(layout: Layout, spec: SceneSpec, seed: int, counts: dict[str, int]) -> dict:
     settings = dict(layout=layout.name, version=VERSION, seed=seed, counts=counts, spec=asdict(spec))
-    # Through JSON, for tuples to compare equal to what is read back.
+    # Through JSON, so that tuples compare equal to the lists that are read back.
     return json.loads(json.dumps(settings))
 
 
 def _write(root: Path, layout: Layout, spec: SceneSpec, seed: int, counts: dict[str, int], quiet: bool) -> Path:
     for split, count in counts.items():
         if count < 1:
-            raise ConfigError(f'the number of {split} scenes is at least 1, not {count}')
+            raise ConfigError(f'the number of {split} scenes must be at least 1, got {count}')
     if is_complete(root, layout, spec, seed, counts):
         return root
     try:
         foreign = set(os.listdir(root)) - {MANIFEST, *layout.folders} if root.exists() else set()
     except NotADirectoryError:
-        raise DatasetError(f'{root} is a file, expected a folder for the data set') from None
+        raise DatasetError(f'{root} is a file, expected a folder') from None
     if foreign:
-        raise DatasetError(f'{root} holds {min(foreign)!r}, which is no part of a {layout.name} data set of shapes: '
-                           'name another folder or empty this one')
+        raise DatasetError(f'{root} holds {min(foreign)!r}, which is not part of the {layout.name} data set: use '
+                           'another folder, or empty this one')
     try:
         root.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:

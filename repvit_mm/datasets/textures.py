@@ -1,6 +1,6 @@
-"""Textures of the embedded data set: colour fields computed from coordinates and a random generator.
+"""Textures of the embedded data set, computed from coordinates and a random generator.
 
-Only element-wise arithmetic and integer OpenCV drawing is used, so a seed gives the same pixels on every machine.
+With element-wise arithmetic and integer drawing only, a seed gives the same pixels on every machine.
 """
 import math
 from collections.abc import Callable
@@ -10,7 +10,7 @@ import numpy as np
 
 Colour = tuple[int, int, int]
 
-# Vivid colours for objects and quiet ones for backgrounds, so that scenes look drawn rather than random.
+# Vivid colours for objects, muted ones for backgrounds.
 VIVID: tuple[Colour, ...] = (
     (230, 57, 70), (244, 132, 55), (250, 196, 55), (124, 181, 76), (38, 156, 131), (52, 152, 219), (72, 91, 199),
     (146, 84, 200), (226, 96, 160), (150, 92, 60), (32, 60, 92), (245, 240, 225))
@@ -22,7 +22,7 @@ QUIET: tuple[tuple[Colour, Colour], ...] = (
 
 @dataclass(frozen=True)
 class Plane:
-    """Coordinates that a pattern is computed from.
+    """Coordinates for a pattern.
 
     Attributes:
         u: First coordinate of every pixel, any 2-D shape.
@@ -34,19 +34,19 @@ class Plane:
 
     @classmethod
     def of_pixels(cls, height: int, width: int, origin: tuple[float, float], angle: float) -> 'Plane':
-        """Coordinates of a picture's pixels about ``origin`` (x, y), turned by ``angle`` radians."""
+        """Coordinates of a picture's pixels relative to ``origin`` (x, y), rotated by ``angle`` radians."""
         x, y = np.arange(width) + .5 - origin[0], (np.arange(height) + .5 - origin[1])[:, None]
         cos, sin = math.cos(angle), math.sin(angle)
         return cls(x * cos + y * sin, y * cos - x * sin)
 
 
 def _triangle_wave(x: np.ndarray) -> np.ndarray:
-    """0 at every whole number, 1 halfway between."""
+    """0 at integers, 1 halfway between them."""
     return 1 - np.abs(2 * (x - np.floor(x)) - 1)
 
 
 def _step(x: np.ndarray, width: float) -> np.ndarray:
-    """A ramp from 0 to 1 about 0, ``width`` wide: a soft edge instead of a jagged one."""
+    """A ramp from 0 to 1 around 0, of the given width: a soft edge."""
     return np.clip(x / width + .5, 0, 1)
 
 
@@ -61,7 +61,7 @@ def stripes(plane: Plane, period: float) -> np.ndarray:
 
 
 def checks(plane: Plane, period: float) -> np.ndarray:
-    """A chess board."""
+    """A chessboard."""
     a, b = (_step(_triangle_wave(x / (2 * period)) - .5, 1.5 / period) for x in (plane.u, plane.v))
     return a + b - 2 * a * b
 
@@ -87,7 +87,7 @@ def mix(first: Colour, second: Colour, weight: np.ndarray) -> np.ndarray:
 
 
 def shade(colour: Colour, factor: float) -> Colour:
-    """``colour`` made darker (factor below 1) or moved towards white (above 1)."""
+    """A darker (factor below 1) or lighter (above 1) ``colour``."""
     if factor <= 1:
         return tuple(int(c * factor) for c in colour)
     return tuple(int(255 - (255 - c) * (2 - factor)) for c in colour)
@@ -105,7 +105,7 @@ def smooth_noise(rng: np.random.Generator, size: int, cell: int) -> np.ndarray:
 
 
 def background(rng: np.random.Generator, size: int) -> np.ndarray:
-    """A quiet surface: clouds, a pattern, light from above, and grain; float64 (size, size, 3), 0-255."""
+    """A muted surface of clouds, a pattern, light from above and grain; float64 (size, size, 3), 0-255."""
     first, second = QUIET[rng.integers(len(QUIET))]
     plane = Plane.of_pixels(size, size, (size / 2, size / 2), rng.random() * np.pi)
     clouds = sum(weight * smooth_noise(rng, size, max(2, size // n)) for n, weight in ((3, .5), (7, .3), (17, .2)))

@@ -1,4 +1,4 @@
-"""Export of models to other runtimes. Every exporter proves its file before it puts it in place."""
+"""Export of models to other runtimes. Every exporter compares its file with PyTorch before it puts it in place."""
 from .coreml import export_coreml
 from .onnx import export_onnx
 from .pictures import load_pictures

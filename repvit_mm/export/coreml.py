@@ -30,24 +30,24 @@ from .verification import (
     size_on_disk,
 )
 
-#: Precision of the program -> largest difference from PyTorch, relative to the largest value of an output. Rounding in
-#: another order of sums, or to 11 bits after each of some hundred operations.
+#: Precision of the program -> largest difference from PyTorch, relative to the largest value of an output. The sums
+#: are rounded in another order; in fp16, each of some hundred operations rounds to 11 bits.
 BOUNDS = {'fp32': 2e-5, 'fp16': 2e-2}
 #: Stored form of the weights -> the same bound. ``int8`` is linear and symmetric with a scale for each output channel;
-#: ``palette6`` gives each tensor a table of 64 values, found by k-means. Both are approximations, of weights that were
-#: not trained for them: test the accuracy.
+#: ``palette6`` gives each tensor a table of 64 values, found by k-means. Both are post-training approximations: test
+#: the accuracy.
 WEIGHTS = {'float': 0., 'int8': 0.1, 'palette6': 0.3}
 
 
 class CoreMLModel(nn.Module):
-    """A fused model with what an app would do before and behind it.
+    """A fused model with the pre- and postprocessing that an app would need.
 
-    In front, Core ML multiplies pixels by one number and adds one to each channel. What is left of the normalisation,
-    a factor of about one for each channel, goes into the first convolution: exactly, since its zero padding stays
-    zero, as the mean's part would not.
+    Core ML itself scales pixels by a single factor and adds a bias to each channel. The rest of the normalisation, a
+    factor close to one for each channel, is folded into the first convolution. This is exact: zero padding stays zero,
+    which would not be true of the means.
 
     Args:
-        fused: See :func:`repvit_mm.export.fused_for_export`; changed.
+        fused: From :func:`repvit_mm.export.fused_for_export`; modified in place.
     """
 
     def __init__(self, fused: InferenceModel):
@@ -78,26 +78,27 @@ class CoreMLModel(nn.Module):
 def export_coreml(model: InferenceModel, shape: Sequence[int], out: str | Path,
                   more_shapes: Sequence[Sequence[int]] = (), precision: str = 'fp16', weights: str = 'float',
                   pictures: Sequence[str | Path] = ()) -> ExportReport:
-    """Export the fused form as an ML Program for iOS 16, macOS 13 and later, which takes an image as it is.
+    """Export the fused form as an ML Program for iOS 16, macOS 13 and later.
 
-    The input ``image`` is a picture of the channel order of the model, pixels from 0 to 255. The outputs are
+    The input ``image`` is an image with pixels from 0 to 255, in the channel order of the model. The outputs are
     ``classLabel`` and ``classLabel_probs`` of a classifier, the int32 map ``classes`` of a segmentor, the maps of a
     backbone (``stage1``, ...) or of a detector's neck (``level0``, ...), in the precision of the program.
 
     Args:
-        model: Stays as it is.
+        model: The model; not modified.
         shape: Height and width of the image, in pixels.
-        out: The ``.mlpackage``, replaced if it is there.
-        more_shapes: Other sizes that the model takes as well.
+        out: The ``.mlpackage``; an existing one is replaced.
+        more_shapes: Further sizes that the package accepts.
         precision: ``'fp16'`` or ``'fp32'``.
         weights: A key of :data:`WEIGHTS`.
         pictures: Files to compare the outputs on; see :func:`repvit_mm.export.load_pictures`.
 
     Returns:
-        What was written and how it was proven.
+        What was written, and how it compares with PyTorch.
 
     Raises:
-        ExportError: If the model cannot be exported, the package not be written, or its outputs are not PyTorch's.
+        ExportError: If the model cannot be exported, or the package's outputs differ from PyTorch's.
+        UserError: If the package cannot be written.
     """
     with quiet():
         need('coremltools')
@@ -105,7 +106,7 @@ def export_coreml(model: InferenceModel, shape: Sequence[int], out: str | Path,
     if out.suffix != '.mlpackage':
         raise ExportError(f'{out} must end in .mlpackage')
     if model.in_channels != 3:
-        raise ExportError(f'{model.name} takes images of {model.in_channels} channels, and Core ML has images of three')
+        raise ExportError(f'{model.name} expects {model.in_channels} channels, but an image in Core ML has 3')
     shapes = [tuple(shape), *(tuple(size) for size in more_shapes)]
     for size in shapes:
         check_shape(model, size)
@@ -146,7 +147,7 @@ def _convert(wrapped: CoreMLModel, shapes: Sequence[Sequence[int]], precision: s
 
 
 def class_labels(model: InferenceModel, number: int) -> list[str]:
-    """The name of each class, or its number where names are unknown; a name that stands twice gets its number."""
+    """Names of the classes, or their numbers if the names are unknown; a repeated name gets its number appended."""
     if model.classes is None or len(model.classes) != number:
         return [str(index) for index in range(number)]
     times = Counter(model.classes)
@@ -209,7 +210,7 @@ def _prove(path: Path, program: MILProgram, fused: InferenceModel, shape: Sequen
 
 def _compare_classifier(found: Mapping[str, Tensor], logits: Tensor, program: MILProgram,
                         bound: float) -> list[Comparison]:
-    """Where the program's inside is seen, the logits count, of which the probabilities have to be the softmax."""
+    """Compare the logits where the program's intermediate values are known, else the probabilities."""
     probabilities = found['classLabel_probs'].reshape(logits.shape)
     source = _source_of(program, 'softmax')
     if source not in found:
@@ -220,7 +221,7 @@ def _compare_classifier(found: Mapping[str, Tensor], logits: Tensor, program: MI
 
 def _compare_segmentor(found: Mapping[str, Tensor], logits: Tensor, program: MILProgram,
                        bound: float) -> list[Comparison]:
-    """Near a tie the class hangs on rounding, so that some pixels may differ where the logits agree."""
+    """Compare classes and, if known, logits: where two classes are nearly tied, rounding decides."""
     classes = found['classes'].reshape(logits.argmax(1).shape)
     differing = (classes != logits.argmax(1)).double().mean().item()
     results = [Comparison('classes (share of pixels)', tuple(classes.shape), differing, differing ** 0.5, 5 * bound)]
@@ -229,7 +230,7 @@ def _compare_segmentor(found: Mapping[str, Tensor], logits: Tensor, program: MIL
         results.append(compare('logits', found[source], logits, bound))
         differing = (classes != found[source].argmax(1)).double().mean().item()
     if differing > 5 * bound * (source not in found):
-        raise ExportError(f'{differing:.2%} of the pixels have another class than in PyTorch')
+        raise ExportError(f'{differing:.2%} of the pixels are classified differently than in PyTorch')
     return results
 
 
@@ -238,7 +239,7 @@ def _source_of(program: MILProgram, kind: str) -> str:
 
 
 def runs_core_ml() -> bool:
-    """Whether Core ML itself is there, which is on a Mac alone."""
+    """Whether Core ML itself is available: only on macOS."""
     return sys.platform == 'darwin'
 
 
@@ -248,7 +249,7 @@ def predict(path: Path, picture: np.ndarray, labels: Sequence[str]) -> dict[str,
     Args:
         path: The package.
         picture: RGB, uint8, (H, W, 3).
-        labels: Of a classifier, in the order that its probabilities are returned in.
+        labels: Of a classifier; the order in which its probabilities are returned.
     """
     from coremltools.models import MLModel
     from PIL import Image

@@ -1,8 +1,8 @@
-"""Runs a saved Core ML package anywhere: its program, operation by operation, in torch.
+"""Evaluates the program of a saved Core ML package in torch, operation by operation.
 
-Core ML itself runs on a Mac only. Off it, this shows that the file on disk computes what the model computes: program
-and weights come from the package, and every operation is done as coremltools documents it. Half precision is kept
-between operations, as the program says; within one, sums are in single precision.
+Core ML itself runs on macOS only. On other systems, this shows that the file on disk computes what the model computes:
+program and weights are read from the package, and the operations follow the documentation of coremltools. Values are
+rounded to half precision between operations where the program says so; sums within an operation use single precision.
 """
 import math
 import warnings
@@ -42,7 +42,7 @@ def _padded(x: Tensor, inputs: Inputs, kernel: list[int], strides: list[int], di
             spans += [total // 2, total - total // 2]
         top, bottom, left, right = spans
     else:
-        raise ExportError(f'padding of type {kind!r} is not known here')
+        raise ExportError(f'padding of type {kind!r} is not supported')
     return F.pad(x, (left, right, top, bottom), value=value)
 
 
@@ -69,7 +69,7 @@ def _gelu(inputs: Inputs) -> Tensor:
 def _upsample_bilinear(inputs: Inputs) -> Tensor:
     align = bool(inputs.get('align_corners', True))
     if not align and not inputs.get('half_pixel_centers', True):
-        raise ExportError('upsample_bilinear without half_pixel_centers is not known here')
+        raise ExportError('upsample_bilinear without half_pixel_centers is not supported')
     factors = [float(inputs['scale_factor_height']), float(inputs['scale_factor_width'])]
     return F.interpolate(inputs['x'], scale_factor=factors, mode='bilinear', align_corners=align)
 
@@ -99,10 +99,10 @@ def _binary(function: Callable[[Any, Any], Tensor]) -> Callable[[Inputs], Tensor
     return lambda inputs: function(_tensor(inputs['x']), _tensor(inputs['y']))
 
 
-#: Operation of the program -> what it does. Those that a RepViT, its heads and its necks are converted to.
+#: Operation of the program -> its implementation; those that RepViT, its heads and its necks are converted to.
 OPERATIONS: dict[str, Callable[[Inputs], Tensor]] = {
     'add': _binary(torch.add),
-    'cast': _unary(lambda x: x),  # every result is brought to the type that the program gives it
+    'cast': _unary(lambda x: x),  # run() converts every result to the type that the program gives it
     'clip': _clip,
     'concat': lambda inputs: torch.cat(inputs['values'], int(inputs['axis'])),
     'conv': _conv,
@@ -136,7 +136,7 @@ class MILProgram:
 
     Args:
         package: A ``.mlpackage`` of an ML Program.
-        known: What it may consist of; a table like :data:`OPERATIONS`.
+        known: The operations that can be evaluated, a table like :data:`OPERATIONS`.
 
     Attributes:
         operations: Its operations without the constants, in order, as coremltools represents them.
@@ -180,20 +180,20 @@ class MILProgram:
             Name -> value of every tensor that the program computes; half precision as float.
 
         Raises:
-            ExportError: If it has an operation that is not known.
+            ExportError: If the program has an unsupported operation.
         """
         values: dict[str, Any] = dict(inputs)
         for op in self._constants:
             values[op.outputs[0].name] = _constant(op)
         for op in self.operations:
-            if op.op_type == 'classify':  # picks the label of the largest, and gives the probabilities as they are
+            if op.op_type == 'classify':  # the label of the largest probability, and the probabilities unchanged
                 label, probabilities = op.outputs
                 values[probabilities.name] = values[op.inputs['probabilities'].name]
                 values[label.name] = values[probabilities.name].argmax()
                 continue
             if op.op_type not in self._known:
-                raise ExportError(f'the package cannot be checked: it has the operation {op.op_type}, '
-                                  f'known are {", ".join(self._known)}')
+                raise ExportError(f'the package cannot be checked: the operation {op.op_type} is not supported, only '
+                                  f' {", ".join(self._known)}')
             given = {key: [values[one.name] for one in value] if isinstance(value, list | tuple)
                      else values[value.name] for key, value in op.inputs.items() if value is not None}
             (output,) = op.outputs
@@ -206,7 +206,7 @@ def _is_constant(op: Any) -> bool:
 
 
 def _constant(op: Any) -> Any:
-    """Tensors for arrays, numbers and text as they are; compressed weights are decompressed by coremltools."""
+    """A tensor for an array, other values unchanged; coremltools decompresses compressed weights."""
     value = op.outputs[0].val if op.op_type == 'const' else op.materialized_val_inference()
     if isinstance(value, np.ndarray) and value.ndim and value.dtype.kind == 'f':
         return torch.from_numpy(np.array(value)).float()
@@ -218,7 +218,7 @@ def _tensor(value: Any) -> Tensor:
 
 
 def _rounded(value: Tensor, output: Any) -> Tensor:
-    """The value as the program's type holds it; floats are computed with in single precision."""
+    """The value rounded to the program's type; half precision is then held as float."""
     from coremltools.converters.mil.mil import types
     dtype = _DTYPES[types.builtin_to_string(output.dtype)]
     value = value.to(dtype)
@@ -227,7 +227,7 @@ def _rounded(value: Tensor, output: Any) -> Tensor:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without coremltools' warnings about what a Mac would have."""
+    """Silence coremltools' warnings about features that need macOS."""
     import io
     import logging
     from contextlib import redirect_stderr

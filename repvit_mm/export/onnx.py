@@ -31,30 +31,31 @@ from .verification import (
 )
 
 OPSET = 17
-#: Largest difference from PyTorch, relative to the largest value of an output: rounding in another order of sums.
+#: Largest difference from PyTorch, relative to the largest value of an output: sums are rounded in another order.
 BOUND = 2e-5
 
 
 def export_onnx(model: InferenceModel, shape: Sequence[int], out: str | Path, dynamic_size: bool = False,
                 pictures: Sequence[str | Path] = ()) -> ExportReport:
-    """Export the fused form to ONNX: any batch size, images that are normalised already.
+    """Export the fused form to ONNX, for normalised images and any batch size.
 
     The outputs are a classifier's logits, a segmentor's logits at the size of the image, the maps of a backbone, or
     those of a detector's neck. The metadata hold mean, standard deviation and channel order of the image, and the
-    names of the classes.
+    class names.
 
     Args:
-        model: Stays as it is.
+        model: The model; not modified.
         shape: Height and width of the image, in pixels.
-        out: The file, replaced if it is there.
-        dynamic_size: Let height and width be any, or any multiple of 32 for segmentors and detectors.
+        out: The file; an existing one is replaced.
+        dynamic_size: Accept any height and width; for segmentors and detectors, any multiple of 32.
         pictures: Files to compare the outputs on; see :func:`repvit_mm.export.load_pictures`.
 
     Returns:
-        What was written and how it was proven.
+        What was written, and how it compares with PyTorch.
 
     Raises:
-        ExportError: If the model cannot be exported, the file not be written, or its outputs are not PyTorch's.
+        ExportError: If the model cannot be exported, or the file's outputs differ from PyTorch's.
+        UserError: If the file cannot be written.
     """
     onnx, _ = need('onnx'), need('onnxruntime')
     out = Path(out)
@@ -78,14 +79,14 @@ def export_onnx(model: InferenceModel, shape: Sequence[int], out: str | Path, dy
 @torch.no_grad()
 def save_graph(model: nn.Module, image: Tensor, path: Path, names: Sequence[str], dynamic_batch: bool = False,
                dynamic_size: bool = False) -> None:
-    """Write the bare graph of a model.
+    """Write the graph of a model, without metadata.
 
     Args:
         model: In evaluation mode.
-        image: Of the shape that is exported.
+        image: Input of the shape to export.
         path: The file.
-        names: Of the outputs.
-        dynamic_batch: Let the number of images be any.
+        names: Names of the outputs.
+        dynamic_batch: Accept any number of images.
         dynamic_size: See :func:`export_onnx`.
     """
     need('onnx')
@@ -94,10 +95,10 @@ def save_graph(model: nn.Module, image: Tensor, path: Path, names: Sequence[str]
         axes.update({2: 'height', 3: 'width'})
     outputs = {name: {axis: label if axis == 0 else f'{name}_{label}' for axis, label in axes.items()
                       if value.ndim > axis} for name, value in zip(names, model(image), strict=True)}
-    # The exporter that traces works from torch 2.1 on; the one that took its place needs a later torch and onnxscript.
+    # The TorchScript exporter works with all supported versions of torch; its successor needs onnxscript.
     legacy = {'dynamo': False} if 'dynamo' in inspect.signature(torch.onnx.export).parameters else {}
     with constant_scales(), warnings.catch_warnings():
-        warnings.simplefilter('ignore')  # about sizes becoming constants, which constant_scales is for
+        warnings.simplefilter('ignore')  # about sizes that become constants; constant_scales takes care of these
         torch.onnx.export(model, (image,), str(path), input_names=['image'], output_names=list(names),
                           dynamic_axes={'image': axes, **outputs} if axes else None, opset_version=OPSET, **legacy)
 
@@ -142,7 +143,7 @@ def _prove(path: Path, fused: InferenceModel, shape: Sequence[int],
 
 
 def open_session(path: Path, threads: int = 0) -> Any:
-    """An onnxruntime session on the CPU; 0 threads leaves their number to onnxruntime."""
+    """An onnxruntime session on the CPU; with 0 threads, onnxruntime chooses their number."""
     onnxruntime = need('onnxruntime')
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads

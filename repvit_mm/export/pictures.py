@@ -1,4 +1,4 @@
-"""Pictures on which exported files are compared with the models that they come from."""
+"""Pictures on which exported files are compared with their models."""
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,14 +15,14 @@ def load_pictures(shape: Sequence[int], number: int, paths: Sequence[str | Path]
 
     Args:
         shape: Height and width, in pixels.
-        number: How many; the pictures are taken in turns, every further turn cuts a smaller part out of them.
-        paths: Files that Pillow reads; without any, the photograph of Grace Hopper that matplotlib brings along.
+        number: How many; the pictures are repeated in turn, each time with a tighter crop.
+        paths: Files that Pillow can read; by default the photograph of Grace Hopper that comes with matplotlib.
 
     Returns:
         RGB, uint8, (number, height, width, 3).
 
     Raises:
-        ExportError: If a file is missing or no picture.
+        ExportError: If a file is missing, or Pillow cannot read it.
     """
     from PIL import Image
     if not paths:
@@ -37,7 +37,7 @@ def load_pictures(shape: Sequence[int], number: int, paths: Sequence[str | Path]
             with Image.open(path) as file:
                 picture = file.convert('RGB')
         except OSError as error:
-            raise ExportError(f'{path} is no picture that can be read: {error}') from error
+            raise ExportError(f'{path} cannot be read as a picture: {error}') from error
         margin = min(turn, 4) / 10
         box = (margin * picture.width, margin * picture.height,
                (1 - margin) * picture.width, (1 - margin) * picture.height)
@@ -46,13 +46,13 @@ def load_pictures(shape: Sequence[int], number: int, paths: Sequence[str | Path]
 
 
 def to_pixels(pictures: np.ndarray, channels: str) -> Tensor:
-    """RGB (N, H, W, 3) -> float (N, 3, H, W) from 0 to 255, channels in the order that is asked for."""
+    """RGB (N, H, W, 3) -> float (N, 3, H, W) from 0 to 255, in the given channel order."""
     if channels == 'BGR':
         pictures = pictures[..., ::-1]
     return torch.from_numpy(np.ascontiguousarray(pictures.transpose(0, 3, 1, 2))).float()
 
 
 def normalise(pixels: Tensor, normalisation: Normalisation) -> Tensor:
-    """(N, 3, H, W) from 0 to 255 -> what the model takes."""
+    """(N, 3, H, W) from 0 to 255 -> the input of the model."""
     mean, std = (torch.tensor(values)[:, None, None] for values in (normalisation.mean, normalisation.std))
     return (pixels - mean) / std

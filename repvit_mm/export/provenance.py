@@ -1,4 +1,4 @@
-"""Where an exported model is from, in the words that are written into it."""
+"""Metadata that say where an exported model is from."""
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -13,13 +13,13 @@ LICENSE = 'Apache-2.0'
 
 
 def describe(model: InferenceModel) -> dict[str, Any]:
-    """What an exported file says about itself.
+    """The metadata of an exported file.
 
     Args:
-        model: The model that is exported.
+        model: The exported model.
 
     Returns:
-        Keys and values, of text, numbers and lists.
+        Name -> text, number or list.
     """
     from .. import version
     facts = {
@@ -45,7 +45,7 @@ def describe(model: InferenceModel) -> dict[str, Any]:
 def published_results(model: InferenceModel) -> dict[str, Any]:
     """Metric -> published figure of the weights, from the ``metafile.yml`` beside the config.
 
-    Empty unless the checkpoint is named like the released one: for other weights the figures do not hold.
+    Empty unless the checkpoint has the name of the released one: the figures are for these weights only.
     """
     if model.config is None or model.checkpoint is None:
         return {}

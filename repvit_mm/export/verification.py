@@ -1,4 +1,4 @@
-"""What every exporter does around its conversion: prepare, write in one piece, and prove the file."""
+"""What the exporters share: checks before the conversion, and the comparison of the file with PyTorch."""
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -37,14 +37,14 @@ class Comparison(NamedTuple):
 
 @dataclass(frozen=True)
 class ExportReport:
-    """What was written, and how it was proven.
+    """What was written, and how it compares with PyTorch.
 
     Attributes:
         path: The file or package.
         size: Of it, in bytes.
-        operations: How often each operation occurs in it.
-        comparisons: With PyTorch, one for each output and input size.
-        runner: What ran the file for the comparison.
+        operations: Operation -> number of occurrences.
+        comparisons: One for each output and input size.
+        runner: The engine that ran the file.
     """
 
     path: Path
@@ -55,12 +55,12 @@ class ExportReport:
 
 
 class GraphNode(NamedTuple):
-    """An operation of an exported graph, as far as the check for fusion needs it.
+    """What :func:`check_fused` needs to know of an operation in an exported graph.
 
     Attributes:
         kind: ``'conv'``, ``'norm'`` or ``'other'``.
         source: Name of its input.
-        depthwise: Whether it is a convolution with a group for each channel.
+        depthwise: Whether it is a depthwise convolution.
     """
 
     kind: str
@@ -69,11 +69,11 @@ class GraphNode(NamedTuple):
 
 
 def check_shape(model: InferenceModel, shape: Sequence[int]) -> None:
-    """Refuse a size of image that the model cannot take.
+    """Check that the model can be exported for a size of image.
 
     Raises:
-        ExportError: If the size is no multiple of 32 for a model that adds up maps of several resolutions, or if it
-            is not positive.
+        ExportError: If the size is not positive, or not a multiple of 32 for a model that adds feature maps of
+            several resolutions.
     """
     height, width = shape
     stride = max(model.backbone.out_strides)
@@ -81,8 +81,8 @@ def check_shape(model: InferenceModel, shape: Sequence[int]) -> None:
         raise ExportError(f'the shape {height} {width} must be positive')
     if model.task.adds_maps and (height % stride or width % stride):
         fit = ' '.join(str(-(-size // stride) * stride) for size in shape)
-        raise ExportError(f'the shape {height} {width} must be a multiple of {stride} for {model.task.name}, whose '
-                          f'maps of several resolutions are added up; the next one is {fit}')
+        raise ExportError(f'the shape {height} {width} must be a multiple of {stride} for {model.task.name}, which '
+                          f'adds feature maps of several resolutions; the next larger one is {fit}')
 
 
 def fused_for_export(model: InferenceModel) -> InferenceModel:
@@ -102,7 +102,7 @@ def fused_for_export(model: InferenceModel) -> InferenceModel:
 
 @torch.no_grad()
 def count_convolutions(model: nn.Module, image: Tensor) -> int:
-    """Convolutions that a forward pass runs."""
+    """Number of convolutions in a forward pass."""
     calls: Counter[str] = Counter()
     hooks = [module.register_forward_hook(lambda *_: calls.update(['conv']))
              for module in model.modules() if isinstance(module, nn.Conv2d)]
@@ -117,20 +117,19 @@ def check_fused(nodes: Iterable[GraphNode], convolutions: int) -> None:
 
     Args:
         nodes: All operations of the graph.
-        convolutions: How many the fused model runs.
+        convolutions: Number of convolutions in the fused model.
 
     Raises:
-        ExportError: If there is a BatchNorm, a second depthwise branch beside another, or another number of
-            convolutions.
+        ExportError: If it has a BatchNorm, two depthwise branches on one input, or another number of convolutions.
     """
     nodes = list(nodes)
     if norms := [node for node in nodes if node.kind == 'norm']:
-        raise ExportError(f'the exported graph is not fused: {len(norms)} BatchNorms are left in it, '
-                          f'the first one behind {norms[0].source}')
+        raise ExportError(f'the exported graph is not fused: it has {len(norms)} BatchNorms, the first one after '
+                          f'{norms[0].source}')
     branches = Counter(node.source for node in nodes if node.kind == 'conv' and node.depthwise)
     if double := [source for source, number in branches.items() if number > 1]:
         raise ExportError(f'the exported graph is not fused: {len(double)} token mixers still have a second depthwise '
-                          f'branch, the first one behind {double[0]}')
+                          f'branch, the first one after {double[0]}')
     found = sum(node.kind == 'conv' for node in nodes)
     if found != convolutions:
         raise ExportError(f'the exported graph has {found} convolutions, the fused model {convolutions}')
@@ -149,7 +148,7 @@ def compare(output: str, exported: Tensor, expected: Tensor, bound: float) -> Co
     largest = expected.abs().max()
     result = Comparison(output, tuple(expected.shape), (difference.abs().max() / largest).item(),
                         (difference.norm() / expected.norm()).item(), bound)
-    if not result.difference <= bound:  # also if it is not a number
+    if not result.difference <= bound:  # also true for NaN
         raise ExportError(f"{output} differs from PyTorch's by {result.difference:.2g} of the largest value, "
                           f'more than {bound:g}')
     return result
@@ -157,10 +156,10 @@ def compare(output: str, exported: Tensor, expected: Tensor, bound: float) -> Co
 
 @contextmanager
 def constant_scales() -> Iterator[None]:
-    """Let every resizing be by a constant factor, as far as it is by a whole one.
+    """Let ``F.interpolate`` scale by a constant factor wherever the factor is an integer.
 
-    Toolboxes resize maps to the size of other maps. In a graph of flexible size, that size would be computed while
-    it runs, or, where Python's ``int`` comes between, be that of the example image for ever.
+    Toolboxes resize maps to the size of other maps. In an exported graph of flexible size, that size would be computed
+    at run time or, after a conversion to Python's ``int``, be fixed to that of the example image.
     """
     original = F.interpolate
 

@@ -1,4 +1,4 @@
-"""The pictures that a training ends with: its losses, and what the detector sees on held-out scenes."""
+"""Plots of a training's losses, and of the detections on held-out scenes."""
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from pycocotools import mask as mask_utils
 
-#: Least score of what is drawn.
+#: Detections with a lower score are not drawn.
 SCORE = .5
 
 
@@ -21,7 +21,7 @@ def draw_losses(scalars: Sequence[dict], path: Path, title: str) -> None:
     Args:
         scalars: What :func:`repvit_mm.scalars.read_scalars` gives.
         path: The PNG to write.
-        title: Of the picture.
+        title: Title of the picture.
     """
     scalars = [line for line in scalars if 'loss' in line]
     figure = Figure(figsize=(8, 4.5), dpi=150, layout='constrained')
@@ -44,16 +44,16 @@ def draw_losses(scalars: Sequence[dict], path: Path, title: str) -> None:
 
 def draw_detections(predictions: Path, annotations: Path, images: Path, path: Path, title: str, rows: int = 3,
                      columns: int = 4) -> None:
-    """Draw what a test found on the first images.
+    """Draw the detections on the first images of a test.
 
     Args:
-        predictions: COCO's file of results, with masks.
-        annotations: COCO's file of the images and categories.
-        images: The folder of the images.
+        predictions: Results in COCO's format, with masks.
+        annotations: Annotations in COCO's format, for the images and categories.
+        images: Folder of the images.
         path: The PNG to write.
-        title: Of the picture.
-        rows: Of the sheet.
-        columns: Of the sheet.
+        title: Title of the picture.
+        rows: Rows of images.
+        columns: Columns of images.
     """
     content, found = json.loads(annotations.read_text()), json.loads(predictions.read_text())
     samples = content['images'][:rows * columns]

@@ -1,4 +1,4 @@
-"""The steps of the quickstart: a data set, a trained Mask R-CNN, its AP before and after fusion, pictures."""
+"""The steps of the quickstart: data set, training of a Mask R-CNN, its AP before and after fusion, pictures."""
 import hashlib
 import json
 import shutil
@@ -20,23 +20,23 @@ from ..processes import run_tool
 from ..scalars import read_scalars
 from .pictures import draw_detections, draw_losses
 
-#: Beside the checkpoints: what the training was started with, how long it took, whether it is done.
+#: File beside the checkpoints with the settings of the training, its duration, and whether it is done.
 STATE = 'quickstart.json'
-#: AP is given to three digits; fusion changes the last one at most where two scores are all but equal.
+#: AP has three decimals; fusion may change the last one if two scores are nearly equal.
 TOLERANCE = .002
 
 
 @dataclass
 class Quickstart:
-    """The main job, step by step; each step leaves its result in the work directory.
+    """The quickstart, step by step; each step leaves its result in the work directory.
 
     Attributes:
-        cfg: The config to train; its data set is put into the work directory.
+        cfg: Config of the training.
         tools: Directory of ``train.py`` and ``test.py``.
-        work_dir: Where everything goes.
-        seed: Of the scenes and of the training.
+        work_dir: Directory of the results, including the data set.
+        seed: Seed of the scenes and of the training.
         scenes: Numbers of training and of held-out scenes.
-        console: Where progress is shown.
+        console: Where to show progress.
     """
 
     cfg: Config
@@ -53,7 +53,7 @@ class Quickstart:
 
     @property
     def data(self) -> Path:
-        """The data set."""
+        """Directory of the data set."""
         return self.work_dir / 'data'
 
     @property
@@ -63,40 +63,40 @@ class Quickstart:
 
     @property
     def config(self) -> Path:
-        """The config with all of its settings in one file, as the tools are given it."""
+        """The complete config in one file, for the tools."""
         return self.work_dir / 'config.py'
 
     def draw(self) -> None:
-        """Draw the data set, or use it again if it is there."""
+        """Draw the data set, unless it is complete."""
         train, val = self.scenes
         write_coco(self.data, SceneSpec(), self.seed, train, val)
 
     def train(self, fresh: bool = False) -> Path:
-        """Train, go on with a training that was interrupted, or take the result of one that is done.
+        """Train, resume an interrupted training, or return the result of a finished one.
 
-        A training that was started with other settings makes room for the new one.
+        A training with other settings is replaced.
 
         Args:
-            fresh: Start anew in any case.
+            fresh: Replace an earlier training in any case.
 
         Returns:
             The checkpoint.
 
         Raises:
-            UserError: If there are files of something else, or the training fails.
+            UserError: If the directory holds other files, or the training fails.
         """
         settings, state = self._settings(), self._state()
         if fresh or state['settings'] != settings:
             if state['settings']:
-                self.console.print('  an earlier training' + ('' if fresh else ' of other settings') + ' is replaced')
+                self.console.print('  replacing an earlier training' + ('' if fresh else ' with other settings'))
             shutil.rmtree(self.training, ignore_errors=True)
             state = dict(settings=settings, seconds=0., done=False)
         checkpoint = latest_checkpoint(self.training)
         if state['done'] and checkpoint:
-            self.console.print(f'  {checkpoint} is trained already; --fresh trains anew')
+            self.console.print(f'  {checkpoint} is trained already; --fresh trains again')
             return checkpoint
         if checkpoint:
-            self.console.print(f'  going on from {checkpoint}')
+            self.console.print(f'  resuming from {checkpoint}')
         self._run_training(state, resume=checkpoint is not None)
         return latest_checkpoint(self.training)
 
@@ -105,10 +105,10 @@ class Quickstart:
 
         Args:
             checkpoint: The checkpoint.
-            name: Of the test's directory.
+            name: Name of the test's directory.
 
         Returns:
-            Key of COCO's metrics -> value.
+            COCO metric -> value.
         """
         directory = self.work_dir / 'test' / name
         shutil.rmtree(directory, ignore_errors=True)
@@ -117,7 +117,7 @@ class Quickstart:
         return json.loads(metrics.read_text())
 
     def fuse(self, checkpoint: Path) -> FusedCheckpoint:
-        """Fuse a trained detector, and check that its outputs stay the same."""
+        """Fuse a trained detector; its outputs are checked to stay the same."""
         return fuse_checkpoint(self.config, checkpoint, self.work_dir / 'fused.pth')
 
     def draw_pictures(self) -> tuple[Path, Path]:
@@ -125,12 +125,12 @@ class Quickstart:
         losses, predictions = self.work_dir / 'losses.png', self.work_dir / 'predictions.png'
         draw_losses(read_scalars(self.training), losses, 'Mask R-CNN on RepViT, trained from random weights')
         draw_detections(self.work_dir / 'predictions.segm.json', self.data / 'annotations' / 'instances_val.json',
-                        self.data / 'images' / 'val', predictions, 'What it finds on scenes that it has not seen')
+                        self.data / 'images' / 'val', predictions, 'Detections on held-out scenes')
         return losses, predictions
 
     @property
     def training_seconds(self) -> float:
-        """How long the training took, all of its parts together."""
+        """Duration of the training, including interrupted parts."""
         return self._state()['seconds']
 
     def _settings(self) -> dict[str, Any]:
@@ -142,9 +142,9 @@ class Quickstart:
             return json.loads(path.read_text())
         except FileNotFoundError:
             if self.training.exists() and any(self.training.iterdir()):
-                raise UserError(f'{self.training} holds files that are not of a quickstart: name another '
-                                '--work-dir or move them') from None
-        except ValueError:  # not ours to guess at: train anew
+                raise UserError(f'{self.training} holds files that are not from a quickstart: move them, or use '
+                                'another --work-dir') from None
+        except ValueError:  # damaged: train again
             pass
         return dict(settings=None, seconds=0., done=False)
 
@@ -156,7 +156,7 @@ class Quickstart:
             self._run_tool('train.py', self.training, *['--resume'] * resume)
             state['done'] = True
         except KeyboardInterrupt:
-            self.console.print('  the same command goes on from the last whole epoch')
+            self.console.print('  run the same command again to resume from the last complete epoch')
             raise
         finally:
             state['seconds'] = before + time.monotonic() - start
@@ -170,7 +170,7 @@ class Quickstart:
 
 
 def check_unchanged(trained: Mapping[str, float], fused: Mapping[str, float]) -> None:
-    """Raise a RuntimeError if fusion has changed an AP: it computes the same function."""
+    """Raise a RuntimeError if fusion changed an AP, which would be a bug."""
     for key in trained:
         if '_mAP' in key and abs(trained[key] - fused[key]) > TOLERANCE:
             raise RuntimeError(f'fusion changed {key} from {trained[key]} to {fused[key]}')

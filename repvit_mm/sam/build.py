@@ -1,4 +1,4 @@
-"""Building RepViT-SAM and putting its checkpoints together."""
+"""Building RepViT-SAM, and assembling it from the checkpoints of its parts."""
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from ..checkpoints import check_finite, find_backbones, load_into, read_checkpoi
 from ..errors import CheckpointError
 from .encoder import SamEncoder
 
-#: The parts of a SAM that every image encoder shares.
+#: The parts of SAM that do not depend on the image encoder.
 DECODER_PARTS = ('prompt_encoder', 'mask_decoder')
 _CHANNELS = 256  # of the embedding, in every published SAM
 
@@ -20,15 +20,15 @@ def build_sam(arch: str | Mapping = 'm2_3', checkpoint: str | Path | None = None
     Args:
         arch: Architecture of the image encoder, see :class:`repvit_mm.RepViT`.
         checkpoint: Weights of the whole model: a path, or ``'repvit://sam'`` for the published ones (``m2_3``).
-            Random weights without it.
+            Random weights by default.
         image_size: Longer side in pixels to which pictures are scaled, a multiple of 16. The published weights are
-            for 1024 and also run at less, faster and less exactly.
+            for 1024; smaller sizes are faster and less accurate.
 
     Returns:
-        A ``segment_anything`` model; ``SamPredictor`` and ``SamAutomaticMaskGenerator`` take it.
+        A ``segment_anything`` model, for ``SamPredictor`` and ``SamAutomaticMaskGenerator``.
 
     Raises:
-        CheckpointError: If the file cannot be read, or is no RepViT-SAM of this architecture.
+        CheckpointError: If the file cannot be read, or is not a RepViT-SAM of this architecture.
 
     Example:
         >>> from repvit_mm.sam import build_sam
@@ -54,16 +54,16 @@ def build_decoder(image_size: int, stride: int = 16) -> tuple[PromptEncoder, Mas
 
 
 def assemble(encoder: str | Path, decoder: str | Path, arch: str | Mapping = 'm2_3', image_size: int = 1024) -> Sam:
-    """Put a distilled encoder and the prompt encoder and mask decoder of its teacher together.
+    """Combine a distilled image encoder with the prompt encoder and mask decoder of its teacher.
 
     Args:
-        encoder: Checkpoint that a distillation wrote, or any that holds a :class:`SamEncoder`.
-        decoder: Checkpoint of a whole SAM, whatever its image encoder.
+        encoder: Checkpoint of a distillation, or of a :class:`SamEncoder`.
+        decoder: Checkpoint of a whole SAM, with any image encoder.
         arch: Architecture of the encoder.
         image_size: See :func:`build_sam`.
 
     Raises:
-        CheckpointError: If one of them cannot be read, or lacks its part.
+        CheckpointError: If one of them cannot be read, or lacks the part.
     """
     sam = build_sam(arch, image_size=image_size)
     load_into(sam.image_encoder, read_checkpoint(encoder), str(encoder))
@@ -72,27 +72,27 @@ def assemble(encoder: str | Path, decoder: str | Path, arch: str | Mapping = 'm2
 
 
 def load_decoder(sam: Sam, tensors: Mapping[str, Tensor], checkpoint: str | Path) -> None:
-    """Load prompt encoder and mask decoder out of the tensors of a whole SAM, whatever its image encoder.
+    """Load prompt encoder and mask decoder from the tensors of a whole SAM, with any image encoder.
 
     Args:
-        sam: Changed in place.
+        sam: Modified in place.
         tensors: Name -> tensor.
-        checkpoint: Where they are from, for errors.
+        checkpoint: Their source, for errors.
 
     Raises:
-        CheckpointError: If they are not exactly those of these parts, or not finite.
+        CheckpointError: If the parts do not match, or are not finite.
     """
     check_finite(tensors, checkpoint)
     for part in DECODER_PARTS:
         inside = _under(tensors, f'{part}.')
         if not inside:
-            raise CheckpointError(f'{checkpoint} has no {part}; the checkpoint of a whole SAM is expected')
+            raise CheckpointError(f'{checkpoint} has no {part}; expected the checkpoint of a whole SAM')
         module = getattr(sam, part)
         wanted = module.state_dict()
         if wrong := [name for name in {**wanted, **inside}
                      if name not in wanted or name not in inside or wanted[name].shape != inside[name].shape]:
-            raise CheckpointError(f'{checkpoint} does not hold the {part} of SAM: {len(wrong)} of its tensors are '
-                                  f'missing, unknown or of another shape, first {part}.{wrong[0]}')
+            raise CheckpointError(f'{checkpoint} does not hold the {part} of SAM: {len(wrong)} tensors are missing, '
+                                  f'unexpected or of another shape, the first is {part}.{wrong[0]}')
         module.load_state_dict(inside)
 
 
@@ -101,11 +101,11 @@ def _under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 
 def _read_repvit_sam(checkpoint: str | Path) -> Mapping[str, Tensor]:
-    """Read a checkpoint and tell what it is where that is no RepViT-SAM."""
+    """Read a checkpoint, and check that it is one of a RepViT-SAM."""
     tensors = tensors_of(read_checkpoint(checkpoint), checkpoint)
-    expected = 'RepViT-SAM is expected (repvit_sam.pt, repvit://sam, or what tools/sam_assemble.py writes)'
+    expected = 'expected a RepViT-SAM (repvit_sam.pt, repvit://sam, or a file of tools/sam_assemble.py)'
     if not find_backbones(tensors) and (others := list(_under(tensors, 'image_encoder.'))):
-        raise CheckpointError(f'{checkpoint} is a SAM with another image encoder (it has image_encoder.{others[0]}); '
+        raise CheckpointError(f'{checkpoint} is a SAM with another image encoder: it has image_encoder.{others[0]}; '
                               f'{expected}')
     if lacking := [part for part in DECODER_PARTS if not _under(tensors, f'{part}.')]:
         raise CheckpointError(f'{checkpoint} has no {" and no ".join(lacking)}; {expected}')

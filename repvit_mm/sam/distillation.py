@@ -1,7 +1,4 @@
-"""Distilling an image encoder from a SAM; the only part of RepViT-SAM that mmengine's runner builds.
-
-Configs name this module in ``custom_imports``.
-"""
+"""Distilling an image encoder from a SAM with mmengine's runner: configs import this module by ``custom_imports``."""
 import io
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -30,23 +27,22 @@ STRIDE, CHANNELS = 16, 256  # of the embeddings of every SAM
 
 
 def valid_cells(size: Sequence[int]) -> tuple[int, int]:
-    """Rows and columns of the embedding that show a picture of ``size`` (height, width) and not the padding."""
+    """Rows and columns of the embedding that cover a picture of ``size`` (height, width), without the padding."""
     return -(-int(size[0]) // STRIDE), -(-int(size[1]) // STRIDE)
 
 
 @DATASETS.register_module()
 class SamImages(Dataset):
-    """The pictures of a folder, scaled to what SAM sees; without labels.
+    """The pictures of a folder, without labels, scaled to SAM's input size.
 
     Args:
         data_root: Folder of the data set.
-        data_prefix: ``img``: folder of the pictures in it; folders inside are searched, too.
+        data_prefix: ``img``: its folder of pictures; subfolders are searched, too.
         image_size: Pixels of the longer side.
-        cache: Folder of embeddings that ``tools/sam_cache_embeddings.py`` wrote; without it the teacher computes
-            them.
+        cache: Folder of embeddings from ``tools/sam_cache_embeddings.py``; by default the teacher computes them.
 
     Raises:
-        UserError: If there is no such folder, or no picture in it.
+        UserError: If the folder does not exist or holds no picture.
     """
 
     def __init__(self, data_root: str = '', data_prefix: Mapping = {'img': ''}, image_size: int = 1024,
@@ -60,7 +56,7 @@ class SamImages(Dataset):
         return len(self.names)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """``inputs``: (3, H, W) uint8 RGB, the longer side ``image_size``; ``embedding`` where there is a cache."""
+        """``inputs``: (3, H, W) uint8 RGB, longer side ``image_size``; with a cache, ``embedding``."""
         name = self.names[index]
         image, digest = self.read(name)
         item = {'inputs': torch.from_numpy(image.transpose(2, 0, 1).copy())}
@@ -69,13 +65,13 @@ class SamImages(Dataset):
         return item
 
     def read(self, name: str) -> tuple[np.ndarray, str]:
-        """A picture, (H, W, 3) uint8 RGB, scaled, and what ties its embedding to it."""
+        """A scaled picture, (H, W, 3) uint8 RGB, and the digest of its file."""
         try:
             content = (self.folder / name).read_bytes()
             with Image.open(io.BytesIO(content)) as image:
                 return self.transform.apply_image(to_rgb(image)), picture_digest(content)
         except UnidentifiedImageError as error:
-            raise DatasetError(f'{self.folder / name} is not a picture in a format that Pillow reads; '
+            raise DatasetError(f'{self.folder / name} is not in a picture format that Pillow can read; '
                                'remove or replace it') from error
         except (OSError, SyntaxError, ValueError, UserError) as error:
             raise DatasetError(f'{self.folder / name} cannot be read: {error}; remove or replace it') from error
@@ -84,19 +80,19 @@ class SamImages(Dataset):
 def cache_embeddings(cache: EmbeddingCache, images: SamImages, names: Sequence[str], teacher: SamTeacher,
                      device: torch.device, batch_size: int = 1,
                      on_progress: Callable[[int], None] = lambda count: None) -> int:
-    """Write the embeddings of pictures that the cache does not have yet, or not intact.
+    """Compute the embeddings that are missing or damaged in a cache.
 
     Args:
-        cache: Where they go.
-        images: The pictures.
-        names: Those of its ``names`` that are wanted.
-        teacher: What computes them.
-        device: Where it does.
-        batch_size: Pictures at once.
-        on_progress: Called with the number of pictures that are done.
+        cache: The cache.
+        images: The data set.
+        names: Names of the pictures to embed, from ``images.names``.
+        teacher: The teacher.
+        device: Where the teacher runs.
+        batch_size: Number of pictures in a batch.
+        on_progress: Called with the number of further pictures that are done.
 
     Returns:
-        How many were there already.
+        The number of embeddings that were intact already.
     """
     preprocessor = SamPreprocessor(teacher.image_size).to(device)
     kept, waiting = 0, []
@@ -120,7 +116,7 @@ def cache_embeddings(cache: EmbeddingCache, images: SamImages, names: Sequence[s
 
 @MODELS.register_module()
 class SamPreprocessor(BaseDataPreprocessor):
-    """Normalises pictures and pads them to a square, as a SAM does.
+    """Normalises pictures and pads them to a square, as SAM does.
 
     Args:
         image_size: Side of the square.
@@ -149,16 +145,16 @@ class SamPreprocessor(BaseDataPreprocessor):
 
 @MODELS.register_module()
 class SamDistiller(BaseModel):
-    """Teaches an image encoder to give the embeddings of a SAM, by the mean squared error where the picture is.
+    """Trains an image encoder to reproduce the embeddings of a SAM, by their mean squared error without the padding.
 
     Args:
-        student: Settings of a :class:`repvit_mm.sam.SamEncoder`, without ``image_size``.
-        teacher: Settings of a :class:`repvit_mm.sam.teacher.SamTeacher`, without ``image_size``.
-        image_size: Side in pixels of the padded square that both see.
-        points_per_side: In validation, student and teacher segment what each point of such a grid means.
+        student: Arguments of :class:`repvit_mm.sam.SamEncoder`, without ``image_size``.
+        teacher: Arguments of :class:`repvit_mm.sam.teacher.SamTeacher`, without ``image_size``.
+        image_size: Side in pixels of the padded square that both get.
+        points_per_side: Side of the grid of points for which masks are compared in validation.
 
     Raises:
-        ConfigError: For settings that do not work.
+        ConfigError: For invalid settings.
     """
 
     def __init__(self, student: Mapping, teacher: Mapping, image_size: int = 1024, points_per_side: int = 8):
@@ -170,7 +166,7 @@ class SamDistiller(BaseModel):
         self.points_per_side = points_per_side
 
     def init_weights(self) -> None:
-        """Initialise the student; a training starts with this, so that it ends here if the teacher has no weights.
+        """Initialise the student, and check before a training that the teacher has weights.
 
         Raises:
             ConfigError: If the teacher cannot be built.
@@ -183,12 +179,12 @@ class SamDistiller(BaseModel):
 
     def forward(self, inputs: Tensor, sizes: Sequence[tuple[int, int]], targets: Tensor | None = None,
                 mode: str = 'tensor') -> Any:
-        """Embeddings of a batch, their loss, or their agreement with the teacher's.
+        """The embeddings of a batch, their loss, or their agreement with the teacher's.
 
         Args:
             inputs: (N, 3, S, S), normalised and padded.
-            sizes: Height and width of each picture in it.
-            targets: Embeddings of the teacher, if they are known.
+            sizes: Height and width of each picture.
+            targets: Embeddings of the teacher; computed if None.
             mode: ``'tensor'``, ``'loss'``, or ``'predict'``.
         """
         embeddings = self.student(inputs)
@@ -205,7 +201,7 @@ class SamDistiller(BaseModel):
 
 
 def masked_mse(embeddings: Tensor, targets: Tensor, sizes: Sequence[tuple[int, int]]) -> Tensor:
-    """Mean squared error of (N, C, h, w) over channels and over those positions that show the pictures."""
+    """Mean squared error of (N, C, h, w) over channels and the positions that cover the pictures."""
     mask = embeddings.new_zeros(len(sizes), 1, *embeddings.shape[2:])
     for number, size in enumerate(sizes):
         rows, columns = valid_cells(size)
@@ -216,17 +212,17 @@ def masked_mse(embeddings: Tensor, targets: Tensor, sizes: Sequence[tuple[int, i
 
 @torch.no_grad()
 def mask_agreement(sam: Sam, ours: Tensor, theirs: Tensor, size: tuple[int, int], points_per_side: int) -> float:
-    """How far the masks of two embeddings of a picture agree.
+    """Agreement of the masks from two embeddings of a picture.
 
     Args:
-        sam: Whose prompt encoder and mask decoder are used.
+        sam: Its prompt encoder and mask decoder are used.
         ours: (1, 256, h, w).
         theirs: (1, 256, h, w).
-        size: Height and width of the picture, in pixels of what the encoder sees.
-        points_per_side: A grid of so many by so many points prompts for three masks each.
+        size: Height and width of the scaled picture, in pixels.
+        points_per_side: Side of the grid of prompt points, with three masks each.
 
     Returns:
-        Mean intersection over union of the masks; those that are empty in both are left out.
+        Mean IoU of the masks, without those that are empty in both.
     """
     height, width = size
     steps = (torch.arange(points_per_side, device=ours.device) + 0.5) / points_per_side
@@ -246,7 +242,7 @@ def mask_agreement(sam: Sam, ours: Tensor, theirs: Tensor, size: tuple[int, int]
 
 @METRICS.register_module()
 class DistillationAgreement(BaseMetric):
-    """Mean over the pictures of what :class:`SamDistiller` says: ``mse`` of the embeddings, ``mask_iou`` of masks."""
+    """Mean over the pictures of ``mse`` (embeddings) and ``mask_iou`` from :class:`SamDistiller`."""
 
     default_prefix = 'teacher'
 

@@ -11,20 +11,20 @@ from scipy.spatial import cKDTree
 
 from ..errors import DatasetError
 
-#: How far apart matching pixels may be, as a part of the picture's diagonal.
+#: Largest distance of matching pixels, as a fraction of the picture's diagonal.
 MAX_DISTANCE = 0.0075
-#: Price of a pixel that stays without a match, in maximal distances: it is never cheaper than a match.
+#: Cost of an unmatched pixel, in units of the largest distance: always more than a match.
 _OUTLIER = 100.
 
 
 class Counts(NamedTuple):
-    """What a picture contributes at each threshold, (thresholds,) each.
+    """Counts of a picture at each threshold, of shape (thresholds,) each.
 
     Attributes:
-        found: Boundary pixels of all annotators that were matched.
+        found: Matched boundary pixels of all annotators.
         drawn: Boundary pixels of all annotators.
-        correct: Pixels of the prediction that match at least one annotator's.
-        predicted: Pixels of the prediction.
+        correct: Predicted pixels that match those of at least one annotator.
+        predicted: Predicted pixels.
     """
 
     found: np.ndarray
@@ -34,12 +34,12 @@ class Counts(NamedTuple):
 
 
 class EdgeScores(NamedTuple):
-    """Figures of a data set.
+    """Scores of a data set.
 
     Attributes:
-        ods: F-measure at the threshold that is best for all pictures.
+        ods: F-measure at the best threshold for the whole data set.
         threshold: That threshold.
-        ois: F-measure when each picture is given its own best threshold.
+        ois: F-measure at the best threshold of each picture.
         ap: Average precision.
     """
 
@@ -50,15 +50,15 @@ class EdgeScores(NamedTuple):
 
 
 def match_edges(first: np.ndarray, second: np.ndarray, max_distance: float) -> tuple[np.ndarray, np.ndarray]:
-    """Assign pixels of two edge maps to each other, one to one, as many as possible and as near as possible.
+    """Match the pixels of two edge maps one to one: as many pairs as possible, as close as possible.
 
     Args:
         first: (H, W) bool.
         second: (H, W) bool.
-        max_distance: In pixels; pixels further apart never match.
+        max_distance: Largest distance of a pair, in pixels.
 
     Returns:
-        Which pixels of each have a partner, (H, W) bool each.
+        The matched pixels of each map, (H, W) bool.
     """
     matched = np.zeros_like(first), np.zeros_like(second)
     points = np.argwhere(first), np.argwhere(second)
@@ -74,12 +74,12 @@ def match_edges(first: np.ndarray, second: np.ndarray, max_distance: float) -> t
 
 def _assign(rows: np.ndarray, columns: np.ndarray, distances: np.ndarray,
             max_distance: float) -> tuple[np.ndarray, np.ndarray]:
-    """The pairs of the best assignment, out of those that are possible."""
+    """The best assignment among the possible pairs."""
     used_rows, rows = np.unique(rows, return_inverse=True)
     used_columns, columns = np.unique(columns, return_inverse=True)
-    # A distance of zero that is stored would count as no pair at all.
+    # In a sparse matrix, a distance of zero would mean that the pair is impossible.
     near = coo_array((distances + 1e-3 * max_distance, (rows, columns)), (len(used_rows), len(used_columns)))
-    # Who finds no partner takes a dummy of its own, at a price.
+    # An unmatched pixel is assigned to a dummy of its own, at a cost.
     dummies = diags_array(np.full(len(used_rows), _OUTLIER * max_distance))
     left, right = min_weight_full_bipartite_matching(hstack([near, dummies]).tocsr())
     real = right < len(used_columns)
@@ -88,12 +88,12 @@ def _assign(rows: np.ndarray, columns: np.ndarray, distances: np.ndarray,
 
 def count_matches(strength: np.ndarray, annotations: Sequence[np.ndarray], thresholds: np.ndarray,
                   max_distance: float = MAX_DISTANCE) -> Counts:
-    """Compare a map with what several annotators drew, at every threshold.
+    """Compare an edge map with the boundaries of several annotators, at every threshold.
 
     Args:
-        strength: (H, W), 0 ... 1.
+        strength: (H, W), from 0 to 1.
         annotations: (H, W) bool of each annotator.
-        thresholds: Ascending; the pixels at least as strong are the prediction, thinned to lines.
+        thresholds: Ascending. Pixels of at least this strength, thinned to lines, are the prediction.
         max_distance: See :data:`MAX_DISTANCE`.
     """
     from skimage.morphology import thin
@@ -112,10 +112,10 @@ def count_matches(strength: np.ndarray, annotations: Sequence[np.ndarray], thres
 
 
 def count_file(map_path: str | Path, annotation: str | Path, thresholds: np.ndarray) -> Counts:
-    """Compare an edge map in a picture file with the annotation of BSDS500; see :func:`count_matches`.
+    """Compare an edge map in a picture file with an annotation of BSDS500; see :func:`count_matches`.
 
     Raises:
-        DatasetError: If the annotation is missing, or for a picture of another size.
+        DatasetError: If the annotation is missing, or has another size.
     """
     with Image.open(map_path) as image:
         strength = np.asarray(image, dtype=np.float32) / 255
@@ -127,7 +127,7 @@ def count_file(map_path: str | Path, annotation: str | Path, thresholds: np.ndar
 
 
 def score(counts: Sequence[Counts], thresholds: np.ndarray) -> EdgeScores:
-    """The figures of a data set from the counts of its pictures."""
+    """Compute the scores of a data set from the counts of its pictures."""
     totals = Counts(*np.sum(counts, axis=0))
     recall, precision, _ = _measures(totals)
     ods, threshold = _best(recall, precision, thresholds)
@@ -145,7 +145,7 @@ def _measures(counts: Counts) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def _best(recall: np.ndarray, precision: np.ndarray, thresholds: np.ndarray) -> tuple[float, float]:
-    """The best F-measure, and its threshold, on the curve with straight lines between the thresholds."""
+    """The best F-measure and its threshold, interpolated linearly between the thresholds."""
     steps = np.arange(len(thresholds))
     fine = np.linspace(0, len(thresholds) - 1, 100 * max(1, len(thresholds) - 1) + 1)
     r, p, t = (np.interp(fine, steps, values) for values in (recall, precision, thresholds))
@@ -154,7 +154,7 @@ def _best(recall: np.ndarray, precision: np.ndarray, thresholds: np.ndarray) -> 
 
 
 def _average_precision(recall: np.ndarray, precision: np.ndarray) -> float:
-    """Area under the curve of precision over recall, where the curve is."""
+    """Area under the curve of precision over recall, within the range of measured recalls."""
     recall, first = np.unique(recall, return_index=True)
     if len(recall) < 2:
         return 0.
@@ -164,24 +164,24 @@ def _average_precision(recall: np.ndarray, precision: np.ndarray) -> float:
 
 
 def load_boundaries(path: str | Path) -> list[np.ndarray]:
-    """What the annotators of a picture of BSDS500 drew, from its ``groundTruth/.../NAME.mat``; (H, W) bool each.
+    """Read the boundaries of each annotator, (H, W) bool, from ``groundTruth/SPLIT/NAME.mat`` of BSDS500.
 
     Raises:
-        DatasetError: If the file is missing or no such file.
+        DatasetError: If the file is missing, or has another format.
     """
     from scipy.io import loadmat
     path = Path(path)
     if not path.is_file():
-        raise DatasetError(f'there is no annotation {path}; the layout of BSDS500 is images/SPLIT/NAME.jpg and '
+        raise DatasetError(f'the annotation {path} does not exist; the layout of BSDS500 is images/SPLIT/NAME.jpg and '
                            'groundTruth/SPLIT/NAME.mat')
     try:
         annotations = loadmat(path)['groundTruth'].ravel()
         boundaries = [annotation['Boundaries'][0, 0].astype(bool) for annotation in annotations]
     except Exception as error:  # loadmat raises many kinds
-        raise DatasetError(f'{path} is no annotation of BSDS500, with groundTruth and Boundaries in it '
+        raise DatasetError(f'{path} is not an annotation of BSDS500, which has groundTruth with Boundaries '
                            f'({type(error).__name__}: {error})') from error
     if not boundaries:
-        raise DatasetError(f'{path} holds no annotation')
+        raise DatasetError(f'{path} is empty: it has no boundaries')
     return boundaries
 
 
@@ -193,12 +193,12 @@ def list_pictures(root: str | Path, split: str) -> list[tuple[Path, Path]]:
         split: ``train``, ``val`` or ``test``.
 
     Raises:
-        DatasetError: If they are not there.
+        DatasetError: If there are no pictures.
     """
     root = Path(root).expanduser()
     base = root / 'data' if (root / 'data').is_dir() else root
     pictures = sorted((base / 'images' / split).glob('*.jpg'))
     if not pictures:
-        raise DatasetError(f'no picture {base / "images" / split}/*.jpg; BSDS500 with images/{split} and '
-                           f'groundTruth/{split} is expected in {root}')
+        raise DatasetError(f'there are no pictures {base / "images" / split}/*.jpg; expected BSDS500 in {root}, with '
+                           f'images/{split} and groundTruth/{split}')
     return [(path, base / 'groundTruth' / split / f'{path.stem}.mat') for path in pictures]

@@ -1,4 +1,4 @@
-"""Zero-shot edges: what the boundaries of all masks say, as in the SAM paper (section 7.2 and appendix D.2)."""
+"""Zero-shot edge detection from the boundaries of masks, as in the SAM paper (section 7.2 and appendix D.2)."""
 import numpy as np
 import torch
 from scipy import ndimage
@@ -12,18 +12,18 @@ from torchvision.ops import nms
 @torch.no_grad()
 def edge_map(sam: Sam, image: np.ndarray, points_per_side: int = 16, points_per_batch: int = 64,
              box_nms_thresh: float = 0.7) -> np.ndarray:
-    """Probability of an edge in every pixel.
+    """Probability of an edge at every pixel.
 
-    Three masks for each point of a grid; of masks with about the same box the one with the best predicted IoU is kept.
-    A Sobel filter on their probabilities counts where it lies on their outline. The strongest of all masks is scaled
-    to 0 ... 1 and thinned by :func:`suppress_non_maxima`.
+    Each point of a grid gives three masks, which non-maximum suppression by box and predicted IoU reduces. A Sobel
+    filter on the probabilities of each mask gives the strength of its outline. The maximum over all masks is scaled to
+    0 ... 1 and thinned by :func:`suppress_non_maxima`.
 
     Args:
         sam: The model.
         image: (H, W, 3) uint8 RGB.
-        points_per_side: The grid has so many by so many points.
-        points_per_batch: Points that are decoded at once.
-        box_nms_thresh: Masks whose boxes overlap by a higher IoU are taken for the same.
+        points_per_side: Side of the grid, in points.
+        points_per_batch: Number of points that are decoded at once.
+        box_nms_thresh: IoU of boxes above which the weaker mask is dropped.
 
     Returns:
         (H, W) float32.
@@ -44,7 +44,7 @@ def edge_map(sam: Sam, image: np.ndarray, points_per_side: int = 16, points_per_
     kept = torch.where(area > 0)[0]  # an empty mask has no outline
     kept = kept[nms(boxes[kept], scores[kept], box_nms_thresh)]
     strongest = np.zeros(image.shape[:2], dtype=np.float32)
-    # The masks that were kept are brought to full size again, instead of keeping all of them.
+    # Resizing the masks that are kept a second time takes less memory than keeping all masks at full size.
     for chunk in low_res[kept].split(points_per_batch):
         logits = sam.postprocess_masks(chunk[:, None], predictor.input_size, predictor.original_size)[:, 0]
         for mask in logits:
@@ -56,30 +56,30 @@ def edge_map(sam: Sam, image: np.ndarray, points_per_side: int = 16, points_per_
 
 
 def outline_strength(logits: Tensor) -> np.ndarray:
-    """Sobel magnitude of a mask's probabilities on its outline, and 0 elsewhere; (H, W) logits -> (H, W) float32."""
+    """Sobel magnitude of a mask's probabilities on its outline, 0 elsewhere; (H, W) logits -> (H, W) float32."""
     probability = logits.float().sigmoid().numpy()
     strength = np.hypot(ndimage.sobel(probability, 0, mode='nearest'), ndimage.sobel(probability, 1, mode='nearest'))
-    mask = np.pad(logits.numpy() > 0, 1, mode='edge')  # the border of the picture is no outline
-    # Both sides of the outline: the strength peaks between them.
+    mask = np.pad(logits.numpy() > 0, 1, mode='edge')  # the border of the picture is not an outline
+    # Both sides of the outline, as the strength has its peak between them.
     outline = ndimage.binary_dilation(mask) & ~ndimage.binary_erosion(mask, border_value=1)
     return np.where(outline[1:-1, 1:-1], strength, 0).astype(np.float32)
 
 
 def suppress_non_maxima(strength: np.ndarray, radius: int = 1, sigma: float = 2.) -> np.ndarray:
-    """Keep what is strongest across an edge, as Canny does.
+    """Keep the strongest pixels across each edge, as Canny does.
 
     Args:
-        strength: (H, W), 0 ... 1.
-        radius: Pixels on each side across the edge that must not be stronger.
-        sigma: Smoothing, in pixels, of the map from whose second derivatives the direction of an edge is told.
+        strength: (H, W), from 0 to 1.
+        radius: Number of pixels to compare with on each side across the edge.
+        sigma: Smoothing, in pixels, before the second derivatives that give the direction of an edge.
 
     Returns:
-        (H, W) float32 with zeros beside the maxima.
+        (H, W) float32, zero except at maxima.
     """
     yy = ndimage.gaussian_filter(strength, sigma, order=(2, 0))
     xx = ndimage.gaussian_filter(strength, sigma, order=(0, 2))
     xy = ndimage.gaussian_filter(strength, sigma, order=(1, 1))
-    # Across a ridge the map curves downwards most: the direction of the least eigenvalue.
+    # Across a ridge the curvature is most negative: the direction of the smallest eigenvalue.
     angle = 0.5 * np.arctan2(2 * xy, xx - yy) + np.pi / 2
     rows, columns = np.indices(strength.shape)
     best = np.full(strength.shape, -np.inf)

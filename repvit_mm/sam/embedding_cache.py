@@ -1,4 +1,4 @@
-"""A teacher's embeddings in files, so that they are computed once and not in every epoch."""
+"""A teacher's embeddings in files: computed once instead of in every epoch."""
 import hashlib
 import json
 from pathlib import Path
@@ -15,22 +15,22 @@ MANIFEST = 'manifest.json'
 
 
 def picture_digest(content: bytes) -> str:
-    """What ties an embedding to the file of its picture."""
+    """SHA-256 of a picture's file, which identifies its embedding."""
     return hashlib.sha256(content).hexdigest()
 
 
 class EmbeddingCache:
-    """A folder with a file for each picture, in half precision and without the padding, and a manifest.
+    """A folder with a manifest and a file for each picture, in half precision, without the padding.
 
     Args:
-        folder: The folder; :meth:`create` makes it.
+        folder: The folder; :meth:`create` creates it.
     """
 
     def __init__(self, folder: str | Path):
         self.folder = Path(folder).expanduser()
 
     def create(self, identity: dict[str, Any]) -> None:
-        """Make the folder for the embeddings of a teacher, or check that it is theirs already.
+        """Create the folder for the embeddings of a teacher, or check that it is the right one.
 
         Args:
             identity: See :meth:`repvit_mm.sam.teacher.SamTeacher.identity`.
@@ -47,26 +47,26 @@ class EmbeddingCache:
         """Check that the embeddings are those of a teacher.
 
         Raises:
-            DatasetError: If they are not, or there is no cache.
+            DatasetError: If they are of another teacher, or the folder is not a cache.
         """
         path = self.folder / MANIFEST
         try:
             found = json.loads(path.read_text())
         except FileNotFoundError as error:
-            raise DatasetError(f'{self.folder} is no cache of embeddings: it has no {MANIFEST}; '
-                               'tools/sam_cache_embeddings.py writes one') from error
+            raise DatasetError(f'{self.folder} is not a cache of embeddings: it has no {MANIFEST}; '
+                               'create one with tools/sam_cache_embeddings.py') from error
         except (OSError, ValueError) as error:
-            raise DatasetError(f'{path} cannot be read ({error}); write the cache anew') from error
+            raise DatasetError(f'{path} cannot be read ({error}); create the cache again') from error
         if other := [key for key in identity if found.get(key) != identity[key]]:
             raise DatasetError(f'{self.folder} has the embeddings of another teacher: its {other[0]} is '
-                               f'{found.get(other[0])}, that of the config {identity[other[0]]}; take another folder')
+                               f'{found.get(other[0])}, in the config it is {identity[other[0]]}; use another folder')
 
     def path(self, name: str) -> Path:
-        """File of the embedding of the picture ``name``, a path relative to the folder of pictures."""
+        """The embedding's file for the picture ``name``, a path relative to the folder of pictures."""
         return self.folder / f'{name}.npz'
 
     def has(self, name: str, digest: str, shape: tuple[int, ...]) -> bool:
-        """Whether there is an intact embedding of this very picture."""
+        """Whether there is an intact embedding of exactly this picture."""
         try:
             self.read(name, digest, shape)
         except DatasetError:
@@ -79,13 +79,13 @@ class EmbeddingCache:
         Args:
             name: See :meth:`path`.
             digest: See :func:`picture_digest`.
-            shape: Channels, height and width that it has to have.
+            shape: Expected channels, height and width.
 
         Returns:
             The embedding in half precision.
 
         Raises:
-            DatasetError: If it is missing, damaged, or that of another picture.
+            DatasetError: If it is missing, damaged, or of another picture.
         """
         path, again = self.path(name), 'run tools/sam_cache_embeddings.py again'
         try:
@@ -98,19 +98,19 @@ class EmbeddingCache:
         if found != digest:
             raise DatasetError(f'{path} is the embedding of another picture than {name}; {again}')
         if embedding.dtype != np.float16 or embedding.shape != shape or not np.isfinite(embedding).all():
-            raise DatasetError(f'{path} has no finite {shape} in half precision, but {embedding.shape} in '
-                               f'{embedding.dtype}; {again}')
+            raise DatasetError(f'{path} has values of {embedding.dtype} and shape {embedding.shape}; expected finite '
+                               f'ones of float16 and shape {shape}; {again}')
         return torch.from_numpy(embedding)
 
     def write(self, name: str, digest: str, embedding: Tensor) -> None:
         """Write an embedding, (channels, height, width), in half precision.
 
         Raises:
-            DatasetError: If it has values that half precision cannot hold.
+            DatasetError: If it has values beyond the range of half precision.
         """
         half = embedding.half().cpu().numpy()
         if not np.isfinite(half).all():
-            raise DatasetError(f'the embedding of {name} has values that half precision cannot hold')
+            raise DatasetError(f'the embedding of {name} has values beyond the range of half precision')
         path = self.path(name)
         make_folder(path.parent)
         with atomic_write(path) as part:

@@ -13,24 +13,24 @@ from ..errors import ConfigError
 
 @MODELS.register_module()
 class SamEncoder(BaseModule):
-    """A RepViT whose last stage keeps the resolution, and the neck of SAM's image encoders.
+    """A RepViT whose last stage keeps the resolution, with the neck of SAM's image encoders.
 
-    It takes the place of ``segment_anything``'s ``ImageEncoderViT`` in a ``Sam``.
+    It replaces ``segment_anything``'s ``ImageEncoderViT`` in a ``Sam``.
 
     Args:
         arch: See :class:`repvit_mm.RepViT`; the published one is ``'m2_3'``.
-        image_size: Side in pixels of the padded square that the encoder sees, a multiple of 16.
+        image_size: Side in pixels of the padded square image, a multiple of 16.
         out_channels: Channels of the embedding.
         norm_cfg: See :class:`repvit_mm.RepViT`.
         with_cp: See :class:`repvit_mm.RepViT`.
-        init_cfg: Of the backbone: ``dict(type='Pretrained', checkpoint=X)`` starts from a classifier's weights.
+        init_cfg: Of the backbone; ``dict(type='Pretrained', checkpoint=X)`` loads a classifier's weights.
 
     Attributes:
-        img_size: ``image_size``, under the name that the predictor reads.
-        stride: Pixels of the image per pixel of the embedding.
+        img_size: ``image_size``, under the name that ``SamPredictor`` expects.
+        stride: Pixels of the image per position of the embedding.
 
     Raises:
-        ConfigError: For settings that make no encoder.
+        ConfigError: For invalid settings.
 
     Example:
         >>> import torch

@@ -3,23 +3,23 @@
 The decoder is SAM's prompt encoder, mask decoder and the resizing of the masks in one. Its inputs:
 
 ====================  ====================  =======================================================================
-``image_embeddings``  (1, 256, S/16, S/16)  what the encoder gave
+``image_embeddings``  (1, 256, S/16, S/16)  output of the encoder
 ``point_coords``      (1, N, 2)             x, y in pixels of the scaled picture (longer side S); any N
 ``point_labels``      (1, N)                see below
 ``mask_input``        (1, 1, S/4, S/4)      logits of an earlier mask, or zeros
-``has_mask_input``    (1,)                  1 if ``mask_input`` counts, else 0
+``has_mask_input``    (1,)                  1 if ``mask_input`` is used, else 0
 ``orig_im_size``      (2,)                  height and width of the picture before it was scaled
 ====================  ====================  =======================================================================
 
 ====  ====================================================================
 1     inside the object
-0     not a part of it
+0     background
 2, 3  upper left and lower right corner of a box around it
--1    no point: there has to be one, at 0, 0, where there is no box
+-1    padding: required once, at 0, 0, in a prompt without a box
 ====  ====================================================================
 
 Its outputs: ``masks`` (1, 4, height, width), logits; ``iou_predictions`` (1, 4); ``low_res_masks`` (1, 4, S/4, S/4),
-each of which can be a ``mask_input``. Mask 0 is for prompts of several points or a box, 1 to 3 are for a single point.
+each of which can serve as ``mask_input``. Mask 0 is for several points or a box, masks 1 to 3 are for a single point.
 """
 import json
 import warnings
@@ -51,7 +51,7 @@ from .prompts import Prompt
 
 INPUTS = ('image_embeddings', 'point_coords', 'point_labels', 'mask_input', 'has_mask_input', 'orig_im_size')
 OUTPUTS = ('masks', 'iou_predictions', 'low_res_masks')
-#: Points that the Core ML decoder takes at most.
+#: Largest number of points for the Core ML decoder.
 MAX_POINTS = 64
 #: Largest difference from the predictor, relative to the largest value of an output.
 BOUND = 1e-3
@@ -60,9 +60,9 @@ BOUND = 1e-3
 class SamDecoder(SamOnnxModel):
     """Prompt encoder, mask decoder and the resizing of masks, for tracing.
 
-    ``segment_anything``'s own module for export lets the size of the traced picture become a constant. Here, what it
-    does to masks, enlarging, cutting the padding off and resizing to the picture, is one matrix for rows and one for
-    columns, computed from the size: exact, and it needs no operation on tensors of unknown shape but products.
+    In ``segment_anything``'s own module for export, the size of the traced picture becomes a constant. Here, enlarging
+    masks, cropping the padding and resizing to the picture is a product with one matrix for rows and one for columns,
+    which are computed from the size: exact, and the only operations on tensors of unknown shape are products.
 
     Args:
         sam: The model; its parts are shared.
@@ -93,7 +93,7 @@ class SamDecoder(SamOnnxModel):
         return rows @ masks @ columns.transpose(0, 1)
 
     def _resizing(self, size: Tensor, scaled: Tensor) -> Tensor:
-        """Matrix, (size, S/4), that brings a row or column of a mask to the picture's ``size``."""
+        """Matrix, (size, S/4), that resizes a row or column of a mask to the picture's ``size``."""
         positions = (torch.arange(size) + 0.5) * (scaled / size) - 0.5
         positions = torch.minimum(positions.clamp(min=0), scaled - 1)
         distances = positions[:, None] - torch.arange(self.img_size, dtype=torch.float)
@@ -101,12 +101,12 @@ class SamDecoder(SamOnnxModel):
 
 
 class Case(NamedTuple):
-    """A prompt to prove an exported decoder with.
+    """A prompt on which an exported decoder is compared with the predictor.
 
     Attributes:
         inputs: Of the decoder, as :data:`INPUTS` names them.
-        expected: What the predictor gives, as :data:`OUTPUTS` names it; its masks are those at ``chosen``.
-        chosen: Positions, among the decoder's masks, of the predictor's.
+        expected: Outputs of the predictor, as :data:`OUTPUTS` names them.
+        chosen: Which of the decoder's masks these are.
     """
 
     inputs: dict[str, Tensor]
@@ -116,20 +116,21 @@ class Case(NamedTuple):
 
 def export_encoder(sam: Sam, out: str | Path, checkpoint: str | None = None, precision: str = 'fp16',
                    pictures: Sequence[str | Path] = ()) -> ExportReport:
-    """Export the image encoder with the exporter that the ending of ``out`` names.
+    """Export the image encoder to the format of ``out``'s suffix.
 
-    ONNX takes the padded picture as :meth:`Sam.preprocess` gives it, Core ML an image of pixels from 0 to 255, padded
-    at the right and the bottom with the colour 124, 116, 104, which is about zero when normalised.
+    The input for ONNX is the padded picture from :meth:`Sam.preprocess`. For Core ML it is an image with pixels from 0
+    to 255, padded at the right and the bottom with the colour 124, 116, 104, which is close to zero when normalised.
 
     Args:
         sam: The model.
         out: ``.onnx`` or ``.mlpackage``.
-        checkpoint: Where the weights are from; written into the file.
+        checkpoint: Source of the weights, for the metadata.
         precision: Of Core ML, ``'fp16'`` or ``'fp32'``.
         pictures: Files to compare the outputs on.
 
     Raises:
-        ExportError: If it cannot be written, or does not compute what the model does.
+        ExportError: If it cannot be exported, or its outputs differ from PyTorch's.
+        UserError: If it cannot be written.
     """
     model = InferenceModel(f'sam_{sam.image_encoder.backbone.arch}', sam.image_encoder, SAM_ENCODER,
                            checkpoint=checkpoint)
@@ -141,18 +142,19 @@ def export_encoder(sam: Sam, out: str | Path, checkpoint: str | None = None, pre
 
 def export_decoder(sam: Sam, out: str | Path, checkpoint: str | None = None,
                    pictures: Sequence[str | Path] = ()) -> ExportReport:
-    """Export the decoder, proven against the predictor on a picture with several prompts and two sizes.
+    """Export the decoder, and compare it with the predictor for several prompts and two sizes of picture.
 
-    Core ML gets it in single precision: half would not hold the coordinates of pixels.
+    For Core ML it stays in single precision: coordinates in pixels would be inexact in half precision.
 
     Args:
         sam: The model.
         out: ``.onnx`` or ``.mlpackage``.
-        checkpoint: Where the weights are from; written into the file.
-        pictures: Files to compare the outputs on; by default a photograph that matplotlib brings along.
+        checkpoint: Source of the weights, for the metadata.
+        pictures: Files to compare the outputs on; by default a photograph that comes with matplotlib.
 
     Raises:
-        ExportError: If it cannot be written, or does not compute what the predictor does.
+        ExportError: If it cannot be exported, or its outputs differ from the predictor's.
+        UserError: If it cannot be written.
     """
     out, kind = Path(out), _kind(out)
     cases = _cases(sam, pictures)
@@ -181,7 +183,7 @@ def _kind(out: str | Path) -> str:
 def _write_onnx(decoder: SamDecoder, case: Case, path: Path, facts: Mapping[str, Any]) -> tuple[Counter[str], Any]:
     onnx, _ = need('onnx'), need('onnxruntime')
     with warnings.catch_warnings():
-        warnings.simplefilter('ignore')  # about constants of the traced module, none of which is a size
+        warnings.simplefilter('ignore')  # about constants in the trace; none of them is a size
         torch.onnx.export(
             decoder, tuple(case.inputs.values()), str(path), input_names=list(INPUTS), output_names=list(OUTPUTS),
             dynamic_axes={'point_coords': {1: 'points'}, 'point_labels': {1: 'points'},
@@ -224,7 +226,7 @@ def _write_coreml(decoder: SamDecoder, case: Case, path: Path, facts: Mapping[st
 
 @contextmanager
 def _one_prompt() -> Iterator[None]:
-    """Trace without repeating the embedding for each of a batch of prompts, whose number Core ML would not know."""
+    """Do not repeat the embedding for a batch of prompts while tracing: Core ML cannot convert a variable number."""
     original = torch.repeat_interleave
     torch.repeat_interleave = lambda x, repeats, dim: x
     try:
@@ -235,7 +237,7 @@ def _one_prompt() -> Iterator[None]:
 
 @torch.no_grad()
 def _cases(sam: Sam, pictures: Sequence[str | Path]) -> list[Case]:
-    """Prompts of every kind, on a picture as it is and turned by 90 degrees, with what the predictor says."""
+    """Prompts of every kind on a picture and on its transpose, with the outputs of the predictor."""
     if not pictures:
         from matplotlib.cbook import get_sample_data
         pictures = [get_sample_data('grace_hopper.jpg', asfileobj=False)]
@@ -269,7 +271,7 @@ def _case(predictor: SamPredictor, prompt: Prompt, mask: Tensor | None = None) -
 
 
 def decoder_points(prompt: Prompt) -> tuple[np.ndarray, np.ndarray]:
-    """A prompt as an exported decoder takes it: (N, 2) coordinates in pixels of the picture, and (N,) labels."""
+    """A prompt for an exported decoder: (N, 2) coordinates in pixels of the picture, and (N,) labels."""
     coords, labels = list(prompt.points), list(prompt.labels)
     if prompt.box is None:
         coords, labels = [*coords, (0., 0.)], [*labels, -1]

@@ -1,4 +1,4 @@
-"""Reading pictures of every kind as what SAM takes: 8-bit RGB, upright."""
+"""Reading pictures of any format as 8-bit RGB, upright, as SAM expects them."""
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +7,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from ..errors import UserError
 from ..files import atomic_write
 
-#: Endings of the names under which pictures are looked for in folders.
+#: Suffixes of the files that count as pictures in a folder.
 SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp')
 
 
@@ -15,42 +15,43 @@ def read_image(path: str | Path) -> np.ndarray:
     """Read a picture.
 
     Args:
-        path: A file in any format that Pillow reads.
+        path: A file in any format that Pillow can read.
 
     Returns:
-        (H, W, 3) uint8 RGB; see :func:`to_rgb` for what becomes of other kinds.
+        (H, W, 3) uint8 RGB; see :func:`to_rgb` for the conversion of other modes.
 
     Raises:
-        UserError: If the file is missing, is no picture, or is damaged.
+        UserError: If the file is missing, damaged, or not a picture.
     """
     path = Path(path).expanduser()
     if not path.is_file():
-        raise UserError(f'there is no picture {path}' if not path.exists() else f'{path} is no file; give a picture')
+        reason = 'is a folder, expected a picture' if path.is_dir() else 'does not exist'
+        raise UserError(f'the picture {path} {reason}')
     try:
         with Image.open(path) as image:
             return to_rgb(image)
     except UnidentifiedImageError as error:
-        raise UserError(f'{path} is not a picture in a format that Pillow reads (JPEG, PNG, ...)') from error
+        raise UserError(f'{path} is not in a picture format that Pillow can read (JPEG, PNG, ...)') from error
     except Image.DecompressionBombError as error:
         raise UserError(f'{path} is too large: {error}') from error
     except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises for damaged files
-        raise UserError(f'{path} cannot be read, the file is damaged or cut off ({error})') from error
+        raise UserError(f'{path} cannot be read, it is damaged or truncated ({error})') from error
     except UserError as error:
         raise UserError(f'{path}: {error}') from error
 
 
 def to_rgb(image: Image.Image) -> np.ndarray:
-    """Turn any picture into (H, W, 3) uint8 RGB.
+    """Convert any picture to (H, W, 3) uint8 RGB.
 
-    It is turned upright by its EXIF orientation, transparent parts are laid on white, greyscale becomes grey RGB, and
-    16-bit values are scaled to 8 bits.
+    The EXIF orientation is applied, transparent parts get a white background, greyscale becomes grey RGB, and 16-bit
+    values are scaled to 8 bits.
 
     Raises:
-        UserError: If its values are floating-point numbers, whose range is not known.
+        UserError: If its values are floating-point numbers or beyond 16 bits.
     """
     image = ImageOps.exif_transpose(image)
     if image.mode == 'F':
-        raise UserError('its pixels are floating-point numbers of unknown range; save it with 8 or 16 bits')
+        raise UserError('its pixels are floating-point numbers; save it with 8 or 16 bits')
     if image.mode.startswith('I'):  # 16 bits, which some versions of Pillow and some files hold in 32
         values = np.asarray(image).astype(np.int64)
         if values.min() < 0 or values.max() > 65535:
@@ -63,17 +64,17 @@ def to_rgb(image: Image.Image) -> np.ndarray:
 
 
 def list_images(folder: str | Path) -> list[Path]:
-    """Every picture in a folder and the folders in it, sorted.
+    """All pictures in a folder and its subfolders, sorted.
 
     Raises:
-        UserError: If there is no such folder, or no picture in it.
+        UserError: If the folder does not exist or holds no picture.
     """
     folder = Path(folder).expanduser()
     if not folder.is_dir():
-        raise UserError(f'there is no folder {folder}; a folder of pictures is expected')
+        raise UserError(f'the folder {folder} does not exist; expected a folder of pictures')
     paths = sorted(path for path in folder.rglob('*') if path.suffix.lower() in SUFFIXES and path.is_file())
     if not paths:
-        raise UserError(f'there is no picture ({", ".join(SUFFIXES)}) in {folder}')
+        raise UserError(f'{folder} holds no picture ({", ".join(SUFFIXES)})')
     return paths
 
 

@@ -1,4 +1,4 @@
-"""Zero-shot instance segmentation: masks from boxes, measured as COCO does (as in the SAM paper, section 7.4)."""
+"""Zero-shot instance segmentation: masks from boxes and their COCO AP, as in the SAM paper (section 7.4)."""
 import contextlib
 import copy
 import io
@@ -28,24 +28,24 @@ def load_annotations(path: str | Path) -> COCO:
     """Read annotations in COCO's format.
 
     Raises:
-        DatasetError: If the file is missing or has no instances.
+        DatasetError: If the file is missing or has another format.
     """
     path = Path(path).expanduser()
     try:
         with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints
             coco = COCO(str(path))
     except FileNotFoundError as error:
-        raise DatasetError(f'there are no annotations {path}; instances_val2017.json of COCO, or a file like it, is '
-                           'expected') from error
+        raise DatasetError(f'the annotations {path} do not exist; expected a file like instances_val2017.json of '
+                           'COCO') from error
     except Exception as error:  # pycocotools checks nothing
-        raise DatasetError(f'{path} is no annotation file of COCO: {type(error).__name__} {error}') from error
+        raise DatasetError(f"{path} is not in COCO's annotation format: {type(error).__name__} {error}") from error
     if not coco.dataset.get('images') or 'annotations' not in coco.dataset or 'categories' not in coco.dataset:
-        raise DatasetError(f'{path} is no annotation file of COCO: it needs images, annotations and categories')
+        raise DatasetError(f"{path} is not in COCO's annotation format: it needs images, annotations and categories")
     return coco
 
 
 def ground_truth_boxes(coco: COCO) -> dict[int, list[dict[str, Any]]]:
-    """The annotated objects as prompts: image id -> dicts of ``category_id`` and ``bbox``; crowds are left out."""
+    """Annotated objects as prompts, without crowds: image id -> dicts of ``category_id`` and ``bbox``."""
     boxes = defaultdict(list)
     for annotation in coco.dataset['annotations']:
         if not annotation.get('iscrowd') and min(annotation['bbox'][2:]) > 0:
@@ -59,26 +59,26 @@ def detected_boxes(path: str | Path, coco: COCO, score_thresh: float = 0.) -> di
 
     Args:
         path: A list of dicts of ``image_id``, ``category_id``, ``bbox`` (x, y, width, height) and ``score``.
-        coco: The annotations that it belongs to.
-        score_thresh: Boxes with a lower score are left out.
+        coco: The annotations of the same images.
+        score_thresh: Boxes with a lower score are dropped.
 
     Raises:
-        DatasetError: If the file is missing, has another format, or belongs to other images.
+        DatasetError: If the file is missing, has another format, or is for other images.
     """
     path = Path(path).expanduser()
     try:
         results = json.loads(path.read_text())
     except FileNotFoundError as error:
-        raise DatasetError(f"there are no results {path}; a detector's results.bbox.json is expected") from error
+        raise DatasetError(f"the results {path} do not exist; expected a detector's results.bbox.json") from error
     except (OSError, ValueError) as error:
-        raise DatasetError(f'{path} is no JSON: {error}') from error
+        raise DatasetError(f'{path} is not valid JSON: {error}') from error
     boxes = defaultdict(list)
     for number, result in enumerate(results if isinstance(results, list) else [None]):
         if not isinstance(result, Mapping) or not {'image_id', 'category_id', 'bbox', 'score'} <= set(result):
             raise DatasetError(f"{path} is not in COCO's result format: entry {number} needs image_id, category_id, "
                                'bbox and score')
         if result['image_id'] not in coco.imgs:
-            raise DatasetError(f'{path} has results for image {result["image_id"]}, which the annotations lack')
+            raise DatasetError(f'{path} has results for image {result["image_id"]}, which is not in the annotations')
         if result['score'] >= score_thresh and min(result['bbox'][2:]) > 0:
             boxes[result['image_id']].append(dict(result))
     return boxes
@@ -86,7 +86,7 @@ def detected_boxes(path: str | Path, coco: COCO, score_thresh: float = 0.) -> di
 
 @torch.no_grad()
 def masks_of_boxes(predictor: SamPredictor, boxes: np.ndarray) -> list[Mask]:
-    """One mask for each box, (N, 4) as x1, y1, x2, y2, in the picture that the predictor has been given."""
+    """One mask for each box, (N, 4) as x1, y1, x2, y2, in the predictor's current picture."""
     masks = []
     for start in range(0, len(boxes), _BOXES_AT_ONCE):
         inputs = predictor.transform.apply_boxes(boxes[start:start + _BOXES_AT_ONCE], predictor.original_size)
@@ -105,13 +105,13 @@ def segment_instances(sam: Sam, coco: COCO, folder: str | Path, prompts: Mapping
     Args:
         sam: The model.
         coco: The annotations.
-        folder: Of the pictures.
+        folder: Folder of the pictures.
         prompts: Image id -> dicts with ``category_id``, ``bbox`` and, from a detector, ``score``.
-        image_ids: The images that are wanted.
-        on_progress: Called with the number of images done.
+        image_ids: The images to segment.
+        on_progress: Called with the number of further images that are done.
 
     Returns:
-        Results in COCO's format; the score is the detector's, or else the model's predicted IoU.
+        Results in COCO's format; the score is the detector's or, without a detector, the predicted IoU.
 
     Raises:
         UserError: If a picture is missing or damaged.
@@ -137,7 +137,7 @@ def evaluate(coco: COCO, results: list[dict[str, Any]], image_ids: Sequence[int]
         UserError: If there are no results.
     """
     if not results:
-        raise UserError('there is nothing to evaluate: the boxes gave no mask on these images')
+        raise UserError('there is nothing to evaluate: there are no boxes for these images')
     with contextlib.redirect_stdout(io.StringIO()):
         evaluation = COCOeval(coco, coco.loadRes(copy.deepcopy(results)), 'segm')
         evaluation.params.imgIds = list(image_ids)

@@ -1,4 +1,4 @@
-"""From prompts to masks, and masks in the forms in which they are written and drawn."""
+"""From prompts to masks, and from masks to annotations and drawings."""
 import colorsys
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -18,14 +18,14 @@ class Mask(NamedTuple):
 
     Attributes:
         mask: (H, W) bool.
-        score: The model's own guess of its intersection over union with the object.
+        score: The predicted IoU with the object.
     """
 
     mask: np.ndarray
     score: float
 
     def annotation(self) -> dict[str, Any]:
-        """As an annotation in COCO's format, with the mask run-length encoded."""
+        """The mask as an annotation in COCO's format, run-length encoded."""
         rle = coco_mask.encode(np.asfortranarray(self.mask.astype(np.uint8)))
         return {'segmentation': {'size': list(self.mask.shape), 'counts': rle['counts'].decode()},
                 'area': int(coco_mask.area(rle)), 'bbox': coco_mask.toBbox(rle).tolist(),
@@ -33,14 +33,14 @@ class Mask(NamedTuple):
 
 
 def segment(predictor: SamPredictor, prompt: Prompt) -> list[Mask]:
-    """Segment what the prompt means, in the picture that the predictor has been given.
+    """Segment the prompted object in the predictor's current picture.
 
     Args:
-        predictor: Anything with ``original_size`` and ``predict`` as ``segment_anything``'s predictor has them.
+        predictor: An object with ``original_size`` and ``predict`` as in ``SamPredictor``.
         prompt: Points or a box.
 
     Returns:
-        Three masks for a single point, which can mean a part as well as the whole, else one; the best first.
+        Three masks for a single point, which is ambiguous (part or whole), else one; the best first.
 
     Raises:
         UserError: If the prompt does not fit the picture.
@@ -54,7 +54,7 @@ def segment(predictor: SamPredictor, prompt: Prompt) -> list[Mask]:
 
 
 class _ReportingGenerator(SamAutomaticMaskGenerator):
-    """Tells after every batch of points how many are done."""
+    """Reports progress after every batch of points."""
 
     def report(self, on_progress: Callable[[int], None]) -> '_ReportingGenerator':
         self.on_progress = on_progress
@@ -76,13 +76,13 @@ def segment_everything(sam: Sam, image: np.ndarray, points_per_side: int = 32, p
     Args:
         sam: The model.
         image: (H, W, 3) uint8 RGB.
-        points_per_side: A grid of so many by so many points prompts the model.
-        points_per_batch: Points that are decoded at once.
+        points_per_side: Side of the grid of prompt points.
+        points_per_batch: Number of points that are decoded at once.
         pred_iou_thresh: Masks with a lower predicted IoU are dropped.
-        stability_score_thresh: Masks that change more with the threshold are dropped.
-        box_nms_thresh: Of masks whose boxes overlap by a higher IoU, one is kept.
-        min_mask_region_area: Smaller islands and holes, in pixels, are removed.
-        on_progress: Called with the number of points of each batch that is done.
+        stability_score_thresh: Masks that are less stable when the threshold changes are dropped.
+        box_nms_thresh: IoU of boxes above which only the best mask is kept.
+        min_mask_region_area: Islands and holes of fewer pixels are removed.
+        on_progress: Called with the number of points in each finished batch.
 
     Returns:
         Annotations in COCO's format, run-length encoded, the largest first.
@@ -100,20 +100,20 @@ def decode(annotation: dict[str, Any]) -> np.ndarray:
 
 
 def draw(image: np.ndarray, masks: Sequence[np.ndarray], prompt: Prompt | None = None) -> np.ndarray:
-    """Draw masks, and what was asked for, over a picture.
+    """Draw masks and a prompt over a picture.
 
     Args:
         image: (H, W, 3) uint8 RGB.
         masks: (H, W) bool each, from back to front.
-        prompt: Drawn on top: points inside the object green, others red, the box yellow.
+        prompt: Foreground points are green, background points red, the box is yellow.
 
     Returns:
-        A picture of the same size.
+        A new picture of the same size.
     """
     picture = image.copy()
     thick = max(1, round(min(image.shape[:2]) / 300))
     for number, mask in enumerate(masks):
-        # Hues a golden angle apart differ for neighbours as well as for many.
+        # Steps by the golden angle give distinct hues for any number of masks.
         color = 255 * np.array(colorsys.hsv_to_rgb(0.58 + number * 0.618034, 0.8, 1))
         picture[mask] = (0.5 * picture[mask] + 0.5 * color).astype(np.uint8)
         outlines, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)

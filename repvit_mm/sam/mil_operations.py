@@ -1,4 +1,4 @@
-"""The operations of the Core ML program of SAM's decoder, for running it anywhere."""
+"""The operations of SAM's decoder in Core ML, for the evaluator of :mod:`repvit_mm.export.mil_evaluator`."""
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +12,7 @@ from ..export.mil_evaluator import OPERATIONS, Inputs
 
 
 def _tensor(value: Any) -> Tensor:
-    """Constants keep their type: sizes and indices are whole numbers."""
+    """Constants keep their type: sizes and indices are integers."""
     return value if isinstance(value, Tensor) else torch.as_tensor(np.asarray(value))
 
 
@@ -41,7 +41,7 @@ def _matmul(inputs: Inputs) -> Tensor:
 def _gather(inputs: Inputs) -> Tensor:
     x, indices, axis = _tensor(inputs['x']), _tensor(inputs['indices']), int(inputs.get('axis', 0))
     if int(inputs.get('batch_dims', 0)):
-        raise ExportError('gather with batch_dims is not known here')
+        raise ExportError('gather with batch_dims is not supported')
     axis %= x.ndim
     flat = indices.reshape(-1).long() % x.shape[axis]
     return x.index_select(axis, flat).reshape([*x.shape[:axis], *indices.shape, *x.shape[axis + 1:]])
@@ -52,7 +52,7 @@ def _slice_by_index(inputs: Inputs) -> Tensor:
     begin, end = _ints(inputs['begin']), _ints(inputs['end'])
     stride = [1] * x.ndim if inputs.get('stride') is None else _ints(inputs['stride'])
     if min(stride) < 1:
-        raise ExportError('slice_by_index with a negative stride is not known here')
+        raise ExportError('slice_by_index with a negative stride is not supported')
     open_begin, open_end, squeezed = (_flags(inputs.get(f'{name}_mask'), x.ndim)
                                       for name in ('begin', 'end', 'squeeze'))
     return x[tuple(begin[i] if squeezed[i] else
@@ -75,14 +75,14 @@ def _reshape(inputs: Inputs) -> Tensor:
 def _layer_norm(inputs: Inputs) -> Tensor:
     x, axes = inputs['x'], _ints(inputs['axes'])
     if [axis % x.ndim for axis in axes] != list(range(x.ndim - len(axes), x.ndim)):
-        raise ExportError('layer_norm over other than the last axes is not known here')
+        raise ExportError('layer_norm is supported over the last axes only')
     return F.layer_norm(x, x.shape[-len(axes):], inputs.get('gamma'), inputs.get('beta'),
                         float(inputs.get('epsilon', 1e-5)))
 
 
 def _conv_transpose(inputs: Inputs) -> Tensor:
     if inputs.get('pad_type', 'valid') != 'valid' and any(_ints(inputs.get('pad', 0))):
-        raise ExportError('conv_transpose with padding is not known here')
+        raise ExportError('conv_transpose with padding is not supported')
     return F.conv_transpose2d(inputs['x'], inputs['weight'], inputs.get('bias'), _ints(inputs.get('strides', (1, 1))),
                               groups=int(inputs.get('groups', 1)), dilation=_ints(inputs.get('dilations', (1, 1))))
 
@@ -92,7 +92,7 @@ def _range(inputs: Inputs) -> Tensor:
     return torch.arange(start, end, step)
 
 
-#: Those of a RepViT, and what the decoder needs beside them or as a more general form.
+#: The operations of RepViT, with those that the decoder adds or needs in a more general form.
 DECODER_OPERATIONS: dict[str, Callable[[Inputs], Tensor]] = {
     **OPERATIONS,
     'abs': _unary(torch.abs),

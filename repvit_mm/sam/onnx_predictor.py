@@ -1,4 +1,4 @@
-"""RepViT-SAM from two ONNX files: all that is computed, onnxruntime, NumPy and Pillow compute."""
+"""RepViT-SAM from two ONNX files, with onnxruntime, NumPy and Pillow."""
 from pathlib import Path
 
 import numpy as np
@@ -12,14 +12,14 @@ from .prompts import Prompt
 
 
 class OnnxPredictor:
-    """Segments like ``segment_anything``'s ``SamPredictor``, from what ``tools/sam_export.py`` wrote.
+    """A predictor like ``segment_anything``'s ``SamPredictor``, for the files of ``tools/sam_export.py``.
 
     Args:
         encoder: ONNX file of the image encoder.
         decoder: ONNX file of the decoder.
 
     Attributes:
-        original_size: Height and width of the picture that is set.
+        original_size: Height and width of the current picture.
 
     Raises:
         CheckpointError: If a file is missing, or is not such an export.
@@ -28,12 +28,12 @@ class OnnxPredictor:
     def __init__(self, encoder: str | Path, decoder: str | Path):
         for path in (encoder, decoder):
             if not Path(path).is_file():
-                raise CheckpointError(f'there is no exported model {path}; tools/sam_export.py writes them')
+                raise CheckpointError(f'the exported model {path} does not exist; create it with tools/sam_export.py')
         self._encoder, self._decoder = open_session(Path(encoder)), open_session(Path(decoder))
         if [value.name for value in self._encoder.get_inputs()] != ['image']:
-            raise CheckpointError(f'{encoder} is no image encoder that tools/sam_export.py wrote')
+            raise CheckpointError(f'{encoder} is not an image encoder of tools/sam_export.py')
         if [value.name for value in self._decoder.get_inputs()] != list(INPUTS):
-            raise CheckpointError(f'{decoder} is no decoder that tools/sam_export.py wrote')
+            raise CheckpointError(f'{decoder} is not a decoder of tools/sam_export.py')
         self._size = self._encoder.get_inputs()[0].shape[2]
         self.original_size: tuple[int, int] | None = None
         self._embedding: np.ndarray | None = None

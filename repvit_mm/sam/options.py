@@ -1,4 +1,4 @@
-"""The command-line options that name a RepViT-SAM."""
+"""The command-line options that select a RepViT-SAM."""
 import argparse
 
 import torch
@@ -11,12 +11,12 @@ from ..errors import ConfigError
 from ..fusion import fuse
 from .build import build_sam
 
-RANDOM_WEIGHTS = ('There is no checkpoint: the weights are random, and the masks mean nothing. '
+RANDOM_WEIGHTS = ('Without a checkpoint the weights are random, and the masks are meaningless. '
                   '--checkpoint repvit://sam downloads the published ones.')
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add what :func:`model_from` reads."""
+    """Add the options that :func:`model_from` reads."""
     parser.add_argument('--arch', choices=sorted(ARCHS), default='m2_3', metavar='NAME',
                         help=f'architecture of the image encoder: {", ".join(sorted(ARCHS))} (default: m2_3)')
     parser.add_argument('--checkpoint', metavar='FILE',
@@ -27,18 +27,18 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def model_from(args: argparse.Namespace) -> Sam:
-    """Build the model that the options name, fused and on its device; say so if its weights are random.
+    """Build the model of the options, fused and on its device, with a warning if its weights are random.
 
     Raises:
-        UserError: If there is no such model, checkpoint or device.
+        UserError: If the model, its checkpoint or the device is invalid.
     """
     name = args.device or ('cuda' if torch.cuda.is_available() else 'cpu')
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ConfigError(f'--device {name}: there is no such device here') from error
+        raise ConfigError(f'--device {name}: torch has no such device on this machine') from error
     if args.checkpoint is None:
-        torch.manual_seed(0)  # the same nonsense every time
+        torch.manual_seed(0)  # the same random weights in every run
         Console(stderr=True).print(RANDOM_WEIGHTS, style='yellow')
     return fuse(build_sam(args.arch, args.checkpoint, args.image_size)).to(device)

@@ -16,7 +16,7 @@ from ..errors import CheckpointError, ConfigError
 from .build import build_decoder, load_decoder
 from .encoder import SamEncoder
 
-#: Name of a published SAM -> what sets its image encoder apart.
+#: Name of a published SAM -> settings of its image encoder.
 VITS = {
     'vit_b': dict(embed_dim=768, depth=12, num_heads=12, global_attn_indexes=(2, 5, 8, 11)),
     'vit_l': dict(embed_dim=1024, depth=24, num_heads=16, global_attn_indexes=(5, 11, 17, 23)),
@@ -29,11 +29,11 @@ class SamVit(ImageEncoderViT):
     """SAM's ViT image encoder.
 
     Args:
-        image_size: Side in pixels of the padded square that it sees.
-        embed_dim: Channels of its tokens.
+        image_size: Side in pixels of the padded square image.
+        embed_dim: Channels of the tokens.
         depth: Number of blocks.
-        num_heads: Heads of an attention.
-        global_attn_indexes: The blocks whose attention sees the whole picture and not a window.
+        num_heads: Number of attention heads.
+        global_attn_indexes: The blocks with global instead of windowed attention.
     """
 
     def __init__(self, image_size: int, embed_dim: int, depth: int, num_heads: int,
@@ -44,17 +44,17 @@ class SamVit(ImageEncoderViT):
 
 
 class SamTeacher:
-    """A whole SAM, frozen; no part of the model that learns from it, so that nothing saves or trains it.
+    """A whole SAM, frozen. It is not a submodule of the student's model, which neither saves nor trains it.
 
     Args:
         encoder: A key of :data:`VITS`, or the config of a :class:`SamVit` or :class:`SamEncoder` without
             ``image_size``.
         checkpoint: Its weights, a file with the whole SAM.
-        image_size: Side in pixels of the padded square that it sees.
-        random: Take random weights, always the same: for trials without a checkpoint.
+        image_size: Side in pixels of the padded square image.
+        random: Use random weights with a fixed seed, for trials without a checkpoint.
 
     Raises:
-        ConfigError: If the settings make no SAM.
+        ConfigError: For invalid settings.
         CheckpointError: If it has neither ``checkpoint`` nor ``random``.
     """
 
@@ -63,16 +63,16 @@ class SamTeacher:
         if isinstance(encoder, str) and encoder not in VITS:
             raise ConfigError(f'teacher: encoder={encoder!r} must be one of {", ".join(VITS)}, or a config')
         if checkpoint is None and not random:
-            raise CheckpointError(f'the teacher {encoder} has no weights: give the file of the whole SAM as '
-                                  'model.teacher.checkpoint, e.g. sam_vit_h_4b8939.pth')
+            raise CheckpointError(f'the teacher {encoder} has no weights: set model.teacher.checkpoint to the file of '
+                                  'the whole SAM, e.g. sam_vit_h_4b8939.pth')
         if checkpoint is not None and random:
-            raise ConfigError('the teacher has a checkpoint and random=True: leave one of them out')
+            raise ConfigError('the teacher has a checkpoint and random=True: leave out one of them')
         self.encoder = dict(VITS[encoder], type='SamVit') if isinstance(encoder, str) else dict(encoder)
         self.checkpoint, self.image_size = checkpoint, image_size
         self._sam: Sam | None = None
 
     def sam(self, device: torch.device) -> Sam:
-        """The model on ``device``, built when it is needed first.
+        """The model on ``device``; built on first use.
 
         Raises:
             CheckpointError: If the checkpoint cannot be read or does not fit.
@@ -82,7 +82,7 @@ class SamTeacher:
                 torch.manual_seed(0)
                 self._sam = self._build()
             print_log(f'The teacher has the weights of {self.checkpoint}' if self.checkpoint else
-                      'The teacher is random: good for trials only', 'current')
+                      'The teacher has random weights, which are for trials only', 'current')
         return self._sam.to(device)
 
     def _build(self) -> Sam:
@@ -100,8 +100,8 @@ class SamTeacher:
             encoder.load_state_dict(inside)
         except RuntimeError as error:
             reason = ' '.join(str(error).split())[:200]
-            raise CheckpointError(f"the teacher's checkpoint {self.checkpoint} is of another SAM than the config "
-                                  f'says: {reason}') from error
+            raise CheckpointError(f"the teacher's checkpoint {self.checkpoint} does not match the config: "
+                                  f'{reason}') from error
         load_decoder(sam, tensors, self.checkpoint)
         return sam
 
@@ -111,12 +111,12 @@ class SamTeacher:
         return self.sam(inputs.device).image_encoder(inputs)
 
     def identity(self) -> dict[str, Any]:
-        """What its embeddings depend on: encoder, image size, and the SHA-256 of the weights."""
+        """Everything that its embeddings depend on: encoder, image size, and the SHA-256 of the weights."""
         digest = None
         if self.checkpoint is not None:
             path = Path(fetch(self.checkpoint))
             if not path.is_file():
-                raise CheckpointError(f'there is no checkpoint {path}')
+                raise CheckpointError(f'the checkpoint {path} does not exist')
             with path.open('rb') as file:
                 sha256 = hashlib.sha256()
                 while chunk := file.read(1 << 20):

@@ -1,4 +1,4 @@
-"""A web page to segment pictures on: click, or give a box by two clicks."""
+"""A web page that segments pictures by clicks on points or on the corners of a box."""
 from typing import Any
 
 import numpy as np
@@ -11,18 +11,18 @@ from .masks import draw, segment
 from .prompts import BACKGROUND, FOREGROUND, Prompt
 
 MODES = ('Object', 'Background', 'Box')
-_HELP = ('Upload a picture and click on the object. **Object** adds a point inside it, **Background** one that is no '
-         'part of it, **Box** takes two clicks, at opposite corners.')
+_HELP = ('Upload a picture and click on the object. **Object** adds a point inside it, **Background** one outside, '
+         '**Box** takes two clicks on opposite corners.')
 
 
 class Session:
-    """What one visitor has uploaded and clicked.
+    """The picture and the clicks of one visitor.
 
     Args:
         sam: The model, shared by all visitors.
 
     Attributes:
-        embeddings: How many pictures have been encoded: one an upload, however many clicks follow.
+        embeddings: Number of encoded pictures: one for each upload, not for each click.
     """
 
     def __init__(self, sam: Sam):
@@ -32,7 +32,7 @@ class Session:
         self.embeddings = 0
 
     def upload(self, path: str) -> np.ndarray:
-        """Take a picture, compute its embedding, and give it back as it is drawn on."""
+        """Read a picture and compute its embedding; returns the picture to draw on."""
         self.image = None
         image = read_image(path)
         self._predictor.set_image(image)
@@ -46,10 +46,10 @@ class Session:
         return self.image
 
     def click(self, x: float, y: float, mode: str) -> tuple[np.ndarray, str]:
-        """Take a click at a pixel; give the picture with the best mask, and what there is to say.
+        """Add a click at a pixel; returns the picture with the best mask, and a text.
 
         Raises:
-            UserError: If there is no picture, or the click is outside of it.
+            UserError: If there is no picture, or the click is outside it.
         """
         if self.image is None:
             raise UserError('upload a picture first')
@@ -62,7 +62,7 @@ class Session:
         else:
             self._corner = (x, y)
             marked = prompt._replace(points=(*prompt.points, (x, y)), labels=(*prompt.labels, FOREGROUND))
-            return draw(self.image, [], marked), 'Click on the other corner.'
+            return draw(self.image, [], marked), 'Click on the opposite corner.'
         self.prompt = prompt.checked(self.image.shape[1], self.image.shape[0])
         best = segment(self._predictor, self.prompt)[0]
         return (draw(self.image, [best.mask], self.prompt),
@@ -74,10 +74,10 @@ def build_page(sam: Sam, notice: str = '') -> Any:
 
     Args:
         sam: The model.
-        notice: Shown on top, e.g. that the weights are random.
+        notice: Text at the top, e.g. that the weights are random.
 
     Returns:
-        A ``gradio.Blocks``; ``launch()`` serves it.
+        A ``gradio.Blocks``, to be served by ``launch()``.
 
     Raises:
         ConfigError: If Gradio is not installed.

@@ -15,25 +15,25 @@ from .evaluation import Unavailable
 from .rows import TABLES, Row
 from .verdicts import FigureComparison
 
-#: How the latency of this machine is measured.
+#: Backends for the latency of this machine.
 BACKENDS = ('eager', 'channels_last')
 _SIZE = {'Parameters (M)': ('parameters', 1e6), 'MACs (G)': ('MACs', 1e9)}
 
 
 def build(row: Row) -> InferenceModel:
-    """The model that the figures of a row are for.
+    """Build the model of a row's figures.
 
     Raises:
-        Unavailable: If its toolbox is missing.
+        Unavailable: If its toolbox is not installed.
     """
-    if row.table == 'sam':  # the config is that of the distillation, the figures are for the encoder
+    if row.table == 'sam':  # its config is of the distillation, its figures are of the encoder
         return build_inference_model(f'sam_{row.arch}')
     toolbox = TABLES[row.table].toolbox
     if find_spec(toolbox) is None:
         raise Unavailable(f'{toolbox} is not installed')
     logger = MMLogger.get_current_instance()
     level = logger.level
-    logger.setLevel(logging.ERROR)  # building says how the training would go, and warns of its losses
+    logger.setLevel(logging.ERROR)  # building a model logs and warns about its training
     try:
         with warnings.catch_warnings():
             warnings.simplefilter('ignore', UserWarning)
@@ -46,7 +46,7 @@ def count_row(row: Row) -> dict[str, int]:
     """Parameters before and after fusion, and multiply-adds after it.
 
     Raises:
-        Unavailable: If its toolbox is missing.
+        Unavailable: If its toolbox is not installed.
     """
     model = build(row)
     training, fused = (count(model, row.resolution, fused=fused, depth=0) for fused in (False, True))
@@ -54,7 +54,7 @@ def count_row(row: Row) -> dict[str, int]:
 
 
 def compare_counts(row: Row, measured: dict[str, int]) -> list[FigureComparison]:
-    """The counts of the metafile, and the rounded ones of the paper, beside ``measured``."""
+    """Compare with the counts of the metafile and the rounded ones of the paper."""
     exact = {'parameters': row.parameters, 'training parameters': row.training_parameters, 'MACs': row.macs}
     return [*(FigureComparison(name, stated, None, measured[name]) for name, stated in exact.items()),
             *(FigureComparison(name, printed, 1, measured[_SIZE[name][0]] / _SIZE[name][1])
@@ -62,7 +62,7 @@ def compare_counts(row: Row, measured: dict[str, int]) -> list[FigureComparison]
 
 
 def latency_source(row: Row) -> tuple[str, tuple[int, int]]:
-    """What is timed for a row, and at which size of image: the classifier, the backbone at 512, or SAM's encoder."""
+    """Model and image size of a row's latency: the classifier, the backbone at 512, or SAM's encoder."""
     if row.table == 'imagenet':
         return str(row.config_path), row.resolution
     if row.table == 'sam':
@@ -71,7 +71,7 @@ def latency_source(row: Row) -> tuple[str, tuple[int, int]]:
 
 
 def latency_inputs(row: Row, device: str) -> dict[str, Any]:
-    """What the latency depends on. Classifiers of one architecture are the same once they are fused."""
+    """What the latency depends on. Fused classifiers of one architecture share it."""
     return {'table': row.table if row.table in ('imagenet', 'sam') else 'backbone', 'arch': row.arch,
             'resolution': list(latency_source(row)[1]), 'backends': list(BACKENDS),
             'machine': describe_machine(device, torch.get_num_threads())}
@@ -81,7 +81,7 @@ def measure_latency(row: Row, device: str, rounds: int = 20) -> dict[str, float]
     """Backend -> median in milliseconds for one image, fused, in single precision.
 
     Raises:
-        UserError: If the device cannot be used.
+        UserError: If the device is not usable.
     """
     source, shape = latency_source(row)
     result = run(Request([source], shape, backends=BACKENDS, device=device, rounds=rounds, timm=False))

@@ -8,17 +8,17 @@ from ..errors import UserError
 from ..scalars import is_training, read_scalars
 from .plots import _close, _subplots
 
-#: What counts the points of a curve, by preference: steps of mmengine's logs, columns of a table.
+#: Possible x axes in logs and tables, the preferred one first.
 _STEPS = ('epoch', 'eval', 'iter', 'step')
 
 
 class Curve(NamedTuple):
-    """A quantity over a training.
+    """A quantity over the course of a training.
 
     Attributes:
-        run: Of which training.
-        quantity: Its name.
-        step: What ``x`` counts.
+        run: Name of the training.
+        quantity: Name of the quantity.
+        step: Unit of ``x``.
         x: Epochs or iterations.
         y: Values.
     """
@@ -34,28 +34,28 @@ def read_curves(path: Path) -> list[Curve]:
     """Read the curves of a training.
 
     Args:
-        path: A table (CSV) with a column ``run`` or without, one of epochs or iterations, and one for each quantity;
-            a ``scalars.json`` of mmengine; or a work directory, whose trainings are taken one after another.
+        path: A table (CSV) with a column of epochs or iterations, one for each quantity, and optionally ``run``; or a
+            ``scalars.json`` or work directory, see :func:`repvit_mm.scalars.read_scalars`.
 
     Raises:
-        UserError: If there is no such file, or nothing in it that could be drawn.
+        UserError: If the file is missing, damaged, or has nothing to draw.
     """
     if path.is_dir():
         curves = _curves(_steps_of(read_scalars(path)), path.name)
     elif not path.is_file():
-        raise UserError(f'there is no table or log {path}')
+        raise UserError(f'the table or log {path} does not exist')
     elif path.suffix == '.csv':
         with path.open(newline='') as file:
             curves = _curves((_numbers(row) for row in csv.DictReader(file)), path.stem)
     else:
         curves = _curves(_steps_of(read_scalars(path)), path.parent.parent.parent.name)
     if not curves:
-        raise UserError(f'{path} has no quantity over {", ".join(_STEPS)}')
+        raise UserError(f'{path} has nothing to draw: expected quantities over one of {", ".join(_STEPS)}')
     return curves
 
 
 def _steps_of(records: Iterable[Mapping]) -> Iterator[dict]:
-    """Records of mmengine with one key of :data:`_STEPS` each."""
+    """Records of mmengine with the step under its unit."""
     for record in records:
         yield {**{key: value for key, value in record.items() if key not in _STEPS},
                'iter' if is_training(record) else 'epoch': record.get('step', record.get('iter'))}
@@ -91,12 +91,12 @@ def draw_curves(curves: Sequence[Curve], path: Path, quantities: Sequence[str] |
     """Draw curves, a panel for each quantity.
 
     Args:
-        curves: Of one or several trainings.
-        path: Of the picture, PNG.
-        quantities: What to draw; by default up to six, losses, rates and accuracies first.
+        curves: Curves of one or several trainings.
+        path: The PNG to write.
+        quantities: Names to draw; by default up to six, with losses and accuracies first.
 
     Raises:
-        UserError: If none of the quantities is there.
+        UserError: If the curves have none of the quantities.
     """
     known = list(dict.fromkeys(curve.quantity for curve in curves))
     chosen = [name for name in quantities or sorted(known, key=_interest)[:6] if name in known]
@@ -122,7 +122,7 @@ def draw_curves(curves: Sequence[Curve], path: Path, quantities: Sequence[str] |
 
 
 def _interest(quantity: str) -> tuple[int, str]:
-    """Sorts what tells most about a training to the front."""
+    """Sort key: the most informative quantities first."""
     exact = ('loss', 'train_loss', 'accuracy/top1', 'test_acc1', 'coco/bbox_mAP', 'bbox_mAP', 'coco/segm_mAP',
              'segm_mAP', 'mIoU', 'mAcc', 'aAcc', 'lr', 'train_lr', 'base_lr')
     if quantity in exact:

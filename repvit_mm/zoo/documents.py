@@ -9,29 +9,32 @@ from .plots import draw_family, load_peers
 from .rows import TABLES, Row
 from .tables import markdown_table
 
-#: Between these lines, a document is generated.
+#: The generated part of a document is between these lines.
 BEGIN, END = '<!-- zoo: begin -->', '<!-- zoo: end -->'
 #: The command that generates it.
 COMMAND = 'python tools/reproduce_tables.py --write-docs'
 
 
 def documents(rows: Sequence[Row], root: Path) -> dict[Path, str]:
-    """What the generated documents of a checkout should hold.
+    """The generated documents of a checkout.
 
     Args:
         rows: All rows.
-        root: Of the checkout.
+        root: Root of the checkout.
+
+    Returns:
+        File -> content.
 
     Raises:
-        UserError: If the README is not there, or lost its marks.
+        UserError: If the README or its markers are missing.
     """
     readme = root / 'README.md'
     if not readme.is_file():
-        raise UserError(f'there is no {readme}: the documents are those of a checkout')
+        raise UserError(f'{readme} does not exist: documents are generated in a checkout only')
     text = readme.read_text()
     marked = re.compile(f'{re.escape(BEGIN)}\n.*?{re.escape(END)}', re.DOTALL)
     if len(marked.findall(text)) != 1:
-        raise UserError(f'{readme} should have the line {BEGIN} once, and behind it {END}')
+        raise UserError(f'{readme} must have the line {BEGIN} once, followed by {END}')
     return {readme: marked.sub(lambda _: f'{BEGIN}\n{short_tables(rows)}\n{END}', text),
             root / 'docs' / 'zoo.md': full_tables(rows)}
 
@@ -54,7 +57,7 @@ def write_documents(rows: Sequence[Row], root: Path) -> list[Path]:
 
 
 def short_tables(rows: Sequence[Row]) -> str:
-    """The README's tables: one line an architecture."""
+    """The README's tables, with one line for each architecture."""
     classifiers = [row for row in rows if row.table == 'imagenet']
     lines = []
     for arch in dict.fromkeys(row.arch for row in classifiers):
@@ -90,8 +93,9 @@ def full_tables(rows: Sequence[Row]) -> str:
 
 
 INTRODUCTION = """\
-The accuracies are the authors' and were not repeated here, for want of data and weights. One command recomputes what
-the machine allows, and puts published and measured figures side by side, with the reason for what is missing:
+The accuracies are the authors'; they were not reproduced here, as data and weights were not available. One command
+recomputes what it can on a machine, and lists published and measured figures side by side, with the reason for those
+that are missing:
 
 ```bash
 python tools/reproduce_tables.py                                  # parameters and MACs of every model
@@ -99,10 +103,10 @@ python tools/reproduce_tables.py imagenet --data-root data/imagenet --download
 python tools/reproduce_tables.py coco ade20k --data-root coco=/data/coco ade20k=/data/ade --weights DIR --gpus 8
 ```
 
-Tables (Markdown and JSON) and pictures go to `outputs/tables`, or where `--out` says. What is finished is not run again
-unless config, weights, data or versions changed; `--fresh` does it all the same. `--models NAME` takes some models
-only, `--latency` measures this machine, `--curves PATH` draws trainings. Weights that are not released are looked for
-as `MODEL.pth` in the folder of `--weights`. m1, m2 and m3 are of the paper's first version."""
+Tables (Markdown and JSON) and pictures are written to `outputs/tables`, or to the folder of `--out`. Measurements are
+reused until config, weights, data or versions change, or with `--fresh`. `--models NAME` selects models, `--latency`
+measures the latency of this machine, `--curves PATH` draws training curves. Weights that are not released are expected
+as `MODEL.pth` in the folder of `--weights`. m1, m2 and m3 are from the paper's first version."""
 
 
 def _full_table(rows: Sequence[Row]) -> str:

@@ -25,12 +25,12 @@ from .rows import ROOT, TABLES, PublishedResult, Row
 
 
 class DataSet(NamedTuple):
-    """What a row is evaluated on.
+    """A data set, and the tool that evaluates a model on it.
 
     Attributes:
         dataset: Its name in the metafiles.
-        default: Where it is looked for unless told otherwise.
-        tool: What measures a model on it.
+        default: Its default folder.
+        tool: The tool.
     """
 
     dataset: str
@@ -53,11 +53,11 @@ class Settings:
     """Where data and weights are, and how to run.
 
     Attributes:
-        data_roots: Name of a data set -> folder, in the place of the default.
-        weights: Folder with the released files; None for torch's cache.
-        download: Whether released weights that are missing may be downloaded.
+        data_roots: Name of a data set -> folder, instead of the default.
+        weights: Folder of the released files; torch's cache if None.
+        download: Whether to download missing released weights.
         gpus: Processes for each test.
-        boxes: A detector's results on COCO, with which RepViT-SAM is prompted.
+        boxes: A detector's results on COCO, as prompts for RepViT-SAM.
         options: ``KEY=VALUE`` overrides of the configs.
     """
 
@@ -71,28 +71,28 @@ class Settings:
     def __post_init__(self) -> None:
         for name, root in self.data_roots.items():
             if not root.is_dir():
-                raise ConfigError(f'--data-root {name}={root}: there is no such folder')
+                raise ConfigError(f'--data-root {name}={root}: the folder does not exist')
         if self.weights is not None and not self.weights.is_dir():
-            raise ConfigError(f'--weights {self.weights}: there is no such folder')
+            raise ConfigError(f'--weights {self.weights}: the folder does not exist')
         if self.boxes is not None and not self.boxes.is_file():
-            raise ConfigError(f'--boxes {self.boxes}: there is no such file')
+            raise ConfigError(f'--boxes {self.boxes}: the file does not exist')
         if self.gpus < 1:
-            raise ConfigError(f'--gpus {self.gpus}: at least 1 is needed')
+            raise ConfigError(f'--gpus {self.gpus}: expected at least 1')
 
 
 class Unavailable(Exception):
-    """What a row needs is not there; the message says what."""
+    """A row cannot be measured because something is missing; the message says what."""
 
 
 class Evaluation(NamedTuple):
-    """A run of a tool that measures some figures of a row.
+    """A run of a tool that measures figures of a row.
 
     Attributes:
         row: The model.
-        name: Of the data set, on the command line.
-        results: The published figures that it measures.
-        data_root: Where the data set is.
-        weights: The file of the weights.
+        name: Name of the data set on the command line.
+        results: The published figures to measure.
+        data_root: Folder of the data set.
+        weights: File of the weights.
     """
 
     row: Row
@@ -103,7 +103,7 @@ class Evaluation(NamedTuple):
 
 
 def evaluation_of(row: Row, name: str, settings: Settings) -> Evaluation:
-    """What measures a row on a data set.
+    """Prepare the evaluation of a row on a data set.
 
     Raises:
         Unavailable: If toolbox, data or weights are missing.
@@ -114,7 +114,7 @@ def evaluation_of(row: Row, name: str, settings: Settings) -> Evaluation:
         raise Unavailable(f'{toolbox} is not installed')
     root = settings.data_roots.get(name, Path(data.default))
     if not root.is_dir():
-        raise Unavailable(f'no data: {root} is not there; --data-root {name}=DIR')
+        raise Unavailable(f'no data: {root} does not exist; --data-root {name}=DIR')
     if data.tool == 'sam_eval_coco.py' and settings.boxes is None:
         raise Unavailable("no prompts: the published figures are for a detector's boxes; --boxes FILE")
     results = tuple(result for result in row.results if result.dataset == data.dataset)
@@ -125,7 +125,7 @@ def find_weights(row: Row, settings: Settings) -> Path:
     """The file of a row's weights.
 
     Raises:
-        Unavailable: If there is none.
+        Unavailable: If it is missing.
         CheckpointError: If the download fails.
     """
     released = Path(urlsplit(row.weights).path).name if row.weights else ''
@@ -141,7 +141,7 @@ def find_weights(row: Row, settings: Settings) -> Path:
 
 
 def inputs_of(evaluation: Evaluation, settings: Settings) -> dict[str, Any]:
-    """What the figures depend on, to be compared with an earlier run's."""
+    """What the figures depend on: if it has not changed, an earlier run's figures are reused."""
     row, data = evaluation.row, DATA_SETS[evaluation.row.table, evaluation.name]
     inputs = {'weights': _stamp(evaluation.weights), 'options': list(settings.options),
               'versions': {'repvit-mm': __version__, 'torch': torch.__version__}}
@@ -166,19 +166,19 @@ def _stamp(path: Path) -> list[Any]:
 
 
 def measure_accuracy(evaluation: Evaluation, settings: Settings, log: Path, console: Console) -> dict[str, float]:
-    """Run the tool.
+    """Run the tool of an evaluation.
 
     Args:
-        evaluation: What to run.
-        settings: How.
-        log: Keeps the output of the tool.
-        console: Shows its progress.
+        evaluation: The evaluation.
+        settings: Its settings.
+        log: File for the output of the tool.
+        console: Where to show its progress.
 
     Returns:
-        Metric -> figure, on the scale of the table.
+        Metric -> figure, in the units of the table.
 
     Raises:
-        UserError: If the tool fails, or does not report a figure.
+        UserError: If the tool fails or a figure is missing.
     """
     tool, arguments = _command(evaluation, settings)
     log.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""The figures of the published tables: to how many decimals they are printed, and what measures them."""
+"""The metrics of the published tables: their decimals, and their names in the tools that measure them."""
 from typing import NamedTuple
 
 
@@ -6,8 +6,8 @@ class Metric(NamedTuple):
     """A column of a published table.
 
     Attributes:
-        decimals: To how many it is printed.
-        key: What the measuring tool calls it; None where nothing here measures it.
+        decimals: Number of printed decimals.
+        key: Its name in the tool that measures it; None if there is no such tool.
         scale: Factor from the tool's figure to the table's.
     """
 

@@ -1,4 +1,4 @@
-"""Pictures: accuracy of the family and its peers, and training curves."""
+"""Plots of the accuracy of RepViT and of other families."""
 import csv
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 
 from .rows import Row
 
-#: Published points of other families; each names its source.
+#: Published figures of other families, each with its source.
 PEERS = Path(__file__).with_name('peers.csv')
-#: Where the names of a family stand to the left of its points, so that they hide nothing.
+#: Plots in which a family's names are to the left of its points, to avoid overlaps.
 _LEFT = {('FastViT', 'latency'), ('MobileOne', 'latency'), ('EfficientFormerV2', 'macs')}
 
 
@@ -16,15 +16,15 @@ class Peer(NamedTuple):
     """A published model of another family.
 
     Attributes:
-        family: Its family.
-        model: Its name in the family.
+        family: Name of the family.
+        model: Name in the family.
         top1: ImageNet-1K top-1, percent.
-        latency: For one image in Core ML, in ms.
-        device: That the latency is for.
+        latency: Of one image in Core ML, in ms.
+        device: Device of the latency.
         macs: In G.
         resolution: Side of the image, in pixels.
         distilled: Whether it was trained with a teacher.
-        source: Where the figures are from.
+        source: Source of the figures.
     """
 
     family: str
@@ -39,7 +39,7 @@ class Peer(NamedTuple):
 
 
 def load_peers(path: Path = PEERS) -> list[Peer]:
-    """Read the published points of other families."""
+    """Read the published figures of other families."""
     with path.open(newline='') as file:
         return [Peer(row['family'], row['model'], float(row['top1']), float(row['latency_ms']), row['device'],
                      float(row['macs_g']), int(row['resolution']), row['distilled'] == 'yes', row['source'])
@@ -47,7 +47,7 @@ def load_peers(path: Path = PEERS) -> list[Peer]:
 
 
 def family_points(rows: Sequence[Row], x: str, epochs: int) -> list[tuple[float, float, str]]:
-    """Points of the final paper's distilled classifiers.
+    """Points of the distilled classifiers in the final paper.
 
     Args:
         rows: Any rows.
@@ -55,7 +55,7 @@ def family_points(rows: Sequence[Row], x: str, epochs: int) -> list[tuple[float,
         epochs: Length of the training.
 
     Returns:
-        x, top-1 and name of each, from left to right.
+        x, top-1 and name of each point, sorted by x.
     """
     points = []
     for row in rows:
@@ -71,8 +71,8 @@ def draw_family(rows: Sequence[Row], path: Path, measured: dict[str, float] | No
 
     Args:
         rows: The published models.
-        path: Of the picture, PNG.
-        measured: Name of a classifier -> top-1 that was measured; drawn as crosses.
+        path: The PNG to write.
+        measured: Name of a classifier -> measured top-1, drawn as a cross.
     """
     figure, axes = _subplots(1, 2, (13, 6.5))
     for axis, x, label in zip(axes, ('latency', 'macs'), ('latency in ms, iPhone 12 (* 12 Pro), Core ML',

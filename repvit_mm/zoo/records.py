@@ -1,4 +1,4 @@
-"""What was measured, kept such that a later run goes on where an earlier one ended."""
+"""Records of measurements, so that an interrupted reproduction can be continued."""
 import json
 import time
 from collections.abc import Callable, Mapping
@@ -10,12 +10,12 @@ from ..files import write_json
 
 
 class Record(NamedTuple):
-    """Figures that were measured.
+    """Measured figures.
 
     Attributes:
         figures: Name -> figure.
-        seconds: That it took.
-        reused: Whether an earlier run measured them.
+        seconds: Duration of the measurement.
+        reused: Whether they are from an earlier run.
     """
 
     figures: dict[str, float]
@@ -24,14 +24,14 @@ class Record(NamedTuple):
 
 
 class Records:
-    """Records in a folder, a file for each measurement.
+    """Records in a folder, one file for each measurement.
 
     Args:
-        folder: Is made if need be.
-        fresh: Whether to measure again what is there.
+        folder: The folder; created if missing.
+        fresh: Whether to ignore the records of earlier runs.
 
     Raises:
-        UserError: If the folder cannot be made.
+        UserError: If the folder cannot be created.
     """
 
     def __init__(self, folder: str | Path, fresh: bool = False):
@@ -43,16 +43,16 @@ class Records:
             raise UserError(f'{self.folder} cannot be made: {error.strerror}') from error
 
     def get(self, name: str, inputs: Mapping[str, Any], measure: Callable[[], dict[str, float]]) -> Record:
-        """The record of this name if its inputs are the same, else a new one; it is written whole or not at all.
+        """Return the record of a measurement, or measure if there is none with the same inputs.
 
         Args:
-            name: Of the measurement.
+            name: Name of the measurement.
             inputs: What the figures depend on.
-            measure: Gives the figures; what it raises is passed on, and nothing is written.
+            measure: Returns the figures. If it raises, nothing is written.
         """
         path = self.folder / f'{name}.json'
         inputs = json.loads(json.dumps(inputs))
-        # What this run has measured itself is fresh enough.
+        # With fresh, too, rows share what this run has measured itself.
         if (not self.fresh or name in self._done) and (record := _read(path, inputs)) is not None:
             return record
         start = time.perf_counter()
@@ -68,6 +68,6 @@ def _read(path: Path, inputs: dict[str, Any]) -> Record | None:
         content = json.loads(path.read_text())
         if content['inputs'] == inputs:
             return Record(dict(content['figures']), float(content['seconds']), reused=True)
-    except (OSError, ValueError, KeyError, TypeError):  # not there, or damaged: as if it were not there
+    except (OSError, ValueError, KeyError, TypeError):  # missing or damaged
         pass
     return None

@@ -18,14 +18,14 @@ from .verdicts import FigureComparison
 
 @dataclass
 class Outcome:
-    """What came of a row.
+    """Measured figures of a row.
 
     Attributes:
         row: The published model.
-        comparisons: Its figures, measured or not.
-        latency: Backend -> milliseconds on this machine; empty unless it was asked for.
-        failures: What went wrong, a line each.
-        seconds: That its measurements took, those of earlier runs included.
+        comparisons: All figures, including those that were not measured.
+        latency: Backend -> milliseconds on this machine; empty if not requested.
+        failures: Error messages, one line each.
+        seconds: Duration of its measurements, including those of earlier runs.
     """
 
     row: Row
@@ -43,14 +43,14 @@ class Outcome:
 
 
 class Reproduction:
-    """Measures what rows allow, and keeps it.
+    """Measures the figures of rows and records them.
 
     Args:
-        settings: Where data and weights are.
+        settings: Data, weights and options.
         out: Folder for records and logs.
-        latency: Device whose latency is measured too, ``'cpu'`` or ``'cuda'``; None for none.
-        fresh: Whether to measure again what an earlier run has measured.
-        console: Shows what happens.
+        latency: Device to measure the latency on, ``'cpu'`` or ``'cuda'``; None to skip it.
+        fresh: Whether to ignore the records of earlier runs.
+        console: Where to show progress.
     """
 
     def __init__(self, settings: Settings, out: Path, latency: str | None = None, fresh: bool = False,
@@ -60,7 +60,7 @@ class Reproduction:
         self.console = console or Console(stderr=True)
 
     def run(self, rows: Sequence[Row]) -> list[Outcome]:
-        """Measure all rows; one that fails does not stop the others."""
+        """Measure all rows; a failure in one does not stop the others."""
         columns = (TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         outcomes = []
         with Progress(*columns, console=self.console) as progress:
@@ -81,7 +81,7 @@ class Reproduction:
         known = {data.dataset for (table, _), data in DATA_SETS.items() if table == row.table}
         outcome.comparisons += [
             FigureComparison(f'{result.name}, {result.dataset}', result.value, result.metric.decimals,
-                             reason=f'nothing here measures {result.dataset}', is_accuracy=True)
+                             reason=f'there is no tool to measure {result.dataset}', is_accuracy=True)
             for result in row.results if result.dataset not in known]
         if self.latency:
             self._time(outcome)
@@ -121,7 +121,7 @@ class Reproduction:
 
     def _attempt(self, outcome: Outcome, name: str, inputs: Callable[[], dict[str, Any]],
                  measure: Callable[[], dict[str, float]]) -> tuple[Record | None, str]:
-        """A record, or why there is none."""
+        """A record, or the reason why it is missing."""
         try:
             record = self.records.get(name, inputs(), measure)
         except Unavailable as reason:
@@ -129,7 +129,7 @@ class Reproduction:
         except UserError as error:
             outcome.failures.append(str(error))
             return None, f'failed: {error}'
-        except Exception as error:  # a bug in one row is no reason to lose the others
+        except Exception as error:  # a bug in one row must not stop the others
             self.console.print_exception()
             outcome.failures.append(f'{type(error).__name__}: {error}')
             return None, f'failed: {type(error).__name__}: {error}'

@@ -1,4 +1,4 @@
-"""The published results, a row a model, as the ``metafile.yml`` beside the configs holds them."""
+"""The published results, one row for each model, from the ``metafile.yml`` files beside the configs."""
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -18,9 +18,9 @@ class Table(NamedTuple):
     """One of the published tables.
 
     Attributes:
-        folder: Of its configs and its metafile.
-        title: What it is about.
-        toolbox: The package that its models need.
+        folder: Folder of its configs and its metafile.
+        title: Title in documents.
+        toolbox: Package that its models need.
     """
 
     folder: str
@@ -37,13 +37,13 @@ TABLES: dict[str, Table] = {
 
 
 class PublishedLatency(NamedTuple):
-    """A published time.
+    """A published latency.
 
     Attributes:
         value: In milliseconds for one image.
         hardware: The device.
         resolution: Height and width of the image, in pixels.
-        part: Of the model; empty for all of it.
+        part: Part of the model; empty for the whole model.
     """
 
     value: float
@@ -56,10 +56,10 @@ class PublishedResult(NamedTuple):
     """A published accuracy.
 
     Attributes:
-        dataset: What it was measured on.
-        name: Of the metric.
-        value: As the table prints it.
-        metric: Its precision, and what measures it.
+        dataset: Name of the data set.
+        name: Name of the metric.
+        value: As printed in the table.
+        metric: Decimals, and the tool's name of the metric.
     """
 
     dataset: str
@@ -73,19 +73,19 @@ class Row:
     """A published model.
 
     Attributes:
-        name: Of the model and of its config.
+        name: Name of the model and of its config.
         table: A key of :data:`TABLES`.
         arch: A key of :data:`repvit_mm.archs.ARCHS`.
-        config: Path of the config below :data:`ROOT`.
+        config: Path of the config, relative to :data:`ROOT`.
         parameters: Of the fused model.
         training_parameters: Before fusion.
         macs: Multiply-adds of the fused model.
-        resolution: Height and width of the image that the multiply-adds are for.
-        published_size: What the paper prints: ``'Parameters (M)'`` and ``'MACs (G)'``; empty where it gives none.
-        latencies: Published times.
+        resolution: Height and width of the image for the multiply-adds.
+        published_size: ``'Parameters (M)'`` and ``'MACs (G)'`` as printed in the paper; empty if it gives none.
+        latencies: Published latencies.
         results: Published accuracies.
-        conventions: What parameters and multiply-adds include, in words.
-        source: Address of the paper.
+        conventions: What parameters and multiply-adds include.
+        source: URL of the paper.
         weights: Address of the released weights; None where there are none.
         sha256: Of the weights, where it is known.
     """
@@ -108,12 +108,12 @@ class Row:
 
     @property
     def config_path(self) -> Path:
-        """Where the config is."""
+        """Absolute path of the config."""
         return ROOT / self.config
 
     @property
     def epochs(self) -> int:
-        """Length of a classifier's training."""
+        """Epochs of a classifier's training."""
         return int(self.name.rpartition('_')[2].removesuffix('e'))
 
     @property
@@ -122,25 +122,25 @@ class Row:
         return '_distill_' in self.name
 
     def result(self, name: str) -> float | None:
-        """The published figure of a metric, None if there is none."""
+        """The published figure of a metric, or None."""
         return next((result.value for result in self.results if result.name == name), None)
 
 
 def load_rows(root: Path = ROOT) -> list[Row]:
-    """Read all metafiles that the index names.
+    """Read all metafiles of the index.
 
     Args:
         root: Folder of ``model-index.yml``.
 
     Raises:
-        ConfigError: If one lacks something.
+        ConfigError: If one is incomplete.
     """
     found = {}
     for path in load(root / 'model-index.yml')['Import']:
         folder = Path(path).parent.name
         table = next((name for name, table in TABLES.items() if table.folder == folder), None)
         if table is None:
-            raise ConfigError(f'{root / path}: no table is known for the configs in {folder}')
+            raise ConfigError(f'{root / path}: there is no table for the configs in {folder}')
         found[table] = list(_rows_of(root / path, table))
     return [row for table in TABLES for row in found.get(table, [])]
 
@@ -152,15 +152,15 @@ def _rows_of(path: Path, table: str) -> Iterator[Row]:
         try:
             yield _row(entry, collections[entry['In Collection']], table)
         except KeyError as error:
-            raise ConfigError(f'{path}: {entry.get("Name", "a model without a name")} lacks {error}, or it is not '
-                              'known') from error
+            raise ConfigError(f'{path}: {entry.get("Name", "a model without a name")} lacks {error}, or its value is '
+                              'unknown') from error
 
 
 def _row(entry: Mapping[str, Any], collection: Mapping[str, Any], table: str) -> Row:
     metadata = entry['Metadata']
     arch = re.search(r'repvit_(m\d(?:_\d)?)', entry['Name'])
     if arch is None:
-        raise KeyError('the architecture in its name')
+        raise KeyError('an architecture in its name')
     return Row(
         name=entry['Name'], table=table, arch=arch[1], config=entry['Config'], parameters=metadata['Parameters'],
         training_parameters=metadata['Training Parameters'], macs=metadata['FLOPs'],

@@ -1,4 +1,4 @@
-"""What was reproduced, as Markdown, as JSON and on the terminal."""
+"""The results of a reproduction as Markdown, as JSON and on the terminal."""
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,32 +9,32 @@ from .rows import TABLES
 from .verdicts import AGREES, DIFFERS, LAST_DIGIT, FigureComparison
 
 VERDICTS = """\
-*agrees*: the measured figure rounds to the published one (a count equals it); *last digit*: it rounds to the next one;
-*differs*: it does not. A dash was not measured, the reason is below."""
+*agrees*: the measured figure rounds to the published one (a count equals it); *last digit*: it is off by one in the
+last digit; *differs*: it is further off. A dash means that it was not measured; the reason is given below."""
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]], right: int = 1) -> str:
-    """A table in Markdown; columns from number ``right`` on are aligned to the right."""
+    """A table in Markdown; columns from index ``right`` on are right-aligned."""
     rule = ['---' if number < right else '---:' for number in range(len(header))]
     return '\n'.join(f'| {" | ".join(cells)} |' for cells in (header, rule, *rows))
 
 
 def printed(value: float | None, decimals: int | None, sign: bool = False) -> str:
-    """A figure with the decimals of its table; a count in full; a dash for None."""
+    """A figure with the decimals of its table, a count in full, or a dash for None."""
     if value is None:
         return '-'
     return f'{value:{"+" if sign else ""},.{decimals or 0}f}'
 
 
 def cells_of(comparison: FigureComparison) -> list[str]:
-    """Figure, published, measured, difference and verdict; what is measured gets one digit more than the table has."""
+    """Figure, published, measured, difference and verdict; measured values get one more decimal than the table."""
     more = None if comparison.decimals is None else comparison.decimals + 1
     return [comparison.figure, printed(comparison.published, comparison.decimals),
             printed(comparison.measured, more), printed(comparison.difference, more, sign=True), comparison.verdict]
 
 
 def report(outcomes: Sequence[Outcome], machine: dict[str, Any]) -> str:
-    """All of it, in Markdown."""
+    """The whole report in Markdown."""
     parts = ['# Published tables, recomputed', summary(outcomes), VERDICTS]
     for table, about in TABLES.items():
         chosen = [outcome for outcome in outcomes if outcome.row.table == table]
@@ -61,13 +61,13 @@ def _latencies(outcomes: Sequence[Outcome]) -> list[str]:
     rows = [[outcome.row.name, ', '.join(f'{one.value} ({one.hardware}{one.part and ", "}{one.part})'
                                          for one in outcome.row.latencies) or '-',
              *(f'{outcome.latency[backend]:.1f}' for backend in backends)] for outcome in timed]
-    return ['Latency in ms for one image; of the dense models, that of the backbone at 512 x 512. '
-            'The machines are different: there is no verdict.',
+    return ['Latency in ms for one image; for dense models, of the backbone at 512 x 512. '
+            'The machines differ, so that there is no verdict.',
             markdown_table(['model', 'published', *(f'here, {backend}' for backend in backends)], rows)]
 
 
 def _left_out(outcomes: Sequence[Outcome]) -> list[str]:
-    """Reason -> what it kept from being measured."""
+    """The figures that were not measured, by reason."""
     reasons: dict[str, list[str]] = {}
     for outcome in outcomes:
         for comparison in outcome.comparisons:
@@ -82,7 +82,7 @@ def _left_out(outcomes: Sequence[Outcome]) -> list[str]:
 
 
 def summary(outcomes: Sequence[Outcome]) -> str:
-    """How many figures agree, in a sentence."""
+    """One sentence on how many figures agree."""
     verdicts = [comparison.verdict for outcome in outcomes for comparison in outcome.comparisons]
     counts = {name: verdicts.count(name) for name in (AGREES, LAST_DIGIT, DIFFERS)}
     return (f'{len(outcomes)} models, {len(verdicts)} figures: {sum(counts.values())} measured, {counts[AGREES]} '
@@ -90,12 +90,12 @@ def summary(outcomes: Sequence[Outcome]) -> str:
 
 
 def as_json(outcomes: Sequence[Outcome], machine: dict[str, Any]) -> dict[str, Any]:
-    """All of it, for JSON."""
+    """The whole report, for JSON."""
     return {'machine': machine, 'rows': [outcome.as_dict() for outcome in outcomes]}
 
 
 def terminal_table(outcomes: Sequence[Outcome]) -> RichTable:
-    """Published and measured figures, a line each; of the counts, how many agree."""
+    """Accuracies, one line each, and how many of the counts agree."""
     table = RichTable('model', 'figure', title='Recomputed')
     for header in ('published', 'measured', 'difference', 'verdict'):
         table.add_column(header, justify='right' if header != 'verdict' else 'left')

@@ -130,10 +130,10 @@ def test_peak_memory_is_that_of_a_process_of_its_own():
 
 
 @pytest.mark.parametrize('changes, message', [
-    ({'backends': ['tpu']}, "no backend 'tpu'; choose from unfused, eager, channels_last, compile, onnx"),
+    ({'backends': ['tpu']}, "unknown backend 'tpu'; choose from unfused, eager, channels_last, compile, onnx"),
     ({'backends': ['coreml']}, 'coreml needs macOS; docs/benchmark.md'),
-    ({'backends': ['onnxruntime'], 'dtypes': ['bf16']}, 'onnxruntime computes in fp32 on cpu, not in bf16'),
-    ({'backends': ['openvino'], 'device': 'cuda'}, 'openvino runs on cpu here, not on cuda'),
+    ({'backends': ['onnxruntime'], 'dtypes': ['bf16']}, 'onnxruntime supports fp32 on cpu, not bf16'),
+    ({'backends': ['openvino'], 'device': 'cuda'}, 'openvino runs on cpu only, not on cuda'),
     ({'backends': ['onnxruntime'], 'train': True}, 'a training step runs on eager, channels_last, compile'),
     ({'train': True}, '--train needs --batch-size 2 or more'),
     ({'batch_sizes': [0]}, '--batch-size and --rounds must be at least 1'),

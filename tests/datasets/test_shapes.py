@@ -185,7 +185,7 @@ def test_interrupted_drawing_leaves_nothing_half_written(tmp_path, monkeypatch, 
 
 def test_folder_of_other_files_is_left_alone(tmp_path):
     (tmp_path / 'thesis.txt').write_text('years of work')
-    with pytest.raises(DatasetError, match="holds 'thesis.txt', which is no part of a coco data set"):
+    with pytest.raises(DatasetError, match="holds 'thesis.txt', which is not part of the coco data set"):
         write_coco(tmp_path, **SETTINGS)
     assert contents(tmp_path) == {'thesis.txt': b'years of work'}
 
@@ -204,7 +204,7 @@ def test_unwritable_place_is_an_error(tmp_path):
 
 @pytest.mark.parametrize('split', ['train', 'val'])
 def test_empty_split_is_refused(tmp_path, split):
-    with pytest.raises(ConfigError, match=f'the number of {split} scenes is at least 1, not 0'):
+    with pytest.raises(ConfigError, match=f'the number of {split} scenes must be at least 1, got 0'):
         write_coco(tmp_path / 'data', **{**SETTINGS, split: 0})
 
 

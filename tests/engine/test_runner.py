@@ -149,7 +149,7 @@ def test_an_unknown_optimiser_is_told_with_a_known_one(make_runner):
 def test_a_folder_for_the_results_that_cannot_be_made_is_told_before_the_run(tmp_path, make):
     (tmp_path / 'file').write_text('kept')
     for folder in (tmp_path / 'file', tmp_path / 'file' / 'inside'):
-        with pytest.raises(ConfigError, match=f'^--.* {folder}: the folder cannot be made: .*; name another$'):
+        with pytest.raises(ConfigError, match=f'^--.* {folder}: the folder cannot be created: .*; choose another$'):
             make(folder)
     assert (tmp_path / 'file').read_text() == 'kept'
 

@@ -102,12 +102,12 @@ def test_finished_training_is_not_repeated(job):
 def test_interrupted_training_goes_on(job):
     with pytest.raises(KeyboardInterrupt):
         job('interrupt').train()
-    assert 'the same command goes on' in job.shown()
+    assert 'run the same command again' in job.shown()
     seconds = job().training_seconds
     assert seconds > 0
     assert job().train().name == 'epoch_3.pth'
     text = job.shown()
-    assert 'going on from' in text and epochs_of(text) == [3]
+    assert 'resuming from' in text and epochs_of(text) == [3]
     assert job().training_seconds > seconds
 
 
@@ -160,7 +160,7 @@ def test_other_files_are_left_alone(job, fresh):
     quickstart = job()
     quickstart.training.mkdir(parents=True)
     (quickstart.training / 'epoch_12.pth').write_text('weeks of work')
-    with pytest.raises(UserError, match='holds files that are not of a quickstart'):
+    with pytest.raises(UserError, match='holds files that are not from a quickstart'):
         quickstart.train(fresh)
     assert (quickstart.training / 'epoch_12.pth').read_text() == 'weeks of work'
 

@@ -133,8 +133,8 @@ def test_image_size_that_makes_no_embedding_is_refused(size):
 
 @pytest.mark.parametrize('names, message', [
     (['image_encoder.pos_embed', 'image_encoder.patch_embed.proj.weight', 'mask_decoder.iou_token.weight'],
-     'is a SAM with another image encoder .*pos_embed.*RepViT-SAM is expected'),
-    (['layer.weight'], 'no prompt_encoder and no mask_decoder; RepViT-SAM is expected'),
+     'is a SAM with another image encoder .*pos_embed.*expected a RepViT-SAM'),
+    (['layer.weight'], 'no prompt_encoder and no mask_decoder; expected a RepViT-SAM'),
 ])
 def test_checkpoint_of_another_model_is_told_in_one_line(tmp_path, names, message):
     torch.save({name: torch.zeros(1) for name in names}, tmp_path / 'other.pth')
@@ -148,7 +148,7 @@ def test_checkpoint_of_another_architecture_or_of_the_encoder_alone_is_refused(p
         build_sam('m0_6', published[0])
     torch.save({f'image_encoder.{name}': value for name, value in SamEncoder('m0_6').state_dict().items()},
                tmp_path / 'encoder.pth')
-    with pytest.raises(CheckpointError, match='has no prompt_encoder and no mask_decoder; RepViT-SAM is expected'):
+    with pytest.raises(CheckpointError, match='has no prompt_encoder and no mask_decoder; expected a RepViT-SAM'):
         build_sam('m0_6', tmp_path / 'encoder.pth')
 
 
@@ -179,7 +179,7 @@ def test_distilled_encoder_and_decoder_of_its_teacher_make_a_sam(halves):
 
 def test_teacher_without_a_decoder_is_refused(halves):
     _, _, folder = halves
-    with pytest.raises(CheckpointError, match='student.pth has no prompt_encoder; the checkpoint of a whole SAM'):
+    with pytest.raises(CheckpointError, match='student.pth has no prompt_encoder; expected the checkpoint of a whole'):
         assemble(folder / 'student.pth', folder / 'student.pth', 'm0_6')
 
 

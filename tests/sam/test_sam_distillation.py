@@ -133,7 +133,7 @@ def test_named_teachers_are_the_published_encoders(name, parameters):
 @pytest.mark.parametrize('settings, error, message', [
     (dict(encoder='vit_x', random=True), ConfigError, "encoder='vit_x' must be one of vit_b, vit_l, vit_h"),
     (dict(encoder='vit_h'), CheckpointError, 'the teacher vit_h has no weights'),
-    (dict(checkpoint='a.pth', random=True), ConfigError, 'leave one of them out'),
+    (dict(checkpoint='a.pth', random=True), ConfigError, 'leave out one of them'),
 ])
 def test_teacher_that_cannot_be_is_refused(settings, error, message):
     with pytest.raises(error, match=message):
@@ -189,12 +189,12 @@ def test_cache_of_another_teacher_is_refused(cached):
     cache = cached[0]
     with pytest.raises(DatasetError, match='of another teacher: its encoder is'):
         cache.create(SamTeacher(dict(SMALL['encoder'], depth=3), image_size=SIZE, random=True).identity())
-    with pytest.raises(DatasetError, match='is no cache of embeddings: it has no manifest.json'):
+    with pytest.raises(DatasetError, match='is not a cache of embeddings: it has no manifest.json'):
         EmbeddingCache(cache.folder / 'nowhere').check({})
 
 
 def test_embedding_too_large_for_half_precision_is_refused(tmp_path):
-    with pytest.raises(DatasetError, match='half precision cannot hold'):
+    with pytest.raises(DatasetError, match='beyond the range of half precision'):
         EmbeddingCache(tmp_path).write('a.png', '', torch.full((1, 1, 1), 1e6))
     assert not list(tmp_path.iterdir())
 
@@ -208,7 +208,7 @@ def test_picture_that_is_none_is_named(folder):
     with pytest.raises(UserError, match='^.*train/0/0.png is not a picture') as caught, user_errors():
         next(iter(DataLoader(images, num_workers=1)))
     assert '\n' not in str(caught.value)
-    with pytest.raises(UserError, match='there is no folder .*test'):
+    with pytest.raises(UserError, match='the folder .*test does not exist'):
         SamImages(str(folder), dict(img='test'), SIZE)
 
 
@@ -243,7 +243,7 @@ default_hooks = dict(logger=dict(interval=1), checkpoint=dict(interval=25))
     cache, work = folder / 'cache', folder / 'work'
     arguments = (config, '--data-root', folder)
     assert not run_tool('sam_cache_embeddings', *arguments, '--out', cache).status
-    assert '4 of them were there' in run_tool('sam_cache_embeddings', *arguments, '--out', cache).out
+    assert '4 of them from before' in run_tool('sam_cache_embeddings', *arguments, '--out', cache).out
     assert not run_tool('train', *arguments, '--work-dir', work, '--seed', 0, '--cfg-options',
                         f'train_dataloader.dataset.cache={cache}').status
     log, = work.glob('*/vis_data/scalars.json')

@@ -123,9 +123,9 @@ def test_boxes_of_a_detector_are_filtered_by_score(coco, coco_root):
 
 
 @pytest.mark.parametrize('content, message', [
-    ('no JSON', 'is no JSON'), ({}, "not in COCO's result format: entry 0"),
+    ('no JSON', 'is not valid JSON'), ({}, "not in COCO's result format: entry 0"),
     ([{'image_id': 1}], 'entry 0 needs image_id, category_id, bbox and score'),
-    ([dict(BOX, image_id=77)], 'results for image 77, which the annotations lack'),
+    ([dict(BOX, image_id=77)], 'results for image 77, which is not in the annotations'),
 ])
 def test_results_that_are_none_are_refused(coco, coco_root, content, message):
     with pytest.raises(DatasetError, match=message):
@@ -139,10 +139,10 @@ def test_coco_tool_measures_and_writes(coco_root):
     results = json.loads((coco_root / 'out/results.segm.json').read_text())
     assert metrics['images'] == 2 and 0 <= metrics['AP'] <= 100 and len(results) == 3
     status, out, err = run_tool('sam_eval_coco', '--data-root', coco_root / 'nowhere', *MODEL)
-    assert status == 1 and 'error: there are no annotations' in err
+    assert status == 1 and 'error: the annotations' in err
     (coco_root / 'val2017/1.png').unlink()
     status, out, err = run_tool('sam_eval_coco', '--data-root', coco_root, '--out', coco_root, *MODEL)
-    assert status == 1 and 'error: there is no picture' in err
+    assert status == 1 and '1.png does not exist' in err
 
 
 def line(column, shape=(40, 50)):
@@ -279,12 +279,12 @@ def test_annotations_of_every_annotator_are_read(bsds):
 
 def test_data_that_is_not_there_is_told(bsds):
     root, base = bsds
-    with pytest.raises(DatasetError, match='no picture .*images/val'):
+    with pytest.raises(DatasetError, match='no pictures .*images/val'):
         list_pictures(root, 'val')
-    with pytest.raises(DatasetError, match='there is no annotation .*9.mat'):
+    with pytest.raises(DatasetError, match='the annotation .*9.mat does not exist'):
         load_boundaries(base / 'groundTruth/test/9.mat')
     (base / 'groundTruth/test/1.mat').write_text('no mat')
-    with pytest.raises(DatasetError, match='is no annotation of BSDS500'):
+    with pytest.raises(DatasetError, match='is not an annotation of BSDS500'):
         load_boundaries(base / 'groundTruth/test/1.mat')
 
 

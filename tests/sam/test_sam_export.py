@@ -109,11 +109,11 @@ def test_onnx_takes_an_earlier_mask_on_a_photograph(sam, files):
 
 def test_files_that_are_no_export_are_refused(files):
     folder, _ = files
-    with pytest.raises(CheckpointError, match='there is no exported model'):
+    with pytest.raises(CheckpointError, match='the exported model .*none.onnx does not exist'):
         OnnxPredictor(folder / 'none.onnx', folder / 'decoder.onnx')
-    with pytest.raises(CheckpointError, match='encoder.onnx is no decoder'):
+    with pytest.raises(CheckpointError, match='encoder.onnx is not a decoder'):
         OnnxPredictor(folder / 'encoder.onnx', folder / 'encoder.onnx')
-    with pytest.raises(CheckpointError, match='decoder.onnx is no image encoder'):
+    with pytest.raises(CheckpointError, match='decoder.onnx is not an image encoder'):
         OnnxPredictor(folder / 'decoder.onnx', folder / 'decoder.onnx')
 
 

@@ -28,15 +28,15 @@ def predictor(sam):
 
 @pytest.mark.parametrize('prompt, message', [
     (Prompt(), 'the prompt is empty'),
-    (Prompt(((80, 10),), (1,)), 'point 80 10 is outside of the picture, which is 80 x 60 pixels'),
+    (Prompt(((80, 10),), (1,)), 'point 80 10 is outside the picture of 80 x 60 pixels'),
     (Prompt(((10, 60),), (1,)), 'point 10 60 is outside'),
     (Prompt(((-1, 10),), (0,)), 'point -1 10 is outside'),
     (Prompt(((float('nan'), 10),), (1,)), 'point nan 10 is outside'),
     (Prompt(((1, 1),), (2,)), 'label 2 of a point must be 1'),
-    (Prompt(((1, 1),), ()), '1 points need as many labels, got 0'),
-    (Prompt(box=(90, 10, 95, 20)), 'box 90 10 95 20 has no area inside of the picture'),
+    (Prompt(((1, 1),), ()), 'expected 1 labels, one for each point, got 0'),
+    (Prompt(box=(90, 10, 95, 20)), 'box 90 10 95 20 has no area inside the picture'),
     (Prompt(box=(10, 10, 10, 20)), 'has no area'),
-    (Prompt(box=(0, 0, float('inf'), 20)), 'needs four numbers'),
+    (Prompt(box=(0, 0, float('inf'), 20)), 'must be four finite numbers'),
 ])
 def test_prompts_that_mean_nothing_are_refused(predictor, prompt, message):
     with pytest.raises(UserError, match=message):
@@ -117,10 +117,10 @@ def test_demo_segments_everything(tmp_path):
 
 @pytest.mark.parametrize('arguments, message', [
     ((), 'the prompt is empty'),
-    (('--point', 500, 1), 'point 500 1 is outside of the picture'),
-    (('--point', 1, 1, '--everything'), '--everything takes no points and no box'),
-    (('--everything', '--points-per-side', 0), '--points-per-side 0: at least 1'),
-    (('--point', 1, 1, '--device', 'cuda:99'), '--device cuda:99: there is no such device'),
+    (('--point', 500, 1), 'point 500 1 is outside the picture'),
+    (('--point', 1, 1, '--everything'), '--everything cannot be combined with points or a box'),
+    (('--everything', '--points-per-side', 0), '--points-per-side 0: expected at least 1'),
+    (('--point', 1, 1, '--device', 'cuda:99'), '--device cuda:99: torch has no such device'),
     (('--point', 1, 1, '--checkpoint', 'nowhere.pt'), 'there is no file nowhere.pt'),
 ])
 def test_mistakes_on_the_command_line_are_one_line(tmp_path, arguments, message):
@@ -144,4 +144,4 @@ def test_folder_that_cannot_be_made_is_told_before_the_work(tmp_path, monkeypatc
     path = save_picture(tmp_path / 'discs.png')
     monkeypatch.setattr('segment_anything.modeling.Sam.preprocess', None)  # what all the work begins with
     status, out, err = run_tool('sam_demo', path, *arguments, '--out', path, *ARGUMENTS)
-    assert status == 1 and f'error: --out {path}: the folder cannot be made' in err.splitlines()[-1]
+    assert status == 1 and f'error: --out {path}: the folder cannot be created' in err.splitlines()[-1]

@@ -101,7 +101,7 @@ def test_a_fused_checkpoint_is_exported(tool, suffix, tmp_path):
     ('get_flops', ['m9'], 'm9 is neither an architecture nor a config'),
     ('get_flops', ['absent.py'], 'there is no config absent.py'),
     ('get_flops', ['m0_6', '--json', 'absent/x.json'], 'absent/x.json cannot be written'),
-    ('benchmark', ['m0_6', '--backend', 'eager', 'tpu'], "there is no backend 'tpu'; choose from unfused"),
+    ('benchmark', ['m0_6', '--backend', 'eager', 'tpu'], "unknown backend 'tpu'; choose from unfused"),
     ('benchmark', ['m0_6', '--frozen-statistics'], '--frozen-statistics is for --train'),
     ('export_onnx', ['m0_6', 'absent.pth', '--shape', '64', '64'], 'absent.pth'),
     ('export_coreml', ['m0_6', '--shape', '64', '64', '--out', 'x.zip'], 'x.zip must end in .mlpackage'),

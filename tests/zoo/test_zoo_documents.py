@@ -29,7 +29,7 @@ def test_the_tables_hold_the_figures():
 
 def test_lost_marks_are_an_error(tmp_path):
     (tmp_path / 'README.md').write_text('# Something else\n')
-    with pytest.raises(UserError, match=f'README.md should have the line {BEGIN} once'):
+    with pytest.raises(UserError, match=f'README.md must have the line {BEGIN} once'):
         documents(ROWS, tmp_path)
 
 

@@ -137,7 +137,7 @@ def test_what_is_missing_is_said(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv('TORCH_HOME', str(tmp_path))
     sam = ROWS['distill_repvit_m2_3']
-    with pytest.raises(Unavailable, match=r'no data: data/imagenet is not there; --data-root imagenet=DIR'):
+    with pytest.raises(Unavailable, match=r'no data: data/imagenet does not exist; --data-root imagenet=DIR'):
         evaluation_of(ROWS[M0_9], 'imagenet', Settings())
     with pytest.raises(Unavailable, match=r"a detector's boxes; --boxes FILE"):
         evaluation_of(sam, 'coco', Settings({'coco': tmp_path}))
@@ -153,20 +153,20 @@ def test_what_nothing_measures_is_listed(tmp_path, monkeypatch):
     outcome, = Reproduction(Settings(), tmp_path, console=Console(quiet=True)).run([ROWS['distill_repvit_m2_3']])
     reasons = {one.figure: one.reason for one in outcome.comparisons if one.is_accuracy}
     assert len(reasons) == 14 and not outcome.failures
-    assert reasons['Fp, MVTec'] == 'nothing here measures MVTec'
+    assert reasons['Fp, MVTec'] == 'there is no tool to measure MVTec'
     assert reasons['ODS, BSDS500'].startswith('no data: data/BSDS500')
 
 
 @pytest.mark.parametrize('arguments, message', [
-    (['imagnet'], 'there is no table imagnet; choose of imagenet, coco, ade20k, sam'),
-    (['imagenet', '--models', 'm9'], '--models m9: no model is called so'),
-    (['imagenet', '--data-root', 'missing'], '--data-root imagenet=missing: there is no such folder'),
-    (['imagenet', 'coco', '--data-root', 'x'], '--data-root x: say for which data set, imagenet or coco, as NAME=DIR'),
-    (['coco', '--data-root', 'ade20k=x'], 'ade20k is no data set of coco; choose of coco'),
-    (['--weights', 'missing'], '--weights missing: there is no such folder'),
-    (['--boxes', 'missing.json'], '--boxes missing.json: there is no such file'),
-    (['--gpus', '0'], '--gpus 0: at least 1 is needed'),
-    (['--curves', 'missing.csv'], 'there is no table or log missing.csv'),
+    (['imagnet'], 'unknown table imagnet; choose from imagenet, coco, ade20k, sam'),
+    (['imagenet', '--models', 'm9'], '--models m9: unknown model'),
+    (['imagenet', '--data-root', 'missing'], '--data-root imagenet=missing: the folder does not exist'),
+    (['imagenet', 'coco', '--data-root', 'x'], '--data-root x: name the data set, imagenet or coco, as NAME=DIR'),
+    (['coco', '--data-root', 'ade20k=x'], 'unknown data set ade20k for coco; choose from coco'),
+    (['--weights', 'missing'], '--weights missing: the folder does not exist'),
+    (['--boxes', 'missing.json'], '--boxes missing.json: the file does not exist'),
+    (['--gpus', '0'], '--gpus 0: expected at least 1'),
+    (['--curves', 'missing.csv'], 'the table or log missing.csv does not exist'),
 ])
 def test_bad_input_is_one_line(tmp_path, monkeypatch, arguments, message):
     monkeypatch.chdir(tmp_path)
@@ -189,5 +189,5 @@ def test_the_tool_ends_with_an_error_if_a_row_failed(tmp_path):
 
 
 def test_settings_check_what_they_are_given(tmp_path):
-    with pytest.raises(ConfigError, match='--data-root coco=.*there is no such folder'):
+    with pytest.raises(ConfigError, match='--data-root coco=.*the folder does not exist'):
         Settings({'coco': tmp_path / 'missing'})
