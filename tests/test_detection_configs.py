@@ -11,7 +11,7 @@ from mmengine.registry import MODELS, PARAM_SCHEDULERS, DefaultScope
 from torch import nn
 
 from repvit_mm import ARCHS
-from repvit_mm.checkpoints import PUBLISHED
+from repvit_mm.checkpoints import published
 
 pytest.importorskip('mmdet')
 
@@ -108,7 +108,7 @@ def test_architecture(arch):
         assert init_cfg.checkpoint == 'checkpoints/repvit_m3_distill_300e.pth'
         return
     assert init_cfg.checkpoint == f'repvit://{arch}_distill_{"450e" if arch == "m2_3" else "300e"}'
-    assert init_cfg.checkpoint.removeprefix('repvit://') in PUBLISHED
+    assert init_cfg.checkpoint.removeprefix('repvit://') in published()
 
 
 @pytest.mark.parametrize('arch', [name for name in ALL_ARCHS if name != 'm1_1'])

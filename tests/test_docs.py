@@ -15,7 +15,7 @@ from oracles import randomise_norms
 from running import load_tool
 
 from repvit_mm import RepViT
-from repvit_mm.checkpoints import PUBLISHED, convert_state_dict
+from repvit_mm.checkpoints import convert_state_dict, published
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / 'README.md', *sorted(ROOT.glob('docs/*.md'))]
@@ -79,7 +79,7 @@ def test_command_and_its_options_exist(words):
         if word.startswith('configs/'):
             assert (ROOT / word).is_file()
         if name := re.fullmatch(r'.*repvit://(\w+)', word):
-            assert name[1] in PUBLISHED
+            assert name[1] in published()
 
 
 @pytest.mark.parametrize('path', PAGES, ids=lambda path: path.name)
@@ -104,7 +104,7 @@ def mirror(tmp_path, monkeypatch):
     folder = tmp_path / 'release'
     folder.mkdir()
     tensors = convert_state_dict(randomise_norms(RepViT('m1_1')).state_dict(), to='official')
-    torch.save({'model': tensors}, folder / PUBLISHED['m1_1_distill_300e'].file)
+    torch.save({'model': tensors}, folder / published()['m1_1_distill_300e'].file)
     server = HTTPServer(('127.0.0.1', 0), partial(SimpleHTTPRequestHandler, directory=folder))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     monkeypatch.setenv('REPVIT_MM_WEIGHTS_URL', f'http://127.0.0.1:{server.server_port}/')

@@ -11,7 +11,7 @@ from mmengine.registry import MODELS, PARAM_SCHEDULERS, DefaultScope
 from torch import nn
 
 from repvit_mm import ARCHS
-from repvit_mm.checkpoints import PUBLISHED
+from repvit_mm.checkpoints import published
 from repvit_mm.configs import load_config
 from repvit_mm.datasets import CLASSES
 
@@ -46,9 +46,9 @@ def test_every_architecture_has_the_published_recipe(arch):
     assert (backbone.type, backbone.arch) == ('RepViT', arch)
     assert (backbone.feature_tap, backbone.norm_eval) == ('stage_end', True)
     weights = f'{arch}_distill_{450 if arch == "m2_3" else 300}e'
-    released = f'repvit://{weights}' if weights in PUBLISHED else f'checkpoints/repvit_{weights}.pth'
+    released = f'repvit://{weights}' if weights in published() else f'checkpoints/repvit_{weights}.pth'
     assert backbone.init_cfg.checkpoint == released
-    assert (weights in PUBLISHED) == (arch != 'm3')  # which is of the paper's first version
+    assert (weights in published()) == (arch != 'm3')  # which is of the paper's first version
     assert tuple(cfg.model.neck.in_channels) == ARCHS[arch].widths
     assert (cfg.model.decode_head.type, cfg.model.decode_head.num_classes) == ('FPNHead', 150)
     assert (cfg.train_dataloader.batch_size, cfg.auto_scale_lr.base_batch_size) == (4, 8 * 4)

@@ -1,13 +1,14 @@
 """Checkpoints: their formats, their reading and loading, and the published ones by name."""
 from .converting import convert_file
-from .download import BASE_URL, PUBLISHED, fetch
+from .download import fetch
 from .formats import FORMATS, FoundArch, FoundBackbone, convert_state_dict, detect, find_backbones, identify_arch
 from .integration import adapt_names, load_for_mmengine, refuse_random_start
 from .loading import LoadReport, load_checkpoint, load_into
 from .reading import check_finite, read_checkpoint, tensors_of
+from .release import Published, published
 
 __all__ = [
-    'BASE_URL', 'FORMATS', 'PUBLISHED', 'FoundArch', 'FoundBackbone', 'LoadReport', 'adapt_names', 'check_finite',
-    'convert_file', 'convert_state_dict', 'detect', 'fetch', 'find_backbones', 'identify_arch', 'load_checkpoint',
-    'load_for_mmengine', 'load_into', 'read_checkpoint', 'refuse_random_start', 'tensors_of',
+    'FORMATS', 'FoundArch', 'FoundBackbone', 'LoadReport', 'Published', 'adapt_names', 'check_finite', 'convert_file',
+    'convert_state_dict', 'detect', 'fetch', 'find_backbones', 'identify_arch', 'load_checkpoint', 'load_for_mmengine',
+    'load_into', 'published', 'read_checkpoint', 'refuse_random_start', 'tensors_of',
 ]

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO
 from urllib.error import HTTPError, URLError
 from urllib.parse import unquote, urlsplit
 from urllib.request import HTTPRedirectHandler, Request, build_opener
@@ -28,11 +28,10 @@ from rich.progress import (
 
 from ..errors import CheckpointError
 from ..files import put_in_place
+from .release import published
 
 SCHEME = 'repvit://'
-#: The authors' release.
-BASE_URL = 'https://github.com/THU-MIG/RepViT/releases/download/v1.0/'
-#: Environment variable with the address of a mirror, to be used in the place of :data:`BASE_URL`.
+#: Environment variable with the address of a mirror of the authors' release.
 MIRROR_VARIABLE = 'REPVIT_MM_WEIGHTS_URL'
 #: Environment variable that allows addresses without encryption, if it is 1.
 HTTP_VARIABLE = 'REPVIT_MM_ALLOW_HTTP'
@@ -42,38 +41,13 @@ _INTERRUPTIONS = 5  # after which a download is given up; what is there stays fo
 _CHUNK = 1 << 20  # bytes
 
 
-class Published(NamedTuple):
-    """A released checkpoint.
-
-    Attributes:
-        file: Its name in the release.
-        sha256: Of its content, in hexadecimal; None where it has not been recorded.
-    """
-
-    file: str
-    sha256: str | None = None
-
-
-#: What follows ``repvit://`` -> the released file.
-PUBLISHED: dict[str, Published] = {name: Published(f'repvit_{name}.pth') for name in (
-    'm0_6_distill_300e',
-    'm0_9_distill_300e', 'm0_9_distill_450e',
-    'm1_0_distill_300e', 'm1_0_distill_450e',
-    'm1_1_distill_300e', 'm1_1_distill_450e',
-    'm1_5_distill_300e', 'm1_5_distill_450e',
-    'm2_3_distill_300e', 'm2_3_distill_450e',
-    'm1_1_coco', 'm1_5_coco', 'm2_3_coco',
-    'm1_1_ade20k', 'm1_5_ade20k', 'm2_3_ade20k',
-)} | {'sam': Published('repvit_sam.pt')}
-
-
 def fetch(path_or_name: str | Path, base_url: str | None = None) -> Path:
     """Give the local file of a checkpoint; download it into torch's cache if it is a name or an address.
 
     In distributed runs every process has to call this; the first of each node downloads.
 
     Args:
-        path_or_name: A path, which is returned as it is, ``repvit://NAME`` with a key of :data:`PUBLISHED`, or
+        path_or_name: A path, which is returned as it is, ``repvit://NAME`` with a key of :func:`published`, or
             an address that starts with https; with http where the environment variable ``REPVIT_MM_ALLOW_HTTP`` is 1.
         base_url: Where the published files are; by default what the environment variable
             ``REPVIT_MM_WEIGHTS_URL`` says, or else the authors' release.
@@ -109,12 +83,13 @@ def _locate(name: str, base_url: str | None) -> tuple[str, str | None]:
         return name, digest and digest[1]
     if not name.startswith(SCHEME):
         raise CheckpointError(f'{name} cannot be read; give a path, https://... or {SCHEME}NAME')
-    published = PUBLISHED.get(name.removeprefix(SCHEME))
-    if published is None:
-        raise CheckpointError(f'{name} is not published; after {SCHEME}, choose one of {", ".join(PUBLISHED)}')
-    base = base_url or os.environ.get(MIRROR_VARIABLE) or BASE_URL
-    check_encrypted(base)
-    return f'{base.rstrip("/")}/{published.file}', published.sha256
+    weights = published().get(name.removeprefix(SCHEME))
+    if weights is None:
+        raise CheckpointError(f'{name} is not published; after {SCHEME}, choose one of {", ".join(published())}')
+    mirror = base_url or os.environ.get(MIRROR_VARIABLE)
+    url = f'{mirror.rstrip("/")}/{weights.file}' if mirror else weights.url
+    check_encrypted(url)
+    return url, weights.sha256
 
 
 def check_encrypted(url: str) -> None:

@@ -69,7 +69,7 @@ def load_checkpoint(model: nn.Module, path_or_name: str | Path, strict: bool = T
 
     Args:
         model: Where the tensors go.
-        path_or_name: A file, ``repvit://NAME`` (see :data:`repvit_mm.checkpoints.PUBLISHED`), or an address; see
+        path_or_name: A file, ``repvit://NAME`` (see :func:`repvit_mm.checkpoints.published`), or an address; see
             :func:`repvit_mm.checkpoints.read_checkpoint`. Official, timm's and our names are understood.
         strict: Every tensor of the model must be in the file with its shape, and the file may hold nothing
             else but known parts that the model does not have. Otherwise what fits is taken and the rest is

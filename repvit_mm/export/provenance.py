@@ -1,11 +1,8 @@
 """Metadata that say where an exported model is from."""
-from contextlib import suppress
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
-from mmengine.fileio import load
-
-from ..errors import UserError
+from ..checkpoints.release import name_of, published
 from ..inference import InferenceModel
 
 PAPER = 'RepViT: Revisiting Mobile CNN From ViT Perspective (CVPR 2024), https://arxiv.org/abs/2307.09283'
@@ -38,27 +35,14 @@ def describe(model: InferenceModel) -> dict[str, Any]:
     if model.classes:
         facts['classes'] = list(model.classes)
     if results := published_results(model):
-        facts['published_results'] = results
+        facts['published_results'] = dict(results)
     return facts
 
 
-def published_results(model: InferenceModel) -> dict[str, Any]:
-    """Metric -> published figure of the weights, from the ``metafile.yml`` beside the config.
+def published_results(model: InferenceModel) -> Mapping[str, float]:
+    """``'Metric, data set'`` -> published figure of the weights.
 
-    Empty unless the checkpoint has the name of the released one: the figures are for these weights only.
+    Empty unless config and checkpoint have the names of released ones: the figures are for these weights only.
     """
-    if model.config is None or model.checkpoint is None:
-        return {}
-    metafile = Path(model.config.filename).with_name('metafile.yml')
-    if not metafile.is_file():
-        return {}
-    with suppress(UserError, KeyError, TypeError, AttributeError):  # a file of that name for other things
-        for entry in load(metafile)['Models']:
-            if entry['Name'] == model.name and _weights_name(entry['Weights']) == _weights_name(model.checkpoint):
-                return {f'{metric}, {result["Dataset"]}': value
-                        for result in entry['Results'] for metric, value in result['Metrics'].items()}
-    return {}
-
-
-def _weights_name(checkpoint: str) -> str:
-    return Path(checkpoint.removeprefix('repvit://')).stem.removeprefix('repvit_')
+    weights = published().get(name_of((model.checkpoint or '').removeprefix('repvit://')))
+    return weights.metrics if weights is not None and weights.model == model.name else {}

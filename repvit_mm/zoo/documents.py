@@ -165,4 +165,4 @@ def _latency(row: Row) -> str:
 
 
 def _weights(row: Row) -> str:
-    return '-' if row.weights is None else f'[file]({row.weights})'
+    return '-' if row.weights is None else f'[file]({row.weights.url})'

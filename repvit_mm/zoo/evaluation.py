@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import urlsplit
 
 import torch
 from mmengine.config import Config
 from rich.console import Console
 
-from ..checkpoints import PUBLISHED, fetch
+from ..checkpoints import fetch
+from ..checkpoints.release import name_of
 from ..configs import load_config
 from ..engine import move_data_root
 from ..engine.data import expected_paths
@@ -128,14 +128,14 @@ def find_weights(row: Row, settings: Settings) -> Path:
         Unavailable: If it is missing.
         CheckpointError: If the download fails.
     """
-    released = Path(urlsplit(row.weights).path).name if row.weights else ''
+    released = row.weights.file if row.weights else ''
     folder = settings.weights or Path(torch.hub.get_dir(), 'checkpoints')
     names = [name for name in (released, f'{row.name}.pth') if name]
     for name in names:
         if (folder / name).is_file():
             return folder / name
     if released and settings.download:
-        return fetch(next(f'repvit://{name}' for name, published in PUBLISHED.items() if published.file == released))
+        return fetch(f'repvit://{name_of(released)}')
     hint = '--weights DIR or --download' if released else '--weights DIR; they are not released'
     raise Unavailable(f'no weights: {" or ".join(names)} is not in {folder}; {hint}')
 

@@ -37,7 +37,8 @@ class Outcome:
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
         return {'name': self.row.name, 'table': self.row.table, 'config': self.row.config,
-                'weights': self.row.weights, 'source': self.row.source, 'seconds': round(self.seconds, 3),
+                'weights': self.row.weights and self.row.weights.url, 'source': self.row.source,
+                'seconds': round(self.seconds, 3),
                 'figures': [comparison.as_dict() for comparison in self.comparisons], 'latency_ms': self.latency,
                 'failures': self.failures}
 

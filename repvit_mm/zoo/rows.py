@@ -7,11 +7,9 @@ from typing import Any, NamedTuple
 
 from mmengine.fileio import load
 
+from ..checkpoints.release import ROOT, Published, name_of, published
 from ..errors import ConfigError
 from .metrics import METRICS, Metric
-
-#: Configs, tools and the index of the metafiles: a wheel carries them there, a checkout links to its own.
-ROOT = Path(__file__).resolve().parents[1] / '.mim'
 
 
 class Table(NamedTuple):
@@ -86,8 +84,7 @@ class Row:
         results: Published accuracies.
         conventions: What parameters and multiply-adds include.
         source: URL of the paper.
-        weights: Address of the released weights; None where there are none.
-        sha256: Of the weights, where it is known.
+        weights: The released weights, or None.
     """
 
     name: str
@@ -103,8 +100,7 @@ class Row:
     results: tuple[PublishedResult, ...]
     conventions: Mapping[str, str]
     source: str
-    weights: str | None = None
-    sha256: str | None = None
+    weights: Published | None = None
 
     @property
     def config_path(self) -> Path:
@@ -172,4 +168,4 @@ def _row(entry: Mapping[str, Any], collection: Mapping[str, Any], table: str) ->
             PublishedResult(result['Dataset'], name, value, METRICS[table, result['Dataset'], name])
             for result in entry['Results'] for name, value in result['Metrics'].items()),
         conventions=collection['Conventions'], source=entry.get('Paper', collection['Paper'])['URL'],
-        weights=entry.get('Weights'), sha256=metadata.get('SHA-256'))
+        weights=published()[name_of(entry['Weights'])] if 'Weights' in entry else None)

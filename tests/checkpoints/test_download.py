@@ -13,8 +13,8 @@ import torch
 from checkpoint_samples import RepViT, is_same
 
 from repvit_mm import load_checkpoint
-from repvit_mm.checkpoints import PUBLISHED, download, fetch
-from repvit_mm.checkpoints.download import HTTP_VARIABLE, MIRROR_VARIABLE, Published
+from repvit_mm.checkpoints import download, fetch, published
+from repvit_mm.checkpoints.download import HTTP_VARIABLE, MIRROR_VARIABLE
 from repvit_mm.errors import CheckpointError
 
 CONTENT = bytes(range(256)) * 12_000  # 3 MB
@@ -143,10 +143,13 @@ def test_a_path_stays_a_path(path):
 
 
 def test_the_names_are_those_of_the_release():
-    assert len(PUBLISHED) == 18
-    assert {name for name, published in PUBLISHED.items() if published.file != f'repvit_{name}.pth'} == {'sam'}
-    assert 'm0_6_distill_450e' not in PUBLISHED
-    assert download.BASE_URL == 'https://github.com/THU-MIG/RepViT/releases/download/v1.0/'
+    release = 'https://github.com/THU-MIG/RepViT/releases/download/v1.0'
+    classifiers = [f'{arch}_distill_{epochs}e' for arch in ('m0_9', 'm1_0', 'm1_1', 'm1_5', 'm2_3')
+                   for epochs in (300, 450)]
+    dense = [f'{arch}_{data}' for data in ('coco', 'ade20k') for arch in ('m1_1', 'm1_5', 'm2_3')]
+    assert {name: weights.url for name, weights in published().items()} == {
+        name: f'{release}/repvit_{name}.pth' for name in ('m0_6_distill_300e', *classifiers, *dense)} | {
+        'sam': f'{release}/repvit_sam.pt'}
 
 
 @pytest.mark.parametrize('name,message', [
@@ -308,14 +311,18 @@ def test_offline_it_says_what_to_do(cache, server, monkeypatch):
     assert '\n' not in message
 
 
+def record(monkeypatch, digest):
+    monkeypatch.setitem(published(), 'm1_1_coco', published()['m1_1_coco']._replace(sha256=digest))
+
+
 def test_the_recorded_checksum_is_checked(server, cache, monkeypatch):
     digest = hashlib.sha256(CONTENT).hexdigest()
-    monkeypatch.setitem(PUBLISHED, 'm1_1_coco', Published(FILE, digest))
+    record(monkeypatch, digest)
     assert fetch(NAME).read_bytes() == CONTENT
 
 
 def test_a_file_with_another_checksum_is_deleted(server, cache, monkeypatch):
-    monkeypatch.setitem(PUBLISHED, 'm1_1_coco', Published(FILE, 'f' * 64))
+    record(monkeypatch, 'f' * 64)
     digest = hashlib.sha256(CONTENT).hexdigest()
     with pytest.raises(CheckpointError, match=f'{NAME} from .* has SHA-256 {digest}, but {"f" * 64} is recorded'):
         fetch(NAME)

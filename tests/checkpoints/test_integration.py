@@ -9,7 +9,7 @@ from mmengine.runner.checkpoint import _load_checkpoint_with_prefix
 from torch.utils.data import DataLoader
 
 from repvit_mm import convert_state_dict
-from repvit_mm.checkpoints import FORMATS, PUBLISHED
+from repvit_mm.checkpoints import FORMATS, published
 from repvit_mm.errors import CheckpointError, ConfigError
 
 
@@ -121,7 +121,7 @@ def test_mmengine_does_not_mix_architectures_in_silence(tmp_path):
 
 def test_mmengine_knows_published_names(tmp_path, monkeypatch):
     monkeypatch.setenv('TORCH_HOME', str(tmp_path))
-    cached = tmp_path / 'hub' / 'checkpoints' / PUBLISHED['m1_1_coco'].file
+    cached = tmp_path / 'hub' / 'checkpoints' / published()['m1_1_coco'].file
     cached.parent.mkdir(parents=True)
     source, model = trained(Detector(TINY)), trained(Detector(TINY), seed=1)
     torch.save({'state_dict': names(source, 'official'), 'meta': {'CLASSES': ('cat',)}}, cached)
@@ -129,7 +129,7 @@ def test_mmengine_knows_published_names(tmp_path, monkeypatch):
     assert is_same(source.state_dict(), model.state_dict())
     assert checkpoint['meta'] == {'CLASSES': ('cat',)}
     classifier, model = trained(Classifier(TINY)), Classifier(TINY)
-    torch.save({'model': names(classifier, 'official')}, cached.with_name(PUBLISHED['m1_1_distill_300e'].file))
+    torch.save({'model': names(classifier, 'official')}, cached.with_name(published()['m1_1_distill_300e'].file))
     mmengine_load_checkpoint(model, 'repvit://m1_1_distill_300e')
     assert is_same(classifier.state_dict(), model.state_dict())
     with pytest.raises(CheckpointError, match='repvit://m9 is not published; after repvit://, choose one of m0_6'):
