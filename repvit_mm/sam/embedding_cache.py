@@ -98,8 +98,8 @@ class EmbeddingCache:
         if found != digest:
             raise DatasetError(f'{path} is the embedding of another picture than {name}; {again}')
         if embedding.dtype != np.float16 or embedding.shape != shape or not np.isfinite(embedding).all():
-            raise DatasetError(f'{path} has values of {embedding.dtype} and shape {embedding.shape}; expected finite '
-                               f'ones of float16 and shape {shape}; {again}')
+            raise DatasetError(f'{path} does not hold finite values of float16 and shape {shape}, but '
+                               f'{embedding.dtype} and {embedding.shape}; {again}')
         return torch.from_numpy(embedding)
 
     def write(self, name: str, digest: str, embedding: Tensor) -> None:

@@ -86,19 +86,19 @@ def test_a_safetensors_file_is_written_where_the_name_asks_for_it(official, tmp_
     assert is_same(load_file(tmp_path / 'out.safetensors'), convert_state_dict(read_checkpoint(official)['model']))
 
 
-def test_the_tool_tells_what_the_file_was_and_what_it_has_become(official, tmp_path, capsys):
-    assert run_tool('convert_checkpoint', official, tmp_path / 'out.pth', '--to', 'timm').status == 0
-    assert capsys.readouterr().out.splitlines() == [
+def test_the_tool_tells_what_the_file_was_and_what_it_has_become(official, tmp_path):
+    status, out, _ = run_tool('convert_checkpoint', official, tmp_path / 'out.pth', '--to', 'timm')
+    assert status == 0 and out.splitlines() == [
         f'{official}: m0_6, official names, 476 tensors',
         f'{tmp_path / "out.pth"}: timm names, 476 of 476 tensors renamed',
         'left out, as they are no weights: optimizer, epoch, args']
 
 
-def test_the_tool_tells_of_weights_that_are_left_out(official, tmp_path, capsys):
+def test_the_tool_tells_of_weights_that_are_left_out(official, tmp_path):
     content = read_checkpoint(official)
     torch.save({**content, 'model_ema': dict(content['model'])}, tmp_path / 'both.pth')
-    assert run_tool('convert_checkpoint', tmp_path / 'both.pth', tmp_path / 'out.pth').status == 0
-    assert capsys.readouterr().out.splitlines()[2:] == [
+    status, out, _ = run_tool('convert_checkpoint', tmp_path / 'both.pth', tmp_path / 'out.pth')
+    assert status == 0 and out.splitlines()[2:] == [
         'left out, as they are no weights: optimizer, epoch, args',
         'left out, as only one set of weights is kept: model_ema']
 
@@ -111,10 +111,10 @@ def test_a_file_may_be_converted_to_what_it_is(official, tmp_path, to):
     assert is_same(weights_of(tmp_path / 'x.pth'), weights_of(tmp_path / 'y.pth'))
 
 
-def test_nothing_is_overwritten_unless_that_is_forced(official, tmp_path, capsys):
+def test_nothing_is_overwritten_unless_that_is_forced(official, tmp_path):
     (tmp_path / 'out.pth').write_text('precious')
-    assert run_tool('convert_checkpoint', official, tmp_path / 'out.pth').status == 1
-    assert capsys.readouterr().err == f'error: {tmp_path / "out.pth"} exists; --force replaces it\n'
+    status, _, error = run_tool('convert_checkpoint', official, tmp_path / 'out.pth')
+    assert status == 1 and error == f'error: {tmp_path / "out.pth"} exists; --force replaces it\n'
     assert (tmp_path / 'out.pth').read_text() == 'precious'
     assert run_tool('convert_checkpoint', official, tmp_path / 'out.pth', '--force').status == 0
     assert 'state_dict' in read_checkpoint(tmp_path / 'out.pth')
@@ -134,13 +134,12 @@ class RunsCode:
         return os.mkdir, (str(self.path),)
 
 
-def test_code_in_the_file_runs_only_if_that_is_asked_for_and_does_not_get_into_the_new_one(tmp_path,
-                                                                                           capsys):
+def test_code_in_the_file_runs_only_if_that_is_asked_for_and_does_not_get_into_the_new_one(tmp_path):
     made = tmp_path / 'made'
     meta = {'hook': RunsCode(made), 'head': torch.nn.Linear(1, 1)}
     torch.save({'state_dict': Detector(TINY).state_dict(), 'meta': meta}, tmp_path / 'x.pth')
-    assert run_tool('convert_checkpoint', tmp_path / 'x.pth', tmp_path / 'y.pth').status == 1
-    assert 'needs the type' in capsys.readouterr().err
+    status, _, error = run_tool('convert_checkpoint', tmp_path / 'x.pth', tmp_path / 'y.pth')
+    assert status == 1 and 'needs the type' in error
     assert not made.exists()
     done = convert_file(tmp_path / 'x.pth', tmp_path / 'y.pth', trust=True)
     assert made.exists()
@@ -155,10 +154,10 @@ def test_code_in_the_file_runs_only_if_that_is_asked_for_and_does_not_get_into_t
     (lambda path: torch.save({'model': {**RepViT(TINY).state_dict(), 'x': torch.tensor([1., float('nan')])}}, path),
      'values that are infinite or not a number, first x'),
 ])
-def test_a_file_that_cannot_be_converted_leaves_nothing_behind(official, tmp_path, capsys, spoil, message):
+def test_a_file_that_cannot_be_converted_leaves_nothing_behind(official, tmp_path, spoil, message):
     spoil(official)
-    assert run_tool('convert_checkpoint', official, tmp_path / 'out.pth').status == 1
-    error = capsys.readouterr().err
+    status, _, error = run_tool('convert_checkpoint', official, tmp_path / 'out.pth')
+    assert status == 1
     assert error.startswith(f'error: {official}') or error.startswith('error: there is no file')
     assert message in error and error.count('\n') == 1
     assert not list(tmp_path.glob('out*'))

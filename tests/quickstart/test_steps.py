@@ -118,7 +118,7 @@ def test_other_settings_start_anew(job, change):
     job.shown()
     job(**change).train()
     text = job.shown()
-    assert 'of other settings is replaced' in text and epochs_of(text) == [1, 2, 3]
+    assert 'with other settings' in text and epochs_of(text) == [1, 2, 3]
 
 
 @pytest.mark.parametrize('how', ['', 'interrupt'])

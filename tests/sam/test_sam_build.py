@@ -133,7 +133,7 @@ def test_image_size_that_makes_no_embedding_is_refused(size):
 
 @pytest.mark.parametrize('names, message', [
     (['image_encoder.pos_embed', 'image_encoder.patch_embed.proj.weight', 'mask_decoder.iou_token.weight'],
-     'is a SAM with another image encoder .*pos_embed.*expected a RepViT-SAM'),
+     'is a SAM with another image encoder: .*pos_embed.*expected a RepViT-SAM'),
     (['layer.weight'], 'no prompt_encoder and no mask_decoder; expected a RepViT-SAM'),
 ])
 def test_checkpoint_of_another_model_is_told_in_one_line(tmp_path, names, message):

@@ -109,7 +109,7 @@ def test_teacher_takes_the_checkpoint_of_a_whole_sam(tmp_path):
     loaded = SamTeacher(SMALL['encoder'], str(tmp_path / 'sam.pth'), SIZE).sam(torch.device('cpu')).state_dict()
     assert all(torch.equal(value, weights[name]) for name, value in loaded.items())
     other = dict(SMALL['encoder'], depth=3)
-    with pytest.raises(CheckpointError, match='is of another SAM than the config says') as caught:
+    with pytest.raises(CheckpointError, match='does not match the config') as caught:
         SamTeacher(other, str(tmp_path / 'sam.pth'), SIZE).sam(torch.device('cpu'))
     assert '\n' not in str(caught.value)
 
@@ -171,7 +171,7 @@ def replace_values(path):
 
 
 @pytest.mark.parametrize('spoil, message', [
-    (lambda path: path.unlink(), 'is missing'), (damage, 'is damaged'), (replace_values, 'has no finite'),
+    (lambda path: path.unlink(), 'is missing'), (damage, 'is damaged'), (replace_values, 'does not hold finite values'),
     (lambda path: shutil.copy(path.parent / '2.png.npz', path), 'is the embedding of another picture'),
 ])
 def test_cache_that_was_spoilt_is_told_and_mended(cached, spoil, message):
@@ -202,10 +202,10 @@ def test_embedding_too_large_for_half_precision_is_refused(tmp_path):
 def test_picture_that_is_none_is_named(folder):
     (folder / 'train/0/0.png').write_text('no picture')
     images = SamImages(str(folder), dict(img='train'), SIZE)
-    with pytest.raises(DatasetError, match=r'train/0/0.png is not a picture .* remove or replace it'):
+    with pytest.raises(DatasetError, match=r'train/0/0.png is not in a picture format .* remove or replace it'):
         images[0]
     # What comes out of a worker brings a traceback along.
-    with pytest.raises(UserError, match='^.*train/0/0.png is not a picture') as caught, user_errors():
+    with pytest.raises(UserError, match='^.*train/0/0.png is not in a picture format') as caught, user_errors():
         next(iter(DataLoader(images, num_workers=1)))
     assert '\n' not in str(caught.value)
     with pytest.raises(UserError, match='the folder .*test does not exist'):
@@ -254,7 +254,7 @@ default_hooks = dict(logger=dict(interval=1), checkpoint=dict(interval=25))
 
 @pytest.mark.parametrize('arguments, message', [
     (('--part', 3, 2), '--part 3 2: the first number must be from 1 to the second'),
-    (('--batch-size', 0), '--batch-size 0: at least 1'),
+    (('--batch-size', 0), '--batch-size 0: expected at least 1'),
     (('--data-root', 'nowhere'), 'data set not found'),
 ])
 def test_mistakes_in_caching_are_one_line(folder, arguments, message):

@@ -66,20 +66,20 @@ def test_clicks_add_up_until_they_are_cleared(session, picture):
 def test_two_clicks_give_a_box_whatever_their_order(session, picture):
     session.upload(str(picture))
     _, text = session.click(110, 90, 'Box')
-    assert 'other corner' in text and session.prompt.box is None
+    assert 'opposite corner' in text and session.prompt.box is None
     session.click(40, 30, 'Box')
     assert session.prompt.box == (40, 30, 110, 90)
     session.clear()
     session.click(110, 90, 'Box')
     session.click(50, 50, 'Object')  # gives the first corner up
     _, text = session.click(40, 30, 'Box')
-    assert 'other corner' in text and session.prompt == (((50, 50),), (1,), None)
+    assert 'opposite corner' in text and session.prompt == (((50, 50),), (1,), None)
 
 
 def test_a_bad_picture_is_told_and_the_last_one_is_gone(session, picture, tmp_path):
     session.upload(str(picture))
     (tmp_path / 'text.png').write_text('no picture')
-    with pytest.raises(UserError, match='not a picture'):
+    with pytest.raises(UserError, match='not in a picture format'):
         session.upload(str(tmp_path / 'text.png'))
     with pytest.raises(UserError, match='upload a picture first'):
         session.click(1, 1, 'Object')
