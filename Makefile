@@ -33,7 +33,7 @@ sam-demo-setup: setup  ## install what the web page needs; where Chromium is too
 	$(INSTALL) -c requirements.txt -r requirements-sam-demo.txt
 
 # One process for each core, as most tests keep only one busy; a file's tests share what they prepare.
-PYTEST = OMP_NUM_THREADS=1 '$(abspath $1)/bin/python' -m pytest -n logical --maxprocesses 4 --dist loadfile
+PYTEST = OMP_NUM_THREADS=1 '$(abspath $1)/bin/python' -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 test: setup  ## run all tests; ARGS="-m 'not slow'" leaves out the long ones
 	@$(call PYTEST,$(VENV)) $(ARGS)

@@ -31,6 +31,9 @@ def pytest_collection_modifyitems(config, items):
         acceptance = [item for item in items if item.get_closest_marker('gpu')]
         items[:] = [item for item in items if item not in acceptance]
         config.hook.pytest_deselected(items=acceptance)
+    # Files with slow tests first, so that no worker is left alone with one of them at the end.
+    slow = {item.path for item in items if item.get_closest_marker('slow')}
+    items.sort(key=lambda item: item.path not in slow)
 
 
 @pytest.fixture(scope='session')

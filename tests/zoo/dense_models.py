@@ -5,9 +5,16 @@ import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
+from mmengine.dataset import pseudo_collate
+from mmengine.evaluator import Evaluator
+from mmengine.registry import DATASETS, MODELS, DefaultScope
 from oracles import IMAGENET
 from running import run_tool
 from torch import nn
+
+from repvit_mm import load_checkpoint
+from repvit_mm.configs import load_config
+from repvit_mm.engine import move_data_root
 
 
 def draw_clouds(path, height, width, seed):
@@ -79,6 +86,33 @@ def standardise(layer, output, std=1.):
     factor = std / output.std(1)
     layer.weight *= factor.view(-1, *[1] * (layer.weight.ndim - 1))
     layer.bias.copy_((layer.bias - output.mean(1)) * factor)
+
+
+def load_weights(config, path):
+    """The tensors of a file under the names of the config's model."""
+    cfg = load_config(config)
+    cfg.model.backbone.init_cfg = None
+    with DefaultScope.overwrite_default_scope(cfg.default_scope):
+        model = MODELS.build(cfg.model)
+    load_checkpoint(model, path)
+    return model.state_dict()
+
+
+@torch.no_grad()
+def measure(config, weights, data_root, options):
+    """Metric -> figure of the config's model on its data set, with settings altered and without the tool around it."""
+    cfg = load_config(config, options)
+    move_data_root(cfg, str(data_root))
+    cfg.model.backbone.init_cfg = None
+    with DefaultScope.overwrite_default_scope(cfg.default_scope):
+        dataset, model = DATASETS.build(cfg.test_dataloader.dataset), MODELS.build(cfg.model).eval()
+        model.load_state_dict(weights)
+        evaluator = Evaluator(cfg.test_evaluator)
+        evaluator.dataset_meta = dataset.metainfo
+        for number in range(len(dataset)):
+            batch = pseudo_collate([dataset[number]])
+            evaluator.process(model.test_step(batch), batch)
+        return evaluator.evaluate(len(dataset))
 
 
 def reproduce(data_set, name, root, out, options):
