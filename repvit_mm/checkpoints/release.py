@@ -16,13 +16,13 @@ class Published(NamedTuple):
 
     Attributes:
         url: Their address in the authors' release.
-        model: Name of the model, and of its config.
+        config: The config of their model.
         metrics: ``'Metric, data set'`` -> published figure.
         sha256: Of the file, in hexadecimal; None if it is not recorded.
     """
 
     url: str
-    model: str
+    config: Path
     metrics: Mapping[str, float]
     sha256: str | None = None
 
@@ -42,7 +42,7 @@ def published() -> dict[str, Published]:
     """Read the released weights: what follows ``repvit://`` -> weights."""
     entries = [entry for path in load(ROOT / 'model-index.yml')['Import'] for entry in load(ROOT / path)['Models']]
     return {name_of(entry['Weights']): Published(
-        entry['Weights'], entry['Name'],
+        entry['Weights'], ROOT / entry['Config'],
         {f'{metric}, {result["Dataset"]}': value
          for result in entry['Results'] for metric, value in result['Metrics'].items()},
         entry['Metadata'].get('SHA-256')) for entry in entries if 'Weights' in entry}

@@ -1,5 +1,6 @@
 """Metadata that say where an exported model is from."""
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from ..checkpoints.release import name_of, published
@@ -42,7 +43,10 @@ def describe(model: InferenceModel) -> dict[str, Any]:
 def published_results(model: InferenceModel) -> Mapping[str, float]:
     """``'Metric, data set'`` -> published figure of the weights.
 
-    Empty unless config and checkpoint have the names of released ones: the figures are for these weights only.
+    Empty unless config and checkpoint are the released ones: the figures are for these only.
     """
     weights = published().get(name_of((model.checkpoint or '').removeprefix('repvit://')))
-    return weights.metrics if weights is not None and weights.model == model.name else {}
+    if weights is None or model.config is None:
+        return {}
+    is_released = Path(model.config.filename).resolve() == weights.config.resolve()
+    return weights.metrics if is_released else {}
