@@ -177,6 +177,29 @@ def test_a_project_trains_with_the_toolboxs_own_tool(stranger, tmp_path, name):
     assert 'out_channels' not in kept
 
 
+INFER = """
+import json, sys
+import repvit_mm
+from mmdet.apis import DetInferencer
+import numpy as np
+from repvit_mm.ops import is_provided
+
+image = np.random.default_rng(0).integers(0, 256, (96, 128, 3), np.uint8)
+found = DetInferencer('mask_rcnn.py', device='cpu')(image, pred_score_thr=0)['predictions'][0]
+print(json.dumps(dict(boxes=len(found['bboxes']), masks=len(found['masks']), provided=is_provided())))
+"""
+
+
+def test_the_toolboxs_inferencer(stranger, tmp_path):
+    """With mmcv's own operators where those are compiled, or else with torchvision's."""
+    untrained = 'model.update(test_cfg=dict(rcnn=dict(score_thr=0.)))\n'
+    (tmp_path / 'mask_rcnn.py').write_text(PROJECT['mask_rcnn.py'][1] + untrained)
+    found = json.loads(run(stranger, '-c', INFER, cwd=tmp_path).splitlines()[-1])
+    assert found['boxes'] == found['masks'] > 0
+    compiled = any(Path(find_spec('mmcv').origin).parent.glob('_ext.*'))
+    assert found['provided'] is not compiled
+
+
 def test_an_import_that_comes_too_late(stranger, tmp_path):
     """The forks' mmdet puts off what it lacks, which a warning says; upstream's does not."""
     result = attempt(stranger, '-c', 'import mmdet.apis, repvit_mm', cwd=tmp_path)
