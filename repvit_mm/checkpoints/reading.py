@@ -190,7 +190,7 @@ def find_weights(checkpoint: Any, source: str | Path) -> Mapping:
 def check_finite(tensors: Mapping[str, Tensor], source: str | Path) -> None:
     """Raise a CheckpointError if a value of ``tensors``, which are from ``source``, is infinite or not a number."""
     bad = [name for name, value in tensors.items()
-           if value.is_floating_point() and not (value if value.itemsize > 1 else value.float()).isfinite().all()]
+           if value.is_floating_point() and not (value if value.element_size() > 1 else value.float()).isfinite().all()]
     if bad:
         raise CheckpointError(f'{source}: {len(bad)} of {len(tensors)} tensors hold values that are infinite or not a '
                               f'number, first {bad[0]}; the training that wrote it has diverged, take an earlier '

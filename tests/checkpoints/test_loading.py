@@ -228,7 +228,11 @@ def test_a_fused_file_gives_a_model_in_evaluation_mode_its_outputs_and_no_other_
     assert report.taken == report.total and not report.problems
     assert list(model.state_dict()) == before
     torch.testing.assert_close(last(model(IMAGE)), last(source(IMAGE)), rtol=1e-5, atol=1e-6)
-    assert is_same(fuse(model).state_dict(), source.state_dict())
+    again = fuse(model).state_dict()
+    if arch is TINY:
+        assert is_same(again, source.state_dict())
+    else:  # the two BatchNorms of its branches cancel each other up to rounding
+        torch.testing.assert_close(again, source.state_dict(), rtol=0, atol=3e-8)
 
 
 @pytest.mark.parametrize('eps', [1e-5, 1e-3, .1])
