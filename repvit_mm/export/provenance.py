@@ -25,7 +25,7 @@ def describe(model: InferenceModel) -> dict[str, Any]:
         'arch': model.arch,
         'task': model.task.name,
         'config': model.name,
-        'checkpoint': model.checkpoint or 'none: random weights',
+        'checkpoint': model.checkpoint or 'random weights',
         'source': PAPER,
         'license': LICENSE,
         'repvit_mm_version': version.__version__,

@@ -159,7 +159,7 @@ def export_decoder(sam: Sam, out: str | Path, checkpoint: str | None = None,
     out, kind = Path(out), _kind(out)
     cases = _cases(sam, pictures)
     facts = {'description': 'SAM mask decoder for the embeddings of RepViT-SAM',
-             'image_size': sam.image_encoder.img_size, 'checkpoint': checkpoint or 'none: random weights'}
+             'image_size': sam.image_encoder.img_size, 'checkpoint': checkpoint or 'random weights'}
     decoder = SamDecoder(sam).eval()
     with atomic_write(out, folder=kind == 'coreml') as path:
         if kind == 'onnx':

@@ -50,7 +50,7 @@ def test_a_fixed_size_takes_any_number_of_images_and_no_other_size(models, tmp_p
         session.run(None, {'image': np.zeros((1, 3, 64, 64), np.float32)})
 
 
-def test_a_backbone_takes_sizes_that_are_no_multiple_of_32(models, tmp_path):
+def test_a_backbone_takes_sizes_that_are_not_multiples_of_32(models, tmp_path):
     report = export_onnx(models('backbone'), (50, 70), tmp_path / 'model.onnx')
     assert [result.shape[2:] for result in report.comparisons[:4]] == [(13, 18), (7, 9), (4, 5), (2, 3)]
 

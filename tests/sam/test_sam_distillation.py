@@ -174,7 +174,7 @@ def replace_values(path):
     (lambda path: path.unlink(), 'is missing'), (damage, 'is damaged'), (replace_values, 'does not hold finite values'),
     (lambda path: shutil.copy(path.parent / '2.png.npz', path), 'is the embedding of another picture'),
 ])
-def test_cache_that_was_spoilt_is_told_and_mended(cached, spoil, message):
+def test_a_damaged_cache_is_reported_and_repaired(cached, spoil, message):
     cache, images, teacher, folder = cached
     spoil(cache.path('0/0.png'))
     with pytest.raises(DatasetError, match=message):
@@ -199,7 +199,7 @@ def test_embedding_too_large_for_half_precision_is_refused(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_picture_that_is_none_is_named(folder):
+def test_an_unreadable_picture_is_named(folder):
     (folder / 'train/0/0.png').write_text('no picture')
     images = SamImages(str(folder), dict(img='train'), SIZE)
     with pytest.raises(DatasetError, match=r'train/0/0.png is not in a picture format .* remove or replace it'):

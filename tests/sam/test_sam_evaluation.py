@@ -127,7 +127,7 @@ def test_boxes_of_a_detector_are_filtered_by_score(coco, coco_root):
     ([{'image_id': 1}], 'entry 0 needs image_id, category_id, bbox and score'),
     ([dict(BOX, image_id=77)], 'results for image 77, which is not in the annotations'),
 ])
-def test_results_that_are_none_are_refused(coco, coco_root, content, message):
+def test_results_in_another_format_are_refused(coco, coco_root, content, message):
     with pytest.raises(DatasetError, match=message):
         detected_boxes(write_results(coco_root, content), coco)
 

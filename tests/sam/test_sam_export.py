@@ -60,7 +60,7 @@ def test_points_of_a_prompt_get_the_documented_labels():
     assert labels.tolist() == [1, 0, 1, 2, 3] and coords[3:].tolist() == [[10, 10], [60, 50]]
 
 
-def test_files_are_proven_and_say_what_they_are(files):
+def test_files_are_compared_and_have_metadata(files):
     folder, (encoder, decoder) = files
     for report in (encoder, decoder):
         assert report.comparisons and all(result.difference <= result.bound for result in report.comparisons)
@@ -107,7 +107,7 @@ def test_onnx_takes_an_earlier_mask_on_a_photograph(sam, files):
     assert np.abs(without[0] - results[1][0]).max() > 0.01 * np.abs(without[0]).max()  # the mask counts
 
 
-def test_files_that_are_no_export_are_refused(files):
+def test_files_of_another_kind_are_refused(files):
     folder, _ = files
     with pytest.raises(CheckpointError, match='the exported model .*none.onnx does not exist'):
         OnnxPredictor(folder / 'none.onnx', folder / 'decoder.onnx')

@@ -64,7 +64,7 @@ def write_cut(path):
     ('float.tif', lambda path: Image.fromarray(np.ones((2, 2), np.float32)).save(path), 'floating-point'),
     ('long.tif', lambda path: Image.fromarray(np.full((2, 2), 70000, np.int32)).save(path), 'go from 70000'),
 ])
-def test_what_is_no_picture_is_told_in_one_line(tmp_path, name, write, message):
+def test_an_unreadable_picture_is_one_line(tmp_path, name, write, message):
     write(tmp_path / name)
     with pytest.raises(UserError, match=message) as caught:
         read_image(tmp_path / name)

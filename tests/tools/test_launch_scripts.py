@@ -59,7 +59,7 @@ def test_too_few_arguments(script, tmp_path):
     ('slurm_test', ['part', 'job', 'c.py', 'x.pth'], dict(GPUS_PER_NODE='a'),
      'GPUS_PER_NODE a: expected a whole number, at least 1'),
 ])
-def test_what_is_no_number_is_one_line(script, arguments, environment, message, tmp_path):
+def test_an_invalid_number_is_one_line(script, arguments, environment, message, tmp_path):
     assert ended(launch(script, *arguments, cwd=tmp_path, **environment)) == (2, f'error: {message}\n')
 
 
