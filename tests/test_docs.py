@@ -61,7 +61,7 @@ def test_command_and_its_options_exist(words):
     if program == 'make':
         for target in (word for word in arguments if '=' not in word):
             assert re.search(rf'^{target}:', MAKEFILE, re.M)
-    elif program == 'pip' or words[:2] == ['uv', 'pip']:
+    elif program == 'pip':
         check_pip(words)
     elif program == 'source':  # venv's own script, in make's VENV
         assert arguments == [re.search(r'^VENV \?= (.+)$', MAKEFILE, re.M)[1] + '/bin/activate']
