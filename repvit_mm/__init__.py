@@ -1,26 +1,30 @@
 """RepViT for OpenMMLab: one backbone for mmpretrain, mmdetection and mmsegmentation."""
-from .command_line import starts_command
 from .version import __version__
 
 __all__ = ['ARCHS', 'RepViT', '__version__', 'config_path', 'convert_state_dict', 'fuse', 'load_checkpoint',
            'out_channels']
 
-# The command lists what it can do without loading torch, and its doctor has to run where torch is missing.
-if not starts_command():
-    try:
-        from mmengine.config.utils import MODULE2PACKAGE
+try:
+    from mmengine.config.utils import MODULE2PACKAGE
+except Exception as error:  # mmengine imports torch, which can be broken in any way
+    # `python -m repvit_mm doctor` imports this before it can say what helps.
+    _reason = ('which is not installed' if isinstance(error, ModuleNotFoundError)
+               else f'which cannot be imported: {str(error).strip().partition(chr(10))[0]}')
+    _message = (f'repvit_mm needs {getattr(error, "name", None) or "mmengine"}, {_reason}; '
+                '`python -m repvit_mm doctor` says what helps')
 
-        from .archs import ARCHS, out_channels
-        from .backbone import RepViT
-        from .checkpoints import convert_state_dict, load_checkpoint
-        from .configs import config_path
-        from .fusion import fuse
-        from .ops import provide
-        from .scopes import add_scopes
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            f'repvit_mm needs {error.name}, which is not installed; `python -m repvit_mm doctor` says what adds it',
-            name=error.name) from error
+    def __getattr__(name: str) -> None:
+        if name in __all__:
+            raise ImportError(_message)
+        raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+else:
+    from .archs import ARCHS, out_channels
+    from .backbone import RepViT
+    from .checkpoints import convert_state_dict, load_checkpoint
+    from .configs import config_path
+    from .fusion import fuse
+    from .ops import provide
+    from .scopes import add_scopes
 
     provide()
-    add_scopes(MODULE2PACKAGE)  # an installed package does so when Python starts
+    add_scopes(MODULE2PACKAGE)

@@ -1,4 +1,4 @@
-"""What ``python -m repvit_mm`` is and does; loads neither torch nor a toolbox."""
+"""What ``python -m repvit_mm`` is and does; needs nothing installed."""
 import ast
 import difflib
 import os
@@ -28,16 +28,6 @@ class Tool(NamedTuple):
 
     path: Path
     about: str
-
-
-def starts_command() -> bool:
-    """Whether this Python was started as ``python -m repvit_mm`` or ``repvit-mm``."""
-    if not sys.argv:  # embedded
-        return False
-    # While Python looks for the module to run, this stands for its name. The name itself is the argument before ours.
-    if sys.argv[0] == '-m':
-        return sys.orig_argv[-len(sys.argv)].removeprefix('-m') == __package__
-    return os.path.basename(sys.argv[0]) in ('repvit-mm', 'repvit-mm.exe')
 
 
 def find_tools(folder: Path = TOOLS) -> dict[str, Tool]:

@@ -237,14 +237,6 @@ def try_backbone(torch: ModuleType) -> Finding:
     return Finding('RepViT', found, works, '' if works else 'everything')
 
 
-def check_startup() -> Finding:
-    """Whether mmengine learns of our configs when Python starts."""
-    if 'repvit_mm_startup' in sys.modules:
-        return Finding('start-up hook', "_base_ = 'repvit_mm::...' works in every config")
-    return Finding('start-up hook', 'missing', False, "_base_ = 'repvit_mm::...' in a config of your own",
-                   'pip install --no-deps .  # in a clone; an editable install has no hook, `make setup` adds it')
-
-
 def examine() -> tuple[list[Finding], list[str]]:
     """Check everything.
 
@@ -267,7 +259,7 @@ def examine() -> tuple[list[Finding], list[str]]:
     if torch and import_error('mmengine') is None:
         findings.append(try_backbone(torch))
         ready = ready and findings[-1].works
-    findings += [*toolboxes, check_startup(), *(check(piece, stack) for piece in OPTIONAL)]
+    findings += [*toolboxes, *(check(piece, stack) for piece in OPTIONAL)]
     return findings, [finding.name for finding in toolboxes if finding.works and ready]
 
 

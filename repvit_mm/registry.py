@@ -4,9 +4,6 @@ What a base config ``repvit_mm::...`` defines is built under this scope. It hold
 the root registries, and everything else in our configs is a toolbox's. So it lets every look-up through
 to the scope around it, which is that of the toolbox in use.
 """
-from contextlib import suppress
-from importlib import import_module
-
 import mmengine.registry
 from mmengine.registry import DefaultScope, Registry
 
@@ -18,21 +15,14 @@ class SeeThroughRegistry(Registry):
 
     def get(self, key: str) -> type | None:
         """Look a name up in the toolbox whose scope was current before this one, or in the root registry."""
-        root = self.root
-        for scope in reversed(DefaultScope._instance_dict.values()):
-            if scope.scope_name != SCOPE:
-                with suppress(ImportError):
-                    import_module(f'{scope.scope_name}.registry')
-                around = root._search_child(scope.scope_name)
-                return (root if around is None else around).get(key)
-        return root.get(key)
+        # mmengine tells the current scope alone; of those around it, there is only this record.
+        scopes = [scope.scope_name for scope in DefaultScope._instance_dict.values() if scope.scope_name != SCOPE]
+        if not scopes:
+            return self.root.get(key)
+        with self.root.switch_scope_and_registry(scopes[-1]) as around:
+            return around.get(key)
 
 
-def register_scope() -> None:
-    """Give each of mmengine's root registries a child of our scope, once."""
-    for registry in vars(mmengine.registry).values():
-        if isinstance(registry, Registry) and SCOPE not in registry.children:
-            SeeThroughRegistry(registry.name, parent=registry, scope=SCOPE)
-
-
-register_scope()
+for registry in vars(mmengine.registry).values():
+    if isinstance(registry, Registry):
+        SeeThroughRegistry(registry.name, parent=registry, scope=SCOPE)

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-SOURCES = ('LICENSE', 'MANIFEST.in', 'README.md', 'configs', 'install', 'model-index.yml', 'pyproject.toml',
+SOURCES = ('LICENSE', 'MANIFEST.in', 'README.md', 'configs', 'model-index.yml', 'pyproject.toml',
            'repvit_mm', 'setup.py', 'tools')
 
 

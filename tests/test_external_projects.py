@@ -1,6 +1,7 @@
 """RepViT in projects that are not this one: a user's configs, the toolboxes, and the installed wheel."""
 import json
 import math
+import re
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from repvit_mm import out_channels
 custom_imports = dict(imports=['repvit_mm'])
 """
 #: File -> toolbox and text: the lines that a user writes.
-PROJECT = {
+PROJECT = {  # the first ones import repvit_mm, as the last ones need it
     'retinanet.py': ('mmdet', "_base_ = 'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'" + HEADER + """
 model = dict(
     backbone=dict(_delete_=True, type='RepViT', arch='m0_6', norm_eval=True),
@@ -57,8 +58,12 @@ model = dict(
     backbone=dict(_delete_=True, type='RepViT', arch='m0_6', out_indices=(3,)),
     head=dict(in_channels=out_channels('m0_6')[-1]))
 """),
-    # One of ours as the base, and a name in full instead of the import.
+    # One of ours as the base, in both ways, and a name in full instead of the import.
     'from_ours.py': ('mmdet', """
+_base_ = __import__('repvit_mm').config_path('detection/maskrcnn_repvit_m0_6.py')
+model = dict(backbone=dict(init_cfg=None), roi_head=dict(bbox_head=dict(num_classes=3), mask_head=dict(num_classes=3)))
+"""),
+    'from_ours_by_scope.py': ('mmdet', """
 _base_ = 'repvit_mm::detection/maskrcnn_repvit_m0_6.py'
 model = dict(backbone=dict(init_cfg=None), roi_head=dict(bbox_head=dict(num_classes=3), mask_head=dict(num_classes=3)))
 """),
@@ -197,11 +202,13 @@ def test_detectors_train_with_mmengines_runner(stranger, tmp_path):
     assert all((tmp_path / 'work' / name / 'epoch_1.pth').is_file() for name in DETECTORS)
 
 
+MMDET_TRAIN = Path(find_spec('mmdet').origin).parent / '.mim' / 'tools' / 'train.py'
+
+
 def test_a_project_trains_with_the_toolboxs_own_tool(stranger, tmp_path):
     """And the config that it keeps has the channels, not the function that gave them."""
     write_project(tmp_path, 'mask_rcnn.py')
-    tool = Path(find_spec('mmdet').origin).parent / '.mim' / 'tools' / 'train.py'
-    run(stranger, tool, 'mask_rcnn.py', '--work-dir', 'work', '--cfg-options', 'default_hooks.logger.interval=1',
+    run(stranger, MMDET_TRAIN, 'mask_rcnn.py', '--work-dir', 'work', '--cfg-options', 'default_hooks.logger.interval=1',
         cwd=tmp_path)
     assert math.isfinite(*losses_in(tmp_path / 'work'))
     assert (tmp_path / 'work' / 'epoch_1.pth').is_file()
@@ -240,3 +247,17 @@ def test_an_import_that_comes_too_late(stranger, tmp_path):
     told = "without mmcv's operators: import repvit_mm first" in result.stderr
     compiled = any(Path(find_spec('mmcv').origin).parent.glob('_ext.*'))
     assert (told or "No module named 'mmcv._ext'" in result.stderr) is not compiled
+
+
+def test_a_config_of_one_line_trains_with_the_toolboxs_own_tool(stranger, tmp_path):
+    """Nothing has imported repvit_mm before the config is read."""
+    config, = re.findall(r'^_base_ = __import__.*\)$', (ROOT / 'docs' / 'existing_project.md').read_text(), re.M)
+    (tmp_path / 'mine.py').write_text(config.replace('detection/maskrcnn_repvit_m1_1',
+                                                     'quickstart/maskrcnn_repvit_m0_6_shapes'))
+    write_coco(tmp_path / 'data' / 'shapes_detection', SceneSpec(size=64), train=2, val=1, quiet=True)
+    run(stranger, MMDET_TRAIN, 'mine.py', '--work-dir', 'work', '--cfg-options', 'train_cfg.max_iters=1',
+        'train_cfg.val_interval=1', 'train_dataloader.batch_size=2', 'train_dataloader.num_workers=0',
+        'train_dataloader.persistent_workers=False', 'val_dataloader.num_workers=0',
+        'val_dataloader.persistent_workers=False', cwd=tmp_path)
+    assert (tmp_path / 'work' / 'iter_1.pth').is_file()
+    assert Config.fromfile(tmp_path / 'work' / 'mine.py', import_custom_modules=False).model.backbone.arch == 'm0_6'
