@@ -1,0 +1,78 @@
+"""Imports point one way: from a room to those below it, inside functions too; and what needs little loads little."""
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parents[1] / 'repvit_mm'
+#: The rooms from the top down; those of a line do not import each other.
+ROOMS = (
+    'zoo quickstart', 'deploy', 'analysis', 'export', 'engine', 'inference', 'configs', 'toolboxes',
+    'classification datasets safe_files sam training', 'backbone', 'checkpoints', 'fusion', 'layers', 'folding',
+    'command_line', 'doctor', 'archs normalisation ops processes registry scalars scopes', 'arguments files', 'errors',
+    'version')
+LEVELS = {room: level for level, line in enumerate(ROOMS) for room in line.split()}
+#: They stand above all rooms.
+FACADES = ('__init__', '__main__')
+#: The export of RepViT-SAM is with what it exports, and imports as ``export`` does.
+SAM_EXPORT = ('sam/exporting.py', 'sam/mil_operations.py', 'sam/onnx_predictor.py')
+FILES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob('*.py') if '.mim' not in path.parts)
+
+
+def room_of(file):
+    return 'export' if file in SAM_EXPORT else file.split('/')[0].removesuffix('.py')
+
+
+def imported(file, text):
+    """Line, and parts of the name below the package, of every import of this package in a file."""
+    folder = file.split('/')[:-1]
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Import):
+            names = [alias.name.split('.') for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            above = ['repvit_mm', *folder][:len(folder) + 2 - node.level] if node.level else []
+            module = above + (node.module.split('.') if node.module else [])
+            names = [[*module, alias.name] for alias in node.names]
+        else:
+            continue
+        yield from ((node.lineno, name[1:]) for name in names if name[0] == 'repvit_mm')
+
+
+def upward(file, text):
+    """The imports of a file that point to its own level or above, as ``file:line``."""
+    room = room_of(file)
+    if room in FACADES:
+        return
+    for line, name in imported(file, text):
+        other = room_of(f'{name[0]}/{name[1]}.py') if len(name) > 1 and f'{name[0]}/{name[1]}.py' in FILES else name[0]
+        if other != room and LEVELS[other] <= LEVELS[room]:
+            yield f'repvit_mm/{file}:{line} imports {other}'
+
+
+@pytest.mark.parametrize('file', FILES)
+def test_imports_point_down(file):
+    assert not set(upward(file, (PACKAGE / file).read_text()))
+
+
+@pytest.mark.parametrize(('file', 'text'), [
+    ('layers.py', 'from .backbone import RepViT'), ('layers.py', 'def f():\n    from . import backbone'),
+    ('checkpoints/loading.py', 'from ..backbone import RepViT'), ('toolboxes/base.py', 'from ..engine.data import x'),
+    ('sam/encoder.py', 'import repvit_mm.export.onnx'), ('toolboxes/detection.py', 'from ..sam import exporting'),
+    ('export/onnx.py', 'from .. import analysis'), ('classification/head.py', 'from repvit_mm.sam.masks import x')])
+def test_an_import_that_points_up_is_found(file, text):
+    assert len(list(upward(file, text))) == 1
+
+
+@pytest.mark.parametrize(('imports', 'unwanted'), [
+    ('repvit_mm', 'mmcv mmdet mmseg mmpretrain timm repvit_mm.engine repvit_mm.toolboxes repvit_mm.training'),
+    ('repvit_mm.toolboxes, repvit_mm.engine', 'mmcv mmdet mmseg mmpretrain'),
+    # A backbone alone is exported and measured without what runs configs.
+    ('repvit_mm.inference, repvit_mm.export, repvit_mm.analysis.benchmark',
+     'mmdet mmseg mmpretrain coremltools onnx onnxruntime openvino repvit_mm.engine repvit_mm.classification'),
+    ('repvit_mm.sam', 'mmcv mmdet mmseg mmpretrain repvit_mm.engine repvit_mm.export')])
+def test_what_is_not_needed_is_not_imported(imports, unwanted):
+    loaded = subprocess.run([sys.executable, '-c', f'import sys, {imports}; print(*sys.modules)'], capture_output=True,
+                            text=True, check=True).stdout.split()
+    assert not set(unwanted.split()) & set(loaded)
