@@ -13,6 +13,7 @@ from .errors import ConfigError
 from .folding import LoadsBothForms
 from .fusion import fuse_layers
 from .layers import Downsample, RepViTBlock, Stem, checkpointed, pop_folded
+from .lean_training import applies, half_the_memory
 
 #: ``feature_tap`` -> what a stage returns as its map.
 FEATURE_TAPS = ('stage_end', 'penultimate')
@@ -75,7 +76,9 @@ class RepViT(BaseModule, LoadsBothForms):
         norm_eval: Keep every BatchNorm on its running statistics in training; weights and biases still learn.
         act_cfg: Activation, see :func:`repvit_mm.layers.build_act`.
         drop_path_rate: Stochastic depth of the last block; it rises linearly from 0 at the first.
-        with_cp: Compute the blocks' activations again in the backward pass instead of keeping them.
+        with_cp: Compute the blocks' activations again in the backward pass instead of keeping them. ``'cheap'`` does
+            so with what BatchNorms, activations, sums and attention give only, not with convolutions: less than half
+            of the memory for activations is left, for little time.
         deploy: Build the fused form, for weights that are fused already.
         init_cfg: ``dict(type='Pretrained', checkpoint=X)`` takes every published format of X, see
             :func:`repvit_mm.load_checkpoint`; without it, the initialisation is the published one.
@@ -100,12 +103,13 @@ class RepViT(BaseModule, LoadsBothForms):
     def __init__(self, arch: str | Mapping, in_channels: int = 3, out_indices: Sequence[int] = (0, 1, 2, 3),
                  feature_tap: str = 'stage_end', last_stride: int = 2, frozen_stages: int = -1,
                  norm_cfg: Mapping = {'type': 'BN'}, norm_eval: bool = False,
-                 act_cfg: Mapping = {'type': 'GELU'}, drop_path_rate: float = 0., with_cp: bool = False,
+                 act_cfg: Mapping = {'type': 'GELU'}, drop_path_rate: float = 0., with_cp: bool | str = False,
                  deploy: bool = False, init_cfg: Mapping | Sequence[Mapping] | None = None):
         super().__init__(init_cfg)
         spec = get_arch(arch)
         num_stages = len(spec.widths)
-        _check(num_stages, in_channels, out_indices, feature_tap, last_stride, frozen_stages, drop_path_rate)
+        _check(num_stages, in_channels, out_indices, feature_tap, last_stride, frozen_stages, drop_path_rate,
+               with_cp)
         if deploy and norm_cfg.get('type') not in ('BN', 'SyncBN'):
             raise ConfigError(f'deploy=True needs a norm_cfg of type BN or SyncBN; {dict(norm_cfg)} cannot be fused')
         self.arch, self.norm_cfg = arch, norm_cfg
@@ -137,7 +141,13 @@ class RepViT(BaseModule, LoadsBothForms):
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """(N, in_channels, H, W) -> for each of ``out_indices``, (N, channels, ceil(H / stride), ceil(W / stride))."""
-        with_cp = self.with_cp and self.training and torch.is_grad_enabled()
+        with_cp = self.with_cp is True and self.training and torch.is_grad_enabled()
+        if self.with_cp == 'cheap' and self.training and applies(x):
+            with half_the_memory():
+                return self._maps(x, False)
+        return self._maps(x, with_cp)
+
+    def _maps(self, x: Tensor, with_cp: bool) -> tuple[Tensor, ...]:
         x = self.stem(x)
         maps = []
         for i, stage in enumerate(self.stages):
@@ -199,7 +209,7 @@ def _split(drop_path_rate: float, counts: Sequence[int]) -> list[list[float]]:
 
 
 def _check(num_stages: int, in_channels: int, out_indices: Sequence[int], feature_tap: str, last_stride: int,
-           frozen_stages: int, drop_path_rate: float) -> None:
+           frozen_stages: int, drop_path_rate: float, with_cp: bool | str) -> None:
     indices = list(out_indices)
     if not indices or indices != sorted(set(indices) & set(range(num_stages))):
         raise ConfigError(f'out_indices={tuple(indices)} must be ascending numbers out of {tuple(range(num_stages))}')
@@ -213,3 +223,5 @@ def _check(num_stages: int, in_channels: int, out_indices: Sequence[int], featur
         raise ConfigError(f'frozen_stages={frozen_stages} must be -1 (none), 0 (stem) or up to {num_stages}')
     if not 0 <= drop_path_rate < 1:
         raise ConfigError(f'drop_path_rate={drop_path_rate} must be at least 0 and less than 1')
+    if with_cp not in (False, True, 'cheap'):
+        raise ConfigError(f"with_cp={with_cp!r} must be False, True or 'cheap'")

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
+from . import lean_training
 from .errors import ConfigError
 from .folding import (
     Fusible,
@@ -92,11 +93,11 @@ class ConvBN(Fusible):
         if zero_init:
             nn.init.zeros_(self.norm.weight)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, in_channels, H, W) -> (N, out_channels, ceil(H / stride), ceil(W / stride))."""
+    def forward(self, x: Tensor, act: nn.Module | None = None) -> Tensor:
+        """(N, in_channels, H, W) -> (N, out_channels, ceil(H / stride), ceil(W / stride)), of ``act(x)``."""
         if self.runs_on_fixed_statistics():
-            return convolve(self.conv, x, *self.folded(torch.float32))
-        return self.norm(self.conv(x))
+            return convolve(self.conv, x if act is None else act(x), *self.folded(torch.float32))
+        return lean_training.normalise(self.norm, lean_training.convolve(self.conv, x, act))
 
     def norms(self) -> list[nn.Module]:
         return [self.norm]
@@ -109,6 +110,11 @@ class ConvBN(Fusible):
 
     def fuse(self) -> nn.Conv2d:
         return fold_into_conv(self.conv, self.norm)
+
+
+def _activated(x: Tensor, act: nn.Module, layer: nn.Module) -> Tensor:
+    """``layer(act(x))``; a :class:`ConvBN` that was not fused need not keep the activation for backward."""
+    return layer(x, act) if isinstance(layer, ConvBN) else layer(act(x))
 
 
 class BNLinear(Fusible):
@@ -170,7 +176,17 @@ class RepDWConv(Fusible):
         """(N, channels, H, W) -> the same shape."""
         if self.runs_on_fixed_statistics():
             return convolve(self.dw3x3.conv, x, *self.folded(torch.float32))
+        if self.training and lean_training.applies(x):
+            return self._with_scaled_identity(x)
         return self.norm(self.dw3x3(x) + self.dw1x1(x) + x)
+
+    def _with_scaled_identity(self, x: Tensor) -> Tensor:
+        # A depthwise 1x1 is a scale for each channel, as the identity is.
+        if self.first_version:
+            scaled = lean_training.affine(x, self.dw1x1.conv.weight.flatten())
+            return lean_training.add(self.dw3x3(x), lean_training.normalise(self.dw1x1.norm, scaled), x)
+        scaled = lean_training.affine(x, 1 + self.dw1x1.weight.flatten(), self.dw1x1.bias)
+        return lean_training.normalise(self.norm, lean_training.add(self.dw3x3(x), scaled))
 
     def norms(self) -> list[nn.Module]:
         return [self.dw3x3.norm, self.dw1x1.norm if self.first_version else self.norm]
@@ -256,7 +272,7 @@ class SqueezeExcite(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(N, channels, H, W) -> the same shape."""
         weights = x.mean((2, 3), keepdim=True)
-        return x * self.fc2(self.fc1(weights).relu()).sigmoid()
+        return lean_training.attend(x, self.fc2(self.fc1(weights).relu()).sigmoid())
 
 
 class DropPath(nn.Module):
@@ -300,7 +316,7 @@ class ChannelMixer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, channels, H, W) -> the same shape."""
-        return x + self.drop_path(self.conv2(self.act(self.conv1(x))))
+        return x + self.drop_path(_activated(self.conv1(x), self.act, self.conv2))
 
 
 class Stem(nn.Module):
@@ -321,7 +337,7 @@ class Stem(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, in_channels, H, W) -> (N, out_channels, ceil(H / 4), ceil(W / 4))."""
-        return self.conv2(self.act(self.conv1(x)))
+        return lean_training.kept(_activated(self.conv1(x), self.act, self.conv2))
 
 
 class Downsample(nn.Module):

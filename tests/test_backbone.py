@@ -72,7 +72,9 @@ def test_training_step_equals_timms(arch):
         parameter.data.copy_(source.grad)
     carried = timm_like(gradients, arch)
     for (key, gradient), parameter in zip(carried.named_parameters(), theirs.parameters(), strict=True):
-        assert relative_error(gradient, parameter.grad) < 1e-8, key
+        # A bias before a BatchNorm has no gradient but rounding.
+        torch.testing.assert_close(gradient.data, parameter.grad, rtol=0, msg=key,
+                                   atol=max(1e-8 * parameter.grad.abs().max().item(), 1e-13))
     for (key, buffer), other in zip(carried.named_buffers(), theirs.buffers(), strict=True):
         torch.testing.assert_close(buffer, other.to(buffer), rtol=1e-10, atol=1e-12, msg=key)
 
@@ -208,6 +210,7 @@ def test_deploy_builds_what_fusion_gives():
     ({'out_indices': ()}, 'ascending'),
     ({'feature_tap': 'end'}, 'one of stage_end, penultimate'),
     ({'last_stride': 4}, 'must be 1 or 2'),
+    ({'with_cp': 'all'}, "False, True or 'cheap'"),
     ({'in_channels': 0}, 'at least 1'),
     ({'frozen_stages': 5}, 'up to 4'),
     ({'drop_path_rate': 1.}, 'less than 1'),
