@@ -45,7 +45,6 @@ def test_every_config_is_complete(path):
     model, cfg = model_of(path.stem)
     assert model.head.in_channels == model.backbone.out_channels[-1]
     assert cfg.optim_wrapper.constructor == 'TwoGroupsConstructor'
-    assert 'StopOnInvalidLossHook' in [hook.type for hook in cfg.custom_hooks]
     assert cfg.auto_scale_lr.enable, 'on one GPU, the rate is that of its batch'
 
 

@@ -33,4 +33,3 @@ test_cfg = {}
 default_hooks = dict(
     logger=dict(interval=10),
     checkpoint=dict(interval=1, max_keep_ckpts=2, save_best='accuracy/top1', rule='greater'))
-custom_hooks = [dict(type='StopOnInvalidLossHook')]

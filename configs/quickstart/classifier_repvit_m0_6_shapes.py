@@ -27,4 +27,4 @@ param_scheduler = [
     dict(type='CosineAnnealingLR', eta_min=1e-6, by_epoch=True, begin=1, end=40, convert_to_iter_based=True),
 ]
 train_cfg = dict(max_epochs=40)
-custom_hooks = [dict(type='StopOnInvalidLossHook'), dict(type='ChannelsLast')]
+custom_hooks = [dict(type='ChannelsLast')]

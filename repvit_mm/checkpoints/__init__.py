@@ -4,11 +4,11 @@ from .download import fetch
 from .formats import FORMATS, FoundArch, FoundBackbone, convert_state_dict, detect, find_backbones, identify_arch
 from .integration import adapt_names, load_for_mmengine, refuse_random_start
 from .loading import LoadReport, load_checkpoint, load_into
-from .reading import check_finite, read_checkpoint, tensors_of
+from .reading import check_finite, invalid_tensors, read_checkpoint, tensors_of
 from .release import Published, published
 
 __all__ = [
     'FORMATS', 'FoundArch', 'FoundBackbone', 'LoadReport', 'Published', 'adapt_names', 'check_finite', 'convert_file',
-    'convert_state_dict', 'detect', 'fetch', 'find_backbones', 'identify_arch', 'load_checkpoint', 'load_for_mmengine',
-    'load_into', 'published', 'read_checkpoint', 'refuse_random_start', 'tensors_of',
+    'convert_state_dict', 'detect', 'fetch', 'find_backbones', 'identify_arch', 'invalid_tensors', 'load_checkpoint',
+    'load_for_mmengine', 'load_into', 'published', 'read_checkpoint', 'refuse_random_start', 'tensors_of',
 ]

@@ -187,11 +187,15 @@ def find_weights(checkpoint: Any, source: str | Path) -> Mapping:
                           f'of {", ".join(WEIGHT_KEYS)}')
 
 
+def invalid_tensors(tensors: Mapping[str, Tensor]) -> list[str]:
+    """Names of the tensors with a value that is infinite or not a number."""
+    return [name for name, value in tensors.items() if value.is_floating_point()
+            and not (value if value.element_size() > 1 else value.float()).isfinite().all()]
+
+
 def check_finite(tensors: Mapping[str, Tensor], source: str | Path) -> None:
     """Raise a CheckpointError if a value of ``tensors``, which are from ``source``, is infinite or not a number."""
-    bad = [name for name, value in tensors.items()
-           if value.is_floating_point() and not (value if value.element_size() > 1 else value.float()).isfinite().all()]
-    if bad:
+    if bad := invalid_tensors(tensors):
         raise CheckpointError(f'{source}: {len(bad)} of {len(tensors)} tensors hold values that are infinite or not a '
                               f'number, first {bad[0]}; the training that wrote it has diverged, take an earlier '
                               'checkpoint')

@@ -31,6 +31,7 @@ from ..toolboxes.datasets import datasets_in
 from .checkpoint_hook import CheckpointHook
 from .data import check_samples, expected_paths
 from .distributed import check_launcher, without_gpu
+from .divergence import StopOnInvalidLossHook
 from .mistakes import dataset_errors, user_errors
 
 
@@ -41,6 +42,7 @@ class Runner(mmengine.runner.Runner):
     - What is resumed or tested has to be loaded completely; of what is loaded to start from, what fits is taken.
       Files are read without running code from them, and understood in every published format.
     - A checkpoint is complete or not there, and an outdated one goes only after that.
+    - A training that diverged stops, and its weights replace no others.
     - Mistakes in the config or the data set become one line.
     - Distributed runs work without a GPU: gloo, and BatchNorm in the place of SyncBatchNorm.
     """
@@ -147,6 +149,11 @@ class Runner(mmengine.runner.Runner):
             _load_other(model, tensors_of(checkpoint, filename), str(filename), strict)
         self._has_loaded = True
         return checkpoint
+
+    def register_default_hooks(self, hooks: dict[str, Hook | dict | None] | None = None) -> None:
+        """Register mmengine's hooks, and the one that stops a training that diverged."""
+        super().register_default_hooks(hooks)
+        self.register_hook(StopOnInvalidLossHook())
 
     def register_hook(self, hook: Hook | dict[str, Any], priority: int | str | Priority | None = None) -> None:
         """Register a hook; see mmengine. Its CheckpointHook becomes ours."""

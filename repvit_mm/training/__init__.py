@@ -1,5 +1,5 @@
 """What a training needs that mmengine lacks, whatever the toolbox; configs name it in ``custom_imports``."""
-from .hooks import ModelEmaHook, StopOnInvalidLossHook
+from .hooks import ModelEmaHook
 from .memory_format import ChannelsLast
 from .mixed_precision import Bfloat16OptimWrapper
 from .optim import (
@@ -12,6 +12,5 @@ from .optim import (
 
 __all__ = [
     'AdaptiveClipAmpOptimWrapper', 'AdaptiveClipBfloat16OptimWrapper', 'AdaptiveClipOptimWrapper',
-    'Bfloat16OptimWrapper', 'ChannelsLast', 'ModelEmaHook', 'PublishedCosineLR', 'StopOnInvalidLossHook',
-    'TwoGroupsConstructor',
+    'Bfloat16OptimWrapper', 'ChannelsLast', 'ModelEmaHook', 'PublishedCosineLR', 'TwoGroupsConstructor',
 ]

@@ -1,6 +1,5 @@
-"""Averaged weights beside the raw ones, and an end to runs that diverged."""
+"""Averaged weights beside the raw ones."""
 import copy
-import math
 from collections.abc import Iterator
 
 import torch
@@ -8,11 +7,11 @@ from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
-from mmengine.runner import Runner, find_latest_checkpoint
+from mmengine.runner import Runner
 from mmengine.runner.base_loop import BaseLoop
 from torch import Tensor, nn
 
-from ..errors import ConfigError, UserError
+from ..errors import ConfigError
 
 
 @HOOKS.register_module()
@@ -111,43 +110,6 @@ class ModelEmaHook(Hook):
         finally:
             _swap(self.average, model)
         return {f'ema/{name}': value for name, value in metrics.items()}
-
-
-@HOOKS.register_module()
-class StopOnInvalidLossHook(Hook):
-    """Ends the training when the loss is no number any more, and keeps weights that are none out of checkpoints."""
-
-    priority = 'VERY_HIGH'
-
-    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: dict | None = None,
-                         outputs: dict | None = None) -> None:
-        """Look at the loss.
-
-        Raises:
-            UserError: If it is infinite or no number.
-        """
-        loss = (outputs or {}).get('loss', 0.)
-        loss = loss.item() if torch.is_tensor(loss) else float(loss)
-        if not math.isfinite(loss):
-            raise UserError(f'the loss is {loss} in epoch {runner.epoch + 1}, iteration {batch_idx + 1}: '
-                            f'{self._advice(runner)}')
-
-    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Look at the weights.
-
-        Raises:
-            UserError: If any of them is infinite or no number.
-        """
-        for name, value in checkpoint['state_dict'].items():
-            if value.dtype.is_floating_point and not torch.isfinite(value).all():
-                raise UserError(f'{name} is not finite after epoch {runner.epoch + 1} and is not saved: '
-                                f'{self._advice(runner)}')
-
-    @staticmethod
-    def _advice(runner: Runner) -> str:
-        latest = find_latest_checkpoint(runner.work_dir)
-        kept = f'the last good checkpoint is {latest}' if latest else 'no checkpoint had been saved yet'
-        return f'training stops, {kept}; try a lower learning rate'
 
 
 def _bare_model(runner: Runner) -> nn.Module:
