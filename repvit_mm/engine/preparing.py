@@ -1,7 +1,8 @@
 """From a config and the options of a tool to what a run needs."""
 import argparse
+import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from mmengine.device import get_device
 from mmengine.logging import print_log
 
 from ..arguments import LARGEST_SEED
+from ..checkpoints import check_finite, read_checkpoint, tensors_of
 from ..errors import CheckpointError, ConfigError
 from ..toolboxes import toolbox_of
 from ..toolboxes.datasets import LOADERS
@@ -141,29 +143,46 @@ def set_resume(cfg: Config, resume: str) -> None:
 
     Args:
         cfg: Changed in place.
-        resume: ``'auto'`` for the last checkpoint in the work directory, or a path.
+        resume: ``'auto'`` for the last checkpoint in the work directory that can be read, or a path.
 
     Raises:
         CheckpointError: If there is none.
     """
-    path = latest_checkpoint(cfg.work_dir) if resume == 'auto' else resume
+    path = _last_readable(checkpoints_of(cfg.work_dir)) if resume == 'auto' else resume
     if path is None:
         raise CheckpointError(f'nothing to resume: there is no checkpoint in {cfg.work_dir}; leave out --resume '
                               'to start, or name a --work-dir or a checkpoint')
     cfg.resume, cfg.load_from = True, str(path)
 
 
+def _last_readable(paths: Sequence[Path]) -> Path | None:
+    """The first of ``paths`` that is whole and finite; the first one if none is, whose loading says why."""
+    for path in paths:
+        try:
+            check_finite(tensors_of(read_checkpoint(path), path), path)
+            return path
+        except CheckpointError as error:
+            print_log(f'{error}; looking for the checkpoint before it', 'current', logging.WARNING)
+    return next(iter(paths), None)
+
+
 def latest_checkpoint(work_dir: str | Path) -> Path | None:
     """The checkpoint that a run wrote last into its work directory, or None."""
+    return next(iter(checkpoints_of(work_dir)), None)
+
+
+def checkpoints_of(work_dir: str | Path) -> list[Path]:
+    """The checkpoints that a run wrote into its work directory, the last one first."""
     work_dir = Path(work_dir)
+    found = [*work_dir.glob('epoch_*.pth'), *work_dir.glob('iter_*.pth')]
+    found.sort(key=lambda path: path.stat().st_mtime, reverse=True)
     pointer = work_dir / 'last_checkpoint'
     with suppress(OSError, ValueError):  # of bytes that are no path
         text = pointer.read_text().strip() if pointer.is_file() else ''
         for path in (work_dir / Path(text).name, Path(text)):  # a copy of a run goes on from its own checkpoint
             if text and path.is_file():
-                return path
-    found = [*work_dir.glob('epoch_*.pth'), *work_dir.glob('iter_*.pth')]
-    return max(found, key=lambda path: path.stat().st_mtime, default=None)
+                return [path, *(other for other in found if other != path)]
+    return found
 
 
 def check_weights(path: str | None) -> None:

@@ -205,6 +205,25 @@ class TestResume:
         engine.set_resume(cfg, 'some.pth')
         assert cfg.resume and cfg.load_from == 'some.pth'
 
+    @pytest.mark.parametrize(('spoil', 'said'), [
+        (lambda path: path.write_bytes(path.read_bytes()[:500]), 'epoch_2.pth'),
+        (lambda path: path.write_bytes(b''), 'epoch_2.pth'),
+        (lambda path: torch.save(dict(state_dict=dict(x=torch.tensor(float('nan')))), path), 'not a number'),
+    ])
+    def test_a_spoiled_checkpoint_is_passed_over_with_a_word(self, tmp_path, monkeypatch, spoil, said):
+        for epoch in (1, 2):
+            torch.save(dict(state_dict=dict(x=torch.ones(99)), meta=dict(epoch=epoch)), tmp_path / f'epoch_{epoch}.pth')
+        write(tmp_path / 'last_checkpoint', str(tmp_path / 'epoch_2.pth'))
+        spoil(tmp_path / 'epoch_2.pth')
+        lines, cfg = [], Config(dict(work_dir=str(tmp_path)))
+        monkeypatch.setattr(engine.preparing, 'print_log', lambda line, *_: lines.append(line))
+        engine.set_resume(cfg, 'auto')
+        assert cfg.load_from == str(tmp_path / 'epoch_1.pth')
+        assert len(lines) == 1 and 'epoch_2.pth' in lines[0] and said in lines[0]
+        spoil(tmp_path / 'epoch_1.pth')
+        engine.set_resume(cfg, 'auto')
+        assert cfg.load_from == str(tmp_path / 'epoch_2.pth'), 'its loading tells what is wrong with it'
+
 
 def test_check_weights(tmp_path):
     engine.check_weights(None)
