@@ -152,10 +152,10 @@ def _build_from_config(path: Path, checkpoint: Any) -> InferenceModel:
         raise ConfigError(f'{path} describes no model that can be built: {" ".join(str(error).split())}') from error
     if not any(isinstance(module, RepViT) for module in model.modules()):
         raise ConfigError(f"{path} has no RepViT in it; expected backbone=dict(type='RepViT', ...)")
-    return InferenceModel(path.stem, model, toolbox, _normalisation(model.data_preprocessor), classes, config)
+    return InferenceModel(path.stem, model, toolbox, normalisation_of(model.data_preprocessor), classes, config)
 
 
-def _normalisation(preprocessor: nn.Module) -> Normalisation:
+def normalisation_of(preprocessor: nn.Module) -> Normalisation:
     """Mean, standard deviation and channel order of a toolbox's data preprocessor; images are read as BGR."""
     swaps = getattr(preprocessor, '_channel_conversion', getattr(preprocessor, 'to_rgb', False))
     channels = 'RGB' if swaps else 'BGR'

@@ -4,6 +4,8 @@ import argparse
 from repvit_mm import engine
 from repvit_mm.configs import load_config
 from repvit_mm.errors import run_cli
+from repvit_mm.export.runtimes import ENGINES
+from repvit_mm.export.testing import use_exported
 from repvit_mm.toolboxes import toolbox_of
 
 
@@ -11,7 +13,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description='Test a model with mmdet, mmseg or mmpretrain.')
     parser.add_argument('config', help='path of the config')
     parser.add_argument('checkpoint',
-                        help='path, repvit://NAME or http address of weights in any published format')
+                        help='path, repvit://NAME or http address of weights in any published format; with --backend '
+                             'an exported file')
+    parser.add_argument('--backend', choices=ENGINES, help='test a file of export_onnx.py or export_openvino.py')
     parser.add_argument('--out', metavar='PATH',
                         help='keep the predictions: a .pkl file, for segmentation a directory of label maps')
     parser.add_argument('--show-dir', metavar='DIR', help='draw the predictions into this directory')
@@ -34,6 +38,8 @@ def main() -> None:
             toolbox.draw_predictions(cfg, args.show_dir)
         if args.slide is not None:
             toolbox.enable_slide(cfg, args.slide)
+        if args.backend:
+            use_exported(cfg, args.checkpoint, args.backend)
         if args.tta:
             toolbox.enable_tta(cfg)
         if args.out:

@@ -48,7 +48,7 @@ def _torch(model: nn.Module, image: Tensor, dtype: str, threads: int, channels_l
 
 
 def _onnxruntime(model: nn.Module, image: Tensor, dtype: str, threads: int) -> Callable[[], Any]:
-    from ..export.onnx import open_session
+    from ..export.runtimes import open_session
     with tempfile.TemporaryDirectory() as folder:
         session = open_session(_save(model, image, Path(folder)), threads)
     feed = {'image': image.numpy()}
@@ -85,7 +85,7 @@ def _coreml(model: nn.Module, image: Tensor, dtype: str, threads: int, unit: str
 def _save(model: nn.Module, image: Tensor, folder: Path) -> Path:
     from ..export.onnx import save_graph
     path = folder / 'model.onnx'
-    save_graph(model, image, path, [f'output{i}' for i in range(len(model(image)))])
+    save_graph(model, {'image': image}, path, [f'output{i}' for i in range(len(model(image)))])
     return path
 
 

@@ -17,6 +17,28 @@ from ..fusion import fuse
 from ..inference import InferenceModel
 
 
+class Bounds(NamedTuple):
+    """What an exported file may differ from PyTorch by.
+
+    Attributes:
+        outputs: Largest difference of a tensor, relative to its largest value.
+        boxes: Of a box, relative to the longer side of the image.
+        scores: Of a score.
+        masks: Of the probability of a pixel.
+        noise: In standard deviations of the pixels: what moves PyTorch's detections about as much as the precision.
+    """
+
+    outputs: float
+    boxes: float
+    scores: float
+    masks: float
+    noise: float
+
+
+#: Precision -> bounds. Single: rounding in another order of sums. Half: weights that are rounded to 11 bits.
+BOUNDS = {'fp32': Bounds(2e-5, 5e-5, 1e-4, 2e-2, 2e-6), 'fp16': Bounds(2e-2, 5e-3, 1e-2, 0.1, 1e-3)}
+
+
 class Comparison(NamedTuple):
     """An output of an exported file beside PyTorch's.
 
@@ -101,12 +123,12 @@ def fused_for_export(model: InferenceModel) -> InferenceModel:
 
 
 @torch.no_grad()
-def count_convolutions(model: nn.Module, image: Tensor) -> int:
+def count_convolutions(model: nn.Module, *inputs: Tensor) -> int:
     """Number of convolutions in a forward pass."""
     calls: Counter[str] = Counter()
     hooks = [module.register_forward_hook(lambda *_: calls.update(['conv']))
              for module in model.modules() if isinstance(module, nn.Conv2d)]
-    model(image)
+    model(*inputs)
     for hook in hooks:
         hook.remove()
     return calls['conv']

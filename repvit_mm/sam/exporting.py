@@ -40,8 +40,9 @@ from torch import Tensor
 from ..errors import ExportError
 from ..export import Comparison, ExportReport, export_coreml, export_onnx
 from ..export.mil_evaluator import MILProgram, quiet
-from ..export.onnx import OPSET, open_session
+from ..export.onnx import OPSET
 from ..export.packages import need
+from ..export.runtimes import open_session
 from ..export.verification import compare, size_on_disk
 from ..files import atomic_write
 from ..inference import SAM_ENCODER, InferenceModel

@@ -5,7 +5,7 @@ import numpy as np
 from PIL import Image
 
 from ..errors import CheckpointError
-from ..export.onnx import open_session
+from ..export.runtimes import open_session
 from ..normalisation import IMAGENET
 from .exporting import INPUTS, OUTPUTS, decoder_points
 from .prompts import Prompt

@@ -19,7 +19,8 @@ from .datasets import datasets_of, innermost, known_metainfo
 class Detection(Toolbox):
     """Detectors and instance segmentors of mmdet.
 
-    Boxes and masks need proposals and suppression, which no exported graph holds: inference stops at the pyramid.
+    Inference stops at the pyramid, which is what can be counted and measured on any picture; boxes and masks come from
+    :mod:`repvit_mm.export.detectors`.
     """
 
     name, covers, adds_maps = 'detection', 'backbone and neck', True

@@ -1,0 +1,129 @@
+"""Tests of exported files: a toolbox's own loading, preprocessing and metrics, around what a file computes."""
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from mmengine.config import Config, ConfigDict
+from mmengine.model import BaseModel
+from mmengine.registry import MODELS
+from mmengine.structures import InstanceData
+from torch import Tensor, nn
+
+from ..errors import ExportError
+from ..inference import normalisation_of
+from ..toolboxes import toolbox_of
+from .detections import Detections, detect, paste
+from .runtimes import ExportedFile, open_exported
+
+
+def use_exported(cfg: Config, path: str, engine: str) -> None:
+    """Make a config test an exported file instead of its model with a checkpoint.
+
+    Args:
+        cfg: Changed in place.
+        path: Of the file.
+        engine: What runs it, a key of :data:`repvit_mm.export.runtimes.ENGINES`.
+
+    Raises:
+        ExportError: If the file cannot be opened, or is for another task.
+    """
+    file, task = open_exported(path, engine), toolbox_of(cfg).name
+    if file.facts['task'] != task or (task == 'detection' and 'score_threshold' not in file.facts):
+        raise ExportError(f'{path} holds {file.facts["description"]}; {cfg.filename} needs its whole model')
+    if 'data_preprocessor' in cfg:  # mmpretrain's configs have it beside the model
+        cfg.model.setdefault('data_preprocessor', cfg.pop('data_preprocessor'))
+    cfg.model = ConfigDict(type='ExportedModel', model=cfg.model, task=task, path=path, engine=engine)
+    cfg.load_from = None
+
+
+@MODELS.register_module()
+class ExportedModel(BaseModel):
+    """A toolbox's model that leaves what it computes to an exported file.
+
+    Args:
+        model: Config of the model. Its preprocessing, and what it makes of logits, stay its own.
+        task: ``'classification'``, ``'segmentation'`` or ``'detection'``.
+        path: Of the file.
+        engine: A key of :data:`repvit_mm.export.runtimes.ENGINES`.
+
+    Raises:
+        ExportError: If the file wants its images normalised otherwise than the model does.
+    """
+
+    def __init__(self, model: Mapping[str, Any], task: str, path: str, engine: str):
+        module = MODELS.build(model)
+        super().__init__(data_preprocessor=module.data_preprocessor)
+        file, wanted = open_exported(path, engine), normalisation_of(module.data_preprocessor)._asdict()
+        for key, value in wanted.items():
+            if file.facts[key] != (value if isinstance(value, str) else list(value)):
+                raise ExportError(f'{path} has {key}={file.facts[key]}, and the config {key}={value}: it is of another '
+                                  'model')
+        _REPLACING[task](module, file)
+        self.module = module
+
+    def forward(self, inputs: Tensor, data_samples: Sequence[Any] | None = None, mode: str = 'predict') -> Any:
+        """What the toolbox's model gives; only ``mode='predict'`` is for an exported file."""
+        return self.module(inputs, data_samples, mode)
+
+
+def _classify_with(module: nn.Module, file: ExportedFile) -> None:
+    module.extract_feat = lambda inputs, *_: _logits(file, inputs)
+    module.head.forward = lambda logits: logits
+
+
+def _segment_with(module: nn.Module, file: ExportedFile) -> None:
+    module.encode_decode = lambda inputs, _: _logits(file, inputs)
+
+
+def _logits(file: ExportedFile, inputs: Tensor) -> Tensor:
+    (logits,) = file.run({'image': _fitted(file, inputs).cpu().numpy()}).values()
+    return torch.from_numpy(logits).to(inputs.device)
+
+
+def _detect_with(module: nn.Module, file: ExportedFile) -> None:
+    def predict(inputs: Tensor, samples: Sequence[Any], rescale: bool = True) -> Sequence[Any]:
+        images = _fitted(file, inputs).cpu()
+        results = [_instances(detect(file, images[i:i + 1], sample.img_shape[:2]), sample,
+                              file.facts.get('mask_threshold')) for i, sample in enumerate(samples)]
+        return module.add_pred_to_datasample(samples, results)
+    module.predict = predict
+
+
+def _instances(found: Detections, sample: Any, mask_threshold: float | None) -> InstanceData:
+    """Detections in pixels of the picture as it was before it was scaled."""
+    boxes = found.boxes / np.tile(np.array(sample.scale_factor, np.float32), 2)
+    instances = InstanceData(bboxes=torch.from_numpy(boxes), scores=torch.from_numpy(found.scores),
+                             labels=torch.from_numpy(found.labels))
+    if found.masks is not None:
+        height, width = sample.ori_shape[:2]
+        masks = np.zeros((len(boxes), height, width), bool)
+        for mask, values, box in zip(masks, found.masks, boxes, strict=True):
+            mask[:] = paste(values, box, height, width) >= mask_threshold
+        instances.masks = torch.from_numpy(masks)
+    return instances
+
+
+#: Task -> what makes a toolbox's model leave its computation to a file.
+_REPLACING: Mapping[str, Callable[[nn.Module, ExportedFile], None]] = {
+    'classification': _classify_with, 'segmentation': _segment_with, 'detection': _detect_with}
+
+
+def _fitted(file: ExportedFile, inputs: Tensor) -> Tensor:
+    """A batch as it is, or for a detector with as many zeros at the right and the bottom as the file needs.
+
+    Raises:
+        ExportError: If the file does not take images of this size.
+    """
+    task, given = file.facts['task'], tuple(inputs.shape[2:])
+    multiple = 1 if task == 'classification' else 32
+    wanted = tuple(size or -(-now // multiple) * multiple for size, now in zip(file.shape[2:], given, strict=True))
+    if wanted == given:
+        return inputs
+    if task == 'detection' and all(size >= now for size, now in zip(wanted, given, strict=True)):
+        return F.pad(inputs, (0, wanted[1] - given[1], 0, wanted[0] - given[0]))
+    sizes = ' x '.join(map(str, wanted)) if file.shape[2] else f'multiples of {multiple}'
+    raise ExportError(f'{file.path} takes images of {sizes} pixels, and the test pipeline of the config gives '
+                      f'{given[0]} x {given[1]}; ' + ('change the pipeline' if file.shape[2] is None else
+                                                      'export it with --dynamic-size, or change the pipeline'))

@@ -1,0 +1,223 @@
+import copy
+
+import numpy as np
+import pytest
+import torch
+from inference_models import write_config
+
+from repvit_mm.errors import ExportError
+from repvit_mm.export import detectors, export_onnx
+from repvit_mm.export.detections import detect, paste
+from repvit_mm.export.detectors import Selection, WholeDetector, spread_outputs
+from repvit_mm.export.openvino import export_openvino
+from repvit_mm.export.pictures import load_pictures, normalise, to_pixels
+from repvit_mm.export.runtimes import open_onnx, open_openvino
+from repvit_mm.export.verification import fused_for_export
+from repvit_mm.inference import build_inference_model, randomise_weights
+
+BASES = {
+    'mask_rcnn': None,
+    'retinanet': ('mmdet::retinanet/retinanet_r50_fpn_1x_coco.py', (0, 1, 2, 3), 'neck=dict(in_channels={}, '
+                  'out_channels=16), bbox_head=dict(in_channels=16, feat_channels=16, stacked_convs=1, num_classes=5)'),
+    'rtmdet': ('mmdet::rtmdet/rtmdet_tiny_8xb32-300e_coco.py', (1, 2, 3), 'neck=dict(in_channels={}, out_channels=16), '
+               'bbox_head=dict(in_channels=16, feat_channels=16, num_classes=5), test_cfg=dict(max_per_img=50)'),
+    'gfl': ('mmdet::gfl/gfl_r50_fpn_1x_coco.py', (0, 1, 2, 3), 'neck=dict(in_channels={}, out_channels=16), '
+            'bbox_head=dict(in_channels=16, feat_channels=32, stacked_convs=1, num_classes=5)'),
+}
+WIDTHS = (8, 16, 24, 32)
+
+
+def write_detector(folder, kind):
+    path = folder / f'{kind}.py'
+    if BASES[kind] is None:
+        path.write_text(f"""
+_base_ = {str(write_config(folder, 'detection'))!r}
+roi = dict(roi_layer=dict(output_size=7), out_channels=16)
+model = dict(
+    neck=dict(out_channels=16), rpn_head=dict(in_channels=16, feat_channels=16),
+    roi_head=dict(
+        bbox_roi_extractor=roi, bbox_head=dict(in_channels=16, fc_out_channels=32, num_classes=5),
+        mask_roi_extractor=dict(out_channels=16),
+        mask_head=dict(in_channels=16, conv_out_channels=16, num_convs=1, num_classes=5)),
+    test_cfg=dict(rpn=dict(nms_pre=100, max_per_img=50), rcnn=dict(score_thr=0.2, max_per_img=30)))
+""")
+    else:
+        base, indices, parts = BASES[kind]
+        path.write_text(f"""
+_base_ = {base!r}
+model = dict(
+    backbone=dict(_delete_=True, type='RepViT', arch=dict(widths={WIDTHS}, depths=(1, 1, 2, 1)), out_indices={indices}),
+    {parts.format([WIDTHS[i] for i in indices])})
+""")
+    return path
+
+
+@pytest.fixture(scope='module')
+def detector(tmp_path_factory):
+    """Gives the tiny detector of a kind, with random weights; each is built once."""
+    built = {}
+
+    def get(kind):
+        if kind not in built:
+            built[kind] = build_inference_model(write_detector(tmp_path_factory.mktemp(kind), kind))
+            randomise_weights(built[kind])
+            spread_outputs(built[kind])
+        return built[kind]
+    return get
+
+
+def by_mmdet(model, image, size):
+    """What mmdet finds with the unfused model, in an image that holds a picture of a size."""
+    from mmdet.structures import DetDataSample
+    sample = DetDataSample(metainfo=dict(img_shape=size, ori_shape=size, scale_factor=(1., 1.)))
+    with torch.no_grad():
+        return model.model.predict(image, [sample])[0].pred_instances
+
+
+@pytest.mark.parametrize('kind, engine', [('mask_rcnn', 'onnxruntime'), ('retinanet', 'onnxruntime'),
+                                          ('rtmdet', 'onnxruntime'), ('mask_rcnn', 'openvino')])
+def test_the_file_finds_what_mmdet_finds_with_the_unfused_model(kind, engine, detector, tmp_path):
+    model = detector(kind)
+    if engine == 'onnxruntime':
+        report = export_onnx(model, (64, 96), tmp_path / 'model.onnx', True, selection=Selection())
+        file = open_onnx(report.path)
+    else:
+        report = export_openvino(model, (64, 96), tmp_path / 'model.xml', True, selection=Selection())
+        file = open_openvino(report.path)
+    assert {'boxes', 'scores', 'labels'} <= {result.output for result in report.comparisons}
+    # Beside the exporter's own check: a size that it has not seen, with a picture that does not fill it.
+    pixels = to_pixels(load_pictures((90, 130), 4)[-1:], model.normalisation.channels)
+    image = torch.nn.functional.pad(normalise(pixels, model.normalisation), (0, 30, 0, 6))
+    found, expected = detect(file, image, (90, 130)), by_mmdet(model, image, (90, 130))
+    assert len(expected) > 5 and found.labels.tolist() == expected.labels.tolist()
+    np.testing.assert_allclose(found.boxes, expected.bboxes, atol=2e-3)
+    np.testing.assert_allclose(found.scores, expected.scores, atol=1e-4)
+    assert (found.boxes[:, 2] <= 130).all() and (found.boxes[:, 3] <= 90).all()
+    if kind == 'mask_rcnn':
+        pasted = [paste(mask, box, 90, 130) >= 0.5 for mask, box in zip(found.masks, found.boxes, strict=True)]
+        assert (np.stack(pasted) != expected.masks.numpy()).mean() < 1e-4
+
+
+@pytest.mark.parametrize('kind, threshold', [('mask_rcnn', 0.), ('mask_rcnn', 1.), ('rtmdet', 1.)])
+@pytest.mark.parametrize('engine', [open_onnx, open_openvino])
+def test_a_picture_without_detections_and_one_full_of_them_run(kind, threshold, engine, detector, tmp_path):
+    whole = WholeDetector(fused_for_export(detector(kind)), Selection(threshold, max_detections=7))
+    from repvit_mm.export.onnx import write_onnx
+    write_onnx(whole, (64, 64), tmp_path / 'model.onnx', False)
+    found = detect(engine(tmp_path / 'model.onnx'), torch.zeros(1, 3, 64, 64), (64, 64))
+    number = 0 if threshold else 7
+    assert found.boxes.shape == (number, 4) and found.scores.shape == found.labels.shape == (number,)
+    assert found.masks is None if kind != 'mask_rcnn' else found.masks.shape == (number, 28, 28)
+
+
+def test_the_selection_is_an_option_and_written_down(detector, tmp_path):
+    model, out = detector('mask_rcnn'), tmp_path / 'model.onnx'
+    export_onnx(model, (64, 64), out, selection=Selection(0.25, 0.3, 4))
+    metadata = open_onnx(out).facts
+    assert (metadata['score_threshold'], metadata['iou_threshold'], metadata['max_detections']) == (0.25, 0.3, 4)
+    assert metadata['mask_threshold'] == 0.5 and 'divide by the scale' in metadata['postprocessing']
+    assert 'zeros' in metadata['preprocessing'] and metadata['mean'] == [123.675, 116.28, 103.53]
+    found = detect(open_onnx(out), torch.randn(1, 3, 64, 64), (64, 64))
+    assert 0 < len(found.scores) <= 4 and (found.scores > 0.25).all()
+    assert model.model.roi_head.test_cfg.score_thr == 0.2  # the model stays as it is
+
+
+def weight(whole):
+    whole.fused.backbone.stages[2].blocks[0].token_mixer.bias.data += 0.01
+
+
+def mask_weight(whole):
+    whole.fused.model.roi_head.mask_head.conv_logits.bias.data += 0.1
+
+
+def normalisation(whole):
+    stem = whole.fused.backbone.stem.conv1
+    stem.weight.data /= 58.
+
+
+def channels(whole):
+    stem = whole.fused.backbone.stem.conv1
+    stem.weight.data = stem.weight.data.flip(1)
+
+
+def score_threshold(whole):
+    whole.fused.model.roi_head.test_cfg.score_thr = 0.3
+
+
+def suppression(whole):
+    whole.fused.model.roi_head.test_cfg.nms.iou_threshold = 0.45
+
+
+def regions(whole):
+    whole.fused.model.rpn_head.test_cfg.max_per_img = 45
+
+
+def borders(whole):
+    forward = whole.forward
+    whole.forward = lambda image, size: forward(image, torch.tensor(image.shape[2:]).float() + size * 0)
+
+
+@pytest.mark.parametrize('mutation', [weight, mask_weight, normalisation, channels, score_threshold, suppression,
+                                      regions, borders])
+def test_a_file_that_finds_something_else_is_refused_and_leaves_the_old_one(mutation, detector, tmp_path, monkeypatch):
+    from repvit_mm.export import onnx as module
+    out = tmp_path / 'model.onnx'
+    out.write_text('the old one')
+
+    def save_another(whole, *args, **kwargs):
+        other = copy.deepcopy(whole)
+        mutation(other)
+        save_graph(other, *args, **kwargs)
+    save_graph = module.save_graph
+    monkeypatch.setattr(module, 'save_graph', save_another)
+    with pytest.raises(ExportError, match='differs? from PyTorch'):
+        export_onnx(detector('mask_rcnn'), (64, 96), out, selection=Selection())
+    assert out.read_text() == 'the old one' and [path.name for path in tmp_path.iterdir()] == ['model.onnx']
+
+
+def test_a_detector_that_finds_nothing_is_not_proven(detector, tmp_path):
+    with pytest.raises(ExportError, match='cannot be proven: in these pictures PyTorch finds 0 objects'):
+        export_onnx(detector('rtmdet'), (64, 96), tmp_path / 'model.onnx', selection=Selection(1.))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize('change, message', [
+    (lambda model: setattr(model.model.roi_head.test_cfg, 'nms', dict(type='soft_nms', iou_threshold=0.5)),
+     'StandardRoIHead with the suppression .*soft_nms'),
+    (lambda model: setattr(model.model.roi_head, 'bbox_roi_extractor', torch.nn.Identity()), 'MaskRCNN with Identity'),
+])
+def test_a_part_that_is_not_supported_is_named(change, message, detector):
+    model = copy.deepcopy(detector('mask_rcnn'))
+    change(model)
+    with pytest.raises(ExportError, match=f'has {message}.* cannot be exported; supported are .* --pyramid'):
+        WholeDetector(fused_for_export(model))
+
+
+def test_a_head_that_decodes_in_its_own_way_is_named(tmp_path):
+    with pytest.raises(ExportError, match='gfl has GFL with GFLHead, which cannot be exported'):
+        detectors.check_supported(build_inference_model(write_detector(tmp_path, 'gfl')))
+
+
+@pytest.mark.parametrize('selection, message', [
+    (Selection(score_threshold=1.5), '--score-threshold 1.5 must be from 0 to 1'),
+    (Selection(iou_threshold=-0.1), '--iou-threshold -0.1 must be from 0 to 1'),
+    (Selection(max_detections=0), '--max-detections 0 must be at least 1'),
+])
+def test_a_selection_out_of_range_is_refused(selection, message, detector):
+    with pytest.raises(ExportError, match=message):
+        WholeDetector(fused_for_export(detector('mask_rcnn')), selection)
+
+
+def test_wrong_sizes_and_other_tasks_are_refused(detector, models, tmp_path):
+    with pytest.raises(ExportError, match='60 96 must be a multiple of 32'):
+        export_onnx(detector('retinanet'), (60, 96), tmp_path / 'model.onnx', selection=Selection())
+    with pytest.raises(ExportError, match='is no detector'):
+        export_onnx(models('classification'), (64, 96), tmp_path / 'model.onnx', selection=Selection())
+
+
+def test_a_mask_is_pasted_between_the_centres_of_its_cells():
+    assert paste(np.ones((4, 4)), (2, 1, 6, 3), 5, 8).round(6).tolist() == [
+        [0] * 8, *[[0, 0, 1, 1, 1, 1, 0, 0]] * 2, [0] * 8, [0] * 8]
+    halves = paste(np.array([[0., 1.], [0., 1.]]), (0, 0, 4, 4), 4, 4)
+    np.testing.assert_allclose(halves[1], [0, 0.25, 0.75, 0.75 + 0.0], atol=0.26)
+    assert not paste(np.ones((2, 2)), (3, 3, 3, 3), 4, 4).any()
