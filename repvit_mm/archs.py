@@ -6,12 +6,12 @@ from .errors import ConfigError
 
 
 class ArchSpec(NamedTuple):
-    """Shape of a RepViT.
+    """Widths and depths of a RepViT.
 
     Attributes:
         widths: Channels of each stage.
-        depths: Blocks of each stage whose squeeze-and-excitation alternates on, off, on, ... Behind them, every
-            stage but the last has one more block without it, which closes the stage.
+        depths: Blocks of each stage, with squeeze-and-excitation in every second one, starting with the first. Every
+            stage but the last ends with one more block without it, the closing block.
         first_version: Whether the depthwise branches carry a BatchNorm each (the paper's first version)
             instead of one BatchNorm after their sum.
     """
@@ -21,8 +21,8 @@ class ArchSpec(NamedTuple):
     first_version: bool = False
 
 
-#: Name -> shape. RepViT, CVPR 2024 (https://arxiv.org/abs/2307.09283): m0_6 to m2_3 are the final paper's,
-#: m1, m2 and m3 its first version's.
+#: Name -> widths and depths. RepViT, CVPR 2024 (https://arxiv.org/abs/2307.09283): m0_6 to m2_3 are from the final
+#: paper, m1, m2 and m3 from its first version.
 ARCHS: dict[str, ArchSpec] = {
     'm0_6': ArchSpec((40, 80, 160, 320), (1, 1, 8, 1)),
     'm0_9': ArchSpec((48, 96, 192, 384), (2, 2, 14, 2)),
@@ -40,15 +40,15 @@ def get_arch(arch: str | Mapping) -> ArchSpec:
     """Look up a published architecture, or check one given as a dict.
 
     Args:
-        arch: A name of :data:`ARCHS`, or a dict with ``widths`` and ``depths`` (as many positive integers each,
-            widths even) and optionally ``first_version``.
+        arch: A name of :data:`ARCHS`, or a dict with ``widths`` and ``depths`` (positive integers, equally many, the
+            first width even) and optionally ``first_version``.
 
     Raises:
-        ConfigError: For an unknown name, a missing or unknown key, or values that make no network.
+        ConfigError: For an unknown name, a missing or unknown key, or invalid values.
     """
     if isinstance(arch, str):
         if arch not in ARCHS:
-            raise ConfigError(f'arch={arch!r} is not a RepViT; choose one of {", ".join(ARCHS)}, '
+            raise ConfigError(f'arch={arch!r} is not a known architecture; choose one of {", ".join(ARCHS)}, '
                               'or give dict(widths=..., depths=...)')
         return ARCHS[arch]
     if not isinstance(arch, Mapping):
@@ -56,7 +56,7 @@ def get_arch(arch: str | Mapping) -> ArchSpec:
     if unknown := set(arch) - set(ArchSpec._fields):
         raise ConfigError(f'arch has unknown keys {sorted(unknown)}; valid are {", ".join(ArchSpec._fields)}')
     if missing := {'widths', 'depths'} - set(arch):
-        raise ConfigError(f'arch lacks {sorted(missing)}; a dict needs widths and depths')
+        raise ConfigError(f'arch lacks {sorted(missing)}; a dict must have widths and depths')
     spec = ArchSpec(tuple(arch['widths']), tuple(arch['depths']), bool(arch.get('first_version', False)))
     if not spec.widths or len(spec.widths) != len(spec.depths):
         raise ConfigError(f'arch needs as many widths as depths, got {spec.widths} and {spec.depths}')
@@ -68,14 +68,14 @@ def get_arch(arch: str | Mapping) -> ArchSpec:
 
 
 def out_channels(arch: str | Mapping, out_indices: Sequence[int] = (0, 1, 2, 3)) -> list[int]:
-    """Channels of the maps that a RepViT returns, for a config that does not want to type them.
+    """Channels of the maps that a RepViT returns, to save typing them in configs.
 
     Args:
         arch: As for :func:`get_arch`.
         out_indices: The stages whose maps are returned, as for :class:`repvit_mm.RepViT`.
 
     Raises:
-        ConfigError: If ``arch`` is none, or has no such stage.
+        ConfigError: If ``arch`` is not a known architecture, or lacks one of the stages.
 
     Example:
         >>> from repvit_mm import out_channels
@@ -84,5 +84,6 @@ def out_channels(arch: str | Mapping, out_indices: Sequence[int] = (0, 1, 2, 3))
     """
     widths = get_arch(arch).widths
     if unknown := [i for i in out_indices if i not in range(len(widths))]:
-        raise ConfigError(f'out_indices has {unknown}; {arch} has the stages {tuple(range(len(widths)))}')
+        raise ConfigError(f'out_indices={tuple(out_indices)}: {arch} has no stages {unknown}, expected numbers from '
+                          f'{tuple(range(len(widths)))}')
     return [widths[i] for i in out_indices]

@@ -1,4 +1,4 @@
-"""RepViT as a backbone with the maps of a feature pyramid."""
+"""RepViT as a backbone that returns a map of each stage."""
 from collections.abc import Mapping, MutableMapping, Sequence
 
 import torch
@@ -23,10 +23,10 @@ class Stage(nn.Module):
     """One resolution of RepViT.
 
     Args:
-        in_channels: Channels of the stage before; None for the first stage, which has no downsampling.
+        in_channels: Channels of the previous stage; None for the first stage, which has no downsampling.
         channels: Channels of this stage.
-        depth: Blocks with squeeze-and-excitation on, off, on, ...
-        closing: Whether one more block without it closes the stage.
+        depth: Blocks without the closing one; every second one has squeeze-and-excitation, starting with the first.
+        closing: Whether one more block, without squeeze-and-excitation, ends the stage.
         stride: Stride of the downsampling.
         first_version: See :class:`repvit_mm.layers.RepDWConv`.
         drop_path_rates: One for the downsampling, if any, and one for each block.
@@ -46,7 +46,7 @@ class Stage(nn.Module):
         self.depth = depth
 
     def forward(self, x: Tensor, with_cp: bool = False) -> tuple[Tensor, Tensor]:
-        """The last map, and the one before the closing block; the same map where there is no such block."""
+        """The last map, and the map before the closing block; both are the same without a closing block."""
         x = tapped = self.downsample(x)
         for number, block in enumerate(self.blocks, start=1):
             x = checkpointed(block)(x) if with_cp else block(x)
@@ -59,8 +59,8 @@ class Stage(nn.Module):
 class RepViT(BaseModule, LoadsBothForms):
     """RepViT (Wang et al., CVPR 2024, https://arxiv.org/abs/2307.09283).
 
-    The same function as timm's ``repvit_*`` models. Only what leads to ``out_indices`` is built, so that no parameter
-    stays without a gradient.
+    Computes the same function as timm's ``repvit_*`` models. Only layers that ``out_indices`` needs are built, so every
+    parameter gets a gradient.
 
     Args:
         arch: A name of :data:`repvit_mm.archs.ARCHS`, or a dict of ``widths`` and ``depths``
@@ -72,23 +72,23 @@ class RepViT(BaseModule, LoadsBothForms):
         last_stride: Stride of the last downsampling, 2 or 1 (RepViT-SAM).
         frozen_stages: -1 freezes nothing, 0 the stem, n > 0 the stem and the first n stages: parameters and
             BatchNorm statistics.
-        norm_cfg: ``BN``, ``SyncBN``, or ``GN`` with ``num_groups`` where nothing has to be fused.
-        norm_eval: Keep every BatchNorm on its running statistics in training; weights and biases still learn.
+        norm_cfg: ``BN``, ``SyncBN``, or ``GN`` with ``num_groups``, which cannot be fused.
+        norm_eval: Let every BatchNorm use its running statistics in training; weights and biases still learn.
         act_cfg: Activation, see :func:`repvit_mm.layers.build_act`.
         drop_path_rate: Stochastic depth of the last block; it rises linearly from 0 at the first.
-        with_cp: Compute the blocks' activations again in the backward pass instead of keeping them. ``'cheap'`` does
-            so with what BatchNorms, activations, sums and attention give only, not with convolutions: less than half
-            of the memory for activations is left, for little time.
-        deploy: Build the fused form, for weights that are fused already.
-        init_cfg: ``dict(type='Pretrained', checkpoint=X)`` takes every published format of X, see
-            :func:`repvit_mm.load_checkpoint`; without it, the initialisation is the published one.
+        with_cp: Recompute the blocks' activations in the backward pass instead of keeping them. ``'cheap'`` recomputes
+            only the outputs of BatchNorms, activation functions, sums and attention, not of convolutions: less than
+            half the activation memory, for little extra time.
+        deploy: Build the fused form, for fused weights.
+        init_cfg: ``dict(type='Pretrained', checkpoint=X)`` loads X in any published format, see
+            :func:`repvit_mm.load_checkpoint`. By default, weights are initialised as published.
 
     Attributes:
         out_channels: Channels of each returned map.
         out_strides: Pixels of the image per pixel of each returned map.
 
     Raises:
-        ConfigError: For an unknown or contradictory setting.
+        ConfigError: For an invalid setting or combination of settings.
 
     Example:
         >>> import torch
@@ -168,7 +168,7 @@ class RepViT(BaseModule, LoadsBothForms):
         return self
 
     def init_weights(self) -> None:
-        """Load the weights that ``init_cfg`` names; every tensor has to be in the file.
+        """Load the weights that ``init_cfg`` names; the file must hold every tensor of the model.
 
         Raises:
             CheckpointError: If the file is missing, unreadable, or made for another architecture.
@@ -183,13 +183,13 @@ class RepViT(BaseModule, LoadsBothForms):
             try:
                 settings = PretrainedInit(**{key: value for key, value in entry.items() if key != 'type'})
             except TypeError as error:
-                raise ConfigError(f'init_cfg={dict(entry)} does not work: {error}') from error
+                raise ConfigError(f'init_cfg={dict(entry)} is invalid: {error}') from error
             source = str(settings.checkpoint)
             load_into(self, read_checkpoint(source), source, prefix=settings.prefix or '')
         self._is_init = True
 
     def to_own_form(self, state_dict: MutableMapping[str, Tensor], prefix: str) -> None:
-        if not self.deploy:  # then each layer sees to itself
+        if not self.deploy:  # each layer converts its own tensors
             return
         for name, module in self.named_modules():
             if isinstance(module, nn.Conv2d) and (
@@ -198,12 +198,12 @@ class RepViT(BaseModule, LoadsBothForms):
                     value.to(module.weight) for value in folded)
 
     def _load_from_state_dict(self, state_dict: MutableMapping[str, Tensor], prefix: str, *args) -> None:
-        adapt_names(self, state_dict, prefix)  # whoever loads
+        adapt_names(self, state_dict, prefix)  # here, so that it works with every loader
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
 def _split(drop_path_rate: float, counts: Sequence[int]) -> list[list[float]]:
-    """Rates rising linearly over all blocks, in a list for each stage."""
+    """Linearly rising rates of all blocks, one list per stage."""
     rates = iter(torch.linspace(0, drop_path_rate, sum(counts), device='cpu').tolist())
     return [[next(rates) for _ in range(count)] for count in counts]
 
@@ -212,7 +212,7 @@ def _check(num_stages: int, in_channels: int, out_indices: Sequence[int], featur
            frozen_stages: int, drop_path_rate: float, with_cp: bool | str) -> None:
     indices = list(out_indices)
     if not indices or indices != sorted(set(indices) & set(range(num_stages))):
-        raise ConfigError(f'out_indices={tuple(indices)} must be ascending numbers out of {tuple(range(num_stages))}')
+        raise ConfigError(f'out_indices={tuple(indices)} must be ascending numbers from {tuple(range(num_stages))}')
     if feature_tap not in FEATURE_TAPS:
         raise ConfigError(f'feature_tap={feature_tap!r} must be one of {", ".join(FEATURE_TAPS)}')
     if last_stride not in (1, 2):
@@ -220,7 +220,7 @@ def _check(num_stages: int, in_channels: int, out_indices: Sequence[int], featur
     if in_channels < 1:
         raise ConfigError(f'in_channels={in_channels} must be at least 1')
     if frozen_stages not in range(-1, num_stages + 1):
-        raise ConfigError(f'frozen_stages={frozen_stages} must be -1 (none), 0 (stem) or up to {num_stages}')
+        raise ConfigError(f'frozen_stages={frozen_stages} must be from -1 (nothing) and 0 (stem) to {num_stages}')
     if not 0 <= drop_path_rate < 1:
         raise ConfigError(f'drop_path_rate={drop_path_rate} must be at least 0 and less than 1')
     if with_cp not in (False, True, 'cheap'):

@@ -1,4 +1,4 @@
-"""What ``python -m repvit_mm`` is and does; needs nothing installed."""
+"""The commands of ``python -m repvit_mm``. Imports nothing but the standard library."""
 import ast
 import difflib
 import os
@@ -11,19 +11,19 @@ from typing import NamedTuple
 from .errors import UserError
 from .version import __version__
 
-#: How the command is started where its scripts folder is not on the PATH.
+#: How to start the command even if its scripts folder is not on the PATH.
 STARTED_AS = 'python -m repvit_mm'
-#: The tools, which a wheel carries and a checkout links to.
+#: The tools: included in a wheel, linked in a checkout.
 TOOLS = Path(__file__).resolve().parent / '.mim' / 'tools'
-_DOCTOR = 'Say what is installed, what each missing piece disables, and the command that adds it'
+_DOCTOR = 'Report what is installed, what each missing package disables, and the command that installs it'
 
 
 class Tool(NamedTuple):
     """A script of the folder ``tools``.
 
     Attributes:
-        path: Where it is.
-        about: What it does, in one line.
+        path: The script.
+        about: One line on what it does.
     """
 
     path: Path
@@ -37,7 +37,7 @@ def find_tools(folder: Path = TOOLS) -> dict[str, Tool]:
 
 
 def _about(path: Path) -> str:
-    """The first line of a script's docstring or comment, without the usage behind its last colon."""
+    """The first line of a script's docstring or comment, without the usage after its last colon."""
     text = path.read_text(encoding='utf-8')
     if path.suffix == '.py':
         line = (ast.get_docstring(ast.parse(text)) or '').partition('\n')[0]
@@ -47,9 +47,9 @@ def _about(path: Path) -> str:
 
 
 def run_tool(tool: Tool, arguments: Sequence[str]) -> None:
-    """Become the process of a tool; does not return.
+    """Replace this process by a tool; does not return.
 
-    As for any ``python -m``, the modules of the current folder can be imported, by a config for example.
+    As with any ``python -m``, modules in the current folder can be imported, for example by a config.
     """
     python = sys.executable
     path = os.pathsep.join(filter(None, [os.getcwd(), os.environ.get('PYTHONPATH')]))
@@ -63,13 +63,13 @@ def run_tool(tool: Tool, arguments: Sequence[str]) -> None:
 
 
 def overview(tools: dict[str, Tool]) -> str:
-    """What ``--help`` prints."""
+    """The text of ``--help``."""
     commands = {'doctor': _DOCTOR, **{name: tool.about for name, tool in tools.items()}}
     width = max(map(len, commands))
     return '\n'.join([
         f'usage: {STARTED_AS} [--version] COMMAND ...', '',
-        'RepViT for OpenMMLab. COMMAND --help tells its options; a config that is not in the current folder,',
-        'such as detection/maskrcnn_repvit_m1_1.py, is taken from the installed ones.', '',
+        'RepViT for OpenMMLab. COMMAND --help lists its options. A config that is not in the current folder,',
+        'such as detection/maskrcnn_repvit_m1_1.py, is looked up among the installed ones.', '',
         *(f'  {name:{width}}  {about}' for name, about in commands.items())])
 
 
@@ -77,7 +77,7 @@ def main() -> int | None:
     """Run the command that the arguments name.
 
     Raises:
-        UserError: If there is no such command.
+        UserError: If the command is unknown.
     """
     name, *arguments = sys.argv[1:] or ['--help']
     tools = find_tools()
@@ -93,6 +93,6 @@ def main() -> int | None:
     else:
         names = ['doctor', *tools]
         close = difflib.get_close_matches(name, names, n=1)
-        hint = f'did you mean {close[0]}? There are' if close else 'there are'
-        raise UserError(f'there is no command {name}; {hint} {", ".join(names)}')
+        hint = f'did you mean {close[0]}? Choose from' if close else 'choose from'
+        raise UserError(f'unknown command {name}; {hint} {", ".join(names)}')
     return None

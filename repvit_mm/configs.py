@@ -1,4 +1,4 @@
-"""Configs: finding them, reading them, overriding settings in them."""
+"""Find and read configs, and override settings in them."""
 import difflib
 import inspect
 import os
@@ -11,11 +11,11 @@ from mmengine.config import Config
 from .errors import ConfigError
 from .safe_files import read_without_code
 
-#: Our configs, which a wheel carries and a checkout links to.
+#: Our configs: included in a wheel, linked in a checkout.
 INSTALLED_CONFIGS = Path(__file__).resolve().parent / '.mim' / 'configs'
-#: Endings of the files that mmengine reads as configs.
+#: Suffixes of the files that mmengine reads as configs.
 CONFIG_SUFFIXES = ('.py', '.yml', '.yaml', '.json')
-#: What a run reads from the top level of a config, beside the arguments of mmengine's Runner.
+#: Top-level keys of a config that a run reads, in addition to the arguments of mmengine's Runner.
 _RUN_KEYS = {'custom_imports', 'compile', 'activation_checkpointing', 'efficient_conv_bn_eval', 'runner_type',
              'model_wrapper_cfg', 'sync_bn', 'find_unused_parameters', 'tta_model', 'tta_pipeline'}
 
@@ -24,21 +24,21 @@ def load_config(path: str | Path, options: Mapping[str, Any] | None = None) -> C
     """Read a config and override settings in it.
 
     Args:
-        path: Of the config file, see :func:`find_config`.
-        options: Dotted key -> value, as ``--cfg-options`` gives them.
+        path: The config file, see :func:`find_config`.
+        options: Dotted key -> value, from ``--cfg-options``.
 
     Raises:
-        ConfigError: If there is no such file, it fails, or an option's key cannot be set in it.
+        ConfigError: If the file does not exist or cannot be read, or an option cannot be applied.
     """
     from .toolboxes import toolbox_of
     read_without_code()
     path = find_config(path)
     if path.suffix not in CONFIG_SUFFIXES:
-        raise ConfigError(f'{path} is no config: a file {", ".join(CONFIG_SUFFIXES[:-1])} or {CONFIG_SUFFIXES[-1]} is '
-                          'expected')
+        raise ConfigError(f'{path} is not a config file; expected {", ".join(CONFIG_SUFFIXES[:-1])} or '
+                          f'{CONFIG_SUFFIXES[-1]}')
     try:
         cfg = Config.fromfile(path)
-    except Exception as error:  # a config is a program: it can fail in any way
+    except Exception as error:  # a config is a program and can raise anything
         raise ConfigError(f'config {path} cannot be read: {_one_line(error)}') from error
     for key in options or {}:
         _check_key(cfg, key)
@@ -51,18 +51,18 @@ def load_config(path: str | Path, options: Mapping[str, Any] | None = None) -> C
 
 
 def find_config(path: str | Path) -> Path:
-    """The file of a config: ``path`` itself, or else the one of that name that is installed with this package.
+    """Find a config file: ``path`` itself, or else the config of that name installed with this package.
 
     Args:
-        path: Of a file; ``configs/detection/x.py``, ``detection/x.py`` and ``repvit_mm::detection/x.py`` name an
-            installed one.
+        path: A file, or an installed config as ``configs/detection/x.py``, ``detection/x.py`` or
+            ``repvit_mm::detection/x.py``.
 
     Raises:
-        ConfigError: If there is no such file.
+        ConfigError: If it does not exist.
     """
     path = Path(path).expanduser()
     name = str(path).removeprefix('repvit_mm::').removeprefix(f'configs{os.sep}')
-    installed = INSTALLED_CONFIGS / name  # is path itself where that is absolute
+    installed = INSTALLED_CONFIGS / name  # is path itself if that is absolute
     for file in (path, installed):
         if file.is_file():
             return file
@@ -73,16 +73,16 @@ def find_config(path: str | Path) -> Path:
 
 
 def config_path(name: str) -> str:
-    """The file of a config that is installed with this package, for ``_base_`` in a config of another project.
+    """Path of a config installed with this package, for ``_base_`` in a config of another project.
 
     Args:
-        name: Its place, ``detection/maskrcnn_repvit_m1_1.py`` for example.
+        name: The config, for example ``detection/maskrcnn_repvit_m1_1.py``.
 
     Raises:
-        ConfigError: If there is no such config.
+        ConfigError: If it does not exist.
 
     Example:
-        A config is read before it can import anything, but mmengine evaluates what it says of its base:
+        mmengine resolves ``_base_`` before it runs the config's imports, but it evaluates an expression:
 
         >>> _base_ = __import__('repvit_mm').config_path('detection/maskrcnn_repvit_m1_1.py')
     """
@@ -101,16 +101,17 @@ def _nearest_installed(name: str) -> str:
 
 
 def _check_key(cfg: Config, key: str) -> None:
-    """Nothing reads an unknown key at the top level, so a slip would pass unnoticed."""
+    """Refuse unknown keys at the top level: no run reads them, so a typo would have no effect."""
     from mmengine.runner import Runner
     known = {*cfg, *_RUN_KEYS, *list(inspect.signature(Runner.__init__).parameters)[1:]}
     name = key.partition('.')[0]
-    if key == 'data_root':  # configs name it, and use it before any option is known
-        raise ConfigError('--cfg-options data_root moves nothing; --data-root moves every loader and evaluator')
+    if key == 'data_root':  # a variable of the config, which uses it before options are applied
+        raise ConfigError('--cfg-options data_root has no effect; use --data-root, which changes every loader and '
+                          'evaluator')
     if name not in known:
         close = difflib.get_close_matches(name, known, n=1)
         hint = f'; did you mean {close[0]}?' if close else ''
-        raise ConfigError(f'--cfg-options {key}: no run reads {name}{hint}')
+        raise ConfigError(f'--cfg-options {key}: unknown setting {name}{hint}')
 
 
 def _one_line(error: Exception) -> str:

@@ -1,4 +1,4 @@
-"""Deploy checkpoints: fused weights in a file that says so."""
+"""Deploy checkpoints: files of fused weights, marked as fused."""
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,17 +10,17 @@ from .files import atomic_write
 from .fusion import fuse
 from .inference import build_inference_model
 
-#: Largest difference between the outputs before and after, relative to the largest value: rounding.
+#: Largest allowed difference between the outputs before and after fusion, relative to the largest value.
 BOUND = 2e-5
 
 
 class FusedCheckpoint(NamedTuple):
-    """What was written.
+    """A written deploy checkpoint.
 
     Attributes:
         path: The file.
-        size: Of it, in bytes.
-        size_before: Of the weights before, in bytes.
+        size: Size of the file, in bytes.
+        size_before: Size of the unfused weights, in bytes.
         parameters_before: Parameters of the training form.
         parameters_after: Parameters of the fused form.
         difference: Largest difference between the outputs of both forms, relative to the largest value.
@@ -35,18 +35,17 @@ class FusedCheckpoint(NamedTuple):
 
 
 def fuse_checkpoint(config: str | Path, checkpoint: str | Path, out: str | Path, size: int = 224) -> FusedCheckpoint:
-    """Fuse a checkpoint, and write it if the outputs stay the same.
+    """Fuse a checkpoint and write it, provided that the outputs stay the same.
 
-    Fused are RepViT and its classifier. mmcv's ConvModules in necks and heads stay as they are, so that the loaders of
-    the toolboxes, and inferencers, find the names that they expect; :func:`repvit_mm.fuse` and the exporters fuse
-    those as well.
+    Only RepViT and its classifier are fused. mmcv's ConvModules in necks and heads are not, because the toolboxes'
+    loaders and inferencers expect their names; :func:`repvit_mm.fuse` and the exporters fuse them, too.
 
     Args:
         config: A config or the name of an architecture, see :func:`repvit_mm.inference.build_inference_model`.
-        checkpoint: A file or name that :func:`repvit_mm.load_checkpoint` takes; one that is fused already stays so.
-        out: The file, replaced if it is there. It holds the weights under ``state_dict`` and, under ``meta``, what
-            the checkpoint had there and ``fused``, ``arch`` and ``dataset_meta``.
-        size: Height and width of the images that the outputs are compared on, in pixels.
+        checkpoint: A file or name for :func:`repvit_mm.load_checkpoint`, fused or not.
+        out: The file to write, replaced if it exists. It holds the weights under ``state_dict``, and under ``meta`` the
+            checkpoint's own ``meta`` with ``fused``, ``arch`` and ``dataset_meta``.
+        size: Height and width of the images for the comparison, in pixels.
 
     Raises:
         ConfigError: If the config cannot be built.
@@ -58,8 +57,8 @@ def fuse_checkpoint(config: str | Path, checkpoint: str | Path, out: str | Path,
     fused = fuse(model, own_only=True)
     difference = _largest_difference(model, fused, size)
     if not difference <= BOUND:  # also if it is not a number
-        raise CheckpointError(f'{checkpoint} is not fused: the outputs would change by {difference:.1e} of the largest '
-                              f'value, more than {BOUND:g}')
+        raise CheckpointError(f'{checkpoint} cannot be fused: the outputs would change by {difference:.1e} of the '
+                              f'largest value, more than {BOUND:g}')
     meta = {**model.meta, 'fused': True, 'arch': model.arch}
     if model.classes:
         meta.setdefault('dataset_meta', {'classes': model.classes})

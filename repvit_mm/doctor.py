@@ -1,6 +1,6 @@
-"""``python -m repvit_mm doctor``: what is installed, what each missing piece disables, and the command that adds it.
+"""``python -m repvit_mm doctor``: what is installed, what each missing package disables, and how to install it.
 
-Nothing is imported before it is checked, rich included: an environment without torch or mmengine is what this is for.
+It has to work without torch and mmengine, so every package, even rich, is imported only inside a check.
 """
 import argparse
 import io
@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 from .ops import EXTENSION, find_compiled, is_provided, provide, torchvision_problem
 from .version import __version__
 
-#: The toolboxes' distributions: import name -> names in the onedl stack and in upstream's.
+#: Import name -> distributions of the onedl stack and of upstream.
 DISTRIBUTIONS = {
     'mmengine': ('onedl-mmengine', 'mmengine'),
     'mmcv': ('onedl-mmcv', 'mmcv'),
@@ -33,12 +33,12 @@ STACKS = ('onedl', 'openmmlab')
 
 
 class Piece(NamedTuple):
-    """Something that can be missing.
+    """A package that may be missing.
 
     Attributes:
-        module: What has to be importable for it to work.
+        module: The module that has to be importable.
         disables: What does not work without it.
-        extra: The extra of this package that brings it along; empty for the stack itself.
+        extra: The extra of this package that installs it; empty for the stack itself.
     """
 
     module: str
@@ -53,7 +53,7 @@ STACK = (
     Piece('mmcv', 'the toolboxes'),
     Piece('mmcv.ops', 'the toolboxes'),
 )
-#: What RepViT is plugged into; the main job needs one of them.
+#: Training needs at least one of them.
 TOOLBOXES = (
     Piece('mmdet.models', 'detection and instance segmentation, the quickstart'),
     Piece('mmseg.models', 'semantic segmentation'),
@@ -77,14 +77,14 @@ OPTIONAL = (
 
 @dataclass
 class Finding:
-    """What was found out about a piece.
+    """The result of a check.
 
     Attributes:
-        name: What it is.
-        found: Its version and the like, or why it does not work.
-        works: Whether it does.
+        name: The checked package or feature.
+        found: Its version or a description, or why it does not work.
+        works: Whether it works.
         disables: What does not work without it.
-        command: What to run to add or mend it.
+        command: The command that installs or repairs it.
     """
 
     name: str
@@ -97,7 +97,7 @@ class Finding:
 # What is installed
 
 def installed_version(distribution: str) -> str | None:
-    """The version of a distribution, or None where it is not installed."""
+    """The version of a distribution, or None if it is not installed."""
     try:
         return metadata.version(distribution)
     except metadata.PackageNotFoundError:
@@ -105,7 +105,7 @@ def installed_version(distribution: str) -> str | None:
 
 
 def requirement(distribution: str, extra: str) -> str:
-    """A distribution with the versions that an extra of this package asks for, quoted for a shell."""
+    """A distribution with the versions that an extra of this package requires, quoted for a shell."""
     try:
         lines = metadata.requires('repvit-mm') or []
     except metadata.PackageNotFoundError:  # a checkout that is not installed
@@ -118,32 +118,32 @@ def requirement(distribution: str, extra: str) -> str:
 
 
 def find_stack() -> tuple[int, Finding]:
-    """Which of :data:`STACKS` is installed, the first if none; mixed ones have overwritten each other's files."""
+    """The index of the installed stack in :data:`STACKS`, 0 if there is none; a mixture is broken."""
     found = [[name for names in DISTRIBUTIONS.values() if installed_version(name := names[stack])]
              for stack in range(len(STACKS))]
     stack = int(len(found[1]) > len(found[0]))
     if all(found):
         return stack, Finding(
             'stack', f'onedl and upstream mixed: {", ".join(sum(found, []))}', False,
-            "whatever they share: the two stacks overwrite each other's files",
-            f'pip uninstall -y {" ".join(sum(found, []))}  # then install one of the two anew')
+            "the packages of both: the two stacks overwrite each other's files",
+            f'pip uninstall -y {" ".join(sum(found, []))}  # then reinstall one of the two')
     if not any(found):
         return stack, Finding('stack', 'none; the commands below are for onedl, the maintained forks', False)
     return stack, Finding('stack', ('onedl: the maintained forks', 'upstream OpenMMLab')[stack])
 
 
 def add_command(piece: Piece, stack: int) -> str:
-    """The command that adds a piece to a stack."""
+    """The command that installs a package for a stack."""
     package, extra = piece.module.partition('.')[0], STACKS[stack]
     if piece.extra:
         return f'pip install "repvit-mm[{piece.extra}]"'
     if package in ('torch', 'torchvision'):
-        # Both at once, so that they fit each other; upstream is for numpy 1.
+        # Both at once, so that they match; upstream needs numpy 1.
         numpy = f' {requirement("numpy", extra)}' if stack else ''
         return f'pip install {requirement("torch", extra)} torchvision{numpy}'
     name = requirement(DISTRIBUTIONS[package][stack], extra)
     if package == 'mmcv':
-        # Without the operators, which torchvision has. pip's cache may have a wheel with them, for another torch.
+        # Without the operators; torchvision's are used. pip's cache may hold a wheel compiled for another torch.
         again = ' --force-reinstall --no-deps' if piece.module == 'mmcv.ops' else ''
         return ('pip install "setuptools<81" && '
                 f'MMCV_WITH_OPS=0 pip install --no-build-isolation --no-cache-dir{again} {name}')
@@ -151,7 +151,7 @@ def add_command(piece: Piece, stack: int) -> str:
 
 
 def check(piece: Piece, stack: int) -> Finding:
-    """Import a piece, and say what is there or why it fails."""
+    """Import a package, and report its version or why the import fails."""
     package = piece.module.partition('.')[0]
     distribution = DISTRIBUTIONS.get(package, (package,) * 2)[stack]
     name = piece.module if piece.module == 'mmcv.ops' else package
@@ -162,7 +162,7 @@ def check(piece: Piece, stack: int) -> Finding:
     command = add_command(piece, stack)
     if package == 'torchvision' and not isinstance(error, ModuleNotFoundError):
         return Finding(name, torchvision_problem()[0], False, piece.disables, torchvision_problem()[1])
-    if package != 'torchvision' and 'torchvision' in str(error):  # however it fails, it has its own line
+    if package != 'torchvision' and 'torchvision' in str(error):  # torchvision's own line has the reason
         return Finding(name, 'needs torchvision', False, piece.disables)
     if isinstance(error, ModuleNotFoundError) and error.name:
         lacking = error.name.partition('.')[0]
@@ -177,20 +177,20 @@ def check(piece: Piece, stack: int) -> Finding:
 
 
 def import_error(module: str) -> Exception | None:
-    """What the import of a module raises, quietly."""
+    """Import a module quietly, and return the error, if any."""
     with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
         warnings.simplefilter('ignore')
         try:
             import_module(module)
-        except Exception as error:  # a broken installation can fail in any way
+        except Exception as error:  # a broken installation can raise anything
             return error
     return None
 
 
-# What it can do
+# What works
 
 def find_gpu(torch: ModuleType) -> Finding:
-    """The GPUs that torch can use."""
+    """Find the GPUs that torch can use."""
     if torch.cuda.is_available():
         names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
         return Finding('GPU', f'{", ".join(names)}; CUDA {torch.version.cuda}')
@@ -198,25 +198,25 @@ def find_gpu(torch: ModuleType) -> Finding:
         return Finding('GPU', "Apple's (MPS)")
     if not shutil.which('nvidia-smi'):
         return Finding('GPU', 'none: everything runs on the CPU')
-    reason = 'this torch is built for the CPU alone' if torch.version.cuda is None else (
-        f'torch is built for CUDA {torch.version.cuda}, and the driver does not offer it')
+    reason = 'this torch is built for the CPU only' if torch.version.cuda is None else (
+        f'torch is built for CUDA {torch.version.cuda}, which the driver does not support')
     return Finding('GPU', f'there is one, but {reason}', False, 'training and inference on the GPU',
-                   'nvidia-smi  # tells which CUDA the driver offers; pytorch.org, the torch for it')
+                   'nvidia-smi  # shows the CUDA version of the driver; pytorch.org has the torch for it')
 
 
 def check_operators(torch: ModuleType, stack: int) -> Finding:
-    """Whose operators mmcv has, which, and whether they run where torch does."""
+    """Report which operators mmcv has, where they come from, and whether they run on the device of torch."""
     ops, extension = sys.modules['mmcv.ops'], sys.modules[EXTENSION]
     cuda = ops.get_compiling_cuda_version()
-    place = 'for the CPU alone' if cuda == 'not available' else f'for CUDA {cuda} and the CPU'
+    place = 'for the CPU only' if cuda == 'not available' else f'for CUDA {cuda} and the CPU'
     if is_provided():
         names = sorted({re.sub('_(forward|backward).*', '', name) for name in extension.__all__})
         found = f"torchvision's, {place}: {', '.join(names)}"
         if find_compiled(sys.modules['mmcv'].__path__):
-            found += "; mmcv's compiled ones do not load, they were made for another torch"
+            found += "; mmcv's compiled ones cannot be loaded, they were built for another torch"
         command = 'pip install --force-reinstall torch torchvision'
     else:
-        # Without compiled operators, those of torchvision are there for the GPU.
+        # Without compiled operators, torchvision's are used, which run on the GPU.
         found, command = f'compiled, {place}', add_command(Piece('mmcv.ops', ''), stack)
     if torch.cuda.is_available() and cuda == 'not available':
         return Finding('mmcv.ops', found, False, 'detectors on the GPU', command)
@@ -224,7 +224,7 @@ def check_operators(torch: ModuleType, stack: int) -> Finding:
 
 
 def try_backbone(torch: ModuleType) -> Finding:
-    """Build a RepViT by its registered name, and take a training step."""
+    """Build a RepViT by its registered name and run a training step."""
     try:
         import_module('repvit_mm.backbone')
         from mmengine.registry import MODELS
@@ -232,17 +232,17 @@ def try_backbone(torch: ModuleType) -> Finding:
         model = MODELS.build(dict(type='RepViT', arch='m0_6')).to(device)
         sum(x.square().mean() for x in model(torch.randn(2, 3, 64, 64, device=device))).backward()
         works = all(p.grad is not None and bool(p.grad.isfinite().all()) for p in model.parameters())
-        found = f'takes a training step on the {device.upper()}' if works else 'has no finite gradients'
-    except Exception as error:  # torch can fail in any way
+        found = f'runs a training step on the {device.upper()}' if works else 'its gradients are not finite'
+    except Exception as error:  # a broken torch can raise anything
         works, found = False, f'fails: {(str(error).strip() or type(error).__name__).splitlines()[0]}'
     return Finding('RepViT', found, works, '' if works else 'everything')
 
 
 def examine() -> tuple[list[Finding], list[str]]:
-    """Check everything.
+    """Run all checks.
 
     Returns:
-        The findings, and the toolboxes that RepViT can be trained in here.
+        The findings, and the toolboxes in which RepViT can be trained here.
     """
     provide()
     stack, stack_finding = find_stack()
@@ -264,10 +264,10 @@ def examine() -> tuple[list[Finding], list[str]]:
     return findings, [finding.name for finding in toolboxes if finding.works and ready]
 
 
-# What is printed
+# Printing
 
 def show(findings: Sequence[Finding], toolboxes: Sequence[str]) -> None:
-    """Print the findings, the commands that add what is missing, and the verdict."""
+    """Print the findings, the commands that install what is missing, and a conclusion."""
     say = _printer()
     width = max(len(finding.name) for finding in findings)
     for finding in findings:
@@ -279,13 +279,13 @@ def show(findings: Sequence[Finding], toolboxes: Sequence[str]) -> None:
         if finding.command:
             commands.setdefault(finding.command, []).append(finding.name)
     if commands:
-        say('\nTo add them, in this order:')
+        say('\nTo fix this, run in this order:')
     for command, names in commands.items():
         say(f'{command}   # {", ".join(names)}' if '#' not in command else command)
     if toolboxes:
-        say(f'\nRepViT can be trained here, in {", ".join(toolboxes)}.', 'green')
+        say(f'\nRepViT can be trained here, with {", ".join(toolboxes)}.', 'green')
     else:
-        say('\nRepViT cannot be trained here: torch, mmengine, mmcv and one toolbox have to work.', 'red')
+        say('\nRepViT cannot be trained here: torch, mmengine, mmcv and at least one toolbox must work.', 'red')
 
 
 def _printer() -> Callable[..., Any]:
@@ -293,7 +293,7 @@ def _printer() -> Callable[..., Any]:
         from rich.console import Console
     except ModuleNotFoundError:  # it comes with mmengine
         return lambda text, colour=None: print(text)
-    # A command is to be copied: never folded to the terminal's width.
+    # Commands are for copying: they must not be wrapped.
     console = Console(highlight=False, soft_wrap=True)
     return lambda text, colour=None: console.print(text, style=colour, markup=False)
 

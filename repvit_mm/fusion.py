@@ -12,24 +12,24 @@ ModuleT = TypeVar('ModuleT', bound=nn.Module)
 
 
 def fuse(model: ModuleT, inplace: bool = False, own_only: bool = False) -> ModuleT:
-    """Fold BatchNorms into the layers before them, and the branches of each RepViT block into one convolution.
+    """Fold BatchNorms into the preceding layers, and the branches of each RepViT block into one convolution.
 
     Takes any module that holds a RepViT: the backbone alone, a classifier, a segmentor, a whole detector. The layers
-    of this package fuse themselves; an mmcv ``ConvModule`` of a plain convolution and a BatchNorm right behind it is
-    fused as well. What cannot be fused (GroupNorm, deformable convolutions, ...) stays as it is, and fusing a second
-    time changes nothing.
+    of this package fuse themselves; an mmcv ``ConvModule`` with a plain convolution directly followed by a BatchNorm is
+    fused, too. What cannot be fused (GroupNorm, deformable convolutions, ...) is left unchanged. Fusing twice is the
+    same as fusing once.
 
     Args:
         model: A model in evaluation mode.
         inplace: Change ``model`` itself instead of a copy.
-        own_only: Leave mmcv's ConvModules as they are, so that the toolboxes' loaders know every name in the state
-            dict of what is beside a RepViT.
+        own_only: Do not fuse mmcv's ConvModules, so that the names in the state dict outside of RepViT stay those that
+            the toolboxes' loaders expect.
 
     Returns:
         The fused model, in the dtype, device and memory format of ``model``.
 
     Raises:
-        RuntimeError: If a part that could be fused is in training mode, where its statistics still change.
+        RuntimeError: If a fusible layer is in training mode, where its statistics still change.
 
     Example:
         >>> from repvit_mm import RepViT, fuse
@@ -39,15 +39,15 @@ def fuse(model: ModuleT, inplace: bool = False, own_only: bool = False) -> Modul
     """
     training = [name for name, module in model.named_modules() if module.training and _is_fusible(module)]
     if training:
-        raise RuntimeError(f'fuse() needs a model in evaluation mode, and {training[0] or "it"} is in training mode '
-                           f'({len(training)} layers in all): call model.eval() first')
+        raise RuntimeError(f'fuse() needs a model in evaluation mode, but {training[0] or "it"} is in training mode '
+                           f'({len(training)} layers in total): call model.eval() first')
     if not inplace:
         model = copy.deepcopy(model)
     return fuse_layers(model, own_only)
 
 
 def fuse_layers(model: nn.Module, own_only: bool = False) -> nn.Module:
-    """Fuse in place without a look at the mode; :func:`fuse` is the checked form."""
+    """Fuse in place without checking the mode; see :func:`fuse`."""
     fused: dict[nn.Module, nn.Module] = {}  # a layer shared by two parents stays shared
 
     def walk(module: nn.Module) -> nn.Module:
@@ -66,11 +66,11 @@ def fuse_layers(model: nn.Module, own_only: bool = False) -> nn.Module:
 
 
 def to_own_form(model: nn.Module, state_dict: MutableMapping[str, Tensor]) -> None:
-    """Replace, in place, the tensors of fused layers by those of ``model`` where it is not fused, and the reverse.
+    """Convert a state dict in place: fused tensors for unfused layers of ``model``, and the reverse.
 
     Args:
         model: A model that holds a RepViT.
-        state_dict: Name -> tensor, as a model of either form has them.
+        state_dict: Name -> tensor, from a fused or an unfused model.
     """
     for name, module in model.named_modules():
         prefix = name and f'{name}.'

@@ -1,4 +1,4 @@
-"""Models for inference, from a config or the name of an architecture: what is counted, measured and exported."""
+"""Models for inference, built from a config or an architecture's name, for counting, measuring and exporting."""
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from .toolboxes import TOOLBOXES, Task, toolbox_of
 
 
 class Backbone(Task):
-    """A RepViT by itself."""
+    """A bare RepViT."""
 
     name = covers = 'backbone'
 
@@ -53,17 +53,17 @@ class InferenceModel(nn.Module):
     """A model in evaluation mode that maps a normalised image to a tuple of tensors.
 
     Args:
-        name: What tables and files call it.
-        model: A RepViT, or a toolbox's model with a RepViT in it.
-        task: What is run of it.
-        normalisation: What the image has gone through.
-        classes: Names of the classes; None where there are none or they are unknown.
-        config: What it was built from; None for a backbone alone.
-        checkpoint: Where its weights are from; None if they are random.
+        name: Name in tables and files.
+        model: A RepViT, or a toolbox's model that holds one.
+        task: How to run it.
+        normalisation: Normalisation of the image.
+        classes: Names of the classes; None if there are none or they are unknown.
+        config: The config it was built from; None for a bare backbone.
+        checkpoint: Source of the weights; None if they are random.
 
     Attributes:
         backbone: The RepViT.
-        meta: What the checkpoint says of itself.
+        meta: The checkpoint's ``meta``.
     """
 
     def __init__(self, name: str, model: nn.Module, task: Task, normalisation: Normalisation = IMAGENET,
@@ -92,7 +92,7 @@ class InferenceModel(nn.Module):
         return str(self.backbone.arch)
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-        """(N, channels, H, W), normalised -> what :attr:`task` gives."""
+        """(N, channels, H, W), normalised -> the outputs of :attr:`task`."""
         return tuple(self.task.forward(self.model, image))
 
     def output_names(self, count: int) -> list[str]:
@@ -101,20 +101,20 @@ class InferenceModel(nn.Module):
 
 
 def build_inference_model(source: str | Path, checkpoint: str | Path | None = None) -> InferenceModel:
-    """Build what a config describes, or a backbone alone.
+    """Build the model of a config, or a bare backbone.
 
-    Nothing is downloaded for ``init_cfg``: the weights are those of ``checkpoint``, or fresh ones without it.
+    ``init_cfg`` is ignored, so nothing is downloaded for it: weights are those of ``checkpoint``, or else fresh ones.
 
     Args:
         source: A config of mmpretrain, mmsegmentation or mmdetection with a RepViT, or a name of
             :data:`repvit_mm.archs.ARCHS`; with ``sam_`` before it, RepViT-SAM's image encoder.
-        checkpoint: A file or name that :func:`repvit_mm.load_checkpoint` takes, fused or not.
+        checkpoint: A file or name for :func:`repvit_mm.load_checkpoint`, fused or not.
 
     Returns:
         The model, on the CPU.
 
     Raises:
-        ConfigError: If ``source`` is no such config or name, or cannot be built.
+        ConfigError: If ``source`` is neither such a config nor a name, or cannot be built.
         CheckpointError: If the weights are missing or do not fit.
     """
     content = None if checkpoint is None else read_checkpoint(checkpoint)
@@ -138,9 +138,9 @@ def _build_from_config(path: Path, checkpoint: Any) -> InferenceModel:
     toolbox = toolbox_of(config)
     if not toolbox.scope or 'model' not in config:
         raise ConfigError(f'{path} has default_scope={config.get("default_scope")!r} and '
-                          f'{"a" if "model" in config else "no"} model; expected a model of one of '
+                          f'{"a" if "model" in config else "no"} model; expected a model for one of '
                           f'{", ".join(TOOLBOXES)}')
-    if 'data_preprocessor' in config:  # mmpretrain's configs have it beside the model
+    if 'data_preprocessor' in config:  # mmpretrain's configs have it next to the model
         config.model.setdefault('data_preprocessor', config.data_preprocessor)
     classes = _classes_of(checkpoint) or toolbox.classes(config)
     if checkpoint is not None:
@@ -149,25 +149,25 @@ def _build_from_config(path: Path, checkpoint: Any) -> InferenceModel:
         with DefaultScope.overwrite_default_scope(toolbox.scope):
             model = MODELS.build(config.model)
     except (KeyError, TypeError, ValueError, AssertionError) as error:
-        raise ConfigError(f'{path} describes no model that can be built: {" ".join(str(error).split())}') from error
+        raise ConfigError(f'the model of {path} cannot be built: {" ".join(str(error).split())}') from error
     if not any(isinstance(module, RepViT) for module in model.modules()):
-        raise ConfigError(f"{path} has no RepViT in it; expected backbone=dict(type='RepViT', ...)")
+        raise ConfigError(f"the model of {path} has no RepViT; expected backbone=dict(type='RepViT', ...)")
     return InferenceModel(path.stem, model, toolbox, normalisation_of(model.data_preprocessor), classes, config)
 
 
 def normalisation_of(preprocessor: nn.Module) -> Normalisation:
-    """Mean, standard deviation and channel order of a toolbox's data preprocessor; images are read as BGR."""
+    """The normalisation of a toolbox's data preprocessor; toolboxes read images as BGR."""
     swaps = getattr(preprocessor, '_channel_conversion', getattr(preprocessor, 'to_rgb', False))
     channels = 'RGB' if swaps else 'BGR'
     if not getattr(preprocessor, '_enable_normalize', False):
         return Normalisation((0.,) * 3, (1.,) * 3, channels)
-    mean, std = (tuple(round(value, 4) for value in values.flatten().tolist())  # they are single precision
+    mean, std = (tuple(round(value, 4) for value in values.flatten().tolist())  # they are float32
                  for values in (preprocessor.mean, preprocessor.std))
     return Normalisation(mean, std, channels)
 
 
 def _classes_of(checkpoint: Any) -> Sequence[str] | None:
-    """Names of the classes that mmengine wrote into a checkpoint."""
+    """Names of the classes, as mmengine stores them in checkpoints."""
     return (_meta_of(checkpoint).get('dataset_meta') or {}).get('classes')
 
 
@@ -178,29 +178,29 @@ def _meta_of(checkpoint: Any) -> dict[str, Any]:
 
 @torch.no_grad()
 def randomise_weights(model: InferenceModel, size: int = 64, seed: int = 0) -> None:
-    """Give a model without a checkpoint weights that compute something.
+    """Randomise BatchNorms, so that every layer affects the outputs.
 
-    A fresh RepViT has silent residual branches, so that a branch that is fused or exported wrongly would not show.
-    Here every BatchNorm gets a random weight and bias, and the statistics of what it sees.
+    The residual branches of a fresh RepViT output zero, so errors in fusing or exporting them would go unnoticed. This
+    draws every BatchNorm's weight and bias, and measures its statistics on random images.
 
     Args:
         model: Changed in place.
-        size: Height and width of the random images that give the statistics, in pixels.
-        seed: Of the random numbers; those of the caller are not touched.
+        size: Height and width of these images, in pixels.
+        seed: Random seed; the caller's random state is restored.
     """
     norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         for norm in norms:
             if norm.affine:
-                # Deep chains of large random residuals would blow up whatever differs between two computations.
+                # Large random residuals would amplify rounding differences from block to block.
                 low, high = (0.5, 1.5) if norm.weight.any() else (0.05, 0.15)
                 norm.weight.uniform_(low, high)
                 norm.bias.normal_(std=0.1)
         momenta = [norm.momentum for norm in norms]
         for norm in norms:
             norm.reset_running_stats()
-            norm.train().momentum = None  # the statistics become the mean over what comes
+            norm.train().momentum = None  # cumulative average
         model(torch.randn(4, model.in_channels, size, size))
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.eval().momentum = momentum

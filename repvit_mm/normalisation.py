@@ -1,9 +1,9 @@
-"""How models want the values of their images."""
+"""Normalisation of images."""
 from typing import NamedTuple
 
 
 class Normalisation(NamedTuple):
-    """How a model wants its image: ``(pixel - mean) / std`` for each channel, pixels from 0 to 255.
+    """Normalisation of a model's images: ``(pixel - mean) / std`` for each channel, pixels from 0 to 255.
 
     Attributes:
         mean: Of each channel.
@@ -16,6 +16,6 @@ class Normalisation(NamedTuple):
     channels: str
 
 
-#: ImageNet's, which all published weights were trained with.
+#: ImageNet's, used for all published weights.
 IMAGENET = Normalisation((123.675, 116.28, 103.53), (58.395, 57.12, 57.375), 'RGB')
 

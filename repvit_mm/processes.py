@@ -1,4 +1,4 @@
-"""Running the tools as subprocesses: with their progress shown, their output in a log, and stopped with the parent."""
+"""Run the tools as subprocesses: show their progress, log their output, and stop them with the parent."""
 import os
 import re
 import signal
@@ -11,7 +11,7 @@ from rich.console import Console
 
 from .errors import UserError
 
-#: The lines of progress in mmengine's log, shown without date and details.
+#: Progress lines in mmengine's log, shown without date and details.
 _PROGRESS = re.compile(r'INFO - ((?:Epoch|Iter)\(\w+\).*)')
 _DETAILS = re.compile(r'  (?:lr|base_lr|data_time|grad_norm|memory|acc|loss_\w+|coco/\w+_mAP_(?:75|s|m|l)): \S+')
 _INTERRUPTED = 130
@@ -20,7 +20,7 @@ _PATIENCE = 10
 
 
 def run_tool(tool: Path, arguments: Sequence[str | Path], log: Path, console: Console) -> None:
-    """Run a tool to its end.
+    """Run a tool and wait for it.
 
     Args:
         tool: A Python or bash script that reports errors like :func:`repvit_mm.errors.run_cli`.
@@ -52,11 +52,11 @@ def run_tool(tool: Path, arguments: Sequence[str | Path], log: Path, console: Co
     if status == _INTERRUPTED:
         raise KeyboardInterrupt
     if status:
-        raise UserError(mistake or f'{tool.name} ended with status {status}: {last}; its output is in {log}')
+        raise UserError(mistake or f'{tool.name} failed with status {status}: {last}; its output is in {log}')
 
 
 def _stop(process: subprocess.Popen) -> None:
-    """Wait for a process that may have received Ctrl-C as well, and stop it if it goes on."""
+    """Wait for a process that may have received Ctrl-C itself, and stop it if it continues."""
     for number in (None, signal.SIGINT, signal.SIGKILL):
         if number:
             process.send_signal(number)

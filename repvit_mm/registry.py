@@ -1,8 +1,8 @@
-"""The scope ``repvit_mm`` of mmengine's registries, which mmengine looks for in a module of this name.
+"""The scope ``repvit_mm`` of mmengine's registries; mmengine imports it from a module of this name.
 
-What a base config ``repvit_mm::...`` defines is built under this scope. It holds nothing: RepViT itself is in
-the root registries, and everything else in our configs is a toolbox's. So it lets every look-up through
-to the scope around it, which is that of the toolbox in use.
+What a base config ``repvit_mm::...`` defines is built under this scope. The scope is empty: RepViT itself is in
+the root registries, and everything else in our configs belongs to a toolbox. So it passes every look-up on
+to the enclosing scope, that of the toolbox in use.
 """
 import mmengine.registry
 from mmengine.registry import DefaultScope, Registry
@@ -11,11 +11,11 @@ SCOPE = 'repvit_mm'
 
 
 class SeeThroughRegistry(Registry):
-    """A registry that finds what the registry of the scope around it finds."""
+    """A registry that passes look-ups on to the registry of the enclosing scope."""
 
     def get(self, key: str) -> type | None:
-        """Look a name up in the toolbox whose scope was current before this one, or in the root registry."""
-        # mmengine tells the current scope alone; of those around it, there is only this record.
+        """Look up a name in the toolbox whose scope encloses this one, or in the root registry."""
+        # mmengine's API gives the current scope only; enclosing ones are in this private table.
         scopes = [scope.scope_name for scope in DefaultScope._instance_dict.values() if scope.scope_name != SCOPE]
         if not scopes:
             return self.root.get(key)

@@ -1,4 +1,4 @@
-"""What mmengine reads in our tools: checkpoints as this package reads them, YAML without Python objects, no pickles."""
+"""Safe reading for mmengine in our tools: checkpoints by our own reader, YAML without Python objects, no pickles."""
 import os
 import stat
 from pathlib import Path
@@ -13,7 +13,7 @@ from .errors import UserError
 
 
 class _PlainLoader(SafeLoader):
-    """Reads plain types, and tuples, which mmengine writes into configs."""
+    """Reads plain types, and the tuples that mmengine writes into configs."""
 
 
 def _read_tuple(loader: _PlainLoader, node: Node) -> tuple:
@@ -29,16 +29,16 @@ class _PlainYaml(YamlHandler):
             return super().load_from_fileobj(file, Loader=_PlainLoader)
         except YAMLError as error:
             reason = getattr(error, 'problem', None) or ' '.join(str(error).split())
-            raise UserError(f'a YAML file is damaged, or holds more than plain values: {reason}') from error
+            raise UserError(f'a YAML file is damaged or holds Python objects: {reason}') from error
 
 
 class _WrittenPickle(PickleHandler):
     def load_from_fileobj(self, file: IO[bytes], **_: Any) -> Any:
-        raise UserError('a pickle (.pkl) is not read, since it could run code; give the file as .json or .yaml')
+        raise UserError('pickle files (.pkl) are not read, because they can run code; use .json or .yaml')
 
 
 class _RegularFiles(LocalBackend):
-    """The local file system; a pipe or a device, whose end may never come, is not read."""
+    """The local file system, without pipes and devices, which could block forever."""
 
     def get(self, filepath: str | Path) -> bytes:
         mode = os.stat(filepath).st_mode
@@ -48,10 +48,11 @@ class _RegularFiles(LocalBackend):
 
 
 def read_without_code() -> None:
-    """Let mmengine run no code from checkpoints, YAML files and pickles, in this process from now on, nor read pipes.
+    """Keep mmengine from running code from checkpoints, YAML files and pickles, and from reading pipes.
 
-    Its own loader unpickles whatever a file holds, for every ``init_cfg`` but a RepViT's. The tools and the Runner call
-    this; importing ``repvit_mm`` leaves mmengine as it is. Configs in Python are programs, and are run.
+    This holds for the whole process. mmengine's own loader unpickles whatever a file holds, for every ``init_cfg``
+    except a RepViT's. The tools and the Runner call this; importing ``repvit_mm`` alone does not change mmengine.
+    Python configs are programs, and are still run.
     """
     CheckpointLoader.load_checkpoint = staticmethod(load_for_mmengine)
     register_handler(['yaml', 'yml'])(_PlainYaml)

@@ -1,4 +1,4 @@
-"""Reading the figures that mmengine logs of a run."""
+"""Read the scalars that mmengine logs during a run."""
 import json
 from pathlib import Path
 from typing import Any
@@ -10,26 +10,26 @@ def read_scalars(path: Path) -> list[dict[str, Any]]:
     """Read the losses, learning rates and metrics of a run.
 
     Args:
-        path: A ``scalars.json`` of mmengine, or a work directory. A training that was interrupted and resumed has a
-            log for each part; where they overlap, the later one counts.
+        path: A ``scalars.json`` of mmengine, or a work directory. A resumed training has several logs; where they
+            overlap, the later one counts.
 
     Returns:
-        A dict for each line, in order. ``step`` is the iteration in training, and the epoch or iteration of a
-        validation.
+        A dict for each line, in order. ``step`` is the iteration of a training line, and the epoch or iteration of a
+        validation line.
 
     Raises:
-        UserError: If there is no log, or it is damaged.
+        UserError: If the log is missing or damaged.
     """
     logs = sorted(path.glob('*/vis_data/scalars.json')) if path.is_dir() else [path]
     if not logs:
-        raise UserError(f'{path} has no TIME/vis_data/scalars.json: it is not the work directory of a training')
+        raise UserError(f'{path} is not the work directory of a training: it has no TIME/vis_data/scalars.json')
     records: dict[tuple[bool, Any], dict[str, Any]] = {}
     for log in logs:
         for number, line in enumerate(log.read_text().splitlines(keepends=True), 1):
             try:
                 record = json.loads(line)
             except ValueError as error:
-                if not line.endswith('\n'):  # cut by the end of a process that was killed
+                if not line.endswith('\n'):  # cut off when the process was killed
                     continue
                 raise UserError(f'{log}, line {number}: not JSON; expected a scalars.json of mmengine') from error
             records[is_training(record), record.get('step', record.get('iter'))] = record
@@ -37,5 +37,5 @@ def read_scalars(path: Path) -> list[dict[str, Any]]:
 
 
 def is_training(record: dict[str, Any]) -> bool:
-    """Whether a line is of the training and not of a validation."""
+    """Whether a line is from training, not validation."""
     return 'iter' in record or 'loss' in record

@@ -1,13 +1,13 @@
-"""The names before ``::`` in ``_base_ = 'repvit_mm::detection/...'`` that mmengine does not know."""
+"""Register the names before ``::`` in ``_base_ = 'repvit_mm::detection/...'`` with mmengine."""
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 
 
 def add_scopes(packages: dict[str, str]) -> None:
-    """Add to mmengine's table of the packages that carry configs.
+    """Extend mmengine's table of packages with configs.
 
-    Besides our own, mmsegmentation's entry is mended: mmengine looks for a distribution of that name, which
-    the onedl fork is not, and would take ``mmseg::`` for not installed.
+    Also fixes the entry of mmsegmentation: mmengine looks for a distribution of that name, so with the onedl
+    fork it would report ``mmseg::`` as not installed.
 
     Args:
         packages: ``mmengine.config.utils.MODULE2PACKAGE``, scope -> name of the package. Changed in place.

@@ -77,5 +77,5 @@ def test_channels_for_a_config_are_those_of_the_maps(out_indices):
 
 
 def test_channels_of_a_stage_that_is_not_there():
-    with pytest.raises(ConfigError, match=r'out_indices has \[4\]; m1_1 has the stages \(0, 1, 2, 3\)'):
+    with pytest.raises(ConfigError, match=r'm1_1 has no stages \[4\], expected numbers from \(0, 1, 2, 3\)'):
         out_channels('m1_1', (3, 4))

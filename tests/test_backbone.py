@@ -204,7 +204,7 @@ def test_deploy_builds_what_fusion_gives():
 
 @pytest.mark.parametrize(('settings', 'message'), [
     ({'arch': 'm3_0'}, 'choose one of m0_6'),
-    ({'out_indices': (0, 4)}, 'ascending numbers out of (0, 1, 2, 3)'),
+    ({'out_indices': (0, 4)}, 'ascending numbers from (0, 1, 2, 3)'),
     ({'out_indices': (2, 1)}, 'ascending'),
     ({'out_indices': (1, 1)}, 'ascending'),
     ({'out_indices': ()}, 'ascending'),
@@ -212,7 +212,7 @@ def test_deploy_builds_what_fusion_gives():
     ({'last_stride': 4}, 'must be 1 or 2'),
     ({'with_cp': 'all'}, "False, True or 'cheap'"),
     ({'in_channels': 0}, 'at least 1'),
-    ({'frozen_stages': 5}, 'up to 4'),
+    ({'frozen_stages': 5}, '(stem) to 4'),
     ({'drop_path_rate': 1.}, 'less than 1'),
     ({'norm_cfg': {'type': 'IN'}}, 'BN, SyncBN, GN'),
     ({'act_cfg': {'type': 'gelu'}}, 'GELU'),

@@ -72,11 +72,11 @@ def test_installed_config_in_another_folder(tmp_path, monkeypatch, name, nearest
 
 
 @pytest.mark.parametrize('name', ['README.md', 'weights.pth', 'config'])
-def test_file_of_another_kind_is_no_config(tmp_path, name):
+def test_file_of_another_kind_is_not_a_config(tmp_path, name):
     path = write(tmp_path / name, '')
     with pytest.raises(ConfigError) as error:
         load_config(path)
-    assert str(error.value) == f'{path} is no config: a file .py, .yml, .yaml or .json is expected'
+    assert str(error.value) == f'{path} is not a config file; expected .py, .yml, .yaml or .json'
 
 
 def test_config_for_a_toolbox_that_is_not_installed(tmp_path, monkeypatch):
@@ -93,9 +93,9 @@ def test_options_override_settings(tmp_path):
 
 
 @pytest.mark.parametrize(('key', 'message'), [
-    ('trian_cfg.max_epochs', r'no run reads trian_cfg; did you mean train_cfg\?'),
-    ('zzz', r'no run reads zzz$'),
-    ('data_root', r'--data-root moves every loader'),
+    ('trian_cfg.max_epochs', r'unknown setting trian_cfg; did you mean train_cfg\?'),
+    ('zzz', r'unknown setting zzz$'),
+    ('data_root', r'use --data-root, which changes every loader'),
     ('steps.5.end', r'--cfg-options cannot be applied'),
 ])
 def test_option_that_cannot_be_set(tmp_path, key, message):

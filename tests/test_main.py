@@ -53,11 +53,11 @@ def test_every_tool_says_what_it_does(name):
     assert about[:1].isupper() and len(about) < 100 and 'tools/' not in about
 
 
-@pytest.mark.parametrize(('name', 'hint'), [('trian', 'did you mean train? There are doctor, '),
-                                            ('zzz', 'there are doctor, ')])
+@pytest.mark.parametrize(('name', 'hint'), [('trian', 'did you mean train? Choose from doctor, '),
+                                            ('zzz', 'choose from doctor, ')])
 def test_unknown_command_is_one_line(monkeypatch, name, hint):
     monkeypatch.setattr(sys, 'argv', ['repvit-mm', name])
-    with pytest.raises(UserError, match=f'^there is no command {name}; ') as error:
+    with pytest.raises(UserError, match=f'^unknown command {name}; ') as error:
         command_line.main()
     assert hint in str(error.value) and 'get-flops' in str(error.value) and '\n' not in str(error.value)
 
@@ -97,7 +97,7 @@ def test_what_needs_mmengine_says_so_when_it_is_used(bare, tmp_path, broken, rea
         (tmp_path / 'mmengine' / '__init__.py').write_text(broken)
     for line in ('from repvit_mm import RepViT', 'import repvit_mm; repvit_mm.fuse'):
         error = attempt(bare, '-c', line, cwd=tmp_path).stderr.splitlines()[-1]
-        assert error == f'ImportError: repvit_mm needs {reason}; `python -m repvit_mm doctor` says what helps'
+        assert error == f'ImportError: repvit_mm needs {reason}; `python -m repvit_mm doctor` explains how to fix it'
     assert run(bare, '-m', 'repvit_mm', '--version', cwd=tmp_path) == f'repvit-mm {__version__}\n'
     assert "no attribute 'nothing'" in attempt(bare, '-c', 'import repvit_mm; repvit_mm.nothing', cwd=tmp_path).stderr
     doctor_says = attempt(bare, '-m', 'repvit_mm', 'doctor', cwd=tmp_path).stdout
@@ -225,7 +225,7 @@ def torch_that(cuda, available):
     ('12.8', True, True, True, 'GPU 0, GPU 1; CUDA 12.8'),
     ('12.8', False, False, True, 'none: '),
     ('12.8', False, True, False, 'there is one, but torch is built for CUDA 12.8, '),
-    (None, False, True, False, 'there is one, but this torch is built for the CPU alone'),
+    (None, False, True, False, 'there is one, but this torch is built for the CPU only'),
 ])
 def test_gpu(monkeypatch, cuda, available, driver, works, found):
     monkeypatch.setattr('shutil.which', lambda name: '/bin/nvidia-smi' if driver else None)
@@ -235,11 +235,11 @@ def test_gpu(monkeypatch, cuda, available, driver, works, found):
 
 @pytest.mark.parametrize(('provided', 'cuda', 'gpu', 'found', 'command'), [
     (True, '12.8', True, "torchvision's, for CUDA 12.8 and the CPU: nms, roi_align", ''),
-    (True, 'not available', False, "torchvision's, for the CPU alone: nms, roi_align", ''),
-    (True, 'not available', True, "torchvision's, for the CPU alone: ", 'pip install --force-reinstall torch torchv'),
+    (True, 'not available', False, "torchvision's, for the CPU only: nms, roi_align", ''),
+    (True, 'not available', True, "torchvision's, for the CPU only: ", 'pip install --force-reinstall torch torchv'),
     (False, '12.8', True, 'compiled, for CUDA 12.8 and the CPU', ''),
-    (False, 'not available', False, 'compiled, for the CPU alone', ''),
-    (False, 'not available', True, 'compiled, for the CPU alone', 'pip install "setuptools<81" && MMCV_WITH_OPS=0 ')])
+    (False, 'not available', False, 'compiled, for the CPU only', ''),
+    (False, 'not available', True, 'compiled, for the CPU only', 'pip install "setuptools<81" && MMCV_WITH_OPS=0 ')])
 def test_operators(monkeypatch, provided, cuda, gpu, found, command):
     monkeypatch.setattr(doctor, 'is_provided', lambda: provided)
     monkeypatch.setattr(doctor, 'find_compiled', lambda path: None)
@@ -251,7 +251,7 @@ def test_operators(monkeypatch, provided, cuda, gpu, found, command):
     assert finding.found.startswith(found) and finding.command.startswith(command)
     assert finding.works is not bool(command) and bool(finding.command) is bool(command)
     monkeypatch.setattr(doctor, 'find_compiled', lambda path: 'one that does not load')
-    assert ('do not load' in doctor.check_operators(torch_that('12.8', gpu), 0).found) is provided
+    assert ('cannot be loaded' in doctor.check_operators(torch_that('12.8', gpu), 0).found) is provided
 
 
 def test_broken_torch_is_a_finding(monkeypatch):

@@ -48,7 +48,7 @@ def test_mistake_of_the_tool_is_passed_on_as_one_line(run):
 
 
 def test_bug_of_the_tool_names_the_log(run):
-    with pytest.raises(UserError, match=r'tool.py ended with status 1: ValueError: oops; .* is in .*output\.log'):
+    with pytest.raises(UserError, match=r'tool.py failed with status 1: ValueError: oops; .* is in .*output\.log'):
         run('raise ValueError("oops")')
     assert 'Traceback' in run.log
 

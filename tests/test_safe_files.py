@@ -156,7 +156,7 @@ def test_a_scheme_that_fails_is_one_line(stores, tmp_path, name, message):
 def test_a_yaml_file_runs_no_code(tmp_path):
     for name in ('x.yaml', 'metafile.yml'):
         (tmp_path / name).write_text(f'model: !!python/object/apply:os.mkdir ["{tmp_path / "made"}"]\n')
-        with pytest.raises(UserError, match='holds more than plain values: could not determine a constructor'):
+        with pytest.raises(UserError, match='holds Python objects: could not determine a constructor'):
             mmengine.load(tmp_path / name)
         with pytest.raises(UserError, match='could not determine a constructor'):
             Config.fromfile(tmp_path / name)
@@ -183,7 +183,7 @@ def test_pickles_are_written_and_not_read(tmp_path):
     mmengine.dump([1, 2], tmp_path / 'x.pkl')
     assert pickle.loads((tmp_path / 'x.pkl').read_bytes()) == [1, 2]
     (tmp_path / 'x.pkl').write_bytes(pickle.dumps(RunsCode(tmp_path / 'made')))
-    with pytest.raises(UserError, match=r'a pickle \(.pkl\) is not read'):
+    with pytest.raises(UserError, match=r'pickle files \(.pkl\) are not read'):
         mmengine.load(tmp_path / 'x.pkl')
     assert not (tmp_path / 'made').exists()
 

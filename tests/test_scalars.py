@@ -35,5 +35,5 @@ def test_damaged_and_missing_logs_are_named(tmp_path):
     (tmp_path / 'scalars.json').write_text('{"loss": 1\n')
     with pytest.raises(UserError, match=r'scalars.json, line 1: not JSON'):
         read_scalars(tmp_path / 'scalars.json')
-    with pytest.raises(UserError, match='it is not the work directory of a training'):
+    with pytest.raises(UserError, match='is not the work directory of a training'):
         read_scalars(tmp_path)

@@ -35,7 +35,7 @@ def test_seed_that_no_generator_takes_is_a_usage_error(tmp_path):
 
 @pytest.mark.parametrize('arguments, message', [
     (('--train-scenes', '0'), 'error: the number of train scenes must be at least 1, got 0'),
-    (('--cfg-options', 'optimiser=1'), 'error: --cfg-options optimiser: no run reads optimiser')])
+    (('--cfg-options', 'optimiser=1'), 'error: --cfg-options optimiser: unknown setting optimiser')])
 def test_mistake_is_one_line(tmp_path, arguments, message):
     run = run_tool('quickstart', '--work-dir', tmp_path / 'run', *arguments)
     assert run.status == 1
