@@ -7,11 +7,11 @@ __all__ = ['ARCHS', 'RepViT', '__version__', 'config_path', 'convert_state_dict'
 try:
     from mmengine.config.utils import MODULE2PACKAGE
 except Exception as error:  # mmengine imports torch, and a broken torch can raise anything
-    # `python -m repvit_mm doctor` has to get past this import to explain what is missing.
+    # `repvit-mm doctor` has to get past this import to explain what is missing.
     _reason = ('which is not installed' if isinstance(error, ModuleNotFoundError)
                else f'which cannot be imported: {str(error).strip().partition(chr(10))[0]}')
     _message = (f'repvit_mm needs {getattr(error, "name", None) or "mmengine"}, {_reason}; '
-                '`python -m repvit_mm doctor` explains how to fix it')
+                '`repvit-mm doctor` explains how to fix it')
 
     def __getattr__(name: str) -> None:
         if name in __all__:

@@ -1,12 +1,7 @@
-"""``python -m repvit_mm``."""
-from .command_line import main
-from .errors import run_cli
+"""``python -m repvit_mm``: the command ``repvit-mm``, where its scripts folder is not on the PATH."""
+import sys
 
-
-def run() -> None:
-    """The entry point of ``repvit-mm``."""
-    run_cli(main)
-
+from repvit_mm_cli import main
 
 if __name__ == '__main__':
-    run()
+    sys.exit(main())

@@ -1,4 +1,4 @@
-"""``python -m repvit_mm doctor``: what is installed, what each missing package disables, and how to install it.
+"""``repvit-mm doctor``: what is installed, what each missing package disables, and how to install it.
 
 It has to work without torch and mmengine, so every package, even rich, is imported only inside a check.
 """
@@ -300,7 +300,7 @@ def _printer() -> Callable[..., Any]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns 0 if RepViT can be trained here, else 1."""
-    parser = argparse.ArgumentParser(prog='python -m repvit_mm doctor', description=__doc__.partition(': ')[2]
+    parser = argparse.ArgumentParser(prog='repvit-mm doctor', description=__doc__.partition(': ')[2]
                                      .partition('.\n')[0].capitalize() + '.')
     parser.add_argument('--json', action='store_true', help='print the findings as JSON')
     args = parser.parse_args(arguments)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = ('LICENSE', 'MANIFEST.in', 'README.md', 'configs', 'model-index.yml', 'pyproject.toml',
-           'repvit_mm', 'setup.py', 'tools')
+           'repvit_mm', 'repvit_mm_cli.py', 'setup.py', 'tools')
 
 
 def run(*command, **kwargs):

@@ -10,19 +10,17 @@ PACKAGE = Path(__file__).resolve().parents[1] / 'repvit_mm'
 #: The rooms from the top down; those of a line do not import each other.
 ROOMS = (
     'zoo quickstart', 'deploy', 'analysis', 'export', 'engine', 'inference', 'configs', 'toolboxes',
-    'classification datasets safe_files sam training', 'backbone', 'checkpoints', 'fusion', 'layers', 'folding',
-    'command_line', 'doctor', 'archs normalisation ops processes registry scalars scopes', 'arguments files', 'errors',
+    'classification datasets safe_files sam training', 'backbone', 'checkpoints', 'fusion', 'layers', 'lean_training', 'folding',
+    'doctor', 'archs normalisation ops processes registry scalars scopes', 'arguments files', 'errors',
     'version')
 LEVELS = {room: level for level, line in enumerate(ROOMS) for room in line.split()}
 #: They stand above all rooms.
 FACADES = ('__init__', '__main__')
-#: The export of RepViT-SAM is with what it exports, and imports as ``export`` does.
-SAM_EXPORT = ('sam/exporting.py', 'sam/mil_operations.py', 'sam/onnx_predictor.py')
 FILES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob('*.py') if '.mim' not in path.parts)
 
 
 def room_of(file):
-    return 'export' if file in SAM_EXPORT else file.split('/')[0].removesuffix('.py')
+    return file.split('/')[0].removesuffix('.py')
 
 
 def imported(file, text):
@@ -59,7 +57,7 @@ def test_imports_point_down(file):
 @pytest.mark.parametrize(('file', 'text'), [
     ('layers.py', 'from .backbone import RepViT'), ('layers.py', 'def f():\n    from . import backbone'),
     ('checkpoints/loading.py', 'from ..backbone import RepViT'), ('toolboxes/base.py', 'from ..engine.data import x'),
-    ('sam/encoder.py', 'import repvit_mm.export.onnx'), ('toolboxes/detection.py', 'from ..sam import exporting'),
+    ('sam/encoder.py', 'import repvit_mm.export.onnx'), ('toolboxes/detection.py', 'from ..export import sam'),
     ('export/onnx.py', 'from .. import analysis'), ('classification/head.py', 'from repvit_mm.sam.masks import x')])
 def test_an_import_that_points_up_is_found(file, text):
     assert len(list(upward(file, text))) == 1

@@ -1,4 +1,4 @@
-"""``python -m repvit_mm`` of an installed wheel: its commands, the tools behind them, and the doctor."""
+"""The command ``repvit-mm`` of an installed wheel: its commands, the tools behind them, and the doctor."""
 import json
 import os
 import re
@@ -10,9 +10,9 @@ import torch
 from installed import ROOT, attempt, make_environment, run
 
 import repvit_mm
-from repvit_mm import command_line, doctor
+import repvit_mm_cli
+from repvit_mm import doctor
 from repvit_mm.datasets import SceneSpec, write_classification
-from repvit_mm.errors import UserError
 from repvit_mm.inference import build_inference_model, randomise_weights
 from repvit_mm.version import __version__
 
@@ -42,14 +42,14 @@ def test_a_new_tool_needs_no_edit(tmp_path):
     (tmp_path / 'dist_coffee.sh').write_text('#!/bin/bash\n# Make much coffee:\n#   tools/dist_coffee.sh CUPS\n')
     (tmp_path / '_grind.py').write_text('')
     (tmp_path / 'notes.txt').write_text('')
-    found = command_line.find_tools(tmp_path)
+    found = repvit_mm_cli.find_tools(tmp_path)
     assert {name: tool.about for name, tool in found.items()} == {
         'make-coffee': 'Make coffee', 'dist-coffee': 'Make much coffee'}
 
 
-@pytest.mark.parametrize('name', command_line.find_tools())
+@pytest.mark.parametrize('name', repvit_mm_cli.find_tools())
 def test_every_tool_says_what_it_does(name):
-    about = command_line.find_tools()[name].about
+    about = repvit_mm_cli.find_tools()[name].about
     assert about[:1].isupper() and len(about) < 100 and 'tools/' not in about
 
 
@@ -57,14 +57,14 @@ def test_every_tool_says_what_it_does(name):
                                             ('zzz', 'choose from doctor, ')])
 def test_unknown_command_is_one_line(monkeypatch, name, hint):
     monkeypatch.setattr(sys, 'argv', ['repvit-mm', name])
-    with pytest.raises(UserError, match=f'^unknown command {name}; ') as error:
-        command_line.main()
+    with pytest.raises(SystemExit, match=f'^error: unknown command {name}; ') as error:
+        repvit_mm_cli.main()
     assert hint in str(error.value) and 'get-flops' in str(error.value) and '\n' not in str(error.value)
 
 
 def test_version(monkeypatch, capsys):
     monkeypatch.setattr(sys, 'argv', ['repvit-mm', '--version'])
-    command_line.main()
+    repvit_mm_cli.main()
     assert capsys.readouterr().out == f'repvit-mm {__version__}\n'
     assert repvit_mm.__version__ == __version__
 
@@ -79,9 +79,9 @@ def test_tool_becomes_the_process(monkeypatch, tmp_path, name, command):
     monkeypatch.setenv('PYTHONPATH', '/theirs')
     monkeypatch.delenv('PYTHON', raising=False)
     monkeypatch.chdir(tmp_path)
-    command_line.main()
+    repvit_mm_cli.main()
     (file, arguments, env), = started
-    assert [file, *arguments[1:]] == [command[0], str(command_line.TOOLS / command[1]), *command[2:]]
+    assert [file, *arguments[1:]] == [command[0], str(repvit_mm_cli.TOOLS / command[1]), *command[2:]]
     # A config can import the modules beside it, and a shell script uses this Python.
     assert env['PYTHONPATH'] == f'{tmp_path}{os.pathsep}/theirs'
     assert env['PYTHON'] == sys.executable
@@ -97,11 +97,18 @@ def test_what_needs_mmengine_says_so_when_it_is_used(bare, tmp_path, broken, rea
         (tmp_path / 'mmengine' / '__init__.py').write_text(broken)
     for line in ('from repvit_mm import RepViT', 'import repvit_mm; repvit_mm.fuse'):
         error = attempt(bare, '-c', line, cwd=tmp_path).stderr.splitlines()[-1]
-        assert error == f'ImportError: repvit_mm needs {reason}; `python -m repvit_mm doctor` explains how to fix it'
+        assert error == f'ImportError: repvit_mm needs {reason}; `repvit-mm doctor` explains how to fix it'
     assert run(bare, '-m', 'repvit_mm', '--version', cwd=tmp_path) == f'repvit-mm {__version__}\n'
     assert "no attribute 'nothing'" in attempt(bare, '-c', 'import repvit_mm; repvit_mm.nothing', cwd=tmp_path).stderr
     doctor_says = attempt(bare, '-m', 'repvit_mm', 'doctor', cwd=tmp_path).stdout
     assert 'mmengine' in doctor_says and 'RepViT cannot be trained here: ' in doctor_says
+
+
+@pytest.mark.parametrize('argument', ['--help', '--version'])
+def test_the_command_itself_loads_neither_torch_nor_the_package(argument):
+    code = 'import sys, repvit_mm_cli; repvit_mm_cli.main(); print(*sys.modules)'
+    loaded = run(sys.executable, '-c', code, argument).split()
+    assert 'repvit_mm_cli' in loaded and not {'torch', 'repvit_mm'} & set(loaded)
 
 
 # Tools of the wheel, in an empty folder

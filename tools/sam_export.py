@@ -6,8 +6,8 @@ from rich.console import Console
 
 from repvit_mm.errors import run_cli
 from repvit_mm.export.report import show
+from repvit_mm.export.sam import export_decoder, export_encoder
 from repvit_mm.files import make_folder
-from repvit_mm.sam.exporting import export_decoder, export_encoder
 from repvit_mm.sam.options import add_model_arguments, model_from
 
 _ENDINGS = {'onnx': '.onnx', 'coreml': '.mlpackage'}

@@ -11,10 +11,10 @@ from segment_anything.utils.onnx import SamOnnxModel
 
 from repvit_mm.errors import CheckpointError, ExportError
 from repvit_mm.export.mil_evaluator import OPERATIONS
+from repvit_mm.export.sam import INPUTS, OUTPUTS, SamDecoder, decoder_points, export_decoder, export_encoder
+from repvit_mm.export.sam_operations import DECODER_OPERATIONS
+from repvit_mm.export.sam_predictor import OnnxPredictor
 from repvit_mm.sam import Prompt, read_image, segment
-from repvit_mm.sam.exporting import INPUTS, OUTPUTS, SamDecoder, decoder_points, export_decoder, export_encoder
-from repvit_mm.sam.mil_operations import DECODER_OPERATIONS
-from repvit_mm.sam.onnx_predictor import OnnxPredictor
 
 PROMPTS = [
     Prompt(((40, 30),), (1,)), Prompt(((40, 30), (5, 5)), (1, 0)), Prompt(box=(10, 10, 60, 50)),

@@ -1,20 +1,16 @@
-"""The commands of ``python -m repvit_mm``. Imports nothing but the standard library."""
+"""The command ``repvit-mm``. It is beside the package, whose import loads torch; it needs the standard library only."""
 import ast
 import difflib
 import os
 import re
 import sys
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
-from .errors import UserError
-from .version import __version__
-
-#: How to start the command even if its scripts folder is not on the PATH.
-STARTED_AS = 'python -m repvit_mm'
 #: The tools: included in a wheel, linked in a checkout.
-TOOLS = Path(__file__).resolve().parent / '.mim' / 'tools'
+TOOLS = Path(__file__).resolve().parent / 'repvit_mm' / '.mim' / 'tools'
 _DOCTOR = 'Report what is installed, what each missing package disables, and the command that installs it'
 
 
@@ -59,7 +55,7 @@ def run_tool(tool: Tool, arguments: Sequence[str]) -> None:
         os.execvpe(command[0], [*command, str(tool.path), *arguments],
                    {'PYTHON': python, **os.environ, 'PYTHONPATH': path})
     except OSError as error:
-        raise UserError(f'{tool.path.name} cannot be started: {command[0]}: {error.strerror}') from error
+        sys.exit(f'error: {tool.path.name} cannot be started: {command[0]}: {error.strerror}')
 
 
 def overview(tools: dict[str, Tool]) -> str:
@@ -67,26 +63,22 @@ def overview(tools: dict[str, Tool]) -> str:
     commands = {'doctor': _DOCTOR, **{name: tool.about for name, tool in tools.items()}}
     width = max(map(len, commands))
     return '\n'.join([
-        f'usage: {STARTED_AS} [--version] COMMAND ...', '',
+        'usage: repvit-mm [--version] COMMAND ...', '',
         'RepViT for OpenMMLab. COMMAND --help lists its options. A config that is not in the current folder,',
         'such as detection/maskrcnn_repvit_m1_1.py, is looked up among the installed ones.', '',
         *(f'  {name:{width}}  {about}' for name, about in commands.items())])
 
 
 def main() -> int | None:
-    """Run the command that the arguments name.
-
-    Raises:
-        UserError: If the command is unknown.
-    """
+    """Run the command that the arguments name; an unknown one ends the process with an error."""
     name, *arguments = sys.argv[1:] or ['--help']
     tools = find_tools()
     if name in ('-h', '--help', 'help'):
         print(overview(tools))
     elif name == '--version':
-        print(f'repvit-mm {__version__}')
+        print(f'repvit-mm {version("repvit-mm")}')
     elif name == 'doctor':
-        from .doctor import main as doctor
+        from repvit_mm.doctor import main as doctor
         return doctor(arguments)
     elif name.replace('_', '-') in tools:
         run_tool(tools[name.replace('_', '-')], arguments)
@@ -94,5 +86,5 @@ def main() -> int | None:
         names = ['doctor', *tools]
         close = difflib.get_close_matches(name, names, n=1)
         hint = f'did you mean {close[0]}? Choose from' if close else 'choose from'
-        raise UserError(f'unknown command {name}; {hint} {", ".join(names)}')
+        sys.exit(f'error: unknown command {name}; {hint} {", ".join(names)}')
     return None

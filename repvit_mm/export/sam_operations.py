@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import ExportError
-from ..export.mil_evaluator import OPERATIONS, Inputs
+from .mil_evaluator import OPERATIONS, Inputs
 
 
 def _tensor(value: Any) -> Tensor:

@@ -38,17 +38,17 @@ from segment_anything.utils.onnx import SamOnnxModel
 from torch import Tensor
 
 from ..errors import ExportError
-from ..export import Comparison, ExportReport, export_coreml, export_onnx
-from ..export.mil_evaluator import MILProgram, quiet
-from ..export.onnx import OPSET
-from ..export.packages import need
-from ..export.runtimes import open_session
-from ..export.verification import compare, size_on_disk
 from ..files import atomic_write
 from ..inference import SAM_ENCODER, InferenceModel
-from .images import read_image
-from .mil_operations import DECODER_OPERATIONS
-from .prompts import Prompt
+from ..sam.images import read_image
+from ..sam.prompts import Prompt
+from .coreml import export_coreml
+from .mil_evaluator import MILProgram, quiet
+from .onnx import OPSET, export_onnx
+from .packages import need
+from .runtimes import open_session
+from .sam_operations import DECODER_OPERATIONS
+from .verification import Comparison, ExportReport, compare, size_on_disk
 
 INPUTS = ('image_embeddings', 'point_coords', 'point_labels', 'mask_input', 'has_mask_input', 'orig_im_size')
 OUTPUTS = ('masks', 'iou_predictions', 'low_res_masks')

@@ -5,10 +5,10 @@ import numpy as np
 from PIL import Image
 
 from ..errors import CheckpointError
-from ..export.runtimes import open_session
 from ..normalisation import IMAGENET
-from .exporting import INPUTS, OUTPUTS, decoder_points
-from .prompts import Prompt
+from ..sam.prompts import Prompt
+from .runtimes import open_session
+from .sam import INPUTS, OUTPUTS, decoder_points
 
 
 class OnnxPredictor:
