@@ -144,7 +144,7 @@ def test_every_scheme_gives_weights(stores, tmp_path, name, kind):
 
 @pytest.mark.parametrize('name,message', [
     ('torchvision://y', "torchvision://y cannot be loaded: KeyError: 'y'"),
-    ('unknown://y', 'unknown://y cannot be read; give a path, https://... or repvit://NAME')])
+    ('unknown://y', 'unknown://y cannot be read; expected a path, https://... or repvit://NAME')])
 def test_a_scheme_that_fails_is_one_line(stores, tmp_path, name, message):
     stores(tmp_path / 'x.pth')
     with pytest.raises(CheckpointError, match=f'^{message}$'):

@@ -1,4 +1,4 @@
-"""Checkpoints: their formats, their reading and loading, and the published ones by name."""
+"""Checkpoints: formats, safe reading, loading, and the published ones by name."""
 from .converting import convert_file
 from .download import fetch
 from .formats import FORMATS, FoundArch, FoundBackbone, convert_state_dict, detect, find_backbones, identify_arch

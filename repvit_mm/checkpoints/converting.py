@@ -1,4 +1,4 @@
-"""Converting checkpoint files from one format to another."""
+"""Convert checkpoint files between formats."""
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,15 +13,15 @@ from .reading import check_finite, find_weights, read_checkpoint, tensors_of
 
 
 class Conversion(NamedTuple):
-    """What was done to a file.
+    """A converted file.
 
     Attributes:
-        source: The format of the names that it had.
-        result: The format of those that it has now.
+        source: Format of the names in the original file.
+        result: Format of the names in the new file.
         arch: The architecture.
-        tensors: Tensors, as many before as now.
-        renamed: Tensors with another name than before.
-        left_out: Other entries of the file, such as the state of an optimiser, that were not carried over.
+        tensors: Number of tensors.
+        renamed: Number of tensors that were renamed.
+        left_out: Other entries of the original file, such as the state of an optimiser, that were dropped.
     """
 
     source: FoundBackbone
@@ -36,16 +36,16 @@ def convert_file(source: str | Path, destination: str | Path, to: str = 'repvit_
                  overwrite: bool = False) -> Conversion:
     """Write a copy of a checkpoint with the names of another format.
 
-    Where the weights are in the new file is what the programs expect that use these names: under ``state_dict``
-    for OpenMMLab's, under ``model`` for the authors' classification, at the top for timm and the authors' SAM.
-    ``meta`` is carried over for OpenMMLab's; the rest, like the state of an optimiser, is not.
+    The layout of the new file is the one that programs using these names expect: weights under ``state_dict`` for
+    OpenMMLab, under ``model`` for the authors' classification, at the top level for timm and the authors' SAM.
+    For OpenMMLab, ``meta`` is kept; everything else, such as the state of an optimiser, is dropped.
 
     Args:
         source: File, ``repvit://NAME`` or address, see :func:`repvit_mm.load_checkpoint`.
-        destination: The new file; safetensors if it ends like that, else as torch saves it.
+        destination: The new file; in the format of its suffix ``.safetensors``, else written by ``torch.save``.
         to: One of :data:`repvit_mm.checkpoints.FORMATS`.
-        trust: Run code from the file if it needs that; the new one will not need it.
-        overwrite: Replace ``destination`` if it is there.
+        trust: Run code from the file if it needs that; the new file will not.
+        overwrite: Replace ``destination`` if it exists.
 
     Raises:
         CheckpointError: If the source cannot be read or converted.
@@ -53,7 +53,7 @@ def convert_file(source: str | Path, destination: str | Path, to: str = 'repvit_
     """
     destination = Path(destination).expanduser()
     if destination.is_dir() or not destination.parent.is_dir():
-        raise CheckpointError(f'{destination} cannot be written: give a file in a directory that exists')
+        raise CheckpointError(f'{destination} cannot be written: expected a file in an existing directory')
     if destination.exists() and not overwrite:
         raise CheckpointError(f'{destination} exists; --force replaces it')
     checkpoint = read_checkpoint(source, trust)
@@ -83,7 +83,7 @@ def _arrange(tensors: Mapping[str, Tensor], found: FoundBackbone, checkpoint: An
 
 
 def _write(content: dict[str, Any], destination: Path) -> None:
-    """Write, and read back without trust."""
+    """Write the file, and check that it can be read without trust."""
     try:
         with atomic_write(destination) as part:
             if destination.suffix == '.safetensors':
@@ -93,7 +93,7 @@ def _write(content: dict[str, Any], destination: Path) -> None:
                 torch.save(content, part)
             try:
                 read_checkpoint(part)
-            except CheckpointError:  # of a trusted file
+            except CheckpointError:  # meta of a trusted file needs other types
                 content.pop('meta', None)
                 torch.save(content, part)
                 read_checkpoint(part)

@@ -1,4 +1,4 @@
-"""Names of RepViT's tensors in every published format, as one table, and the renaming between its columns."""
+"""Names of RepViT's tensors in every published format, as tables, and the conversion between them."""
 import re
 from collections import Counter, OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
@@ -9,17 +9,16 @@ from torch import Tensor
 from ..archs import ARCHS
 from ..errors import CheckpointError
 
-#: The columns of the tables below. ``official`` are the names of the authors' code, in its classification,
-#: detection and segmentation parts and in RepViT-SAM; the final paper's version and the first one use different
-#: rows.
+#: The columns of the tables below. ``official`` are the names of the authors' code for classification, detection,
+#: segmentation and RepViT-SAM; the paper's final and first version use different rows.
 FORMATS = ('repvit_mm', 'official', 'timm')
 
-# Parts of a layer, a row each. A layer that is fused, or never had a normalisation, is its own only part.
+# Parts of a layer, one row each. A layer that is fused, or has no normalisation, has no parts.
 _PLAIN = (('', '', ''),)
 _CONV_BN = (('.conv', '.c', '.c'), ('.norm', '.bn', '.bn'), *_PLAIN)
 _BN_LINEAR = (('.norm', '.bn', '.bn'), ('.linear', '.l', '.l'))
 
-# Layers of a module, a row each, in the order of the state dicts.
+# Layers of a module, one row each, in the order of the state dicts.
 _STEM = (
     (('stem.conv1', 'features.0.0', 'stem.conv1'), _CONV_BN),
     (('stem.conv2', 'features.0.2', 'stem.conv2'), _CONV_BN),
@@ -44,16 +43,16 @@ _HEAD = (
     (('head.fc', 'classifier.classifier', 'head.head'), _BN_LINEAR),
     (('head.fc_dist', 'classifier.classifier_dist', 'head.head_dist'), _BN_LINEAR),
     (('head.fc', 'classifier', 'head'), _PLAIN),  # fused: the mean of both
-    # The neck of RepViT-SAM has the same names everywhere, and stands where a classifier would.
+    # The neck of RepViT-SAM has the same names in all formats, and takes the place of a classifier.
     *(((f'neck.{layer}',) * len(FORMATS), _PLAIN) for layer in range(4)),
 )
 
-# The first block's first 1x1 convolution is in every RepViT, whatever was left out or fused.
+# The first 1x1 convolution of the first block is part of every RepViT, fused or not, complete or not.
 _ANCHOR = re.compile(r'(?P<root>|.*\.)'
                      r'(?:features\.1\.channel_mixer\.m\.0|stages\.0\.blocks\.0\.channel_mixer\.conv1)'
                      r'(?P<part>\.c|\.conv|)\.weight')
 _MOST_BACKBONES = 32
-# What parallel training and torch.compile put before every name.
+# Prefixes that parallel training and torch.compile add to every name.
 _WRAPPERS = re.compile(r'(?:(?:module|_orig_mod)\.)+')
 
 
@@ -61,13 +60,13 @@ class FoundBackbone(NamedTuple):
     """A RepViT among the names of a state dict.
 
     Attributes:
-        root: What its names start with: ``''``, ``'backbone.'``, ``'image_encoder.'``, ...
+        root: Prefix of its names: ``''``, ``'backbone.'``, ``'image_encoder.'``, ...
         format: One of :data:`FORMATS`.
         fused: Whether its BatchNorms are folded into the convolutions.
-        first_version: Whether its blocks are those of the paper's first version; None if it is fused, which
-            makes both the same.
-        blocks: Blocks of each stage, the closing one included, the downsampling not.
-        has_head: Whether the names of a classifier, or of RepViT-SAM's neck, that belongs to it are there as well.
+        first_version: Whether its blocks are those of the paper's first version; None if it is fused, as both versions
+            are then the same.
+        blocks: Blocks of each stage, with the closing one, without the downsampling.
+        has_head: Whether the state dict also has its classifier or RepViT-SAM's neck.
     """
 
     root: str
@@ -83,10 +82,10 @@ class FoundBackbone(NamedTuple):
 
 
 class FoundArch(NamedTuple):
-    """Shape of a RepViT as its tensors show it.
+    """Architecture of a RepViT, read from its tensors.
 
     Attributes:
-        widths: Channels of each stage that is there.
+        widths: Channels of each existing stage.
         blocks: Blocks of each stage, see :attr:`FoundBackbone.blocks`.
         first_version: See :attr:`FoundBackbone.first_version`.
     """
@@ -97,7 +96,7 @@ class FoundArch(NamedTuple):
 
     @property
     def names(self) -> list[str]:
-        """The published architectures that it can be; several if it is fused or cut short."""
+        """The published architectures that it matches; several if it is fused or lacks stages."""
         names = []
         for name, spec in ARCHS.items():
             blocks = tuple(depth + 1 for depth in spec.depths[:-1]) + spec.depths[-1:]
@@ -106,7 +105,7 @@ class FoundArch(NamedTuple):
         return names
 
     def fits(self, other: 'FoundArch') -> bool:
-        """Whether both are the same as far as both go; the shorter may lack the block that closes a stage."""
+        """Whether both agree on their common stages; the shorter one may lack the closing block of its last stage."""
         versions = {self.first_version, other.first_version} - {None}
         if len(versions) > 1:
             return False
@@ -124,7 +123,7 @@ class FoundArch(NamedTuple):
 
 
 def strip_wrappers(state_dict: Mapping[str, Tensor]) -> 'OrderedDict[str, Tensor]':
-    """Drop ``module.`` and ``_orig_mod.`` at the start of names; anything else stays, ``_metadata`` too."""
+    """Drop ``module.`` and ``_orig_mod.`` at the start of names; keeps ``_metadata``."""
     stripped = OrderedDict((_WRAPPERS.sub('', name, count=1) if _WRAPPERS.match(name) else name, value)
                            for name, value in state_dict.items())
     if len(stripped) != len(state_dict):
@@ -135,23 +134,23 @@ def strip_wrappers(state_dict: Mapping[str, Tensor]) -> 'OrderedDict[str, Tensor
 
 
 def find_backbones(names: Iterable[str]) -> list[FoundBackbone]:
-    """Find every RepViT among the names of a state dict, in whatever format and depth it is.
+    """Find every RepViT among the names of a state dict, in any format and under any prefix.
 
     Raises:
-        CheckpointError: If there are more than any model has.
+        CheckpointError: If there are implausibly many.
     """
     names = list(names)
     anchors = [anchor for name in names if (anchor := _ANCHOR.fullmatch(name))]
     if len(anchors) > _MOST_BACKBONES:
-        raise CheckpointError(f'it has the names of {len(anchors)} RepViTs; at most {_MOST_BACKBONES} are looked for')
+        raise CheckpointError(f'it has the names of {len(anchors)} RepViTs, at most {_MOST_BACKBONES} are supported')
     return [_describe(anchor, names) for anchor in anchors]
 
 
 def find_in(state_dict: Mapping[str, Tensor], source: str = 'the checkpoint') -> list[FoundBackbone]:
-    """Do :func:`find_backbones` where one is expected.
+    """Call :func:`find_backbones`, and expect at least one.
 
     Raises:
-        CheckpointError: If ``source``, which ``state_dict`` is from, holds none.
+        CheckpointError: If there is none; names ``source``, where ``state_dict`` is from.
     """
     try:
         found = find_backbones(state_dict)
@@ -164,19 +163,19 @@ def find_in(state_dict: Mapping[str, Tensor], source: str = 'the checkpoint') ->
 
 
 def detect(state_dict: Mapping[str, Tensor]) -> FoundBackbone:
-    """Tell the format of a state dict that holds a RepViT; of the first one, if it holds several.
+    """Detect the format of a state dict with a RepViT; of the first one, if there are several.
 
     Raises:
-        CheckpointError: If it holds none.
+        CheckpointError: If there is none.
     """
     return find_in(state_dict)[0]
 
 
 def identify_arch(state_dict: Mapping[str, Tensor]) -> FoundArch:
-    """Tell the architecture of a state dict that holds a RepViT, from its names and shapes.
+    """Detect the architecture of a state dict with a RepViT, from its names and shapes.
 
     Raises:
-        CheckpointError: If it holds none.
+        CheckpointError: If there is none.
 
     Example:
         >>> from repvit_mm import RepViT
@@ -188,7 +187,7 @@ def identify_arch(state_dict: Mapping[str, Tensor]) -> FoundArch:
 
 
 def arch_of(state_dict: Mapping[str, Tensor], found: FoundBackbone) -> FoundArch:
-    """The architecture of the one backbone ``found`` in ``state_dict``."""
+    """The architecture of the backbone ``found`` in ``state_dict``."""
     theirs = _renames('repvit_mm', found.format, found.blocks)
     widths = []
     for stage in range(len(found.blocks)):
@@ -199,13 +198,13 @@ def arch_of(state_dict: Mapping[str, Tensor], found: FoundBackbone) -> FoundArch
 
 
 def convert_state_dict(state_dict: Mapping[str, Tensor], to: str = 'repvit_mm') -> 'OrderedDict[str, Tensor]':
-    """Rename the tensors of a checkpoint; the tensors themselves, and their order, stay.
+    """Rename the tensors of a checkpoint; the tensors themselves and their order do not change.
 
-    What is no part of a RepViT or of its classifier (necks, heads, decoders) keeps its names. A classification
-    model has its backbone under ``backbone.`` in our names, and without a prefix in the others.
+    Everything but RepViT and its classifier (necks, heads, decoders) keeps its names. The backbone of a classification
+    model is under ``backbone.`` in our format, and without a prefix in the others.
 
     Args:
-        state_dict: Name -> tensor, in any format: a backbone alone, a classification model, or a whole
+        state_dict: Name -> tensor, in any format: a bare backbone, a classification model, or a whole
             detector, segmentor or RepViT-SAM with a RepViT under any prefix.
         to: One of :data:`FORMATS`.
 
@@ -213,7 +212,7 @@ def convert_state_dict(state_dict: Mapping[str, Tensor], to: str = 'repvit_mm') 
         The same tensors under their new names.
 
     Raises:
-        CheckpointError: If it holds no RepViT, or two of its tensors would get the same name.
+        CheckpointError: If it holds no RepViT, or two tensors would get the same name.
 
     Example:
         >>> from repvit_mm import RepViT, convert_state_dict
@@ -226,22 +225,22 @@ def convert_state_dict(state_dict: Mapping[str, Tensor], to: str = 'repvit_mm') 
 
 def rename(state_dict: Mapping[str, Tensor], backbones: Iterable[FoundBackbone], to: str = 'repvit_mm',
            source: str = 'the checkpoint') -> 'tuple[OrderedDict[str, Tensor], list[FoundBackbone]]':
-    """Do :func:`convert_state_dict` where it is known what the state dict holds.
+    """Do :func:`convert_state_dict` for backbones that are already found.
 
     Args:
-        state_dict: Name -> tensor, without the names of wrappers.
+        state_dict: Name -> tensor, without prefixes of wrappers.
         backbones: What :func:`find_backbones` found in it.
         to: One of :data:`FORMATS`.
-        source: Where it is from, for the error.
+        source: Where it is from, for errors.
 
     Returns:
-        The tensors under their new names, and the backbones as they are there.
+        The tensors under their new names, and the backbones in the new format.
 
     Raises:
         CheckpointError: If two tensors would get the same name.
     """
     if to not in FORMATS:
-        raise CheckpointError(f'to={to!r} is no format of names; choose one of {", ".join(FORMATS)}')
+        raise CheckpointError(f'to={to!r} is not a known format; choose one of {", ".join(FORMATS)}')
     modules, results = {}, []
     for found in backbones:
         new_root = found.root
@@ -266,7 +265,7 @@ def rename(state_dict: Mapping[str, Tensor], backbones: Iterable[FoundBackbone],
 
 
 def is_head(name: str, top: str, format: str) -> bool:
-    """Whether a tensor belongs to the classifier, or SAM's neck, of the model whose names start with ``top``."""
+    """Whether a tensor belongs to the classifier, or SAM's neck, of the model with the prefix ``top``."""
     return name.rpartition('.')[0] in {top + module for module in _expand(_HEAD, format)}
 
 
@@ -277,12 +276,12 @@ def _describe(anchor: re.Match, names: list[str]) -> FoundBackbone:
         format = 'official'
     elif part:
         format = 'timm' if part == '.c' else 'repvit_mm'
-    else:  # fused, ours differ from timm's in the downsampling
+    else:  # fused names differ from timm's in the downsampling only
         format = 'timm' if any('.downsample.pre_block.' in name for name in inside) else 'repvit_mm'
     blocks = _count_blocks(inside, format)
     branch = _renames('repvit_mm', format, blocks)['stages.0.blocks.0.token_mixer.dw1x1.conv']
     first_version = f'{branch}.weight' in inside if part else None
-    # A classifier stands beside what is called backbone in our names, and beside the stem in the others.
+    # A classifier is next to the module `backbone` in our format, and next to the stem in the others.
     may_have_head = (format == 'repvit_mm') == bool(re.fullmatch(r'(.*\.)?backbone\.', root))
     heads = {f'{root.removesuffix("backbone.")}{module}' for module in _expand(_HEAD, format)}
     has_head = may_have_head and any(name.rpartition('.')[0] in heads for name in names)
@@ -290,31 +289,31 @@ def _describe(anchor: re.Match, names: list[str]) -> FoundBackbone:
 
 
 def _count_blocks(names: list[str], format: str) -> tuple[int, ...]:
-    """Blocks of each stage, the closing one included, the downsampling not; nothing has numbers of four digits."""
+    """Blocks of each stage, with the closing one, without the downsampling; numbers have at most three digits."""
     def numbers(pattern: str) -> set[tuple[int, ...]]:
         return {tuple(map(int, match.groups())) for name in names if (match := re.match(pattern, name))}
 
-    if format == 'official':  # numbered through; those with a third layer in the token mixer downsample
+    if format == 'official':  # numbered across stages; downsampling blocks have a third layer in the token mixer
         downsamples = numbers(r'features\.(\d{1,3})\.token_mixer\.2\.') - {(1,)}
         blocks = numbers(r'features\.(\d{1,3})\.channel_mixer\.') - downsamples
         places = {(sum(downsample < block for downsample in downsamples), block) for block in blocks}
     else:
         places = numbers(r'stages\.(\d{1,3})\.blocks\.(\d{1,3})\.')
-        if format == 'timm':  # counts the block that closes a stage as part of the next one
+        if format == 'timm':  # has the closing block of a stage in the next stage
             places |= {(stage - 1, -1) for stage, in numbers(r'stages\.(\d{1,3})\.downsample\.pre_block\.')}
     counts = Counter(stage for stage, _ in places)
     return tuple(counts[stage] for stage in range(max(counts) + 1))
 
 
 def _renames(old: str, new: str, blocks: tuple[int, ...]) -> dict[str, str]:
-    """Module -> module, for every module that a backbone can have, fused or not."""
+    """Old name -> new name, for every module that a backbone can have, fused or not."""
     return dict(zip(_modules(old, blocks), _modules(new, blocks), strict=True))
 
 
 def _modules(format: str, blocks: tuple[int, ...]) -> Iterator[str]:
     """Every module of a backbone that can hold tensors, in the order of its state dict."""
     yield from _expand(_STEM, format)
-    number = 0  # what the official names count
+    number = 0  # the official names' index
     for stage, count in enumerate(blocks):
         for block in range(-1 if stage else 0, count):
             number += 1

@@ -1,4 +1,4 @@
-"""What makes the loaders of torch and of mmengine take the published checkpoints."""
+"""Let the loaders of torch and mmengine load the published checkpoints."""
 import logging
 from collections.abc import Mapping, MutableMapping
 from typing import Any
@@ -16,18 +16,18 @@ from .reading import read_checkpoint, tensors_of
 
 @CheckpointLoader.register_scheme(prefixes=SCHEME, force=True)
 def load_for_mmengine(filename: str, map_location: Any = None, logger: Any = None) -> dict[str, Any]:
-    """Read a checkpoint for mmengine; it is registered for ``repvit://``, so that ``load_from='repvit://m1_1_coco'``.
+    """Read a checkpoint for mmengine. Registered for ``repvit://``, as in ``load_from='repvit://m1_1_coco'``.
 
     Args:
         filename: See :func:`repvit_mm.checkpoints.read_checkpoint`.
-        map_location: Without effect, the tensors are in main memory; whatever model takes them copies them.
-        logger: Without effect.
+        map_location: Not used: tensors are on the CPU, and the model copies them to its device.
+        logger: Not used.
 
     Returns:
-        What the file holds, with the weights under ``state_dict``, a RepViT's in our names.
+        The content of the file, with the weights under ``state_dict``, those of a RepViT in our format.
 
     Raises:
-        CheckpointError: If the name is unknown, or the file cannot be had or read.
+        CheckpointError: If the name is unknown, or the file cannot be downloaded or read.
     """
     checkpoint = read_checkpoint(filename)
     tensors = tensors_of(checkpoint, filename)
@@ -37,19 +37,19 @@ def load_for_mmengine(filename: str, map_location: Any = None, logger: Any = Non
 
 
 def adapt_names(module: nn.Module, state_dict: MutableMapping[str, Tensor], prefix: str) -> None:
-    """Bring the names of what is about to be loaded into a RepViT, by whatever means, to ours; in place.
+    """Convert the names of a state dict that is being loaded into a RepViT to ours, in place.
 
-    A RepViT calls this from its ``_load_from_state_dict``, so that torch's ``load_state_dict`` and mmengine's
-    runners take the published names, too. Tensors of a classifier or of stages that were not built are dropped. What
-    is missing or too much is left to the loader to tell.
+    A RepViT calls this from its ``_load_from_state_dict``, so torch's ``load_state_dict`` and mmengine's runners accept
+    the published names, too. Tensors of a classifier or of stages that were not built are dropped. Missing and
+    unexpected tensors are left for the loader to report.
 
     Args:
         module: The RepViT.
-        state_dict: Name -> tensor, not only of this module.
-        prefix: What the names of its tensors start with.
+        state_dict: Name -> tensor, also of other modules.
+        prefix: Prefix of this module's names.
 
     Raises:
-        CheckpointError: If the tensors are of another architecture.
+        CheckpointError: If the tensors are for another architecture.
     """
     inside = {name[len(prefix):]: value for name, value in state_dict.items() if name.startswith(prefix)}
     found = next((found for found in find_backbones(inside) if found.root == ''), None)
@@ -63,8 +63,8 @@ def adapt_names(module: nn.Module, state_dict: MutableMapping[str, Tensor], pref
     ours, = find_backbones(wanted)
     check_arch(bare, wanted, [(theirs, ours)], source)
     if theirs.fused and not ours.fused:
-        print_log(f'{source} is fused: the RepViT computes what it does in evaluation mode, and has lost the '
-                  'statistics that a training needs', logger='current', level=logging.WARNING)
+        print_log(f'{source} is fused: it works in evaluation mode, but lacks the statistics that training needs',
+                  logger='current', level=logging.WARNING)
     for name in inside:
         del state_dict[prefix + name]
     state_dict.update({prefix + name: value for name, value in bare.items()
@@ -72,14 +72,14 @@ def adapt_names(module: nn.Module, state_dict: MutableMapping[str, Tensor], pref
 
 
 def refuse_random_start(module: nn.Module, incompatible_keys: Any) -> None:
-    """Raise if mmengine has loaded a checkpoint without a single tensor for ``module``, a RepViT.
+    """Raise if mmengine loads a checkpoint that has no tensor for a RepViT.
 
-    This is a hook of ``register_load_state_dict_post_hook``. Torch's own loader raises or returns what is missing;
-    mmengine's would only log it and train on from random weights.
+    This is a hook for ``register_load_state_dict_post_hook``. torch's own loader raises or returns the missing names;
+    mmengine's only logs them and would train from random weights.
 
     Args:
         module: The RepViT.
-        incompatible_keys: The loader's tuple of missing and unexpected names.
+        incompatible_keys: Missing and unexpected names, from the loader.
 
     Raises:
         CheckpointError: See above.
@@ -92,5 +92,5 @@ def refuse_random_start(module: nn.Module, incompatible_keys: Any) -> None:
         if missing.issuperset(prefix + name for name in own):
             place = f' under {prefix!r}' if prefix else ''
             raise CheckpointError(
-                f'no tensor of the checkpoint is for the RepViT{place}; repvit_mm.load_checkpoint and init_cfg find '
-                'it in files of any layout, and tools/convert_checkpoint.py brings a file into ours')
+                f'the checkpoint has no tensor for the RepViT{place}; load it with repvit_mm.load_checkpoint or '
+                'init_cfg, which accept any layout, or convert it with tools/convert_checkpoint.py')

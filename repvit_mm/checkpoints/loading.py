@@ -1,4 +1,4 @@
-"""Loading checkpoints of every published format into models: all that the model has, or a clear error."""
+"""Load checkpoints of every published format into models, completely or with a clear error."""
 import logging
 import re
 from collections.abc import Mapping
@@ -15,25 +15,25 @@ from ..fusion import to_own_form
 from .formats import FoundArch, FoundBackbone, arch_of, find_backbones, find_in, is_head, rename
 from .reading import check_finite, read_checkpoint, tensors_of
 
-#: What the names of the parts start with that RepViT-SAM has beside its image encoder.
+#: Prefixes of RepViT-SAM's other parts beside the image encoder.
 SAM_DECODER = ('prompt_encoder.', 'mask_decoder.')
-#: A backbone of the file, and the one of the model that it goes into.
+#: Each backbone of the file with the one of the model that it is loaded into.
 Pairs = list[tuple[FoundBackbone, FoundBackbone]]
 
 
 class LoadReport(NamedTuple):
-    """What came of loading a checkpoint. Names are the model's.
+    """The result of loading a checkpoint. Names are those of the model.
 
     Attributes:
         source: Where the checkpoint is from.
         found: The format of its names.
         arch: The architecture of its backbone.
-        taken: Tensors of the model that were loaded.
-        total: Tensors of the model.
+        taken: Number of tensors of the model that were loaded.
+        total: Number of tensors of the model.
         not_needed: Tensors of the checkpoint for known parts that the model does not have.
-        missing: Tensors of the model that the checkpoint lacks; they keep their values.
-        unexpected: Tensors of the checkpoint that the model has no place for.
-        mismatched: Tensors with another shape or kind of numbers in the checkpoint; they keep their values.
+        missing: Tensors of the model that the checkpoint lacks; their values do not change.
+        unexpected: Other tensors of the checkpoint that the model does not have.
+        mismatched: Tensors with another shape or kind of dtype in the checkpoint; their values do not change.
     """
 
     source: str
@@ -48,7 +48,7 @@ class LoadReport(NamedTuple):
 
     @property
     def problems(self) -> str:
-        """Everything that did not fit, in a part of a line; empty if everything did."""
+        """Everything that did not fit, for a message; empty if everything fitted."""
         kinds = {'missing': self.missing, 'of another shape': self.mismatched, 'unexpected': self.unexpected}
         return ', '.join(f'{len(names)} {kind} ({shortened(names, 3)})' for kind, names in kinds.items() if names)
 
@@ -61,26 +61,26 @@ def load_checkpoint(model: nn.Module, path_or_name: str | Path, strict: bool = T
                     trust: bool = False) -> LoadReport:
     """Load a checkpoint of any published format into a model that holds a RepViT.
 
-    The model may be the backbone alone, which is picked out of whatever the file holds, or a classifier,
-    detector or segmentor. If an error is raised, the model is as it was.
+    The model can be a bare backbone, for which the rest of the file is ignored, or a classifier, detector or
+    segmentor. After an error, the model is unchanged.
 
-    A fused checkpoint fits a model with BatchNorms that is in evaluation mode, and gives the outputs of the fused one;
-    a fused model takes a checkpoint with BatchNorms.
+    A fused checkpoint can be loaded into an unfused model in evaluation mode, which then gives the fused outputs. An
+    unfused checkpoint can be loaded into a fused model.
 
     Args:
-        model: Where the tensors go.
+        model: The model to load into.
         path_or_name: A file, ``repvit://NAME`` (see :func:`repvit_mm.checkpoints.published`), or an address; see
-            :func:`repvit_mm.checkpoints.read_checkpoint`. Official, timm's and our names are understood.
-        strict: Every tensor of the model must be in the file with its shape, and the file may hold nothing
-            else but known parts that the model does not have. Otherwise what fits is taken and the rest is
-            logged, as long as the backbone is of the same architecture and takes something.
+            :func:`repvit_mm.checkpoints.read_checkpoint`. In the authors', timm's or our names.
+        strict: Require every tensor of the model with its shape, and allow no others except for known parts
+            that the model does not have. If False, what fits is loaded and the rest is logged, provided that the
+            architectures are the same and some tensors of the backbone fit.
         trust: Run code from the file if it needs that; see :func:`repvit_mm.checkpoints.read_checkpoint`.
 
     Returns:
-        What was loaded; the same is logged.
+        What was loaded, which is logged, too.
 
     Raises:
-        CheckpointError: If the file cannot be had or read, is for another architecture, or does not fit.
+        CheckpointError: If the file cannot be downloaded or read, is for another architecture, or does not fit.
 
     Example:
         >>> import repvit_mm
@@ -91,14 +91,14 @@ def load_checkpoint(model: nn.Module, path_or_name: str | Path, strict: bool = T
 
 
 def load_into(model: nn.Module, checkpoint: Any, source: str, strict: bool = True, prefix: str = '') -> LoadReport:
-    """Do :func:`load_checkpoint` with a checkpoint that has been read already.
+    """Do :func:`load_checkpoint` with a checkpoint that is already read.
 
     Args:
-        model: Where the tensors go.
-        checkpoint: What :func:`repvit_mm.checkpoints.read_checkpoint` returned, or a state dict.
+        model: The model to load into.
+        checkpoint: A result of :func:`repvit_mm.checkpoints.read_checkpoint`, or a state dict.
         source: Where it is from, for messages.
         strict: See :func:`load_checkpoint`.
-        prefix: What the names of the tensors that are wanted start with.
+        prefix: Load only tensors whose names start with this.
     """
     while is_model_wrapper(model):
         model = model.module
@@ -109,10 +109,10 @@ def load_into(model: nn.Module, checkpoint: Any, source: str, strict: bool = Tru
     pairs = _pair(backbones, find_backbones(wanted), source)
     arch = check_arch(tensors, wanted, pairs, source)
     if model.training and any(theirs.fused and not ours.fused for theirs, ours in pairs):
-        raise CheckpointError(f'{source} is fused, for inference only, and the model is in training mode: call '
-                              'model.eval() first, or train from a checkpoint that is not fused')
+        raise CheckpointError(f'{source} is fused, for inference only, but the model is in training mode: call '
+                              'model.eval() first, or train from an unfused checkpoint')
     tensors = _rename_roots(tensors, pairs)
-    if wanted.keys() - tensors.keys():  # it may have them in another form
+    if wanted.keys() - tensors.keys():  # fused and unfused names differ
         to_own_form(model, tensors)
 
     report = LoadReport(source, found[0], arch, 0, len(wanted), (), (), (), ())
@@ -124,26 +124,26 @@ def load_into(model: nn.Module, checkpoint: Any, source: str, strict: bool = Tru
             wanted[name].copy_(value)
     print_log(str(report), logger='current')
     if report.problems:
-        print_log(f'{source} does not fit the model everywhere, and what it does not fit stays as it was: '
+        print_log(f'{source} does not fit the model completely; what does not fit was not loaded: '
                   f'{report.problems}', logger='current', level=logging.WARNING)
     return report
 
 
 def check_arch(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor], pairs: Pairs, source: str) -> FoundArch:
-    """Tell the architecture of the file.
+    """Return the architecture of the checkpoint.
 
     Raises:
-        CheckpointError: If the model is of another one.
+        CheckpointError: If the model has another one.
     """
     for theirs, ours in pairs:
         arch, built = arch_of(tensors, theirs), arch_of(wanted, ours)
         if not arch.fits(built):
-            raise CheckpointError(f'{source} holds the weights of {arch}, and the model is {built}')
+            raise CheckpointError(f'{source} holds the weights of {arch}, but the model is {built}')
     return arch
 
 
 def is_unbuilt(name: str, backbone: FoundBackbone) -> bool:
-    """Whether a tensor lies behind the last block of ``backbone``; ``name`` is ours, and relative to it."""
+    """Whether a tensor belongs after the last block of ``backbone``; ``name`` is in our format, without its prefix."""
     match = re.match(r'stages\.(\d+)\.(?:blocks\.(\d+)\.)?', name)
     if match is None:
         return False
@@ -152,7 +152,7 @@ def is_unbuilt(name: str, backbone: FoundBackbone) -> bool:
 
 
 def _pair(found: list[FoundBackbone], wanted: list[FoundBackbone], source: str) -> Pairs:
-    """Which backbone of the file goes into which one of the model."""
+    """Assign the backbones of the file to those of the model."""
     if not wanted:
         raise CheckpointError(f'{source} cannot be loaded: the model holds no RepViT')
     if len(found) == len(wanted) == 1:
@@ -161,16 +161,16 @@ def _pair(found: list[FoundBackbone], wanted: list[FoundBackbone], source: str) 
     if all(backbone.root in by_root for backbone in wanted):
         return [(by_root[backbone.root], backbone) for backbone in wanted]
     theirs, ours = (shortened([backbone.root or 'no prefix' for backbone in side], 3) for side in (found, wanted))
-    raise CheckpointError(f'{source} holds RepViTs under {theirs}, and the model under {ours}: '
-                          'it is not clear which one goes where')
+    raise CheckpointError(f'{source} holds RepViTs under {theirs}, but the model under {ours}: '
+                          'it is not clear which one to load')
 
 
 def _rename_roots(tensors: Mapping[str, Tensor], pairs: Pairs) -> dict[str, Tensor]:
-    """Bring the names of the file, which are ours already, under the prefix of the model."""
+    """Replace the prefix of the file by that of the model; names are already in our format."""
     if len(pairs) > 1:
         return dict(tensors)
     old, new = (backbone.root.split('.') for backbone in pairs[0])
-    while len(old) > 1 and len(new) > 1 and old[-2] == new[-2]:  # what is beside the backbone moves with it
+    while len(old) > 1 and len(new) > 1 and old[-2] == new[-2]:  # the backbone's siblings get the new prefix, too
         del old[-2], new[-2]
     old, new = '.'.join(old), '.'.join(new)
     return {(new + name[len(old):] if name.startswith(old) else name): value
@@ -190,7 +190,7 @@ def _match(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor], pairs: P
             mismatched.append(f'{name} is {value.dtype} in the file, {wanted[name].dtype} in the model')
         else:
             taken[name] = value
-    # With the usual momentum nothing depends on a BatchNorm's count of batches, and old files lack it.
+    # With the usual momentum num_batches_tracked has no effect, and old files lack it.
     missing = [name for name in wanted if name not in tensors and not name.endswith('.num_batches_tracked')]
     not_needed = _not_needed(extra, wanted, pairs)
     return report._replace(
@@ -199,20 +199,20 @@ def _match(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor], pairs: P
 
 
 def _not_needed(names: list[str], wanted: Mapping[str, Tensor], pairs: Pairs) -> set[str]:
-    """Those that belong to parts that the model does not have for good reasons."""
+    """The names that belong to known parts which the model need not have."""
     not_needed = {name for name in names if name.endswith('.num_batches_tracked')}
     for theirs, ours in pairs:
         root = ours.root
         not_needed |= {name for name in names
                        if name.startswith(root) and is_unbuilt(name[len(root):], ours)}
-        # A classifier for a model without one, beside the backbone or, as the authors build it, inside.
+        # A classifier for a model without one: next to the backbone or, in the authors' format, inside.
         tops = [(root, 'official'), (root, 'timm')]
         if theirs.has_head and not ours.has_head:
             tops.append((root.removesuffix('backbone.'), 'repvit_mm'))
         not_needed |= {name for name in names if any(is_head(name, *top) for top in tops)}
     if not any(name.startswith(SAM_DECODER) for name in wanted):
         not_needed |= {name for name in names if name.startswith(SAM_DECODER)}
-    if all(re.match(r'(stem|stages)\.', name) for name in wanted):  # a backbone alone
+    if all(re.match(r'(stem|stages)\.', name) for name in wanted):  # a bare backbone
         not_needed |= {name for name in names if not re.match(r'(stem|stages)\.', name)}
     return not_needed
 
@@ -220,11 +220,11 @@ def _not_needed(names: list[str], wanted: Mapping[str, Tensor], pairs: Pairs) ->
 def _check(report: LoadReport, taken: Mapping[str, Tensor], pairs: Pairs, strict: bool) -> None:
     roots = tuple(ours.root for _, ours in pairs)
     if not any(name.startswith(roots) for name in taken):
-        raise CheckpointError(f'{report.source} has nothing that fits the backbone: {report.problems}')
+        raise CheckpointError(f'{report.source} has no tensors that fit the backbone: {report.problems}')
     if strict and report.problems:
-        hint = 'strict=False takes what fits'
+        hint = 'strict=False loads what fits'
         if '' not in roots and all(name.startswith(roots) for name in taken):
-            hint = f'it fits the backbone alone, for which init_cfg is the place; {hint}'
+            hint = f'it fits the backbone only, so give it in the init_cfg of the backbone; {hint}'
         raise CheckpointError(f'{report.source} does not fit the model: of {report.total} tensors, '
                               f'{report.problems}; {hint}')
 

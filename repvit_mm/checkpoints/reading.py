@@ -1,4 +1,4 @@
-"""Reading checkpoint files without running code from them."""
+"""Read checkpoint files without running code from them."""
 import argparse
 import codecs
 import os
@@ -23,13 +23,13 @@ from .download import fetch
 from .formats import strip_wrappers
 from .schemes import has_scheme, load_by_scheme
 
-#: Where training programs keep the weights in what they save, in the order in which they are looked for: averaged
-#: ones last, since the published accuracies are those of the others.
+#: Keys of the weights in checkpoints, in the order in which they are looked for: averaged weights last, since the
+#: published accuracies are those of the raw weights.
 WEIGHT_KEYS = ('state_dict', 'model', 'model_ema', 'state_dict_ema', 'ema_state_dict')
 
 
 class _History(HistoryBuffer):
-    """An mmengine ``HistoryBuffer`` that is read without the functions that its pickle brings along."""
+    """An mmengine ``HistoryBuffer``, read without the functions in its pickle."""
 
     def __setstate__(self, state: dict) -> None:
         state.pop('statistics_methods', None)
@@ -38,16 +38,16 @@ class _History(HistoryBuffer):
 
 
 def _no_attribute(*_: object) -> None:
-    """Stands for the ``getattr`` by which a pickled ``HistoryBuffer`` names its statistics."""
+    """Replaces the ``getattr`` in a pickled ``HistoryBuffer``."""
 
 
 def _plain_types() -> list[tuple[Any, str]]:
-    """What may be in a checkpoint beside tensors, containers, numbers and text: (our class, name in the file)."""
+    """Allowed types beside tensors, containers, numbers and text: (our class, name in the file)."""
     types = [(argparse.Namespace, 'argparse.Namespace'),
              (_History, 'mmengine.logging.history_buffer.HistoryBuffer'), (_no_attribute, 'builtins.getattr'),
              (np.ndarray, 'numpy.ndarray'), (np.dtype, 'numpy.dtype')]
     array, scalar = np.empty(0).__reduce__()[0], np.float32().__reduce__()[0]
-    for module in ('numpy.core.multiarray', 'numpy._core.multiarray'):  # renamed in numpy 2; files know both names
+    for module in ('numpy.core.multiarray', 'numpy._core.multiarray'):  # renamed in numpy 2; files use either
         types += [(array, f'{module}._reconstruct'), (scalar, f'{module}.scalar')]
     for code in '?bhilqBHILQefd':
         dtype = type(np.dtype(code))
@@ -59,9 +59,9 @@ def _plain_types() -> list[tuple[Any, str]]:
 
 
 class _PlainPickle:
-    """What ``torch.load`` takes for the ``pickle`` module, with nothing in it but plain types.
+    """A ``pickle_module`` for ``torch.load`` that reads plain types only.
 
-    For torch before 2.6, whose own reading of plain types can be told of no others.
+    For torch before 2.6, where the types that ``weights_only`` allows cannot be extended.
     """
 
     class Unpickler(pickle.Unpickler):
@@ -69,7 +69,7 @@ class _PlainPickle:
             types = {'_codecs.encode': codecs.encode, 'builtins.bytearray': bytearray, 'builtins.complex': complex,
                      'builtins.set': set, 'collections.Counter': Counter, 'torch.device': torch.device}
             types |= _get_allowed_globals() | {file_name: our_type for our_type, file_name in _plain_types()}
-            module = module.replace('__builtin__', 'builtins')  # as Python 2 and protocol 2 call it
+            module = module.replace('__builtin__', 'builtins')  # its name in Python 2 and protocol 2
             if f'{module}.{name}' not in types:
                 raise pickle.UnpicklingError(f'GLOBAL {module}.{name} is not a plain type')
             return types[f'{module}.{name}']
@@ -80,32 +80,32 @@ class _PlainPickle:
 
 
 def _load_plain(path: Path | IO[bytes]) -> Any:
-    load = torch.serialization.load  # torch.load may be ours
+    load = torch.serialization.load  # torch.load may be replaced, see schemes.py
     version = tuple(int(number) for number in re.findall(r'\d+', torch.__version__)[:2])
     if version < (2, 6):
         return load(path, map_location='cpu', pickle_module=_PlainPickle, weights_only=False)
-    known = set(torch.serialization.get_safe_globals())  # leaving the context would forget what users allowed
+    known = set(torch.serialization.get_safe_globals())  # the context would remove what users had allowed
     with torch.serialization.safe_globals([entry for entry in _plain_types() if entry not in known]):
         return load(path, map_location='cpu', weights_only=True)
 
 
 def read_checkpoint(path_or_name: str | Path, trust: bool = False) -> Any:
-    """Read a checkpoint file into main memory.
+    """Read a checkpoint file, onto the CPU.
 
     Only tensors, containers, numbers, text, numpy arrays, paths, ``argparse.Namespace`` and mmengine's
-    ``HistoryBuffer`` are read. A file that needs anything else is refused, since reading it would run code.
+    ``HistoryBuffer`` are read. A file that needs any other type is refused, because reading it could run code.
 
     Args:
-        path_or_name: A file that ``torch.save`` or safetensors wrote, or what names one: see
-            :func:`repvit_mm.checkpoints.fetch`, and the schemes of mmengine's ``CheckpointLoader`` (``s3://``,
+        path_or_name: A file written by ``torch.save`` or safetensors, a name or address for
+            :func:`repvit_mm.checkpoints.fetch`, or one with a scheme of mmengine's ``CheckpointLoader`` (``s3://``,
             ``torchvision://``, ``open-mmlab://``, ...).
-        trust: Also read files that need other types, and run whatever code they hold.
+        trust: Also read files that need other types, running any code in them.
 
     Returns:
-        What was saved, usually a dict.
+        The saved object, usually a dict.
 
     Raises:
-        CheckpointError: If there is no such file, it is damaged or no checkpoint, or needs other types.
+        CheckpointError: If the file does not exist, is damaged, is not a checkpoint, or needs other types.
     """
     if has_scheme(str(path_or_name)):
         return load_by_scheme(str(path_or_name), lambda file: _read(file, path_or_name, trust))
@@ -130,31 +130,31 @@ def _read(file: str | Path | IO[bytes], name: str | Path, trust: bool) -> Any:
         return _load_plain(file)
     except CheckpointError:
         raise
-    except Exception as error:  # what is not a checkpoint can fail in any way
+    except Exception as error:  # reading other files can raise anything
         raise CheckpointError(_explain(file, name, error)) from error
 
 
 def tensors_of(checkpoint: Any, source: str | Path, prefix: str = '') -> 'OrderedDict[str, Tensor]':
-    """Find the weights in what a checkpoint file held.
+    """Find the weights in the content of a checkpoint file.
 
     Args:
-        checkpoint: Name -> tensor, or a dict with that under one of :data:`WEIGHT_KEYS`, or a module.
+        checkpoint: A state dict, a dict with one under one of :data:`WEIGHT_KEYS`, or a module.
         source: Where it is from, for errors.
-        prefix: What the names of the tensors that are wanted start with.
+        prefix: Select tensors whose names start with this.
 
     Returns:
-        Name -> tensor, the names without ``prefix`` and what wrappers put before them.
+        Name -> tensor, without ``prefix`` and the prefixes of wrappers.
 
     Raises:
-        CheckpointError: If there are no tensors, or such as no model has.
+        CheckpointError: If there are no tensors, or unsupported ones.
     """
     weights = find_weights(checkpoint, source)
     tensors = OrderedDict((name, value) for name, value in weights.items() if isinstance(value, Tensor))
     for name, value in tensors.items():
         if not isinstance(name, str):
-            raise CheckpointError(f'{source}: a tensor is called {name!r}; a name in text is expected')
+            raise CheckpointError(f'{source}: a tensor has the name {name!r}; expected a string')
         if kind := _oddity(value):
-            raise CheckpointError(f'{source}: {name} is {kind}; an ordinary tensor is expected')
+            raise CheckpointError(f'{source}: {name} is {kind}; expected an ordinary tensor')
     if isinstance(metadata := getattr(weights, '_metadata', None), Mapping):
         tensors._metadata = metadata
     try:
@@ -166,12 +166,12 @@ def tensors_of(checkpoint: Any, source: str | Path, prefix: str = '') -> 'Ordere
         tensors = OrderedDict((name[len(prefix):], value) for name, value in tensors.items()
                               if name.startswith(prefix))
         if not tensors:
-            raise CheckpointError(f'{source} holds no tensors under {prefix}, but such as {next(iter(weights))}')
+            raise CheckpointError(f'{source} holds no tensors under {prefix}; its first one is {next(iter(weights))}')
     return tensors
 
 
 def find_weights(checkpoint: Any, source: str | Path) -> Mapping:
-    """The part of a checkpoint that :func:`tensors_of` takes its tensors from."""
+    """The part of a checkpoint that holds the weights, see :func:`tensors_of`."""
     if isinstance(checkpoint, nn.Module):
         return checkpoint.state_dict()
     if isinstance(checkpoint, Mapping):
@@ -180,10 +180,10 @@ def find_weights(checkpoint: Any, source: str | Path) -> Mapping:
                 return candidate.state_dict()
             if isinstance(candidate, Mapping) and any(isinstance(value, Tensor) for value in candidate.values()):
                 return candidate
-        content = f'a dict with {", ".join(map(str, list(checkpoint)[:5])) or "nothing in it"}'
+        content = f'a dict with {", ".join(map(str, list(checkpoint)[:5])) or "no keys"}'
     else:
         content = f'a {type(checkpoint).__name__}'
-    raise CheckpointError(f'{source} holds no tensors, but {content}; weights are expected at the top, or under one '
+    raise CheckpointError(f'{source} holds no tensors, but {content}; expected weights at the top level, or under one '
                           f'of {", ".join(WEIGHT_KEYS)}')
 
 
@@ -194,15 +194,14 @@ def invalid_tensors(tensors: Mapping[str, Tensor]) -> list[str]:
 
 
 def check_finite(tensors: Mapping[str, Tensor], source: str | Path) -> None:
-    """Raise a CheckpointError if a value of ``tensors``, which are from ``source``, is infinite or not a number."""
+    """Raise a CheckpointError if a value of ``tensors``, from ``source``, is infinite or NaN."""
     if bad := invalid_tensors(tensors):
-        raise CheckpointError(f'{source}: {len(bad)} of {len(tensors)} tensors hold values that are infinite or not a '
-                              f'number, first {bad[0]}; the training that wrote it has diverged, take an earlier '
-                              'checkpoint')
+        raise CheckpointError(f'{source}: {len(bad)} of {len(tensors)} tensors hold infinite values or NaN, first '
+                              f'{bad[0]}; the training has diverged, use an earlier checkpoint')
 
 
 def _oddity(value: Tensor) -> str | None:
-    """What keeps a model from taking a tensor, if anything."""
+    """Why a tensor cannot be loaded into a model, or None."""
     if value.layout != torch.strided:
         return f'sparse ({value.layout})'
     if value.is_meta:
@@ -210,24 +209,24 @@ def _oddity(value: Tensor) -> str | None:
     if value.is_quantized or value.is_complex():
         return f'of type {value.dtype}'
     if value.numel() * value.element_size() > value.untyped_storage().nbytes():
-        return f'of {value.numel():,} values, of which the file holds only some'
+        return f'incomplete: the file does not hold all of its {value.numel():,} values'
     return None
 
 
 def _check_regular(path: Path) -> None:
     try:
         mode = path.stat().st_mode
-    except (FileNotFoundError, NotADirectoryError, ValueError) as error:  # the last of a name with a null
+    except (FileNotFoundError, NotADirectoryError, ValueError) as error:  # ValueError: a null byte in the name
         raise CheckpointError(f'there is no file {path}') from error
     except OSError as error:
         raise CheckpointError(f'{path} cannot be read: {error.strerror}') from error
     if not stat.S_ISREG(mode):
         kind = 'a directory' if stat.S_ISDIR(mode) else 'a pipe, socket or device'
-        raise CheckpointError(f'{path} is {kind}; a checkpoint file is expected')
+        raise CheckpointError(f'{path} is {kind}; expected a checkpoint file')
 
 
 def _kind_of(file: IO[bytes], name: str | Path) -> str:
-    """``'torch'`` or ``'safetensors'``, after the first bytes; raises for what is visibly neither."""
+    """``'torch'`` or ``'safetensors'``, by the first bytes; raises for anything else."""
     head = file.read(512)
     size = file.seek(0, os.SEEK_END)
     if not head:
@@ -235,16 +234,16 @@ def _kind_of(file: IO[bytes], name: str | Path) -> str:
     if head.startswith(b'version https://git-lfs'):
         raise CheckpointError(f'{name} is a Git LFS pointer, not the file itself; run `git lfs pull` there')
     if re.match(rb'\s*<(!doctype|html|\?xml)', head, re.IGNORECASE):
-        raise CheckpointError(f'{name} is a web page, not a checkpoint; the address that it came from is not '
-                              'that of the file')
+        raise CheckpointError(f'{name} is a web page, not a checkpoint; download it again from the address of the '
+                              'file itself')
     if head.startswith(b'PK'):
         return _kind_of_zip(file, name, size)
     if head[8:9] == b'{' and int.from_bytes(head[:8], 'little') < size:
         return 'safetensors'
     if head.startswith(b'\x80'):
         return 'torch'
-    raise CheckpointError(f'{name} is not a checkpoint: it begins with {head[:16]!r}, unlike files of torch.save '
-                          'and safetensors')
+    raise CheckpointError(f'{name} is not a checkpoint: it begins with {head[:16]!r}, unlike files written by '
+                          'torch.save and safetensors')
 
 
 def _kind_of_zip(file: IO[bytes], name: str | Path, size: int) -> str:
@@ -254,18 +253,18 @@ def _kind_of_zip(file: IO[bytes], name: str | Path, size: int) -> str:
         entries = archive.infolist()
         names = {entry.filename.partition('/')[2] for entry in entries}
         if 'constants.pkl' in names:
-            raise CheckpointError(f'{name} is a TorchScript program, not a checkpoint; weights are expected')
+            raise CheckpointError(f'{name} is a TorchScript program, not a checkpoint; expected weights')
         if 'data.pkl' not in names:
-            raise CheckpointError(f'{name} is a zip archive, but not one that torch.save wrote')
+            raise CheckpointError(f'{name} is a zip archive, but not one written by torch.save')
         if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
-            raise CheckpointError(f'{name} is a compressed zip archive, and torch.save writes none; unpack and save it '
-                                  'again with torch')
+            raise CheckpointError(f'{name} is a compressed zip archive, which torch.save does not write; unpack it '
+                                  'and save it again with torch')
         if sum(entry.file_size for entry in entries) > size:
-            raise CheckpointError(f'{name} is damaged: its parts claim to be larger than the file')
+            raise CheckpointError(f'{name} is damaged: its parts are larger than the file')
         for entry in entries:
-            if entry.CRC and not _is_intact(archive, entry):  # which torch would not notice
-                raise CheckpointError(f'{name} is damaged: {entry.filename} in it has changed; download or copy it '
-                                      'again')
+            if entry.CRC and not _is_intact(archive, entry):  # torch does not check this
+                raise CheckpointError(f'{name} is damaged: the checksum of {entry.filename} in it is wrong; download '
+                                      'or copy it again')
     return 'torch'
 
 
@@ -291,13 +290,13 @@ def _explain(file: Path | IO[bytes], name: str | Path, error: Exception) -> str:
     again = 'download or copy it again'
     if match := re.search(r'GLOBAL (\S+) ', str(error)):
         if isinstance(file, Path) and file.read_bytes()[:-1].endswith(match[1].rpartition('.')[2].encode()):
-            return f'{name} is truncated: it ends within its first part; {again}'  # half the name of a type
+            return f'{name} is truncated: it ends within its first part; {again}'  # in the name of a type
         return (f'{name} needs the type {match[1]}, and reading that could run code from the file. If you trust '
                 'its origin, convert it once with `tools/convert_checkpoint.py --trust`, or read it with trust=True')
     if isinstance(error, ImportError | AttributeError):
-        return f'{name} needs a class that is not there: {error}'
+        return f'{name} needs a class that cannot be imported: {error}'
     if 'pickle data was truncated' in str(error):
         return f'{name} is truncated; {again}'
-    # torch's own text goes on with the advice to read the file unchecked.
+    # Without torch's advice to read the file unchecked.
     detail = re.sub(r'(?s).*WeightsUnpickler error: ', '', str(error)).strip().partition('\n')[0]
     return f'{name} is damaged, or not written by torch.save; {again} ({detail or type(error).__name__})'

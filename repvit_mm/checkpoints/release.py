@@ -18,7 +18,7 @@ class Published(NamedTuple):
         url: Their address in the authors' release.
         config: The config of their model.
         metrics: ``'Metric, data set'`` -> published figure.
-        sha256: Of the file, in hexadecimal; None if it is not recorded.
+        sha256: SHA-256 of the file, in hexadecimal; None if it is not recorded.
     """
 
     url: str
@@ -33,13 +33,13 @@ class Published(NamedTuple):
 
 
 def name_of(file: str) -> str:
-    """What follows ``repvit://`` for a released file: its name without ``repvit_`` and suffix."""
+    """The name after ``repvit://`` of a released file: its file name without ``repvit_`` and suffix."""
     return Path(file).stem.removeprefix('repvit_')
 
 
 @cache
 def published() -> dict[str, Published]:
-    """Read the released weights: what follows ``repvit://`` -> weights."""
+    """Read the released weights: name after ``repvit://`` -> weights."""
     entries = [entry for path in load(ROOT / 'model-index.yml')['Import'] for entry in load(ROOT / path)['Models']]
     return {name_of(entry['Weights']): Published(
         entry['Weights'], ROOT / entry['Config'],

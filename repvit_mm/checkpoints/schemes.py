@@ -1,4 +1,4 @@
-"""The schemes of mmengine's CheckpointLoader, such as ``s3://``: it knows where the bytes are, and we read them."""
+"""Support for the schemes of mmengine's CheckpointLoader, such as ``s3://``: it opens the file, our reader reads it."""
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,20 +13,20 @@ from .download import SCHEME, fetch
 
 
 def has_scheme(name: str) -> bool:
-    """Whether mmengine knows where ``name`` is: ``s3://...``, ``torchvision://...``; not files, http and our own."""
+    """Whether ``name`` has a scheme of mmengine (``s3://``, ``torchvision://``, ...) other than http and ours."""
     ours = ('', 'http://', 'https://', SCHEME)
     return any(re.match(prefix, name) for prefix in CheckpointLoader._schemes if prefix not in ours)
 
 
 def load_by_scheme(name: str, read: Callable[[Any], Any]) -> Any:
-    """Load a checkpoint as mmengine does, but for the reading and for what comes over http.
+    """Load a checkpoint with mmengine's loader, but with our reading and our download over http.
 
     Args:
         name: With a scheme, see :func:`has_scheme`.
-        read: Path or binary file -> content; takes the place of ``torch.load``.
+        read: Path or binary file -> content; replaces ``torch.load``.
 
     Raises:
-        CheckpointError: If it cannot be had.
+        CheckpointError: If it cannot be loaded.
     """
     load = CheckpointLoader._get_checkpoint_loader(name)
     try:
@@ -35,7 +35,7 @@ def load_by_scheme(name: str, read: Callable[[Any], Any]) -> Any:
             return load(name, map_location='cpu')
     except UserError:
         raise
-    except Exception as error:  # from a client of some store
+    except Exception as error:  # clients of storage services can raise anything
         reason = ' '.join(str(error).split())[:200]
         raise CheckpointError(f'{name} cannot be loaded: {type(error).__name__}: {reason}') from error
 

@@ -1,6 +1,6 @@
-"""RepViT for mmpretrain: its head, distillation, data sets and their report.
+"""RepViT for mmpretrain: head, distillation, data sets, report.
 
-The only part of the package that imports mmpretrain; configs name it in ``custom_imports``.
+The only part of the package that imports mmpretrain; configs list it in ``custom_imports``.
 """
 from .distillation import DistilledClassifier
 from .folders import ImageFolder, find_classes

@@ -1,4 +1,4 @@
-"""Training with a teacher."""
+"""Training a classifier with a teacher."""
 from collections.abc import Mapping, Sequence
 
 import torch.nn.functional as F
@@ -11,37 +11,37 @@ from ..errors import ConfigError
 from .head import RepViTClsHead
 from .teacher import Teacher
 
-#: ``distill_type`` -> what the second layer of the head learns.
+#: Values of ``distill_type``: the targets of the head's second layer.
 DISTILL_TYPES = ('hard', 'soft', 'none')
 
 
 @MODELS.register_module()
 class DistilledClassifier(ImageClassifier):
-    """Classifier whose head has a second layer that learns what a teacher says (https://arxiv.org/abs/2012.12877).
+    """Classifier whose head has a second layer that learns from a teacher (https://arxiv.org/abs/2012.12877).
 
-    The loss is ``(1 - distill_weight)`` times that of the labels on the head's first layer plus
-    ``distill_weight`` times that of the teacher on the second: cross-entropy with the teacher's best class
-    (``'hard'``), or the Kullback-Leibler divergence of both softened distributions, times the squared
-    temperature, mean over the batch (``'soft'``). The teacher sees the same images, mixed if they are mixed.
+    The loss is ``(1 - distill_weight)`` times the loss of the head's first layer on the labels, plus
+    ``distill_weight`` times the loss of the second layer on the teacher's scores: cross-entropy with the teacher's
+    best class (``'hard'``), or the Kullback-Leibler divergence of both softened distributions, times the squared
+    temperature, averaged over the batch (``'soft'``). The teacher sees the same images, after mixup or CutMix.
 
-    The teacher is no part of the model: not saved, not averaged, not counted, never in training mode. It is
-    built when training starts, so that evaluation and inference need none.
+    The teacher is not part of the model: it is not saved, averaged or counted, and never in training mode. It is built
+    when training starts; evaluation and inference do not need it.
 
     Args:
         backbone: Config of the backbone.
         head: Config of a :class:`RepViTClsHead` with ``distillation=True``.
         teacher: Settings of a :class:`Teacher`: ``model`` and optionally ``checkpoint``.
-        distill_type: One of :data:`DISTILL_TYPES`; ``'none'`` trains on labels alone.
-        distill_weight: Part of the teacher in the loss, 0 to 1.
-        temperature: Softening of both distributions, for ``'soft'``.
+        distill_type: One of :data:`DISTILL_TYPES`; ``'none'`` trains on labels only.
+        distill_weight: Weight of the teacher in the loss, 0 to 1.
+        temperature: Temperature of both distributions, for ``'soft'``.
         neck: Config of a neck, if any.
-        pretrained: See :class:`mmpretrain.models.ImageClassifier`, as the following.
+        pretrained: See :class:`mmpretrain.models.ImageClassifier`, like the following.
         train_cfg: Mixup and CutMix.
         data_preprocessor: Config of the preprocessor.
         init_cfg: Initialisation.
 
     Raises:
-        ConfigError: For settings that contradict each other.
+        ConfigError: For an invalid setting or combination of settings.
     """
 
     def __init__(self, backbone: Mapping, head: Mapping, teacher: Mapping | None = None, distill_type: str = 'hard',
@@ -61,14 +61,14 @@ class DistilledClassifier(ImageClassifier):
         self.teacher = None if teacher is None else Teacher(**teacher)
 
     def init_weights(self) -> None:
-        """Initialise the weights; a training starts with this, so the teacher is fetched here as well."""
+        """Initialise the weights, and build the teacher, since training starts with this call."""
         super().init_weights()
         if self.distill_type != 'none':
             self._require_teacher().build(self.head.num_classes)
 
     def _require_teacher(self) -> Teacher:
         if self.teacher is None:
-            raise ConfigError(f'distill_type={self.distill_type!r} needs model.teacher; distill_type="none" needs none')
+            raise ConfigError(f'distill_type={self.distill_type!r} needs model.teacher; distill_type="none" does not')
         return self.teacher
 
     def loss(self, inputs: Tensor, data_samples: Sequence[DataSample]) -> dict[str, Tensor]:
@@ -76,7 +76,7 @@ class DistilledClassifier(ImageClassifier):
 
         Args:
             inputs: (N, 3, H, W), normalised and mixed.
-            data_samples: Labels, or scores where images are mixed.
+            data_samples: Labels, or scores if images are mixed.
         """
         if self.distill_type == 'none':
             return super().loss(inputs, data_samples)

@@ -1,4 +1,4 @@
-"""Folders of images: one folder a class."""
+"""Data sets of images in one folder per class."""
 import random
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,35 +13,35 @@ from rich.progress import track
 from ..errors import ConfigError, DatasetError, shortened
 
 EXTENSIONS = ('.jpg', '.jpeg', '.png', '.webp', '.bmp', '.ppm', '.pgm', '.tif', '.tiff')
-#: ``split`` -> the folders that can hold it, in the order in which they are looked for.
+#: ``split`` -> names of its folder, in the order in which they are looked for.
 SPLITS = {'train': ('train', 'training'), 'val': ('val', 'valid', 'validation', 'test')}
-#: ``corrupt`` -> what becomes of images that cannot be decoded.
+#: Values of ``corrupt``: how to treat images that cannot be decoded.
 CORRUPT = ('stop', 'skip', 'unchecked')
 
 
 @DATASETS.register_module()
 class ImageFolder(BaseDataset):
-    """Images sorted into a folder for each class.
+    """Images in one folder per class.
 
     ``data_root`` holds ``train/CLASS/...`` and ``val/CLASS/...`` (or ``valid``, ``validation``, ``test``), or just
-    ``CLASS/...``: then a part of each class, always the same, is kept for validation. The classes are the folders of
-    the training split in alphabetical order.
+    ``CLASS/...``: then a fixed part of each class is held out for validation. The classes are the folders of the
+    training split in alphabetical order.
 
     Args:
         data_root: The folder.
         split: ``'train'`` or ``'val'``.
-        corrupt: ``'stop'`` ends with an error that names the images which cannot be decoded, ``'skip'``
-            leaves them out and names them; both decode every image once when the data set is built.
-            ``'unchecked'`` does not: such an image ends the run when its turn comes.
-        val_part: Part of each class that is kept for validation where there are no folders for the splits.
-        classes: Names of the classes, if they have to be these, in this order.
+        corrupt: ``'stop'`` raises an error that names the images that cannot be decoded, ``'skip'`` leaves them out and
+            logs their names; both decode every image once when the data set is built. ``'unchecked'`` does not: such an
+            image stops the run when it is loaded.
+        val_part: Fraction of each class that is held out for validation if there are no folders for the splits.
+        classes: Expected names of the classes, in order; not checked if None.
         pipeline: Transforms.
-        test_mode: Whether it is for a test.
-        indices: Number of the first images, or their indices, to use instead of all.
+        test_mode: Whether the data set is for testing.
+        indices: Use only so many images, or only those with these indices.
 
     Raises:
         ConfigError: For an unknown setting.
-        DatasetError: For a folder that is missing or empty, classes that do not match, and corrupt images.
+        DatasetError: For a missing or empty folder, unexpected classes, or corrupt images.
     """
 
     def __init__(self, data_root: str, split: str = 'train', corrupt: str = 'stop', val_part: float = 0.2,
@@ -55,8 +55,7 @@ class ImageFolder(BaseDataset):
         self.split, self.corrupt, self.val_part = split, corrupt, val_part
         found = find_classes(data_root)
         if classes is not None and list(classes) != found:
-            raise DatasetError(f'{data_root} has the classes {shortened(found)}, but {shortened(classes)} are '
-                               'expected')
+            raise DatasetError(f'{data_root} has the classes {shortened(found)}, expected {shortened(classes)}')
         super().__init__(ann_file='', metainfo={'classes': tuple(found)}, data_root=str(data_root), pipeline=pipeline,
                          test_mode=test_mode, indices=indices)
 
@@ -66,7 +65,7 @@ class ImageFolder(BaseDataset):
         samples = []
         for label, name in enumerate(self.metainfo['classes']):
             if self.split == 'val' and is_split and not (folder / name).is_dir():
-                continue  # a class that is not validated
+                continue  # a class without validation images
             paths = _images(folder / name)
             if not is_split:
                 paths = self._part(paths)
@@ -89,15 +88,15 @@ class ImageFolder(BaseDataset):
         more = '; ...' * (len(errors) > 10)
         summary = f'{len(errors)} of {total} images cannot be decoded'
         if self.corrupt == 'stop':
-            raise DatasetError(f'{summary} ({named}{more}); repair or remove them, or leave them out with '
-                               "corrupt='skip' in the data set's config")
+            raise DatasetError(f"{summary} ({named}{more}); repair or remove them, or set corrupt='skip' in the data "
+                               "set's config to leave them out")
         print_log(f'{summary} and are left out: {named}{more}', 'current')
 
     def prepare_data(self, idx: int) -> dict:
         """Load and transform an image; see :class:`mmengine.dataset.BaseDataset`."""
         try:
             return super().prepare_data(idx)
-        except (OSError, SyntaxError) as error:  # PIL says SyntaxError for a broken PNG
+        except (OSError, SyntaxError) as error:  # PIL raises SyntaxError for a broken PNG
             raise DatasetError(f'{self.get_data_info(idx)["img_path"]} cannot be decoded: {error}') from error
 
 
@@ -105,46 +104,46 @@ def find_classes(data_root: str | Path) -> list[str]:
     """Names of the classes of a folder, see :class:`ImageFolder`.
 
     Raises:
-        DatasetError: If the folder is missing, has no class, a class has no image, the splits do not match, or they
-            are a folder further down.
+        DatasetError: If the folder is missing, has no classes, has a class without images, has splits that do not
+            match, or has them one level further down.
     """
     root = Path(data_root).expanduser()
     if not root.is_dir():
-        raise DatasetError(f'there is no folder {root}; give the place of the images with --data-root')
+        raise DatasetError(f'there is no folder {root}; give the folder of the images with --data-root')
     splits = _split_folders(root)
     if not splits and (inside := [name for name in _subfolders(root) if _split_folders(root / name)]):
-        raise DatasetError(f'{root} has no folder of a split ({", ".join(SPLITS["train"])}), but {root / inside[0]} '
-                           'has; give that one with --data-root')
+        raise DatasetError(f'{root} has no folder for the training split ({", ".join(SPLITS["train"])}), but '
+                           f'{root / inside[0]} has; give that one with --data-root')
     first, *others = splits.values() if splits else (root,)
     classes = _subfolders(first)
     if not classes:
-        raise DatasetError(f'{root} has no folders; a folder of images for each class is expected there')
+        raise DatasetError(f'{root} has no folders; expected a folder of images for each class')
     for other in others:
         if extra := sorted(set(_subfolders(other)) - set(classes)):
             raise DatasetError(f'{other} has the classes {shortened(extra)}, which {first} does not have')
     for folder in [split / name for split in (first, *others) for name in _subfolders(split)]:
         count = len(_images(folder))
         if count == 0:
-            raise DatasetError(f'the class folder {folder} has no image ({", ".join(EXTENSIONS)}); add images or '
+            raise DatasetError(f'the class folder {folder} has no images ({", ".join(EXTENSIONS)}); add images or '
                                'remove the folder')
         if count == 1 and not splits:
-            raise DatasetError(f'the class folder {folder} has one image; training and validation need one each')
+            raise DatasetError(f'the class folder {folder} has only one image; training and validation need one each')
     return classes
 
 
 def _split_folder(root: str | Path, split: str) -> tuple[Path, bool]:
-    """The folder with a split's classes, and whether it holds that split alone."""
+    """The folder with a split's classes, and whether it holds only that split."""
     folders = _split_folders(Path(root).expanduser())
     if not folders:
         return Path(root).expanduser(), False
     if split not in folders:
-        raise DatasetError(f'{root} has the folder {next(iter(folders.values())).name}, but none for {split} '
+        raise DatasetError(f'{root} has the folder {next(iter(folders.values())).name}, but no folder for {split} '
                            f'({", ".join(SPLITS[split])})')
     return folders[split], True
 
 
 def _split_folders(root: Path) -> dict[str, Path]:
-    """Split -> its folder. One without folders of its own is no split, but a class with that name."""
+    """Split -> its folder. A folder without subfolders is not a split, but a class of that name."""
     found = {}
     for split, names in SPLITS.items():
         folders = [root / name for name in names if (root / name).is_dir() and _subfolders(root / name)]
@@ -163,8 +162,8 @@ def _images(folder: Path) -> list[Path]:
 
 
 def _decode_all(paths: Sequence[str], what: str) -> dict[str, str]:
-    """Path -> reason, for the images that cannot be decoded to their end."""
-    with ThreadPoolExecutor() as pool:  # PIL leaves Python's lock while it decodes
+    """Path -> reason, for the images that cannot be decoded completely."""
+    with ThreadPoolExecutor() as pool:  # PIL releases the GIL while decoding
         reasons = pool.map(_try_decode, paths)
         if len(paths) > 5000:
             reasons = track(reasons, f'checking {what}', len(paths), transient=True)
@@ -174,8 +173,8 @@ def _decode_all(paths: Sequence[str], what: str) -> dict[str, str]:
 def _try_decode(path: str) -> str:
     try:
         with Image.open(path) as image:
-            image.draft('RGB', (image.width // 8, image.height // 8))  # a JPEG is read whole, but made small
+            image.draft('RGB', (image.width // 8, image.height // 8))  # a JPEG is read completely, but scaled down
             image.load()
-    except Exception as error:  # decoders fail in many ways
+    except Exception as error:  # decoders can raise anything
         return str(error).partition('\n')[0].replace(f"'{path}'", 'it') or type(error).__name__
     return ''

@@ -13,20 +13,20 @@ from ..layers import BNLinear, pop_folded
 
 @MODELS.register_module()
 class RepViTClsHead(ClsHead, Fusible):
-    """BatchNorm and linear layer on the pooled features, twice if it is to learn from a teacher.
+    """BatchNorm and linear layer on the pooled features, twice for distillation.
 
-    Its scores are the mean of both layers' everywhere but in :class:`DistilledClassifier`'s loss, where the
-    second one learns from the teacher. Fused, one linear layer is left.
+    The scores are the mean of both layers, except in the loss of :class:`DistilledClassifier`, where the second layer
+    learns from the teacher. The fused form is one linear layer.
 
     Args:
         num_classes: Number of classes.
         in_channels: Channels of the features, ``backbone.out_channels[-1]``.
-        distillation: Whether there is a second layer, ``fc_dist``.
-        deploy: Build the fused form, for weights that are fused already.
+        distillation: Whether to add the second layer, ``fc_dist``.
+        deploy: Build the fused form, for fused weights.
         loss: Config of the loss on the labels.
         topk: Accuracies that ``cal_acc`` computes.
         cal_acc: Log the accuracy on the training batches; pointless with mixup or CutMix.
-        init_cfg: See :class:`mmengine.model.BaseModule`; without it, the initialisation is the published one.
+        init_cfg: See :class:`mmengine.model.BaseModule`. By default, weights are initialised as published.
 
     Raises:
         ConfigError: If ``num_classes`` or ``in_channels`` is not positive.
@@ -36,9 +36,9 @@ class RepViTClsHead(ClsHead, Fusible):
                  loss: Mapping | nn.Module = {'type': 'CrossEntropyLoss', 'loss_weight': 1.},  # noqa: B006
                  topk: int | Sequence[int] = 1, cal_acc: bool = False, init_cfg: Mapping | None = None):
         if not (isinstance(num_classes, int) and num_classes > 0):
-            raise ConfigError(f'head.num_classes={num_classes} must be a positive number')
+            raise ConfigError(f'head.num_classes={num_classes} must be a positive integer')
         if not (isinstance(in_channels, int) and in_channels > 0):
-            raise ConfigError(f'head.in_channels={in_channels} must be a positive number')
+            raise ConfigError(f'head.in_channels={in_channels} must be a positive integer')
         topk = (topk,) if isinstance(topk, int) else tuple(topk)
         super().__init__(loss=loss, topk=topk, cal_acc=cal_acc, init_cfg=init_cfg)
         self.num_classes, self.in_channels = num_classes, in_channels
@@ -47,12 +47,12 @@ class RepViTClsHead(ClsHead, Fusible):
         self.fc_dist = BNLinear(in_channels, num_classes) if distillation and not deploy else None
 
     def both_scores(self, feats: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
-        """Scores, (N, num_classes), of the layer that learns from labels and of the one that learns from a teacher."""
+        """Scores, (N, num_classes), of the layer for labels, and of the layer for the teacher if there is one."""
         features = self.pre_logits(feats)
         return self.fc(features), None if self.fc_dist is None else self.fc_dist(features)
 
     def pre_logits(self, feats: Sequence[Tensor]) -> Tensor:
-        """The features that are classified, (N, in_channels)."""
+        """The pooled features, (N, in_channels)."""
         features = feats[-1]
         return features.mean((2, 3)) if features.ndim == 4 else features
 

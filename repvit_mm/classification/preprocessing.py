@@ -1,4 +1,4 @@
-"""What happens to batches of images on their way into the model."""
+"""Preprocessing of batches: normalisation, erasing, mixing."""
 import math
 from collections.abc import Mapping, Sequence
 
@@ -15,24 +15,24 @@ from ..errors import ConfigError
 class ErasingDataPreprocessor(ClsDataPreprocessor):
     """Normalisation, random erasing, then mixup or CutMix, as in the published runs.
 
-    Erasing (https://arxiv.org/abs/1708.04896) fills a rectangle with a standard normal variable for each pixel
-    and channel. That is possible behind the normalisation only; mmpretrain's transform rounds the noise to 0 ... 255.
+    Erasing (https://arxiv.org/abs/1708.04896) fills a rectangle with standard normal noise for each pixel and channel.
+    That has to follow the normalisation: mmpretrain's transform, before it, rounds the noise to 0 ... 255.
 
     Args:
         mean: Mean of each channel, 0 to 255.
         std: Standard deviation of each channel.
-        pad_size_divisor: See :class:`mmpretrain.models.ClsDataPreprocessor`, as the following.
+        pad_size_divisor: See :class:`mmpretrain.models.ClsDataPreprocessor`, like the following.
         pad_value: Value of padded pixels.
-        to_rgb: Whether the channels are turned round.
-        to_onehot: Whether labels become scores without mixing, too.
+        to_rgb: Whether to reverse the order of the channels.
+        to_onehot: Whether to convert labels to scores without mixing, too.
         num_classes: Number of classes, needed for scores.
         batch_augments: Mixup and CutMix, the model's ``train_cfg``.
-        erase_prob: Part of the images from which a rectangle is erased.
-        erase_area: Least and greatest area of the rectangle, relative to the image.
-        erase_aspect: Least ratio of its height to its width; the greatest is the inverse.
+        erase_prob: Probability of erasing a rectangle of an image.
+        erase_area: Smallest and largest area of the rectangle, relative to the image.
+        erase_aspect: Smallest ratio of its height to its width; the largest is the inverse.
 
     Raises:
-        ConfigError: For a probability or an area that is none.
+        ConfigError: For an invalid probability, area or ratio.
     """
 
     def __init__(self, mean: Sequence[float] | None = None, std: Sequence[float] | None = None,
@@ -42,7 +42,7 @@ class ErasingDataPreprocessor(ClsDataPreprocessor):
         super().__init__(mean, std, pad_size_divisor, pad_value, to_rgb, to_onehot, num_classes, batch_augments)
         if not 0 <= erase_prob <= 1 or not 0 < erase_area[0] <= erase_area[1] < 1 or not 0 < erase_aspect <= 1:
             raise ConfigError(f'erase_prob={erase_prob}, erase_area={erase_area}, erase_aspect={erase_aspect} must be '
-                              'a probability, two ascending parts of an image and a ratio up to 1')
+                              'a probability, two ascending fractions below 1, and a ratio up to 1')
         self.erase_prob, self.erase_area, self.erase_aspect = erase_prob, erase_area, erase_aspect
 
     def forward(self, data: dict, training: bool = False) -> dict:

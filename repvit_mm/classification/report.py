@@ -1,4 +1,4 @@
-"""What a test of a classifier leaves behind: predictions, a confusion matrix, the worst mistakes."""
+"""Report of a classifier's test: predictions, a confusion matrix, the worst mistakes."""
 import csv
 import io
 import os
@@ -18,11 +18,11 @@ from PIL import Image, ImageOps
 from ..errors import ConfigError
 from ..files import atomic_write
 
-#: Up to so many classes are named, and their counts written, in the confusion matrix.
+#: Up to this number of classes, the confusion matrix shows names and counts.
 NAMED_CLASSES = 40
 
 
-@dataclass(frozen=True)  # a tuple would be taken apart where results are moved between devices
+@dataclass(frozen=True)  # a tuple would be unpacked when results are moved between devices
 class _Prediction:
     path: str
     label: int
@@ -39,17 +39,17 @@ class _Prediction:
 
 @METRICS.register_module()
 class ClassificationReport(BaseMetric):
-    """Writes ``predictions.csv``, ``confusion_matrix.png`` and ``mistakes.png`` into a folder.
+    """Write ``predictions.csv``, ``confusion_matrix.png`` and ``mistakes.png`` into a folder.
 
-    The mistakes are the images whose wrong class got the highest scores; each is also copied, as it was
-    before the transforms, into ``mistakes/`` under the name ``RANK_LABEL_as_PREDICTED.png``. The metric
-    itself is the mean of the classes' accuracies, in percent, which does not favour frequent classes.
+    The mistakes are the images whose wrong class got the highest scores. Each original image is also saved in
+    ``mistakes/`` as ``RANK_LABEL_as_PREDICTED.png``. The metric itself is the mean of the classes' accuracies, in
+    percent, which does not favour frequent classes.
 
     Args:
         out_dir: The folder.
         worst: Number of mistakes to draw.
-        collect_device: See :class:`mmengine.evaluator.BaseMetric`, as the following.
-        prefix: First part of the metric's name.
+        collect_device: See :class:`mmengine.evaluator.BaseMetric`, like the following.
+        prefix: Prefix of the metric's name.
 
     Raises:
         ConfigError: If ``worst`` is negative.
@@ -64,19 +64,19 @@ class ClassificationReport(BaseMetric):
         self.out_dir, self.worst = Path(out_dir), worst
 
     def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
-        """Keep the predictions of a batch."""
+        """Collect the predictions of a batch."""
         for sample in data_samples:
             if sample['gt_label'].numel() != 1:
-                raise ConfigError('ClassificationReport is for one label an image; leave out --show-dir')
+                raise ConfigError('ClassificationReport needs exactly one label per image; leave out --show-dir')
             scores = sample['pred_score'].float().cpu().numpy()
             self.results.append(_Prediction(sample.get('img_path', ''), int(sample['gt_label']), scores))
 
     def compute_metrics(self, results: list[_Prediction]) -> dict[str, float]:
-        """Write the files."""
+        """Write the files, and compute the metric."""
         classes = (self.dataset_meta or {}).get('classes') or [str(i) for i in range(len(results[0].scores))]
         matrix = np.zeros((len(classes), len(classes)), int)
         np.add.at(matrix, ([p.label for p in results], [p.predicted for p in results]), 1)
-        mistakes = [p for p in results if p.is_mistake and os.path.isfile(p.path)]  # some data sets are no image files
+        mistakes = [p for p in results if p.is_mistake and os.path.isfile(p.path)]  # not all data sets are image files
         mistakes = sorted(mistakes, key=lambda p: -p.scores.max())[:self.worst]
         self.out_dir.mkdir(parents=True, exist_ok=True)
         _write(self.out_dir / 'predictions.csv', _table(results, classes).encode())
@@ -103,10 +103,10 @@ class ClassificationReport(BaseMetric):
 
 
 def draw_confusion_matrix(matrix: np.ndarray, classes: Sequence[str]) -> Figure:
-    """Draw how often each class was taken for each other.
+    """Draw a confusion matrix.
 
     Args:
-        matrix: (classes, classes), images of the row's class that were taken for the column's.
+        matrix: (classes, classes), number of images with the row's label and the column's prediction.
         classes: Their names.
     """
     named = len(classes) <= NAMED_CLASSES
@@ -117,7 +117,7 @@ def draw_confusion_matrix(matrix: np.ndarray, classes: Sequence[str]) -> Figure:
     picture = axes.imshow(100 * shares, cmap='Blues', vmin=0, vmax=100)
     figure.colorbar(picture, ax=axes, label='% of the images of a class', shrink=0.8)
     axes.set_xlabel('predicted'), axes.set_ylabel('label')
-    axes.set_title(f'{matrix.trace() / max(matrix.sum(), 1):.1%} of {matrix.sum():,} images are right')
+    axes.set_title(f'{matrix.trace() / max(matrix.sum(), 1):.1%} of {matrix.sum():,} images are correct')
     if named:
         axes.set_xticks(range(len(classes)), classes, rotation=45, ha='right', rotation_mode='anchor')
         axes.set_yticks(range(len(classes)), classes)

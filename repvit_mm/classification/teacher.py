@@ -1,4 +1,4 @@
-"""The model that a classifier is distilled from."""
+"""The teacher of a distilled classifier."""
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -16,31 +16,30 @@ from ..errors import CheckpointError, ConfigError
 class Teacher:
     """A trained classifier, built when it is first needed.
 
-    It is no ``nn.Module``, and a copy of it is itself: so the model that it teaches neither saves, copies,
-    counts, averages nor trains it.
+    It is not an ``nn.Module``, and copying returns the same object, so the student does not save, copy, count, average
+    or train it.
 
     Args:
         model: The name of a timm model, the file of an mmpretrain config, or the ``model`` of such a config.
-        checkpoint: File of its weights. Without it a timm model's published weights are downloaded; an
-            mmpretrain model needs it, unless its ``init_cfg`` says where the weights are.
+        checkpoint: File of its weights. By default, a timm model's published weights are downloaded; an
+            mmpretrain model needs a checkpoint unless its ``init_cfg`` names one.
     """
 
     def __init__(self, model: str | Mapping, checkpoint: str | None = None):
         self.name = model if isinstance(model, str) else model.get('type', 'model')
         self.config, self.checkpoint = model, checkpoint
         self.model: nn.Module | None = None
-        #: Mean, standard deviation, and whether channels are RGB; None if they are those of the model that it
-        #: teaches.
+        #: Mean, standard deviation, and whether channels are RGB; None if the same as the student's.
         self.normalisation: tuple[Sequence[float], Sequence[float], bool] | None = None
 
     def __deepcopy__(self, memo: dict) -> 'Teacher':
         return self
 
     def build(self, num_classes: int) -> None:
-        """Build it and load its weights, if that is not done yet.
+        """Build it and load its weights, unless that is already done.
 
         Raises:
-            CheckpointError: If its weights cannot be had, or are not for this model.
+            CheckpointError: If its weights cannot be downloaded or read, or are not for this model.
             ConfigError: If it cannot be built, or has another number of classes.
         """
         if self.model is not None:
@@ -54,19 +53,20 @@ class Teacher:
         try:
             import timm
         except ImportError as error:
-            raise ConfigError(f'teacher {self.name}: needs timm, try `pip install timm`') from error
+            raise ConfigError(f'teacher {self.name} needs timm; run: pip install timm') from error
         if not timm.is_model(self.name):
-            raise ConfigError(f'teacher {self.name}: timm has no such model, and no config file (*.py) has this name')
+            raise ConfigError(f'teacher {self.name}: expected a model of timm or a config file (*.py)')
         if self.checkpoint:
             model = timm.create_model(self.name, num_classes=num_classes)
             self._load(model)
         else:
             try:
                 model = timm.create_model(self.name, pretrained=True)
-            except Exception as error:  # a download can fail in any way
+            except Exception as error:  # downloads can raise anything
                 reason = str(error).strip().splitlines()[:1] or [type(error).__name__]
-                raise CheckpointError(f'teacher {self.name}: its weights cannot be had ({reason[0]}); give their file '
-                                      'as model.teacher.checkpoint, or take a config without a teacher') from error
+                raise CheckpointError(f'teacher {self.name}: its weights cannot be downloaded ({reason[0]}); give '
+                                      'their file as model.teacher.checkpoint, or use a config without a '
+                                      'teacher') from error
         cfg = model.pretrained_cfg
         mean, std = (tuple(255 * value for value in cfg[key]) for key in ('mean', 'std'))
         self.normalisation = mean, std, True
@@ -82,11 +82,10 @@ class Teacher:
             config, preprocessor = loaded.model, loaded.get('data_preprocessor') or {}
         config = dict(config)
         preprocessor = {**preprocessor, **(config.pop('data_preprocessor', None) or {})}
-        for key in ('train_cfg', 'teacher'):  # what it was trained with is of no concern
+        for key in ('train_cfg', 'teacher'):  # settings of its own training
             config.pop(key, None)
         if not self.checkpoint and not _names_weights(config):
-            raise CheckpointError(f'teacher {self.name}: its weights are missing, give their file as '
-                                  'model.teacher.checkpoint')
+            raise CheckpointError(f'teacher {self.name} has no weights; give their file as model.teacher.checkpoint')
         with DefaultScope.overwrite_default_scope('mmpretrain'):
             model = MODELS.build(config)
             if self.checkpoint:
@@ -105,17 +104,17 @@ class Teacher:
                 model.load_state_dict(tensors_of(read_checkpoint(self.checkpoint), self.checkpoint))
         except (CheckpointError, RuntimeError) as error:
             reason = ' '.join(str(error).split())[:300]
-            raise CheckpointError(f'teacher {self.name}: {self.checkpoint} cannot be loaded, it may be of another '
-                                  f'model or for another number of classes: {reason}') from error
+            raise CheckpointError(f'teacher {self.name}: {self.checkpoint} cannot be loaded; it may be for another '
+                                  f'model or number of classes: {reason}') from error
 
     @torch.no_grad()
     def scores(self, inputs: Tensor, num_classes: int, preprocessor: nn.Module) -> Tensor:
-        """Its scores before the softmax, (N, num_classes).
+        """Compute the teacher's scores before the softmax, (N, num_classes).
 
         Args:
-            inputs: (N, 3, H, W), normalised for the model that it teaches.
-            num_classes: Classes of that model.
-            preprocessor: What normalised them; the teacher gets them as it was trained on.
+            inputs: (N, 3, H, W), normalised for the student.
+            num_classes: Number of classes of the student.
+            preprocessor: The student's preprocessor; its normalisation is replaced by the teacher's.
 
         Raises:
             ConfigError: If it has another number of classes.
@@ -126,8 +125,8 @@ class Teacher:
             self.model.to(inputs.device)
         scores = self.model(self._renormalise(inputs, preprocessor))
         if scores.shape[1] != num_classes:
-            raise ConfigError(f'teacher {self.name} tells {scores.shape[1]} classes apart and the model {num_classes}: '
-                              'it has to be trained on the same classes')
+            raise ConfigError(f'teacher {self.name} has {scores.shape[1]} classes, but the model {num_classes}: '
+                              'both must be trained on the same classes')
         return scores
 
     def _renormalise(self, inputs: Tensor, preprocessor: nn.Module) -> Tensor:
@@ -143,7 +142,7 @@ class Teacher:
 
 
 def _names_weights(config: Mapping) -> bool:
-    """Whether an ``init_cfg`` of the model or its backbone says where the weights are."""
+    """Whether an ``init_cfg`` of the model or its backbone names a checkpoint."""
     for part in (config, config.get('backbone') or {}):
         settings = part.get('init_cfg') or {}
         for entry in [settings] if isinstance(settings, Mapping) else settings:

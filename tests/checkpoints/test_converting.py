@@ -152,7 +152,7 @@ def test_code_in_the_file_runs_only_if_that_is_asked_for_and_does_not_get_into_t
     (lambda path: path.write_bytes(path.read_bytes()[:1000]), 'is truncated'),
     (lambda path: torch.save({'model': {'conv1.weight': torch.zeros(1)}}, path), 'none of its 1 tensors has a name of'),
     (lambda path: torch.save({'model': {**RepViT(TINY).state_dict(), 'x': torch.tensor([1., float('nan')])}}, path),
-     'values that are infinite or not a number, first x'),
+     'infinite values or NaN, first x'),
 ])
 def test_a_file_that_cannot_be_converted_leaves_nothing_behind(official, tmp_path, spoil, message):
     spoil(official)
@@ -177,5 +177,5 @@ def test_a_write_that_fails_leaves_the_old_file(official, tmp_path, monkeypatch)
 
 
 def test_a_folder_that_does_not_exist_is_not_made(official, tmp_path):
-    with pytest.raises(CheckpointError, match='give a file in a directory that exists'):
+    with pytest.raises(CheckpointError, match='expected a file in an existing directory'):
         convert_file(official, tmp_path / 'no' / 'out.pth')

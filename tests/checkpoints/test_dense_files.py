@@ -108,7 +108,7 @@ def test_classification_weights_start_a_detector_or_segmentor(model_and_names, t
     model, _ = model_and_names
     source = trained(Classifier('m0_6', classes=10))
     torch.save({'model': convert_state_dict(source.state_dict(), 'official')}, tmp_path / 'x.pth')
-    with pytest.raises(CheckpointError, match='it fits the backbone alone, for which init_cfg is the place'):
+    with pytest.raises(CheckpointError, match='it fits the backbone only, so give it in the init_cfg of the backbone'):
         load_checkpoint(model, tmp_path / 'x.pth')
     report = load_checkpoint(model, tmp_path / 'x.pth', strict=False)
     assert is_same(model.backbone.state_dict(), source.backbone.state_dict())

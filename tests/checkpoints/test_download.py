@@ -153,12 +153,12 @@ def test_the_names_are_those_of_the_release():
 
 
 @pytest.mark.parametrize('name,message', [
-    ('repvit://m1_1', 'repvit://m1_1 is not published; after repvit://, choose one of m0_6_distill_300e, .*, sam$'),
-    ('ftp://host/x.pth', 'ftp://host/x.pth cannot be read; give a path, https://... or repvit://NAME'),
-    ('https://host/', 'https://host/ names no file'),
-    ('https://host/..', 'https://host/.. names no file'),
-    ('https://host/a%00b', 'https://host/a%00b names no file'),
-    ('https://[host/x.pth', r'https://\[host/x.pth is not an address: '),
+    ('repvit://m1_1', 'repvit://m1_1 is not a published checkpoint; choose from m0_6_distill_300e, .*, sam$'),
+    ('ftp://host/x.pth', 'ftp://host/x.pth cannot be read; expected a path, https://... or repvit://NAME'),
+    ('https://host/', 'https://host/ is not the address of a file'),
+    ('https://host/..', 'https://host/.. is not the address of a file'),
+    ('https://host/a%00b', 'https://host/a%00b is not the address of a file'),
+    ('https://[host/x.pth', r'https://\[host/x.pth is not a valid address: '),
 ])
 def test_what_names_nothing_is_refused(name, message):
     with pytest.raises(CheckpointError, match=message):
@@ -170,7 +170,7 @@ def test_what_names_nothing_is_refused(name, message):
 @pytest.mark.parametrize('name', [NAME, 'http://127.0.0.1:1/x.pth'])
 def test_http_needs_a_word(server, monkeypatch, name):
     monkeypatch.delenv(HTTP_VARIABLE)
-    with pytest.raises(CheckpointError, match=f'is not encrypted: .* take https://, or set {HTTP_VARIABLE}=1'):
+    with pytest.raises(CheckpointError, match=f'is not encrypted, .* use https://, or set {HTTP_VARIABLE}=1'):
         fetch(name)
     assert not server.requests
 
@@ -178,13 +178,13 @@ def test_http_needs_a_word(server, monkeypatch, name):
 @pytest.mark.parametrize('mirror', ['host/weights', 'file:///weights', 'ftp://host', 'C:\\weights'])
 def test_a_mirror_is_an_address_of_the_web(server, monkeypatch, mirror):
     monkeypatch.setenv(MIRROR_VARIABLE, mirror)
-    with pytest.raises(CheckpointError, match='is not an address of the web; https://... is expected'):
+    with pytest.raises(CheckpointError, match='is not a web address; expected https://...'):
         fetch(NAME)
 
 
 def test_a_redirection_is_followed_to_what_would_be_taken_itself(server, cache):
     server.redirect = 'ftp://127.0.0.1/x.pth'
-    with pytest.raises(CheckpointError, match='ftp://127.0.0.1/x.pth is not an address of the web'):
+    with pytest.raises(CheckpointError, match='ftp://127.0.0.1/x.pth is not a web address'):
         fetch(NAME)
 
 
@@ -204,7 +204,7 @@ def test_links_in_the_cache_are_not_followed(server, cache, tmp_path, name):
     (tmp_path / 'mine').write_text('precious')
     cache.mkdir(parents=True)
     (cache / f'{FILE}{name}').symlink_to(tmp_path / 'mine')
-    with pytest.raises(CheckpointError, match=f'{FILE}{name} is a link, and links in the cache are not followed'):
+    with pytest.raises(CheckpointError, match=f'{FILE}{name} is a symbolic link, which are not followed in the cache'):
         fetch(NAME)
     assert (tmp_path / 'mine').read_text() == 'precious' and not server.requests
 
@@ -214,7 +214,7 @@ def test_the_checksum_in_a_name_is_checked(server, cache):
     assert fetch(f'{server.url}/resnet_20210831-{digest[:8]}.pth').read_bytes() == CONTENT
     assert fetch(f'{server.url}/resnet-20210831.pth').read_bytes() == CONTENT  # a date
     wrong = 'f' * 8 if digest[:8] != 'f' * 8 else 'e' * 8
-    with pytest.raises(CheckpointError, match=f'has SHA-256 {digest}, but {wrong} is recorded'):
+    with pytest.raises(CheckpointError, match=f'has SHA-256 {digest}, expected {wrong}'):
         fetch(f'{server.url}/resnet-{wrong}.pth')
     assert not list(cache.rglob(f'*{wrong}.pth'))
 
@@ -275,7 +275,7 @@ def test_a_part_that_is_too_long_is_thrown_away(server, cache):
 
 def test_a_file_of_unknown_length_could_be_a_part_and_is_not_kept(server, cache):
     server.says_length, server.breaks = False, [1_000_000]
-    with pytest.raises(CheckpointError, match='does not say how long the file is'):
+    with pytest.raises(CheckpointError, match='does not send the length of the file'):
         fetch(NAME)
     assert files(cache) == []
     server.breaks = []
@@ -291,7 +291,7 @@ def test_a_connection_that_breaks_for_ever_is_given_up(server, cache):
 
 
 @pytest.mark.parametrize('status,kind,message', [
-    (404, None, '404 Not Found'), (503, None, '503'), (200, 'text/html', 'the answer is a web page')])
+    (404, None, '404 Not Found'), (503, None, '503'), (200, 'text/html', 'the server sent a web page')])
 def test_an_answer_that_is_not_the_file_is_never_kept(server, cache, status, kind, message):
     server.status, server.kind = status, kind or server.kind
     with pytest.raises(CheckpointError, match=message) as error:
@@ -324,7 +324,7 @@ def test_the_recorded_checksum_is_checked(server, cache, monkeypatch):
 def test_a_file_with_another_checksum_is_deleted(server, cache, monkeypatch):
     record(monkeypatch, 'f' * 64)
     digest = hashlib.sha256(CONTENT).hexdigest()
-    with pytest.raises(CheckpointError, match=f'{NAME} from .* has SHA-256 {digest}, but {"f" * 64} is recorded'):
+    with pytest.raises(CheckpointError, match=f'{NAME} from .* has SHA-256 {digest}, expected {"f" * 64}'):
         fetch(NAME)
     assert files(cache) == []
 
@@ -332,7 +332,7 @@ def test_a_file_with_another_checksum_is_deleted(server, cache, monkeypatch):
 def test_a_cache_that_cannot_be_written_is_told_from_a_broken_connection(server, tmp_path, monkeypatch):
     (tmp_path / 'file').write_text('')
     monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'file'))
-    with pytest.raises(CheckpointError, match=r'cannot write .*\(Not a directory\); TORCH_HOME chooses another place'):
+    with pytest.raises(CheckpointError, match=r'cannot write .*\(Not a directory\); set TORCH_HOME to another folder'):
         fetch(NAME)
 
 
@@ -398,7 +398,7 @@ def test_in_a_distributed_run_the_first_process_downloads_for_all_and_none_waits
     assert [process.returncode for process in processes] == [0, 0], (progress, silence)
     assert f'{FILE}\n' in first and f'{FILE}\n' in second
     assert 'refused: cannot download repvit://sam' in first
-    assert 'refused: repvit://sam could not be downloaded; the first process of this node tells why' in second
+    assert 'refused: repvit://sam could not be downloaded; see the error of the first process of this node' in second
     assert (FILE in progress, FILE in silence) == (True, False)
     assert len(server.requests) == 2
 

@@ -251,7 +251,7 @@ def test_absurd_names_are_no_blocks(format, name):
 
 def test_a_file_of_thousands_of_backbones_is_refused():
     names = {f'{i}.stages.0.blocks.0.channel_mixer.conv1.weight': torch.zeros(1) for i in range(2000)}
-    with pytest.raises(CheckpointError, match='has the names of 2000 RepViTs; at most 32'):
+    with pytest.raises(CheckpointError, match='has the names of 2000 RepViTs, at most 32'):
         detect(names)
 
 

@@ -100,13 +100,13 @@ def test_the_log_says_how_many_of_how_many_tensors_were_taken(path, log):
         '(16, 24, 32, 40)); 14 more are not needed')
 
 
-# --- Files that do not fit: an error, and the model is as it was -----------------------------------------------------
+# --- Files that do not fit: an error, but the model is as it was -----------------------------------------------------
 
 @pytest.mark.parametrize('file,model,message', [
-    ('m0_6', 'm0_9', 'holds the weights of m0_6, and the model is m0_9'),
-    ('m1_5', 'm1_1', 'holds the weights of m1_5, and the model is m1_1'),  # of the same widths
-    ('m1', 'm0_9', 'holds the weights of m1, and the model is m0_9'),  # of the same widths and depths
-    ('m0_6', TINY, r'holds the weights of m0_6, and the model is a RepViT with \(2, 3, 4, 1\) blocks'),
+    ('m0_6', 'm0_9', 'holds the weights of m0_6, but the model is m0_9'),
+    ('m1_5', 'm1_1', 'holds the weights of m1_5, but the model is m1_1'),  # of the same widths
+    ('m1', 'm0_9', 'holds the weights of m1, but the model is m0_9'),  # of the same widths and depths
+    ('m0_6', TINY, r'holds the weights of m0_6, but the model is a RepViT with \(2, 3, 4, 1\) blocks'),
 ], ids=str)
 @pytest.mark.parametrize('strict', [True, False])
 def test_a_file_for_another_architecture_is_refused_by_name(file, model, message, strict):
@@ -141,7 +141,7 @@ def test_a_tensor_that_does_not_fit_is_named(kind, message):
     before, tensors = values(model), source.state_dict()
     spoil(tensors, kind)
     with pytest.raises(CheckpointError, match=f'^x.pth does not fit the model: of {len(before)} tensors, {message}; '
-                                              'strict=False takes what fits$'):
+                                              'strict=False loads what fits$'):
         load_into(model, tensors, 'x.pth')
     assert is_same(before, model.state_dict())
 
@@ -158,7 +158,7 @@ def test_what_fits_is_taken_if_that_is_enough(kind, log):
     assert all(torch.equal(model.state_dict()[name], before[name]) for name in left)
     assert report.taken == report.total - len(left)
     assert [record.levelno for record in log.records] == [logging.INFO, logging.WARNING]
-    assert f'x.pth does not fit the model everywhere, and what it does not fit stays as it was: 1 {kind[:4]}' in \
+    assert f'x.pth does not fit the model completely; what does not fit was not loaded: 1 {kind[:4]}' in \
         log.messages[1].replace('of another shape', 'shape')
 
 
@@ -195,8 +195,8 @@ def test_a_model_without_repvit_is_an_error():
 
 def test_a_file_of_a_backbone_is_not_enough_for_a_detector():
     source, model = trained(RepViT(TINY)), Detector(TINY)
-    with pytest.raises(CheckpointError, match=r'4 missing \(neck.weight, .*\); it fits the backbone alone, for which '
-                                              'init_cfg is the place'):
+    with pytest.raises(CheckpointError, match=r'4 missing \(neck.weight, .*\); it fits the backbone only, so '
+                                              'give it in the init_cfg of the backbone'):
         load_into(model, source.state_dict(), 'x.pth')
     load_into(model, source.state_dict(), 'x.pth', strict=False)
     assert is_same(source.state_dict(), model.backbone.state_dict())
@@ -208,7 +208,7 @@ def test_several_backbones_are_told_apart_by_their_prefixes():
     model = nn.ModuleDict({'teacher': RepViT(TINY), 'student': RepViT({**TINY, 'depths': (1, 1, 1, 1)})})
     load_into(model, source.state_dict(), 'x.pth')
     assert is_same(source.state_dict(), model.state_dict())
-    with pytest.raises(CheckpointError, match='RepViTs under teacher., student., and the model under no prefix'):
+    with pytest.raises(CheckpointError, match='RepViTs under teacher., student., but the model under no prefix'):
         load_into(RepViT(TINY), source.state_dict(), 'x.pth')
 
 
@@ -328,7 +328,7 @@ def test_values_that_are_not_finite_are_refused(value, dtype):
     tensors[name] = spoilt.to(dtype)
     if torch.isfinite(tensors[name].float()).all():
         pytest.skip('the type has no such number')
-    with pytest.raises(CheckpointError, match=f'x.pth: 1 of .* tensors hold values that are infinite or not a number, '
+    with pytest.raises(CheckpointError, match=f'x.pth: 1 of .* tensors hold infinite values or NaN, '
                                               f'first {name}'):
         load_into(model, tensors, 'x.pth')
     assert is_same(before, model.state_dict())

@@ -132,7 +132,8 @@ def test_a_download_that_fails_is_one_line(monkeypatch):
         raise OSError('no network\nlong story')
     monkeypatch.setattr(timm, 'create_model', fail)
     model = classifier(teacher=dict(model='regnety_160.deit_in1k'))
-    with pytest.raises(CheckpointError, match=r'weights cannot be had \(no network\).*model\.teacher\.checkpoint') as e:
+    with pytest.raises(CheckpointError,
+                       match=r'weights cannot be downloaded \(no network\).*model\.teacher\.checkpoint') as e:
         model.init_weights()
     assert '\n' not in str(e.value)
 
@@ -148,14 +149,14 @@ def test_another_number_of_classes_is_refused(own_teacher, timm_weights):
 
 def test_weights_of_another_model_are_refused(own_teacher, timm_weights):
     model = classifier(teacher={**own_teacher[0], 'checkpoint': timm_weights})
-    with pytest.raises(CheckpointError, match='cannot be loaded, it may be of another model'):
+    with pytest.raises(CheckpointError, match='cannot be loaded; it may be for another model'):
         model.init_weights()
 
 
 @pytest.mark.parametrize('teacher, message', [
     (dict(model='missing/config.py'), 'no such config file'),
-    (dict(model='nonsense_net'), 'timm has no such model'),
-    (dict(model=dict(type='ImageClassifier', backbone=dict(type='ResNet', depth=18))), 'weights are missing'),
+    (dict(model='nonsense_net'), 'expected a model of timm or a config file'),
+    (dict(model=dict(type='ImageClassifier', backbone=dict(type='ResNet', depth=18))), 'has no weights'),
     (dict(model=SMALL, checkpoint='missing.pth'), 'missing.pth'),
     (None, 'needs model.teacher'),
 ])

@@ -208,7 +208,7 @@ class TestResume:
     @pytest.mark.parametrize(('spoil', 'said'), [
         (lambda path: path.write_bytes(path.read_bytes()[:500]), 'epoch_2.pth'),
         (lambda path: path.write_bytes(b''), 'epoch_2.pth'),
-        (lambda path: torch.save(dict(state_dict=dict(x=torch.tensor(float('nan')))), path), 'not a number'),
+        (lambda path: torch.save(dict(state_dict=dict(x=torch.tensor(float('nan')))), path), 'infinite values or NaN'),
     ])
     def test_a_spoiled_checkpoint_is_passed_over_with_a_word(self, tmp_path, monkeypatch, spoil, said):
         for epoch in (1, 2):

@@ -230,7 +230,7 @@ def test_values_that_are_not_finite_are_not_tested(make_runner, tmp_path):
         model.state_dict()[name].fill_(float('nan'))
         torch.save({'state_dict': model.state_dict()}, tmp_path / 'x.pth')
         runner = make_runner(model=dict(type=type(model).__name__), load_from=str(tmp_path / 'x.pth'))
-        with pytest.raises(CheckpointError, match=f'x.pth: 1 of .* not a number, first {name}'):
+        with pytest.raises(CheckpointError, match=f'x.pth: 1 of .* or NaN, first {name}'):
             runner.load_or_resume()
 
 

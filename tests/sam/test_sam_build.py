@@ -145,7 +145,7 @@ def test_checkpoint_of_another_model_is_told_in_one_line(tmp_path, names, messag
 
 
 def test_checkpoint_of_another_architecture_or_of_the_encoder_alone_is_refused(published, tmp_path):
-    with pytest.raises(CheckpointError, match='holds the weights of m2_3, and the model is m0_6'):
+    with pytest.raises(CheckpointError, match='holds the weights of m2_3, but the model is m0_6'):
         build_sam('m0_6', published[0])
     torch.save({f'image_encoder.{name}': value for name, value in SamEncoder('m0_6').state_dict().items()},
                tmp_path / 'encoder.pth')
