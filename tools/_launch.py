@@ -13,7 +13,7 @@ if __name__ == '__main__':
         main()
     except ChildFailedError as error:
         status = error.get_first_failure()[1].exitcode
-        if status < 0:  # killed by a signal: nobody else tells
+        if status < 0:  # killed by a signal, which nothing else reports
             raise
         sys.exit(status)
     except SignalException as error:

@@ -8,7 +8,7 @@ from repvit_mm.errors import run_cli
 
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        description='Write a copy of a checkpoint with the names of another format. What it is, is recognised: '
+        description='Write a copy of a checkpoint with the names of another format. Its own format is recognised: '
                     "the authors' names (either version), timm's or ours; a backbone alone, a classification model, "
                     'or a whole detector or segmentor; fused or not.')
     parser.add_argument('source', metavar='SRC', help='path, repvit://NAME or http address')
@@ -29,7 +29,7 @@ def main() -> None:
     averages = [name for name in done.left_out if name in WEIGHT_KEYS]
     rest = [name for name in done.left_out if name not in averages]
     if rest:
-        print(f'left out, as they are no weights: {", ".join(rest)}')
+        print(f'left out, not weights: {", ".join(rest)}')
     if averages:
         print(f'left out, as only one set of weights is kept: {", ".join(averages)}')
 

@@ -1,4 +1,4 @@
-# The recipe on a small scale, to try it on a CPU and pictures of one's own: a small teacher with random weights, so
+# The recipe on a small scale, to try it on a CPU and your own pictures: a small teacher with random weights, so
 # that no checkpoint is needed. What comes of it segments nothing; it shows that the student learns from the teacher.
 _base_ = './_base_/distill_repvit.py'
 image_size = 128

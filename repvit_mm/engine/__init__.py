@@ -1,4 +1,4 @@
-"""What the tools share: configs made ready to run, and the Runner that runs them for every toolbox."""
+"""What the tools share: preparing a config, and the Runner that runs it with any toolbox."""
 from .. import training  # noqa: F401, whose classes configs name
 from .data import check_data, move_data_root
 from .distributed import one_report

@@ -1,4 +1,4 @@
-"""A check that what follows the backbone expects the maps that it gives."""
+"""Checks that the neck or head takes the channels of the backbone's maps."""
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,7 +9,7 @@ from ..errors import ConfigError
 
 
 def check_channels(cfg: Config) -> None:
-    """Check the ``in_channels`` of what follows a RepViT against the channels of its maps.
+    """Check ``in_channels`` of the neck or head behind a RepViT against the channels of its maps.
 
     Args:
         cfg: Config of a model of any toolbox; one with another backbone is left alone.
@@ -24,7 +24,7 @@ def check_channels(cfg: Config) -> None:
     maps = out_channels(backbone['arch'], backbone.get('out_indices', (0, 1, 2, 3)))
     for name in ('neck', 'decode_head', 'head'):  # in the order in which the maps reach them
         follower = model.get(name)
-        if isinstance(follower, list | tuple):  # whose members' channels are not known here
+        if isinstance(follower, list | tuple):  # the channels of its members are unknown here
             return
         if follower is None or follower.get('type') == 'GlobalAveragePooling':
             continue
@@ -37,7 +37,7 @@ def check_channels(cfg: Config) -> None:
 
 
 def _expected(maps: list[int], follower: Mapping) -> Any:
-    """What ``in_channels`` has to be, of the same type; None where that depends on what is not known here."""
+    """What ``in_channels`` has to be, of the same type; None where it cannot be known here."""
     chosen = follower.get('in_index')
     if isinstance(follower['in_channels'], int):
         return maps[-1 if chosen is None else chosen] if not isinstance(chosen, list | tuple) else None

@@ -1,4 +1,4 @@
-"""Saving checkpoints such that there is always one to resume from."""
+"""Saves checkpoints so that there is always one to resume from."""
 import os
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ from mmengine.runner import Runner
 
 
 class CheckpointHook(mmengine.hooks.CheckpointHook):
-    """mmengine's hook, which removes an outdated checkpoint, but only when the new one is complete.
+    """mmengine's hook, which here removes an outdated checkpoint only after the new one is complete.
 
     mmengine removes first: whatever ends the run before the new one is written then leaves none.
     """
@@ -32,7 +32,7 @@ class CheckpointHook(mmengine.hooks.CheckpointHook):
         self._remove_outdated()
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float]) -> None:
-        """Save what is the best so far, if that is asked for."""
+        """Save the best checkpoint so far, if the config asks for it."""
         super().after_val_epoch(runner, metrics)
         self._remove_outdated()
 

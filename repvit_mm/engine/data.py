@@ -10,7 +10,7 @@ from ..toolboxes.base import evaluators_of
 from ..toolboxes.datasets import LOADERS, datasets_of
 
 EVALUATORS = ('val_evaluator', 'test_evaluator')
-#: Images looked up per data set when it is opened; one that is missing further on is told when it is read.
+#: Images looked up when a data set is opened; others that are missing are reported when they are read.
 SPOT_CHECKS = 200
 
 
@@ -22,7 +22,7 @@ def move_data_root(cfg: Config, root: str) -> None:
         root: What takes the place of the data sets' ``data_root``.
 
     Raises:
-        ConfigError: If the config reads several data sets, or one whose place is no ``data_root``.
+        ConfigError: If the config reads several data sets, or one without a ``data_root``.
     """
     old_roots = set()
     for loader, dataset in datasets_of(cfg):
@@ -99,7 +99,7 @@ def check_samples(dataset: Any, expected: Sequence[str]) -> None:
     """
     where = shortened(expected) or type(dataset).__name__
     if not len(dataset):
-        raise DatasetError(f'no sample is left of {where}')
+        raise DatasetError(f'{where} has no samples left')
     if not hasattr(dataset, 'get_data_info'):
         return
     numbers = range(0, len(dataset), max(1, len(dataset) // SPOT_CHECKS))

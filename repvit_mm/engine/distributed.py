@@ -25,7 +25,7 @@ def check_launcher(launcher: str) -> None:
 
 @contextmanager
 def without_gpu() -> Iterator[None]:
-    """Let mmengine join the processes of a run where there is no GPU: it would choose one all the same."""
+    """Let mmengine join the processes of a run where there is no GPU: it would choose one regardless."""
     set_device = torch.cuda.set_device
     torch.cuda.set_device = lambda device: None
     try:

@@ -1,4 +1,4 @@
-"""An end to runs that diverged, before they replace good weights."""
+"""Stops runs that diverged, before they replace good weights."""
 import math
 
 import mmengine.runner

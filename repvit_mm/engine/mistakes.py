@@ -1,4 +1,4 @@
-"""Telling a user's mistakes, which deserve one line, from bugs, which deserve a traceback."""
+"""Separates a user's mistakes, reported in one line, from bugs, which keep their traceback."""
 import os
 import re
 import traceback
@@ -13,7 +13,7 @@ from ..errors import ConfigError, DatasetError, UserError
 _BAD_SETTING = re.compile(r'unexpected keyword argument|missing \d+ required|multiple values for')
 _UNKNOWN_SETTING = re.compile(r"unexpected keyword argument '(\w+)'")
 _BAD_TYPE = re.compile(r'is not in the .*registry|must contain the key "type"')
-#: What mmcv's image loading says of a file that holds no image.
+#: What mmcv's image loading says of a file that is not an image.
 _NO_IMAGE = 'failed to load image'
 _LOADING = os.path.join('torch', 'utils', 'data')
 
@@ -35,7 +35,7 @@ def user_errors(cfg: Config | None = None) -> Iterator[None]:
         lines = str(error).strip().splitlines()
         if len(lines) == 1:
             raise
-        # Out of a worker, it comes with the traceback, and ends with the line of the original error.
+        # From a worker it comes with the traceback, whose last line is the original error.
         raise UserError(lines[-1].partition(': ')[2]) from error
     except (KeyError, TypeError) as error:
         if not _is_config_mistake(error):
@@ -47,7 +47,7 @@ def user_errors(cfg: Config | None = None) -> Iterator[None]:
     except (OSError, AssertionError) as error:
         if not _is_unreadable_sample(error):
             raise
-        # What comes from a worker ends with the line of the original error.
+        # From a worker, the last line is the original error.
         raise DatasetError(f'cannot read a sample: {str(error).strip().splitlines()[-1]}') from error
 
 
@@ -99,7 +99,7 @@ def dataset_errors(expected: Sequence[str]) -> Iterator[None]:
         if isinstance(error, KeyError):
             reason = f'an entry has no {reason!r}'
         elif 'need at least one array' in reason:  # what mmengine makes of an empty list
-            reason = ('no sample is left; do its annotations have the classes that the config names, '
+            reason = ('it has no samples left; do its annotations have the classes that the config names, '
                       'and its images the img_suffix?')
         elif isinstance(error, OSError) and error.filename:
             reason = f'{error.filename}: {error.strerror}'

@@ -9,7 +9,7 @@ from ..arguments import seed
 
 
 class CfgOptions(DictAction):
-    """mmengine's ``key=value`` pairs; what is no such pair is a usage error."""
+    """mmengine's ``key=value`` pairs; anything else is a usage error."""
 
     def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Sequence[str],
                  option_string: str | None = None) -> None:
@@ -18,8 +18,8 @@ class CfgOptions(DictAction):
                 parser.error(f'{option_string} takes key=value pairs, got {value!r}')
         try:
             super().__call__(parser, namespace, values, option_string)
-        except (AssertionError, RecursionError):  # mmengine's ends of unbalanced brackets, and of dicts in lists
-            parser.error(f'{option_string}: values are numbers, texts, and lists and tuples of them, got '
+        except (AssertionError, RecursionError):  # how mmengine fails on unbalanced brackets, and on dicts in lists
+            parser.error(f'{option_string}: expected numbers, strings, or lists and tuples of them, got '
                          f'{" ".join(values)}')
 
 
@@ -27,13 +27,13 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what ``tools/train.py`` and ``tools/test.py`` both take."""
     parser.add_argument('--work-dir', metavar='DIR', help='logs and checkpoints; default: work_dirs/CONFIG_NAME')
     parser.add_argument('--data-root', metavar='PATH',
-                        help='another place of the data set: moves every loader and evaluator of the config')
-    parser.add_argument('--seed', type=seed, metavar='N', help='of every random generator; default: drawn')
+                        help='where the data set is, for every loader and evaluator of the config')
+    parser.add_argument('--seed', type=seed, metavar='N', help='seed of all random numbers; default: random')
     parser.add_argument('--cfg-options', nargs='+', action=CfgOptions, default={}, metavar='KEY=VALUE',
                         help='override settings of the config, e.g. train_dataloader.batch_size=4 '
                              '"param_scheduler.1.milestones=[8,11]"; no spaces inside a value')
     parser.add_argument('--launcher', choices=('none', 'pytorch', 'slurm', 'mpi'), default='none',
-                        help='how the processes of a distributed run are started')
+                        help='what started the processes of a distributed run')
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
 
 

@@ -1,4 +1,4 @@
-"""From a config and the options of a tool to what a run needs."""
+"""Prepares a config for a run: the options of the tool, checks, and defaults of the machine."""
 import argparse
 import logging
 import os
@@ -21,7 +21,7 @@ from .data import check_data, move_data_root
 
 
 def prepare(cfg: Config, args: argparse.Namespace, loaders: tuple[str, ...]) -> None:
-    """Bring in the options of :func:`repvit_mm.engine.add_common_arguments`, and what a lack of GPUs asks for.
+    """Apply the options of :func:`repvit_mm.engine.add_common_arguments`, and the settings for a machine without a GPU.
 
     Args:
         cfg: Changed in place.
@@ -56,7 +56,7 @@ def _check_seed(seed: Any) -> None:
 
 
 def _check_length(train_cfg: Mapping[str, Any]) -> None:
-    """Training for no step would end as if all were well."""
+    """Refuse a length of zero, which would end at once as if trained."""
     for key in ('max_epochs', 'max_iters', 'val_interval'):
         value = train_cfg.get(key, 1)
         if not isinstance(value, int | float) or value < 1 or value % 1 > 0:
@@ -94,20 +94,20 @@ def enable_amp(cfg: Config) -> None:
 
 
 def _use_amp_of_cpu(cfg: Config) -> None:
-    """Make mixed precision as on a GPU that of a CPU."""
+    """Replace the mixed precision of a GPU by that of a CPU."""
     wrapper = cfg.get('optim_wrapper') or {}
     on_cpu = dict(_AMP_WRAPPERS.values())
     if wrapper.get('type') in on_cpu:
-        print_log('There is no GPU: mixed precision is in bfloat16, without scaling of the loss', 'current')
+        print_log('There is no GPU: mixed precision uses bfloat16, without loss scaling', 'current')
         wrapper.type = on_cpu[wrapper.type]
         for key in ('loss_scale', 'dtype'):
             wrapper.pop(key, None)
 
 
 def enable_auto_scale_lr(cfg: Config) -> None:
-    """Scale the learning rate by the batch that is trained with over the one that the config was made for."""
+    """Scale the learning rate by the ratio of the batch size to the one that the config was written for."""
     if not (cfg.get('auto_scale_lr') or {}).get('base_batch_size'):
-        raise ConfigError('--auto-scale-lr needs to know the batch that the learning rate is for; add '
+        raise ConfigError('--auto-scale-lr needs the batch size that the learning rate is for; add '
                           'auto_scale_lr=dict(base_batch_size=GPUS_TIMES_SAMPLES) to the config')
     cfg.auto_scale_lr.enable = True
 
@@ -156,7 +156,7 @@ def set_resume(cfg: Config, resume: str) -> None:
 
 
 def _last_readable(paths: Sequence[Path]) -> Path | None:
-    """The first of ``paths`` that is whole and finite; the first one if none is, whose loading says why."""
+    """The first of ``paths`` that is complete and finite; if none is, the first, whose loading says why."""
     for path in paths:
         try:
             check_finite(tensors_of(read_checkpoint(path), path), path)
@@ -167,19 +167,19 @@ def _last_readable(paths: Sequence[Path]) -> Path | None:
 
 
 def latest_checkpoint(work_dir: str | Path) -> Path | None:
-    """The checkpoint that a run wrote last into its work directory, or None."""
+    """The newest checkpoint in a work directory, or None."""
     return next(iter(checkpoints_of(work_dir)), None)
 
 
 def checkpoints_of(work_dir: str | Path) -> list[Path]:
-    """The checkpoints that a run wrote into its work directory, the last one first."""
+    """The checkpoints in a work directory, the newest first."""
     work_dir = Path(work_dir)
     found = [*work_dir.glob('epoch_*.pth'), *work_dir.glob('iter_*.pth')]
     found.sort(key=lambda path: path.stat().st_mtime, reverse=True)
     pointer = work_dir / 'last_checkpoint'
-    with suppress(OSError, ValueError):  # of bytes that are no path
+    with suppress(OSError, ValueError):  # its content is not a path
         text = pointer.read_text().strip() if pointer.is_file() else ''
-        for path in (work_dir / Path(text).name, Path(text)):  # a copy of a run goes on from its own checkpoint
+        for path in (work_dir / Path(text).name, Path(text)):  # a copied run resumes from its own checkpoint
             if text and path.is_file():
                 return [path, *(other for other in found if other != path)]
     return found

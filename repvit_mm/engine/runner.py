@@ -47,7 +47,7 @@ class Runner(mmengine.runner.Runner):
     - Distributed runs work without a GPU: gloo, and BatchNorm in the place of SyncBatchNorm.
     """
 
-    _complete = False  # whether the model has to find all of its tensors in what is loaded
+    _complete = False  # whether a checkpoint has to have every tensor of the model
 
     def setup_env(self, env_cfg: Mapping[str, Any]) -> None:
         """Join the processes of the run; with gloo where there is no GPU."""
@@ -71,7 +71,7 @@ class Runner(mmengine.runner.Runner):
     @staticmethod
     def build_dataloader(dataloader: DataLoader | Mapping[str, Any], seed: int | None = None,
                          diff_rank_seed: bool = False) -> DataLoader:
-        """Build a loader whose data set is there, can be read and is not empty."""
+        """Build a loader, and check that its data set exists, can be read and is not empty."""
         settings = dataloader if isinstance(dataloader, Mapping) else {}
         datasets = datasets_in(settings.get('dataset'))
         expected = [path for dataset in datasets for path in expected_paths(dataset)]
@@ -80,10 +80,10 @@ class Runner(mmengine.runner.Runner):
         for toolbox in TOOLBOXES.values():
             toolbox.check_dataset(loader.dataset)
         check_samples(loader.dataset, expected)
-        if not len(loader):  # which mmengine takes for a mistake of its own
-            raise DatasetError(f'the {len(loader.dataset)} samples of {", ".join(expected)} make no batch of '
-                               f'{loader.batch_size} for each process, and smaller ones are left out (drop_last=True); '
-                               'set a smaller batch, e.g. --cfg-options train_dataloader.batch_size=8')
+        if not len(loader):  # which mmengine would report as an error of its own
+            raise DatasetError(f'the {len(loader.dataset)} samples of {", ".join(expected)} are fewer than a batch of '
+                               f'{loader.batch_size} for each process, and incomplete batches are dropped '
+                               '(drop_last=True); set a smaller one, e.g. --cfg-options train_dataloader.batch_size=8')
         return loader
 
     def build_optim_wrapper(self, optim_wrapper: Any) -> Any:
@@ -92,7 +92,7 @@ class Runner(mmengine.runner.Runner):
         if isinstance(kind, str) and OPTIMIZERS.get(kind) is None:
             close = difflib.get_close_matches(kind, OPTIMIZERS.module_dict, n=1)
             hint = f'; did you mean {close[0]}?' if close else ''
-            raise ConfigError(f'optim_wrapper.optimizer.type={kind} is no optimiser that is known{hint}')
+            raise ConfigError(f'optim_wrapper.optimizer.type={kind} is not a known optimiser{hint}')
         return super().build_optim_wrapper(optim_wrapper)
 
     def _init_model_weights(self) -> None:
@@ -109,7 +109,7 @@ class Runner(mmengine.runner.Runner):
     def test(self) -> dict[str, float]:
         """Test the model that ``load_from`` names, all of it; mistakes of the user raise a UserError."""
         self._complete = True
-        self.model.eval()  # only then it takes a fused checkpoint
+        self.model.eval()  # fused checkpoints are for evaluation mode only
         with user_errors(self.cfg):
             return super().test()
 
@@ -128,7 +128,7 @@ class Runner(mmengine.runner.Runner):
             What the file holds, with the weights under ``state_dict``.
 
         Raises:
-            CheckpointError: If the file cannot be had or read, or does not fit.
+            CheckpointError: If the file cannot be downloaded or read, or does not fit.
         """
         checkpoint = read_checkpoint(filename)
         if not isinstance(checkpoint, Mapping) or 'state_dict' not in checkpoint:

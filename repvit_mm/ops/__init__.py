@@ -64,8 +64,8 @@ def torchvision_problem() -> tuple[str, str]:
         if isinstance(error, ModuleNotFoundError) and error.name == 'torchvision':
             return 'it is not installed', 'pip install torchvision'
         needed = [line for line in metadata.requires('torchvision') or [] if re.match('torch[^a-z]', line)]
-        return (f'torchvision {metadata.version("torchvision")} needs {needed[0]}, from the same place; there is torch '
-                f'{metadata.version("torch")} ({str(error).splitlines()[0]})',
+        return (f'torchvision {metadata.version("torchvision")} needs {needed[0]}, from the same index; installed is '
+                f'torch {metadata.version("torch")} ({str(error).splitlines()[0]})',
                 'pip install --force-reinstall torch torchvision')
     return '', ''
 

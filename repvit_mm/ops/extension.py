@@ -38,6 +38,6 @@ def __getattr__(name: str) -> Callable[..., Any]:
         raise AttributeError(name)
 
     def missing(*args: Any, **kwargs: Any) -> None:
-        raise UserError(f'torchvision has no operator {name}: it takes a compiled mmcv, see docs/install.md')
+        raise UserError(f'torchvision has no operator {name}: install a compiled mmcv to use it, see docs/install.md')
 
     return missing

@@ -107,7 +107,8 @@ def ms_deform_attn_backward(value: Tensor, value_spatial_shapes: Tensor, value_l
 
 
 def _attention(shapes: Tensor) -> Callable[..., Tensor]:
-    """mmcv's function of the values, positions and weights. It lies beside what is being imported with this."""
+    """mmcv's function of the values, positions and weights."""
+    # Not above: mmcv.ops is still being imported when this module is.
     from mmcv.ops.multi_scale_deform_attn import multi_scale_deformable_attn_pytorch
     sizes = shapes.tolist()
     return lambda value, locations, weights: multi_scale_deformable_attn_pytorch(value, sizes, locations, weights)

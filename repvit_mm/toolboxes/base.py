@@ -1,4 +1,4 @@
-"""What a toolbox has to say about its models, configs and data sets. No toolbox is imported here."""
+"""What the tools ask a toolbox about its models, configs and data sets. No toolbox is imported here."""
 import copy
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,7 +21,7 @@ class Task:
         name: What exported files call it.
         covers: The part of the model that runs.
         decision: How its logits become what an app uses: ``'softmax'`` gives the probability of each class,
-            ``'argmax'`` the class of each pixel; None for maps that are no logits.
+            ``'argmax'`` the class of each pixel; None for maps that are not logits.
         adds_maps: Whether maps of several resolutions are added up, for which the size of the image has to be a
             multiple of the largest stride.
     """
@@ -167,7 +167,7 @@ class Toolbox(Task):
             out: A ``.pkl`` file; for segmentation, a directory for label maps.
 
         Raises:
-            ConfigError: If it is no such file, or its folder cannot be made.
+            ConfigError: If ``out`` does not end with .pkl or .pickle, or its folder cannot be made.
         """
         if not out.endswith(('.pkl', '.pickle')):
             raise ConfigError(f'--out {out} must end with .pkl or .pickle')

@@ -51,7 +51,7 @@ class Detection(Toolbox):
         return f'backbone, neck and dense heads, and {roi}'
 
     def load(self, path: str | Path) -> None:
-        """Import mmdet, without its warning about an evaluator that nobody asked for."""
+        """Import mmdet, without its warning about an evaluator that is not used."""
         warnings.filterwarnings('ignore', 'faster_coco_eval is not installed')
         super().load(path)
 
@@ -75,8 +75,8 @@ class Detection(Toolbox):
             if isinstance(classes, str):
                 if os.path.isfile(classes):  # is left to mmengine
                     continue
-                raise ConfigError(f'{where}: classes={classes!r} is one text and no file; write the names as a list, '
-                                  f'also a single one: metainfo=dict(classes=[{classes!r}])')
+                raise ConfigError(f'{where}: classes={classes!r} is one string, not a file; write a list of names, '
+                                  f'even for one class: metainfo=dict(classes=[{classes!r}])')
             for head, num_classes in _heads(model):
                 if classes is not None and num_classes != len(classes):
                     raise ConfigError(f'{where}: the data set has {len(classes)} classes, but '
@@ -159,7 +159,7 @@ def _check_categories(dataset: Any) -> None:
     in_file = [name for name in _category_names(dataset.ann_file) if name in classes]
     if in_file and in_file != list(classes):
         raise DatasetError(f'{dataset.ann_file} has the categories in the order {shortened(in_file, 3)}, and mmdet '
-                           f'numbers them so, but metainfo.classes is {shortened(classes, 3)}; bring them into the '
+                           f'uses that order, but metainfo.classes is {shortened(classes, 3)}; bring them into the '
                            'same order')
 
 

@@ -53,7 +53,7 @@ class Segmentation(Toolbox):
             if not classes:
                 raise ConfigError(f'{where}: {dataset.get("type")} has no classes; give it '
                                   "metainfo=dict(classes=('first', ...), palette=[[R, G, B], ...])")
-            # Who takes some of the classes of a known data set may leave its palette whole.
+            # With some of the classes of a known data set, its whole palette may stay.
             subset = known.get('classes') and list(classes) != list(known['classes'])
             _check_palette(where, palette or [], len(classes), may_be_longer=bool(subset))
             for head, num_classes in heads_in(cfg.get('model') or {}, 'decode_head', 'auxiliary_head'):
@@ -186,7 +186,7 @@ def _image_size(path: str) -> tuple[int, int] | None:
             turned = picture.getexif().get(_EXIF_ORIENTATION) in _TURNED
             return picture.size[::-1] if turned else picture.size
     except (UnidentifiedImageError, OSError):
-        return None  # whether it can be read is told when it is loaded
+        return None  # an unreadable file is reported when it is loaded
 
 
 def _ranges(valid: np.ndarray) -> str:

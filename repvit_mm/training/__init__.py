@@ -1,4 +1,4 @@
-"""What a training needs that mmengine lacks, whatever the toolbox; configs name it in ``custom_imports``."""
+"""Hooks and optimisation that mmengine lacks, for every toolbox; configs name this in ``custom_imports``."""
 from .hooks import ModelEmaHook
 from .memory_format import ChannelsLast
 from .mixed_precision import Bfloat16OptimWrapper

@@ -1,4 +1,4 @@
-"""Training and testing with the channels of a pixel next to each other."""
+"""Training and testing in the memory format channels_last."""
 import logging
 
 import torch
@@ -26,7 +26,7 @@ class ChannelsLast(Hook):
         for name, module in runner.model.named_modules():
             if type(module).__module__.startswith('mmcv.ops.') and not is_provided():
                 print_log(f'ChannelsLast leaves the model in channels-first, which takes longer: its {name} is a '
-                          f'{type(module).__name__} of a compiled mmcv, which reads no other maps; mmcv without its '
-                          'compiled operators uses those of torchvision, which do', 'current', logging.WARNING)
+                          f'{type(module).__name__} of a compiled mmcv, which reads channels-first maps only; mmcv '
+                          'without compiled operators uses those of torchvision, which do', 'current', logging.WARNING)
                 return
         runner.model.to(memory_format=torch.channels_last)

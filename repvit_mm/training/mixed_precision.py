@@ -11,7 +11,7 @@ from torch import nn
 
 @OPTIM_WRAPPERS.register_module()
 class Bfloat16OptimWrapper(OptimWrapper):
-    """mmengine's wrapper of an optimiser in bfloat16, whose range is float32's: no loss has to be scaled."""
+    """An optimiser wrapper in bfloat16, which has the range of float32, so that the loss is not scaled."""
 
     @contextmanager
     def optim_context(self, model: nn.Module) -> Iterator[None]:

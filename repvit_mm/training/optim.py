@@ -20,7 +20,7 @@ def adaptive_clip_grad(parameters: Iterable[Tensor], clip_factor: float, eps: fl
     one unit as a whole.
 
     Args:
-        parameters: What has no gradient is passed over.
+        parameters: Those without a gradient are skipped.
         clip_factor: Largest norm of a gradient, relative to the norm of the weights.
         eps: Least norm that weights count as, so that those at zero can leave it.
     """
@@ -94,7 +94,7 @@ class TwoGroupsConstructor:
     """Builds an optimiser that decays weights, and neither biases nor normalisations.
 
     All parameters are in two groups, as in timm. mmengine's constructor, told the same by ``norm_decay_mult``
-    and ``bias_decay_mult``, makes a group of each tensor, and the optimiser then starts its kernels for each
+    and ``bias_decay_mult``, makes a group of each tensor, and the optimiser then launches its kernels for each
     one.
 
     Args:

@@ -91,7 +91,7 @@ def test_the_tool_tells_what_the_file_was_and_what_it_has_become(official, tmp_p
     assert status == 0 and out.splitlines() == [
         f'{official}: m0_6, official names, 476 tensors',
         f'{tmp_path / "out.pth"}: timm names, 476 of 476 tensors renamed',
-        'left out, as they are no weights: optimizer, epoch, args']
+        'left out, not weights: optimizer, epoch, args']
 
 
 def test_the_tool_tells_of_weights_that_are_left_out(official, tmp_path):
@@ -99,7 +99,7 @@ def test_the_tool_tells_of_weights_that_are_left_out(official, tmp_path):
     torch.save({**content, 'model_ema': dict(content['model'])}, tmp_path / 'both.pth')
     status, out, _ = run_tool('convert_checkpoint', tmp_path / 'both.pth', tmp_path / 'out.pth')
     assert status == 0 and out.splitlines()[2:] == [
-        'left out, as they are no weights: optimizer, epoch, args',
+        'left out, not weights: optimizer, epoch, args',
         'left out, as only one set of weights is kept: model_ema']
 
 

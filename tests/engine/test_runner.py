@@ -123,7 +123,7 @@ def test_weights_alone_cannot_be_resumed(make_runner, tmp_path):
 def test_a_batch_larger_than_the_data_set_is_told(make_runner):
     runner = make_runner()
     loader = {**runner.cfg.train_dataloader, 'batch_size': 3, 'drop_last': True}
-    with pytest.raises(DatasetError, match=r'the 2 samples of .* make no batch of 3 .*train_dataloader\.batch_size='):
+    with pytest.raises(DatasetError, match=r'2 samples .* fewer than a batch of 3 .*train_dataloader\.batch_size='):
         runner.build_dataloader(loader)
 
 
@@ -136,7 +136,7 @@ def test_settings_of_a_loader_are_not_taken_for_a_mistake_in_the_data(make_runne
 
 
 def test_an_unknown_optimiser_is_told_with_a_known_one(make_runner):
-    with pytest.raises(ConfigError, match='type=AdamX is no optimiser that is known; did you mean Adam'):
+    with pytest.raises(ConfigError, match='type=AdamX is not a known optimiser; did you mean Adam'):
         make_runner().build_optim_wrapper(dict(optimizer=dict(type='AdamX', lr=1.)))
 
 

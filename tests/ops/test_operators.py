@@ -105,7 +105,7 @@ def test_max_pooling_of_roi_align_says_what_to_do():
 
 
 def test_operator_that_is_not_there_is_named():
-    with pytest.raises(UserError, match='no operator nms_rotated: it takes a compiled mmcv'):
+    with pytest.raises(UserError, match='no operator nms_rotated: install a compiled mmcv'):
         ops.nms_rotated(torch.rand(2, 5), torch.rand(2), 0.5)
     assert not hasattr(extension, '__no_such_attribute__')
 

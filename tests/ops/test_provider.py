@@ -55,7 +55,7 @@ def test_module_is_a_real_one():
 @pytest.mark.parametrize(('error', 'said'), [
     (ModuleNotFoundError(name='torchvision'), 'it is not installed: pip install torchvision$'),
     (RuntimeError('operator torchvision::nms does not exist\nand more'),
-     'torchvision 0.23.0 needs torch==2.8.0, from the same place; there is torch 2.15.0 '
+     'torchvision 0.23.0 needs torch==2.8.0, from the same index; installed is torch 2.15.0 '
      r'\(operator torchvision::nms does not exist\): pip install --force-reinstall torch torchvision$'),
     (AttributeError("partially initialized module 'torchvision'"), 'torchvision 0.23.0 needs torch==2.8.0, '),
 ])

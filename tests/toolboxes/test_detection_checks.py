@@ -45,7 +45,7 @@ def test_classes_in_a_file_are_left_to_mmengine(tmp_path):
     (TWO_STAGES, None, 'the data set has 80 classes, but model.roi_head.bbox_head.num_classes=3'),
     (TWO_STAGES, dict(classes=NAMES[:2]), 'has 2 classes, but model.roi_head.bbox_head.num_classes=3'),
     (dict(bbox_head=dict(num_classes=3), mask_head=dict(num_classes=4)), dict(classes=NAMES), 'model.mask_head.num'),
-    (TWO_STAGES, dict(classes='cat'), r"classes='cat' is one text and no file; .* metainfo=dict\(classes=\['cat'\]\)"),
+    (TWO_STAGES, dict(classes='cat'), r"classes='cat' is one string, .* metainfo=dict\(classes=\['cat'\]\)"),
 ])
 def test_heads_for_other_classes_name_the_config(model, metainfo, expected):
     with pytest.raises(ConfigError, match=f'^my_config.py, test_dataloader: .*{expected}') as info:
@@ -81,7 +81,7 @@ def test_annotations_of_other_categories_are_refused(build, wrapper):
 @pytest.mark.parametrize('wrapper', [False, True])
 def test_annotations_in_another_order_are_refused(build, wrapper):
     with pytest.raises(DatasetError, match=r'instances.json has the categories in the order dog, cat, cow, and mmdet '
-                                           r'numbers them so, but metainfo.classes is cat, dog, cow; bring'):
+                                           r'uses that order, but metainfo.classes is cat, dog, cow; bring'):
         Detection().check_dataset(build(['dog', 'hen', 'cat', 'cow'], wrapper))
 
 

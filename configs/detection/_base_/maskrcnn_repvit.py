@@ -1,4 +1,4 @@
-# The published Mask R-CNN recipe, as far as no architecture is concerned: 8 GPUs x 2 images, 12 epochs.
+# The published Mask R-CNN recipe, without the architecture: 8 GPUs x 2 images, 12 epochs.
 _base_ = [
     'mmdet::_base_/models/mask-rcnn_r50_fpn.py',
     'mmdet::_base_/datasets/coco_instance.py',

@@ -1,4 +1,4 @@
-# The published Semantic FPN recipe of RepViT, as far as no architecture is concerned: 8 GPUs x 4 images,
+# The published Semantic FPN recipe of RepViT, without the architecture: 8 GPUs x 4 images,
 # 40,000 iterations on ADE20K.
 _base_ = [
     'mmseg::_base_/models/fpn_r50.py',
