@@ -82,5 +82,6 @@ def test_without_a_checkpoint_the_error_says_so(tmp_path):
 
 
 @pytest.mark.parametrize('train_cfg', LOOPS, ids=['epochs', 'iterations'])
-def test_what_is_no_loss_may_be_no_number(tmp_path, train_cfg):
+def test_a_logged_value_that_is_not_a_loss_may_be_nan(tmp_path, train_cfg):
     run(tmp_path, None, '', train_cfg)
+    assert (tmp_path / 'last_checkpoint').is_file()

@@ -90,6 +90,7 @@ def test_training_with_a_length(train_cfg):
     cfg, args = Config(dict(train_cfg=train_cfg, train_dataloader={'dataset': {}})), options()
     args.config = 'x.py'
     engine.prepare(cfg, args, ('train_dataloader',))
+    assert cfg.train_cfg == train_cfg
 
 
 def test_loaders_fit_the_machine():

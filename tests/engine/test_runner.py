@@ -248,7 +248,10 @@ def test_a_fused_file_is_tested_at_its_speed_and_not_trained(make_runner, tmp_pa
 
 
 def test_what_mmengine_has_a_scheme_for_is_loaded(make_runner, tmp_path, monkeypatch):
-    torch.save({'state_dict': ToyModel().state_dict()}, tmp_path / 'x.pth')
+    weights = {'linear.weight': torch.full((1, 1), 3.), 'linear.bias': torch.full((1,), 4.)}
+    torch.save({'state_dict': weights}, tmp_path / 'x.pth')
     monkeypatch.setattr('mmengine.runner.checkpoint.get_file_backend',
                         lambda *_, **__: types.SimpleNamespace(get=lambda _: (tmp_path / 'x.pth').read_bytes()))
-    make_runner(load_from='s3://bucket/x.pth').load_or_resume()
+    runner = make_runner(load_from='s3://bucket/x.pth')
+    runner.load_or_resume()
+    assert runner.model.state_dict() == weights

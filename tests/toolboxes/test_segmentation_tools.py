@@ -31,12 +31,9 @@ def run(tool: str, *arguments: str | Path, expected: int = 0) -> Finished:
     return done
 
 
-def test_metrics(work_dir: Path) -> dict:
+def metrics_of_test(work_dir: Path) -> dict:
     metrics, = work_dir.glob('*/*.json')
     return json.loads(metrics.read_text())
-
-
-test_metrics.__test__ = False
 
 
 @pytest.fixture(scope='module')
@@ -68,7 +65,7 @@ def figures(checkpoint, data, tmp_path_factory) -> dict:
     """What ``tools/test.py`` says of it."""
     work_dir = tmp_path_factory.mktemp('tested')
     run('test', checkpoint, '--data-root', data, '--work-dir', work_dir, '--out', work_dir / 'maps')
-    return test_metrics(work_dir) | {'work_dir': work_dir}
+    return metrics_of_test(work_dir) | {'work_dir': work_dir}
 
 
 def build() -> torch.nn.Module:
@@ -113,7 +110,7 @@ def test_an_official_file_is_tested_like_our_own(checkpoint, figures, data, tmp_
     done = run('test', official, '--data-root', data, '--work-dir', tmp_path / 'work',
                '--show-dir', tmp_path / 'show')
     assert f'{len(weights)}' in done.out + done.err
-    assert test_metrics(tmp_path / 'work')['mIoU'] == figures['mIoU']
+    assert metrics_of_test(tmp_path / 'work')['mIoU'] == figures['mIoU']
     pictures = sorted((tmp_path / 'show').iterdir())
     assert [path.name for path in pictures] == ['000000.png', '000001.png', '000002.png']
     assert Image.open(pictures[0]).width > 3 * 96
@@ -133,7 +130,7 @@ def test_fusing_a_segmentor_changes_no_figure(checkpoint, figures, data, tmp_pat
     assert not [name for name, part in fused.named_modules() if isinstance(part, torch.nn.modules.batchnorm._BatchNorm)]
     torch.save(dict(state_dict=fused.state_dict()), tmp_path / 'fused.pth')
     run('test', tmp_path / 'fused.pth', '--data-root', data, '--work-dir', tmp_path)
-    found = test_metrics(tmp_path)
+    found = metrics_of_test(tmp_path)
     for key in ('aAcc', 'mIoU', 'mAcc'):
         assert found[key] == pytest.approx(figures[key], abs=.02)
 
@@ -153,7 +150,7 @@ def test_outputs_stay_when_backbone_neck_and_head_are_fused(name):
 def test_squares_scales_and_flips_are_merged(checkpoint, figures, data, tmp_path):
     run('test', checkpoint, '--data-root', data, '--work-dir', tmp_path / 'work', '--slide', 64, '--tta',
         '--show-dir', tmp_path / 'show')
-    merged = test_metrics(tmp_path / 'work')
+    merged = metrics_of_test(tmp_path / 'work')
     assert merged['aAcc'] != figures['aAcc'] and merged['aAcc'] == pytest.approx(figures['aAcc'], abs=10)
     assert len(list((tmp_path / 'show').iterdir())) == 3
 
