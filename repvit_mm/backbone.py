@@ -8,11 +8,12 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from .archs import get_arch, out_channels
+from .blocks import Downsample, RepViTBlock, Stem, checkpointed
 from .checkpoints import adapt_names, load_into, read_checkpoint, refuse_random_start
 from .errors import ConfigError
 from .folding import LoadsBothForms
 from .fusion import fuse_layers
-from .layers import Downsample, RepViTBlock, Stem, checkpointed, pop_folded
+from .layers import pop_folded
 from .lean_training import applies, half_the_memory
 
 #: ``feature_tap`` -> what a stage returns as its map.

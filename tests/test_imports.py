@@ -10,9 +10,9 @@ PACKAGE = Path(__file__).resolve().parents[1] / 'repvit_mm'
 #: The rooms from the top down; those of a line do not import each other.
 ROOMS = (
     'zoo quickstart', 'deploy', 'analysis', 'export', 'engine', 'inference', 'configs', 'toolboxes',
-    'classification datasets safe_files sam training', 'backbone', 'checkpoints', 'fusion', 'layers', 'lean_training',
-    'folding', 'doctor', 'archs normalisation ops processes registry scalars scopes', 'arguments files', 'errors',
-    'version')
+    'classification datasets safe_files sam training', 'backbone', 'checkpoints', 'fusion', 'blocks', 'layers',
+    'lean_training', 'folding', 'doctor', 'archs normalisation ops processes registry scalars scopes', 'arguments files',
+    'errors', 'version')
 LEVELS = {room: level for level, line in enumerate(ROOMS) for room in line.split()}
 #: They stand above all rooms.
 FACADES = ('__init__', '__main__')

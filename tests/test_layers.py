@@ -3,18 +3,9 @@ import torch
 from oracles import randomise_norms, relative_error
 from torch import nn
 
+from repvit_mm.blocks import ChannelMixer, DropPath, SqueezeExcite, checkpointed
 from repvit_mm.errors import ConfigError
-from repvit_mm.layers import (
-    BNLinear,
-    ChannelMixer,
-    ConvBN,
-    DropPath,
-    RepDWConv,
-    SqueezeExcite,
-    build_act,
-    build_norm,
-    checkpointed,
-)
+from repvit_mm.layers import BNLinear, ConvBN, RepDWConv, build_act, build_norm
 
 BN, GELU = {'type': 'BN'}, {'type': 'GELU'}
 FUSIBLE = {

@@ -8,7 +8,8 @@ from oracles import randomise_norms, relative_error, timm_like
 from torch import nn
 
 from repvit_mm import RepViT, lean_training
-from repvit_mm.layers import Downsample, RepDWConv, RepViTBlock, Stem
+from repvit_mm.blocks import Downsample, RepViTBlock, Stem
+from repvit_mm.layers import RepDWConv
 
 BN, GELU = {'type': 'BN'}, {'type': 'GELU'}
 LAYERS = {

@@ -15,8 +15,9 @@ def add_export_arguments(parser: argparse.ArgumentParser, suffix: str) -> None:
         suffix: Suffix of the exported file.
     """
     parser.add_argument('config', help='config of a classifier, segmentor or detector, or an architecture such as m1_1')
-    parser.add_argument('checkpoint', nargs='?', help='its weights, fused or not: path, repvit://NAME or http address; '
-                                                      'without them they are random, which is enough for timing')
+    parser.add_argument('checkpoint', nargs='?',
+                        help='its weights, fused or not: path, repvit://NAME or https address; without them they are '
+                             'random, which is enough for timing')
     parser.add_argument('--shape', type=positive, nargs=2, default=(224, 224), metavar=('H', 'W'),
                         help='height and width of the image (default: 224 224)')
     parser.add_argument('--out', metavar=f'FILE{suffix}', help=f'default: NAME_HxW{suffix}')

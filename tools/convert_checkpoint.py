@@ -11,7 +11,7 @@ def build_parser() -> argparse.ArgumentParser:
         description='Write a copy of a checkpoint with the names of another format. Its own format is recognised: '
                     "the authors' names (either version), timm's or ours; a backbone alone, a classification model, "
                     'or a whole detector or segmentor; fused or not.')
-    parser.add_argument('source', metavar='SRC', help='path, repvit://NAME or http address')
+    parser.add_argument('source', metavar='SRC', help='path, repvit://NAME or https address')
     parser.add_argument('destination', metavar='DST', help='the new file (.pth, or .safetensors)')
     parser.add_argument('--to', choices=FORMATS, default='repvit_mm',
                         help='whose names it gets (default: %(default)s)')

@@ -11,7 +11,7 @@ def build_parser() -> argparse.ArgumentParser:
                     "that is written loads like any other, into fused and unfused models; the toolboxes' own layers "
                     'stay as they are, so that their loaders know them.')
     parser.add_argument('config', help='config of a classifier, segmentor or detector, or an architecture such as m1_1')
-    parser.add_argument('checkpoint', help='path, repvit://NAME or http address of weights in any published format')
+    parser.add_argument('checkpoint', help='path, repvit://NAME or https address of weights in any published format')
     parser.add_argument('out', help='the file to write')
     return parser
 

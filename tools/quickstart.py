@@ -26,12 +26,12 @@ def build_parser() -> argparse.ArgumentParser:
         description='Draw a data set, train a Mask R-CNN on RepViT with it, evaluate, fuse, evaluate again. '
                     'Run again, an interrupted training resumes from its last complete epoch.')
     parser.add_argument('--work-dir', metavar='DIR', type=Path, default=Path('work_dirs/quickstart'),
-                        help='directory of the results; default: %(default)s')
-    parser.add_argument('--seed', type=seed, default=0, metavar='N', help='seed of scenes and training; default: 0')
+                        help='directory of the results (default: %(default)s)')
+    parser.add_argument('--seed', type=seed, default=0, metavar='N', help='seed of scenes and training (default: 0)')
     parser.add_argument('--train-scenes', type=int, default=1200, metavar='N',
-                        help='scenes to train on; default: %(default)s')
+                        help='scenes to train on (default: %(default)s)')
     parser.add_argument('--val-scenes', type=int, default=150, metavar='N',
-                        help='held-out scenes; default: %(default)s')
+                        help='held-out scenes (default: %(default)s)')
     parser.add_argument('--fresh', action='store_true', help='replace a detector that is trained already')
     parser.add_argument('--cfg-options', nargs='+', action=CfgOptions, default={}, metavar='KEY=VALUE',
                         help='override settings of the config, e.g. train_cfg.max_epochs=12')

@@ -13,7 +13,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description='Test a model with mmdet, mmseg or mmpretrain.')
     parser.add_argument('config', help='path of the config')
     parser.add_argument('checkpoint',
-                        help='path, repvit://NAME or http address of weights in any published format; with --backend '
+                        help='path, repvit://NAME or https address of weights in any published format; with --backend '
                              'an exported file')
     parser.add_argument('--backend', choices=ENGINES, help='test a file of export_onnx.py or export_openvino.py')
     parser.add_argument('--out', metavar='PATH',

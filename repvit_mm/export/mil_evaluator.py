@@ -193,7 +193,7 @@ class MILProgram:
                 continue
             if op.op_type not in self._known:
                 raise ExportError(f'the package cannot be checked: the operation {op.op_type} is not supported, only '
-                                  f' {", ".join(self._known)}')
+                                  f'{", ".join(self._known)}')
             given = {key: [values[one.name] for one in value] if isinstance(value, list | tuple)
                      else values[value.name] for key, value in op.inputs.items() if value is not None}
             (output,) = op.outputs

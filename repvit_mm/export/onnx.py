@@ -73,7 +73,7 @@ def subject_of(model: InferenceModel, shape: Sequence[int],
                selection: Selection | None) -> InferenceModel | WholeDetector:
     """The fused form of what is exported; the arguments are those of :func:`export_onnx`."""
     if selection is not None and model.task.name != 'detection':
-        raise ExportError(f'{model.name} is no detector, so that there are no detections to select')
+        raise ExportError(f'{model.name} is not a detector: it has no detections to select')
     check_shape(model, shape)
     fused = fused_for_export(model)
     return fused if selection is None else WholeDetector(fused, selection)

@@ -211,7 +211,7 @@ def test_a_selection_out_of_range_is_refused(selection, message, detector):
 def test_wrong_sizes_and_other_tasks_are_refused(detector, models, tmp_path):
     with pytest.raises(ExportError, match='60 96 must be a multiple of 32'):
         export_onnx(detector('retinanet'), (60, 96), tmp_path / 'model.onnx', selection=Selection())
-    with pytest.raises(ExportError, match='is no detector'):
+    with pytest.raises(ExportError, match='is not a detector'):
         export_onnx(models('classification'), (64, 96), tmp_path / 'model.onnx', selection=Selection())
 
 
