@@ -14,7 +14,7 @@ INSTALL = @install/environment.sh '$(VENV)' '$(PYTHON)' --quiet
 UPSTREAM_DAY = 2026-11-25
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart sam-demo sam-demo-setup test check-upstream check-newest check-operators check-gpu lint docs lock clean
+.PHONY: help setup quickstart sam-demo sam-demo-setup test check-upstream check-newest check-operators check-trust check-gpu lint docs lock clean
 
 help:  ## list the targets
 	@echo 'usage: make TARGET [VENV=.venv] [PYTHON=python3] [ARGS=...]'
@@ -59,6 +59,9 @@ check-operators:  ## compare torchvision's operators with mmcv's, which VENV_OPE
 	@MMCV_WITH_OPS=1 CFLAGS='-O2 -g0' CUDA_VISIBLE_DEVICES= $(INTO_OPERATORS) --no-build-isolation --no-cache \
 	  --no-deps "$$(grep '^onedl-mmcv==' requirements.txt)"
 	@'$(abspath $(VENV_OPERATORS))/bin/python' -m pytest -s tests/ops $(ARGS)
+
+check-trust: setup  ## kill trainings, fuzz what reads files, and try a table of bad inputs (20 minutes)
+	@$(call PYTEST,$(VENV)) tests/trust --trust $(ARGS)
 
 check-gpu: setup  ## test on a GPU, within ten minutes; DEVICE=cpu rehearses on a CPU
 	@'$(PY)' -m pytest tests/gpu --device '$(DEVICE)' $(ARGS)

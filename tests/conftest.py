@@ -1,4 +1,4 @@
-"""The installed package, for every test that needs it as a user has it; the device of the tests marked `gpu`."""
+"""The installed package, for every test that needs it as a user has it; tests that only run when asked for."""
 import os
 import signal
 import sysconfig
@@ -15,6 +15,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 def pytest_addoption(parser):
     parser.addoption('--device', choices=['cuda', 'cpu'], help='run the tests marked gpu, on this device')
+    parser.addoption('--trust', action='store_true', help='run the tests marked trust, too')
 
 
 def pytest_configure(config):
@@ -31,6 +32,10 @@ def pytest_collection_modifyitems(config, items):
         acceptance = [item for item in items if item.get_closest_marker('gpu')]
         items[:] = [item for item in items if item not in acceptance]
         config.hook.pytest_deselected(items=acceptance)
+    if not config.getoption('--trust'):
+        long = [item for item in items if item.get_closest_marker('trust')]
+        items[:] = [item for item in items if item not in long]
+        config.hook.pytest_deselected(items=long)
     # Files with slow tests first, so that no worker is left alone with one of them at the end.
     slow = {item.path for item in items if item.get_closest_marker('slow')}
     items.sort(key=lambda item: item.path not in slow)
