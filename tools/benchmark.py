@@ -1,11 +1,24 @@
 """Measure how fast models are: tools/benchmark.py CONFIG... --shape H W --batch-size N... --backend NAME..."""
 import argparse
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 
 from rich.console import Console
 
-from repvit_mm.analysis.backends import BACKENDS, DTYPES
+from repvit_mm.analysis.backends import BACKENDS
 from repvit_mm.analysis.benchmark import Request, run
-from repvit_mm.analysis.report import latency_table, machine_line, plot_latencies
+from repvit_mm.analysis.by_layer import layer_task, measure_layers
+from repvit_mm.analysis.latency import TRAININGS, describe_machine
+from repvit_mm.analysis.limits import WIDTHS
+from repvit_mm.analysis.report import (
+    latency_table,
+    layer_table,
+    machine_lines,
+    plot_latencies,
+    plot_layers,
+    recommendations,
+)
 from repvit_mm.arguments import positive
 from repvit_mm.errors import UserError, run_cli
 from repvit_mm.files import atomic_write, check_writable, write_json
@@ -16,15 +29,16 @@ def build_parser() -> argparse.ArgumentParser:
         description="Measure the latency of fused models, side by side with timm's models. docs/benchmark.md "
                     'describes the protocol.')
     parser.add_argument('configs', nargs='+', metavar='config',
-                        help='configs of classifiers, segmentors or detectors, or architectures such as m1_1; '
-                             "sam_m2_3 is RepViT-SAM's image encoder")
+                        help='configs of classifiers, segmentors or detectors, architectures such as m1_1, or files '
+                             "of the backends; sam_m2_3 is RepViT-SAM's image encoder")
     parser.add_argument('--shape', type=positive, nargs=2, default=(224, 224), metavar=('H', 'W'),
                         help='height and width of the images (default: 224 224)')
     parser.add_argument('--batch-size', type=int, nargs='+', default=[1], metavar='N', help='default: 1')
-    parser.add_argument('--backend', nargs='+', default=['eager', 'channels_last'], metavar='NAME',
-                        help=f'of {", ".join(BACKENDS)} (default: eager channels_last)')
+    parser.add_argument('--backend', nargs='+', metavar='NAME',
+                        help=f'of {", ".join(BACKENDS)}; with --train of {", ".join(TRAININGS)} (default: eager '
+                             'channels_last; with --by-layer channels_last)')
     parser.add_argument('--device', choices=['cpu', 'cuda'], default='cpu', help='default: cpu')
-    parser.add_argument('--dtype', choices=list(DTYPES), nargs='+', default=['fp32'], help='default: fp32')
+    parser.add_argument('--dtype', choices=list(WIDTHS), nargs='+', default=['fp32'], help='default: fp32')
     parser.add_argument('--threads', type=positive, metavar='N', help="CPU threads (default: torch's default)")
     parser.add_argument('--rounds', type=int, default=20, metavar='N',
                         help='turns of each system, with three timed calls each (default: 20)')
@@ -32,9 +46,13 @@ def build_parser() -> argparse.ArgumentParser:
                         help='measure a training step, of the training form; in mixed precision with bf16 and fp16')
     parser.add_argument('--frozen-statistics', action='store_true',
                         help='with --train: BatchNorms on their running statistics, as dense tasks are trained')
-    parser.add_argument('--memory', action='store_true',
-                        help='also measure the peak memory on a CPU, in a process for each system')
     parser.add_argument('--no-timm', action='store_true', help="leave out timm's models")
+    parser.add_argument('--by-layer', action='store_true',
+                        help='measure the blocks of one model, by kinds of layers, with the backend eager or '
+                             'channels_last')
+    parser.add_argument('--within', type=float, default=0.05, metavar='D',
+                        help='difference of the outputs, relative to the largest value, that the second recommended '
+                             'backend may have (default: 0.05)')
     parser.add_argument('--json', metavar='FILE', help='also write the figures to this file')
     parser.add_argument('--plot', metavar='FILE.png', help='draw them')
     return parser
@@ -44,22 +62,44 @@ def main() -> None:
     args = build_parser().parse_args()
     if args.frozen_statistics and not args.train:
         raise UserError('--frozen-statistics is for --train')
-    request = Request(args.configs, args.shape, args.batch_size, args.backend, args.dtype, args.device, args.threads,
-                      args.rounds, args.train, args.frozen_statistics, args.memory, not args.no_timm)
+    backends = args.backend or ['eager', 'channels_last'][args.by_layer:]
+    request = Request(args.configs, args.shape, args.batch_size, backends, args.dtype, args.device, args.threads,
+                      args.rounds, args.train, args.frozen_statistics, not args.no_timm, args.within)
     for out in filter(None, (args.json, args.plot)):
         check_writable(out)
-    result = run(request)
     console = Console()
-    console.width = max(console.width, 120)  # in a file or a pipe it would be 80, too narrow for the table
+    console.width = max(console.width, 140)  # in a file or a pipe it would be 80, too narrow for the table
+    if args.by_layer:
+        figures, draw = show_layers(request, console)
+    else:
+        figures, draw = show_systems(request, console)
+    if args.json:
+        write_json(args.json, figures)
+    if args.plot:
+        with atomic_write(args.plot) as path:
+            draw(path)
+
+
+def show_systems(request: Request, console: Console) -> tuple[dict, Callable[[Path], None]]:
+    result = run(request)
     for line in result.left_out:
         console.print(f'not measured: {line}', soft_wrap=True)
     console.print(latency_table(result))
-    console.print(machine_line(result), soft_wrap=True)
-    if args.json:
-        write_json(args.json, result.as_dict())
-    if args.plot:
-        with atomic_write(args.plot) as path:
-            plot_latencies(result, path)
+    for line in (*machine_lines(result.machine, result.rates, result.covers), *recommendations(result)):
+        console.print(line, soft_wrap=True, highlight=False)
+    return result.as_dict(), partial(plot_latencies, result)
+
+
+def show_layers(request: Request, console: Console) -> tuple[dict, Callable[[Path], None]]:
+    task = layer_task(request)
+    parts, rates = measure_layers(task, request.rounds)
+    console.print(layer_table(task, parts))
+    machine = describe_machine(task.device, task.threads)
+    for line in machine_lines(machine, rates):
+        console.print(line, soft_wrap=True, highlight=False)
+    figures = {'task': task._asdict(), 'machine': machine, 'rates': rates._asdict(),
+               'parts': [part._asdict() for part in parts]}
+    return figures, partial(plot_layers, task, parts)
 
 
 if __name__ == '__main__':

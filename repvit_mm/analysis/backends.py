@@ -1,7 +1,8 @@
 """The backends that run a model in benchmarks: torch in several modes, and the engines of the exporters."""
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,25 +12,29 @@ from torch import Tensor, nn
 
 from ..errors import UserError
 from ..inference import InferenceModel
+from .limits import DTYPES
 
-DTYPES = {'fp32': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float16}
+#: A model, or a file of one that the backend takes.
+Source = nn.Module | Path
 
 
 class Backend(NamedTuple):
-    """A way to run a model.
+    """A way to run a model. Each runs in a process of its own.
 
     Attributes:
-        prepare: ``(model, image, dtype, threads) -> call``. Model and image are in single precision, on the device to
-            run on; ``call()`` runs the model once and returns its outputs.
+        prepare: ``(source, image, dtype, threads) -> call``. Model and image are in single precision, on the device to
+            run on; ``call()`` runs the model once and returns its outputs, in a sequence or under their names.
         dtypes: Device -> supported precisions.
         package: Required package beside torch.
         fused: Whether it runs the fused form.
+        endings: Of files that it takes.
     """
 
-    prepare: Callable[[nn.Module, Tensor, str, int], Callable[[], Any]]
+    prepare: Callable[[Source, Tensor, str, int], Callable[[], Any]]
     dtypes: Mapping[str, tuple[str, ...]]
     package: str | None = None
     fused: bool = True
+    endings: tuple[str, ...] = ()
 
 
 def _torch(model: nn.Module, image: Tensor, dtype: str, threads: int, channels_last: bool = False,
@@ -47,23 +52,23 @@ def _torch(model: nn.Module, image: Tensor, dtype: str, threads: int, channels_l
     return call
 
 
-def _onnxruntime(model: nn.Module, image: Tensor, dtype: str, threads: int) -> Callable[[], Any]:
+def _onnxruntime(source: Source, image: Tensor, dtype: str, threads: int) -> Callable[[], Any]:
     from ..export.runtimes import open_session
-    with tempfile.TemporaryDirectory() as folder:
-        session = open_session(_save(model, image, Path(folder)), threads)
+    with _onnx_file(source, image) as path:
+        session = open_session(path, threads)
     feed = {'image': image.numpy()}
     return lambda: session.run(None, feed)
 
 
-def _openvino(model: nn.Module, image: Tensor, dtype: str, threads: int) -> Callable[[], Any]:
+def _openvino(source: Source, image: Tensor, dtype: str, threads: int) -> Callable[[], Any]:
     import openvino
-    with tempfile.TemporaryDirectory() as folder:
-        graph = openvino.Core().read_model(_save(model, image, Path(folder)))
+    with _onnx_file(source, image) as path:
+        graph = openvino.Core().read_model(path)
         compiled = openvino.Core().compile_model(graph, 'CPU', {
             'PERFORMANCE_HINT': 'LATENCY', 'INFERENCE_NUM_THREADS': threads,
             'INFERENCE_PRECISION_HINT': {'fp32': 'f32', 'bf16': 'bf16', 'fp16': 'f16'}[dtype]})
     request, feed = compiled.create_infer_request(), {'image': image.numpy()}
-    return lambda: request.infer(feed)
+    return lambda: list(request.infer(feed, share_outputs=True).values())
 
 
 def _coreml(model: nn.Module, image: Tensor, dtype: str, threads: int, unit: str) -> Callable[[], Any]:
@@ -81,12 +86,18 @@ def _coreml(model: nn.Module, image: Tensor, dtype: str, threads: int, unit: str
     return lambda: loaded.predict(feed)
 
 
+@contextmanager
 @torch.no_grad()
-def _save(model: nn.Module, image: Tensor, folder: Path) -> Path:
+def _onnx_file(source: Source, image: Tensor) -> Iterator[Path]:
+    """The file itself, or one of the model while it is being opened."""
     from ..export.onnx import save_graph
-    path = folder / 'model.onnx'
-    save_graph(model, {'image': image}, path, [f'output{i}' for i in range(len(model(image)))])
-    return path
+    if isinstance(source, Path):
+        yield source
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / 'model.onnx'
+        save_graph(source, {'image': image}, path, [f'output{i}' for i in range(len(source(image)))])
+        yield path
 
 
 _EVERY = {'cpu': ('fp32', 'bf16', 'fp16'), 'cuda': ('fp32', 'bf16', 'fp16')}
@@ -96,8 +107,8 @@ BACKENDS: dict[str, Backend] = {
     'eager': Backend(_torch, _EVERY),
     'channels_last': Backend(partial(_torch, channels_last=True), _EVERY),
     'compile': Backend(partial(_torch, channels_last=True, compiled=True), _EVERY),
-    'onnxruntime': Backend(_onnxruntime, {'cpu': ('fp32',)}, 'onnxruntime'),
-    'openvino': Backend(_openvino, {'cpu': ('fp32', 'bf16', 'fp16')}, 'openvino'),
+    'onnxruntime': Backend(_onnxruntime, {'cpu': ('fp32',)}, 'onnxruntime', endings=('.onnx',)),
+    'openvino': Backend(_openvino, {'cpu': ('fp32', 'bf16', 'fp16')}, 'openvino', endings=('.xml', '.onnx')),
     # One for each of coremltools' compute units.
     'coreml': Backend(partial(_coreml, unit='ALL'), {'cpu': ('fp32', 'fp16')}, 'coremltools'),
     'coreml_cpu': Backend(partial(_coreml, unit='CPU_ONLY'), {'cpu': ('fp32', 'fp16')}, 'coremltools'),
@@ -138,6 +149,8 @@ def check_backend(name: str, device: str, dtypes: list[str]) -> list[str]:
     return usable
 
 
-def takes(name: str, model: nn.Module) -> bool:
-    """Whether a backend can run a model: Core ML packages are exported from our models only."""
-    return not name.startswith('coreml') or isinstance(model, InferenceModel)
+def takes(name: str, source: Source) -> bool:
+    """Whether a backend can run a model or file: Core ML packages are exported from our models only."""
+    if isinstance(source, Path):
+        return source.suffix in BACKENDS[name].endings
+    return not name.startswith('coreml') or isinstance(source, InferenceModel)

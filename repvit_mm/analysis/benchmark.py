@@ -1,52 +1,40 @@
 """Running a benchmark, from the request to the figures."""
-import multiprocessing
-from collections.abc import Callable, Sequence
-from multiprocessing.connection import Connection
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
-from rich.progress import track
-from torch import nn
 
 from ..errors import UserError
 from ..export.verification import check_shape
-from ..inference import InferenceModel, build_inference_model, randomise_weights
+from ..inference import InferenceModel
 from .backends import check_backend, takes
-from .latency import (
-    OURS,
-    TIMM,
-    Latency,
-    System,
-    describe_machine,
-    gpu_memory,
-    measure,
-    peak_resident_memory,
-    prepare,
-    prepare_training,
-    summarise,
-    timm_counterpart,
-)
+from .latency import TIMM, TRAININGS, System, Task, build, describe_machine, implementations
+from .limits import Layer, Rates, layers_of, measure
+from .turns import Turn
 
-#: Backends that a training step runs on.
-TRAINING_BACKENDS = ('eager', 'channels_last', 'compile')
+#: Difference of outputs, relative to the largest value, up to which a system is exact: that of rounding.
+EXACT = 1e-4
 
 
 class Request(NamedTuple):
     """What to measure: every combination of the lists.
 
     Attributes:
-        configs: See :func:`repvit_mm.inference.build_inference_model`.
+        configs: See :func:`repvit_mm.inference.build_inference_model`; or files that the backends take.
         shape: Height and width of the images, in pixels.
         batch_sizes: Numbers of images in a batch.
-        backends: Keys of :data:`repvit_mm.analysis.backends.BACKENDS`.
-        dtypes: Keys of :data:`repvit_mm.analysis.backends.DTYPES`.
+        backends: Keys of :data:`repvit_mm.analysis.backends.BACKENDS`, of a training step those of
+            :data:`repvit_mm.analysis.latency.TRAININGS`.
+        dtypes: Precisions, as in :data:`repvit_mm.analysis.backends.BACKENDS`.
         device: ``'cpu'`` or ``'cuda'``.
         threads: CPU threads; torch's default if None.
         rounds: How many times each system has its turn.
         train: Measure a training step instead of inference.
         frozen_statistics: See :func:`repvit_mm.analysis.latency.prepare_training`.
-        memory: Measure the peak memory on a CPU, too; on a GPU it always is.
         timm: Measure timm's models, too.
+        within: Difference of outputs that a recommended system may have.
     """
 
     configs: Sequence[str]
@@ -59,8 +47,37 @@ class Request(NamedTuple):
     rounds: int = 20
     train: bool = False
     frozen_statistics: bool = False
-    memory: bool = False
     timm: bool = True
+    within: float = 0.05
+
+
+class Latency(NamedTuple):
+    """Figures of a system.
+
+    Attributes:
+        median: In milliseconds.
+        low: First quartile, in milliseconds.
+        high: Third quartile.
+        samples: Number of calls.
+        images_per_second: From the median.
+        speed: Relative to the first of timm's systems with the same model and batch size, from the medians; None if
+            timm lacks the model.
+        limit: Share of what the machine could do at most, see :class:`repvit_mm.analysis.limits.Rates`.
+        memory: Peak in MB: on a GPU, what the system allocated; on a CPU, the resident memory of its process.
+        difference: Of its outputs, see :func:`repvit_mm.analysis.latency.difference`.
+        activations: What a training step keeps for its backward pass, in MB.
+    """
+
+    median: float
+    low: float
+    high: float
+    samples: int
+    images_per_second: float
+    speed: float | None = None
+    limit: float | None = None
+    memory: float | None = None
+    difference: float | None = None
+    activations: float | None = None
 
 
 class BenchmarkResult(NamedTuple):
@@ -70,6 +87,7 @@ class BenchmarkResult(NamedTuple):
         request: What was to be measured.
         latencies: System -> figures, in the order of the request.
         machine: Machine and versions.
+        rates: What the machine did at most, in the same run.
         covers: Model -> the measured part of it.
         left_out: Unsupported combinations, one line each.
     """
@@ -77,14 +95,22 @@ class BenchmarkResult(NamedTuple):
     request: Request
     latencies: dict[System, Latency]
     machine: dict[str, Any]
+    rates: Rates
     covers: dict[str, str]
     left_out: list[str]
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
-        return {'request': self.request._asdict(), 'machine': self.machine, 'covers': self.covers,
-                'left_out': self.left_out,
+        return {'request': self.request._asdict(), 'machine': self.machine, 'rates': self.rates._asdict(),
+                'covers': self.covers, 'left_out': self.left_out,
                 'systems': [{**system._asdict(), **figures._asdict()} for system, figures in self.latencies.items()]}
+
+    def recommended(self, model: str, batch_size: int, difference: float) -> System | None:
+        """The fastest system whose outputs differ by so much at most."""
+        fit = [system for system, figures in self.latencies.items()
+               if (system.model, system.batch_size) == (model, batch_size)
+               and figures.difference is not None and figures.difference <= difference]
+        return min(fit, key=lambda system: self.latencies[system].median, default=None)
 
 
 def run(request: Request) -> BenchmarkResult:
@@ -96,32 +122,31 @@ def run(request: Request) -> BenchmarkResult:
     usable = {name: _usable(name, request) for name in request.backends}
     left_out = [f'{name} in {dtype} on {request.device}' for name, dtypes in usable.items()
                 for dtype in request.dtypes if dtype not in dtypes]
-    torch.set_num_threads(request.threads or torch.get_num_threads())
-    torch.backends.cudnn.benchmark = True
-    models = {(model.name, implementation): one for config in request.configs
-              for model in [_build(config, request)] for implementation, one in _implementations(model, request)}
-    systems = [System(name, implementation, backend, dtype, batch_size)
-               for (name, implementation), model in models.items() for backend in request.backends
-               for dtype in usable[backend] for batch_size in request.batch_sizes if takes(backend, model)]
-    calls, memory = {}, {}
-    for system in track(systems, description='preparing'):
-        make = _maker(models[system.model, system.implementation], system, request)
-        if request.device == 'cuda':
-            calls[system], memory[system] = gpu_memory(make)
-        else:
-            calls[system] = make()
-            if request.memory:
-                memory[system] = _memory_of(system, request)
-    latencies = summarise(measure(calls, request.rounds, request.device), memory)
-    covers = {name: model.task.covers for (name, implementation), model in models.items() if implementation == OURS}
-    machine = describe_machine(request.device, torch.get_num_threads())
-    return BenchmarkResult(request, latencies, machine, covers, left_out)
+    threads = request.threads or torch.get_num_threads()
+    models = {source: _checked(source, request) for source in request.configs}
+    tasks = {}
+    for source, model in models.items():
+        for implementation, one in implementations(model, request.timm).items():
+            for backend in request.backends:
+                if request.train and TRAININGS[backend].cheap and implementation == TIMM or not takes(backend, one):
+                    continue
+                for system in (System(model.name, implementation, backend, dtype, size)
+                               for dtype in usable[backend] for size in request.batch_sizes):
+                    tasks[system] = Task(source, system, request.shape, request.device, threads, request.train,
+                                         request.frozen_statistics)
+    results, rates = measure(tasks, request.dtypes, request.device, threads, request.rounds)
+    layers = {(model.name, size): layers_of(model, request.shape, size) for model in models.values()
+              for size in request.batch_sizes if isinstance(model, InferenceModel)}
+    covers = {model.name: model.task.covers for model in models.values() if isinstance(model, InferenceModel)}
+    return BenchmarkResult(request, summarise(results, layers, rates, request.train),
+                           describe_machine(request.device, threads), rates, covers, left_out)
 
 
 def _usable(backend: str, request: Request) -> list[str]:
-    dtypes = check_backend(backend, request.device, list(request.dtypes))
-    if request.train and backend not in TRAINING_BACKENDS:
-        raise UserError(f'a training step runs on {", ".join(TRAINING_BACKENDS)}, not on {backend}')
+    if request.train and backend not in TRAININGS:
+        raise UserError(f'a training step runs on {", ".join(TRAININGS)}, not on {backend}')
+    dtypes = (list(request.dtypes) if request.train else
+              check_backend(backend, request.device, list(request.dtypes)))
     if request.device == 'cuda' and not torch.cuda.is_available():
         raise UserError('--device cuda: torch finds no usable GPU')
     if min(request.batch_sizes) < 1 or request.rounds < 1:
@@ -132,50 +157,40 @@ def _usable(backend: str, request: Request) -> list[str]:
     return dtypes
 
 
-def _build(config: str, request: Request) -> InferenceModel:
-    model = build_inference_model(config)
-    check_shape(model, request.shape)
-    randomise_weights(model)
+def _checked(source: str, request: Request) -> InferenceModel | Path:
+    model = build(source)
+    if isinstance(model, InferenceModel):
+        check_shape(model, request.shape)
+    elif not model.is_file():
+        raise UserError(f'there is no file {model}')
+    elif request.train:
+        raise UserError(f'--train: {model} cannot be trained; give a config or an architecture')
+    elif not any(takes(backend, model) for backend in request.backends):
+        raise UserError(f'{model} is for none of the backends {", ".join(request.backends)}')
     return model
 
 
-def _implementations(model: InferenceModel, request: Request) -> list[tuple[str, nn.Module]]:
-    timms = timm_counterpart(model) if request.timm else None
-    return [(OURS, model)] + ([(TIMM, timms)] if timms is not None else [])
+def summarise(results: Mapping[System, tuple[Mapping[str, float], Turn]],
+              layers: Mapping[tuple[str, int], Sequence[Layer]], rates: Rates, train: bool) -> dict[System, Latency]:
+    """Compute the figures.
 
-
-def _maker(model: nn.Module, system: System, request: Request) -> Callable[[], Callable[[], Any]]:
-    if request.train:
-        return lambda: prepare_training(model, system, request.shape, request.device, request.frozen_statistics)
-    return lambda: prepare(model, system, request.shape, request.device, torch.get_num_threads())
-
-
-def _memory_of(system: System, request: Request) -> float:
-    """Peak resident memory, in MB, of a new process that runs only this system."""
-    context = multiprocessing.get_context('spawn')
-    ours, theirs = context.Pipe()
-    config = next(config for config in request.configs if build_name(config) == system.model)
-    process = context.Process(target=_run_alone, args=(theirs, config, system, request))
-    process.start()
-    theirs.close()
-    try:
-        return ours.recv()
-    except EOFError as error:
-        raise UserError(f'the process that measures the memory of {" ".join(map(str, system))} died') from error
-    finally:
-        process.join()
-
-
-def build_name(config: str) -> str:
-    """The name of a config's model in the figures."""
-    from pathlib import Path
-    return Path(config).stem if config.endswith('.py') else config
-
-
-def _run_alone(connection: Connection, config: str, system: System, request: Request) -> None:
-    torch.set_num_threads(request.threads or torch.get_num_threads())
-    model = dict(_implementations(_build(config, request), request))[system.implementation]
-    call = _maker(model, system, request)()
-    for _ in range(3):
-        call()
-    connection.send(peak_resident_memory())
+    Args:
+        results: What :func:`repvit_mm.analysis.turns.take_turns` gave.
+        layers: Model and batch size -> the layers of the fused model.
+        rates: Of the machine.
+        train: Whether the calls were training steps, which compute gradients of inputs and of weights, too: three
+            times the work.
+    """
+    medians = {system: float(np.median(turn.times)) for system, (_, turn) in results.items()}
+    latencies = {}
+    for system, (facts, turn) in results.items():
+        median, key = medians[system], (system.model, system.batch_size)
+        baseline = next((value for other, value in medians.items()
+                         if other.implementation == TIMM and (other.model, other.batch_size) == key), None)
+        least = rates.seconds(layers[key], system.dtype) if key in layers else None
+        low, high = np.percentile(turn.times, [25, 75])
+        latencies[system] = Latency(
+            median, float(low), float(high), len(turn.times), 1000 * system.batch_size / median,
+            None if baseline is None else baseline / median,
+            None if least is None else 1000 * least * (3 if train else 1) / median, turn.report, **facts)
+    return latencies

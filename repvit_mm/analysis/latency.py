@@ -1,31 +1,29 @@
-"""Measuring the latency of models side by side. docs/benchmark.md describes the protocol."""
+"""What is measured: models of ours and of timm, made ready to run. docs/benchmark.md describes the protocol."""
 import copy
 import os
 import platform
-import random
 import resource
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
-from rich.progress import track
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ..archs import ARCHS
 from ..backbone import RepViT
+from ..checkpoints import convert_state_dict
 from ..fusion import fuse
-from ..inference import InferenceModel
-from .backends import BACKENDS, DTYPES
+from ..inference import BACKBONE, InferenceModel, build_inference_model, randomise_weights
+from .backends import BACKENDS, Source
+from .limits import DTYPES, finished
+from .turns import Prepared
 
 OURS, TIMM = 'repvit_mm', 'timm'
-#: Timed calls in each turn of a system, after one that is not timed.
-CALLS_PER_TURN = 3
-WARMUP_SECONDS = 0.5
 
 
 class System(NamedTuple):
@@ -34,8 +32,8 @@ class System(NamedTuple):
     Attributes:
         model: Name of the model.
         implementation: :data:`OURS` or :data:`TIMM`.
-        backend: A key of :data:`repvit_mm.analysis.backends.BACKENDS`.
-        dtype: A key of :data:`repvit_mm.analysis.backends.DTYPES`.
+        backend: A key of :data:`repvit_mm.analysis.backends.BACKENDS` or :data:`TRAININGS`.
+        dtype: The precision, as in :data:`repvit_mm.analysis.backends.BACKENDS`.
         batch_size: Number of images.
     """
 
@@ -45,31 +43,41 @@ class System(NamedTuple):
     dtype: str
     batch_size: int
 
-    @property
-    def timms(self) -> 'System':
-        """The same for timm's model."""
-        return self._replace(implementation=TIMM)
 
-
-class Latency(NamedTuple):
-    """Figures of a system.
+class Training(NamedTuple):
+    """A way to run a training step.
 
     Attributes:
-        median: In milliseconds.
-        p95: 95th percentile, in milliseconds.
-        samples: Number of calls.
-        images_per_second: From the median.
-        memory: Peak in MB, None if not measured. On a GPU, the memory that the system allocated; on a CPU, the
-            resident memory of a process that runs only this system.
-        speed: Relative to timm's model in the same run, from the medians; None if timm lacks the model.
+        channels_last: The memory format.
+        compiled: Whether by torch.compile.
+        cheap: Whether with ``with_cp='cheap'``, for which timm has nothing.
     """
 
-    median: float
-    p95: float
-    samples: int
-    images_per_second: float
-    memory: float | None
-    speed: float | None
+    channels_last: bool = True
+    compiled: bool = False
+    cheap: bool = False
+
+
+#: Name -> way of training.
+TRAININGS = {'eager': Training(channels_last=False), 'channels_last': Training(), 'cheap': Training(cheap=True),
+             'compile': Training(compiled=True)}
+
+
+def build(source: str) -> InferenceModel | Path:
+    """The model that a config or a name stands for, with the same random weights each time; a file stays one.
+
+    Of an architecture it is the backbone up to its last map, as timm's ``forward_features`` is.
+    """
+    if Path(source).suffix in {ending for backend in BACKENDS.values() for ending in backend.endings}:
+        return Path(source)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        if source in ARCHS:
+            model = InferenceModel(source, RepViT(source, out_indices=(len(ARCHS[source].widths) - 1,)), BACKBONE)
+        else:
+            model = build_inference_model(source)
+    randomise_weights(model)
+    return model
 
 
 class TimmModel(nn.Module):
@@ -91,7 +99,7 @@ class TimmModel(nn.Module):
 
 
 def timm_counterpart(model: InferenceModel) -> TimmModel | None:
-    """timm's unfused model of the same network, with random weights; None if timm lacks it or is not installed."""
+    """timm's unfused model of the same network and weights; None if timm lacks it or is not installed."""
     backbone, features = model.backbone, isinstance(model.model, RepViT)
     is_whole = backbone.out_strides[-1] == 32 and (backbone.feature_tap == 'stage_end' or not features)
     name = f'repvit_{backbone.arch}'
@@ -104,7 +112,9 @@ def timm_counterpart(model: InferenceModel) -> TimmModel | None:
     if not timm.is_model(name):
         return None
     classes = 0 if features else model.model.head.num_classes
-    return TimmModel(timm.create_model(name, num_classes=classes, in_chans=model.in_channels), features)
+    theirs = timm.create_model(name, num_classes=classes, in_chans=model.in_channels)
+    theirs.load_state_dict(convert_state_dict(model.model.state_dict(), to='timm'), strict=False)
+    return TimmModel(theirs, features)
 
 
 def fuse_any(model: nn.Module) -> nn.Module:
@@ -115,111 +125,144 @@ def fuse_any(model: nn.Module) -> nn.Module:
     return fuse(model)
 
 
-def prepare(model: nn.Module, system: System, shape: Sequence[int], device: str, threads: int) -> Callable[[], Any]:
-    """Make a copy of a model ready to be measured."""
-    generator = torch.Generator().manual_seed(0)
-    channels = model.in_channels if isinstance(model, InferenceModel) else 3
-    image = torch.randn(system.batch_size, channels, *shape, generator=generator).to(device)
+def implementations(source: InferenceModel | Path, timm: bool) -> dict[str, Source]:
+    """Who has the model -> it; timm's on request, where timm has it."""
+    theirs = timm_counterpart(source) if timm and isinstance(source, InferenceModel) else None
+    return {OURS: source} if theirs is None else {OURS: source, TIMM: theirs}
+
+
+class Task(NamedTuple):
+    """How a system is prepared in its process.
+
+    Attributes:
+        source: See :func:`build`.
+        system: The system.
+        shape: Height and width of the images, in pixels.
+        device: ``'cpu'`` or ``'cuda'``.
+        threads: CPU threads.
+        train: Whether a training step is measured.
+        frozen_statistics: Whether its BatchNorms use their running statistics.
+    """
+
+    source: str
+    system: System
+    shape: Sequence[int]
+    device: str
+    threads: int
+    train: bool = False
+    frozen_statistics: bool = False
+
+    def __call__(self) -> Prepared:
+        torch.set_num_threads(self.threads)
+        torch.backends.cudnn.benchmark = True
+        model = build(self.source)
+        channels = model.in_channels if isinstance(model, InferenceModel) else 3
+        image = torch.randn(self.system.batch_size, channels, *self.shape, generator=torch.Generator().manual_seed(0))
+        chosen = implementations(model, self.system.implementation == TIMM)[self.system.implementation]
+        if self.train:
+            call, facts = prepare_training(chosen, self.system, image.to(self.device), self.frozen_statistics)
+        else:
+            call = prepare(chosen, self.system, image.to(self.device), self.threads)
+            facts = {'difference': None if isinstance(model, Path) else difference(call(), reference(model, image))}
+        call = finished(call, self.device)
+        call()
+        _forget_peak(self.device)
+        return Prepared(call, facts, partial(_peak, self.device))
+
+
+def prepare(source: Source, system: System, image: Tensor, threads: int) -> Callable[[], Any]:
+    """Make a copy of a model, or a file, ready to be measured."""
     backend = BACKENDS[system.backend]
-    ready = (fuse_any(model) if backend.fused else copy.deepcopy(model)).to(device).requires_grad_(False)
-    return backend.prepare(ready, image, system.dtype, threads)
+    if not isinstance(source, Path):
+        source = (fuse_any(source) if backend.fused else copy.deepcopy(source)).to(image.device).requires_grad_(False)
+    return backend.prepare(source, image, system.dtype, threads)
 
 
-def prepare_training(model: nn.Module, system: System, shape: Sequence[int], device: str,
-                     frozen_statistics: bool) -> Callable[[], Any]:
+@torch.inference_mode()
+def reference(model: InferenceModel, image: Tensor) -> tuple[Tensor, ...]:
+    """What the unfused model computes in single precision."""
+    return model(image)
+
+
+def difference(found: Any, expected: Sequence[Tensor]) -> float | None:
+    """Largest difference of outputs, relative to the largest value of each; None where they are of another kind."""
+    found = list(found.values()) if isinstance(found, Mapping) else found
+    if len(found) != len(expected):
+        return None
+    found = [torch.as_tensor(output).float().cpu() for output in found]
+    return max(float((ours - theirs).abs().max() / theirs.abs().max())
+               for ours, theirs in zip(found, expected, strict=True))
+
+
+def prepare_training(model: nn.Module, system: System, image: Tensor,
+                     frozen_statistics: bool) -> tuple[Callable[[], Any], dict[str, float]]:
     """Prepare a training step: forward, backward, SGD; with bf16 and fp16 in mixed precision.
 
     Args:
         model: The model; not modified.
-        system: One of torch's backends.
-        shape: Height and width of the images, in pixels.
-        device: ``'cpu'`` or ``'cuda'``.
+        system: With a key of :data:`TRAININGS`.
+        image: The images, on the device to run on.
         frozen_statistics: Let BatchNorms use their running statistics, as in training for dense tasks.
+
+    Returns:
+        The step, and what it keeps for its backward pass, in MB.
     """
-    layout = torch.contiguous_format if system.backend == 'eager' else torch.channels_last
-    model = copy.deepcopy(model).to(device, memory_format=layout).train()
-    image = torch.randn(system.batch_size, 3, *shape).to(device, memory_format=layout)
-    if frozen_statistics:
-        for module in model.modules():
-            if isinstance(module, _BatchNorm):
-                module.eval()
-    run = torch.compile(model) if system.backend == 'compile' else model
+    device, way = image.device.type, TRAININGS[system.backend]
+    layout = torch.channels_last if way.channels_last else torch.contiguous_format
+    model, image = copy.deepcopy(model).to(device, memory_format=layout).train(), image.to(memory_format=layout)
+    for module in model.modules():
+        if isinstance(module, _BatchNorm) and frozen_statistics:
+            module.eval()
+        if isinstance(module, RepViT):
+            module.with_cp = 'cheap' if way.cheap else False
+    run = torch.compile(model) if way.compiled else model
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-6)
     # torch before 2.3 has only the one for CUDA.
     kind = partial(torch.amp.GradScaler, device) if hasattr(torch.amp, 'GradScaler') else torch.cuda.amp.GradScaler
     scaler = kind(enabled=system.dtype == 'fp16')
 
-    def step() -> None:
+    def loss() -> Tensor:
         with torch.autocast(device, DTYPES[system.dtype], enabled=system.dtype != 'fp32'):
-            loss = sum(output.float().mean() for output in run(image))
-        scaler.scale(loss).backward()
+            return sum(output.float().mean() for output in run(image))
+
+    def step() -> None:
+        scaler.scale(loss()).backward()
         scaler.step(optimizer)
         scaler.update()
         optimizer.zero_grad()
-    return step
+
+    return step, {'activations': _kept(loss, [*model.parameters(), *model.buffers(), image])}
 
 
-def measure(calls: Mapping[System, Callable[[], Any]], rounds: int, device: str = 'cpu') -> dict[System, np.ndarray]:
-    """Measure systems in turns, so that other load on the machine affects all of them alike.
+def _kept(loss: Callable[[], Tensor], own: Sequence[Tensor]) -> float:
+    """MB that a forward pass keeps for the backward pass, beside tensors that are there anyhow."""
+    storages: dict[int, Any] = {}
 
-    Args:
-        calls: System -> function that runs it once.
-        rounds: Turns of each system, shuffled each time.
-        device: The device to synchronise with.
+    def note(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        storages[storage.data_ptr()] = storage
+        return tensor
 
-    Returns:
-        System -> duration of each call, in milliseconds.
-    """
-    wait = torch.cuda.synchronize if device == 'cuda' else lambda: None
-
-    def timed(call: Callable[[], Any]) -> float:
-        wait()
-        start = time.perf_counter()
-        call()
-        wait()
-        return 1000 * (time.perf_counter() - start)
-
-    for call in track(calls.values(), description='warming up'):
-        start = time.perf_counter()
-        for _ in range(3):
-            call()
-        while time.perf_counter() - start < WARMUP_SECONDS:
-            call()
-    times: dict[System, list[float]] = {system: [] for system in calls}
-    order, shuffle = list(calls), random.Random(0).shuffle
-    for _ in track(range(rounds), description='measuring'):
-        shuffle(order)
-        for system in order:
-            calls[system]()
-            times[system] += [timed(calls[system]) for _ in range(CALLS_PER_TURN)]
-    return {system: np.array(values) for system, values in times.items()}
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        loss()
+    for tensor in own:
+        storages.pop(tensor.untyped_storage().data_ptr(), None)
+    return sum(storage.nbytes() for storage in storages.values()) / 1e6
 
 
-def summarise(times: Mapping[System, np.ndarray], memory: Mapping[System, float]) -> dict[System, Latency]:
-    """Compute the figures from the durations of the calls."""
-    medians = {system: float(np.median(values)) for system, values in times.items()}
-    return {system: Latency(
-        median=medians[system], p95=float(np.percentile(values, 95)), samples=len(values),
-        images_per_second=1000 * system.batch_size / medians[system], memory=memory.get(system),
-        speed=medians[system.timms] / medians[system] if system.timms in medians else None)
-        for system, values in times.items()}
+def _forget_peak(device: str) -> None:
+    """Let the peak of the memory begin here."""
+    if device == 'cuda':
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+    elif sys.platform == 'linux':
+        Path('/proc/self/clear_refs').write_text('5')
 
 
-def gpu_memory(make: Callable[[], Callable[[], Any]]) -> tuple[Callable[[], Any], float]:
-    """Prepare a system; returns its call and its peak of allocated GPU memory, in MB."""
-    before = torch.cuda.memory_allocated()
-    call = make()
-    for _ in range(3):  # tuning and compiling take memory that is not needed later
-        call()
-    torch.cuda.synchronize()
-    torch.cuda.reset_peak_memory_stats()
-    call()
-    torch.cuda.synchronize()
-    return call, (torch.cuda.max_memory_allocated() - before) / 1e6
-
-
-def peak_resident_memory() -> float:
-    """Peak resident memory of this process, in MB."""
+def _peak(device: str) -> float:
+    """Peak memory in MB: what torch allocates on a GPU, else the resident memory of this process."""
+    if device == 'cuda':
+        return torch.cuda.max_memory_allocated() / 1e6
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 1e6 if sys.platform == 'darwin' else peak / 1e3
 

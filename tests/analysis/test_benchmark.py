@@ -4,26 +4,34 @@ import torch
 from oracles import relative_error
 
 from repvit_mm import RepViT, fuse
-from repvit_mm.analysis import benchmark, latency
+from repvit_mm.analysis import benchmark, latency, limits, turns
 from repvit_mm.analysis.backends import BACKENDS
-from repvit_mm.analysis.benchmark import Request, run
-from repvit_mm.analysis.latency import OURS, TIMM, System, measure, summarise, timm_counterpart
-from repvit_mm.analysis.report import latency_table, machine_line, plot_latencies
-from repvit_mm.checkpoints import convert_state_dict
+from repvit_mm.analysis.benchmark import Latency, Request, run, summarise
+from repvit_mm.analysis.latency import OURS, TIMM, System, build, difference, timm_counterpart
+from repvit_mm.analysis.limits import Layer, Rates, layers_of
+from repvit_mm.analysis.report import latency_table, machine_lines, plot_latencies, recommendations
+from repvit_mm.analysis.turns import Turn
 from repvit_mm.errors import UserError
-from repvit_mm.inference import BACKBONE, InferenceModel, build_inference_model, randomise_weights
+from repvit_mm.inference import BACKBONE, InferenceModel, randomise_weights
 
 SMALL = Request(['m0_9'], shape=(32, 32), rounds=1, threads=1)
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    monkeypatch.setattr(latency, 'WARMUP_SECONDS', 0.)
+    monkeypatch.setattr(turns, 'WARMUP_SECONDS', 0.)
+    monkeypatch.setattr(turns, 'START', 'fork')
+    monkeypatch.setattr(limits, 'SIZES', {'cpu': (64, 2 ** 10)})
 
 
 @pytest.fixture(scope='module')
 def m0_9():
-    model = build_inference_model('m0_9')
+    return build('m0_9')
+
+
+@pytest.fixture(scope='module')
+def small():
+    model = InferenceModel('small', RepViT({'widths': (8, 16), 'depths': (1, 1)}, out_indices=(0, 1)), BACKBONE)
     randomise_weights(model)
     return model
 
@@ -33,34 +41,34 @@ def m0_9():
     ('onnxruntime', 'fp32', 1e-5), ('openvino', 'fp32', 1e-4),
     pytest.param('compile', 'fp32', 1e-4, marks=pytest.mark.slow)])
 @torch.no_grad()
-def test_every_backend_computes_what_the_model_computes(backend, dtype, bound):
-    model = InferenceModel('small', RepViT({'widths': (8, 16), 'depths': (1, 1)}, out_indices=(0, 1)), BACKBONE)
-    randomise_weights(model)
+def test_every_backend_computes_what_the_model_computes(small, backend, dtype, bound):
     image = torch.randn(2, 3, 64, 64)
-    found = BACKENDS[backend].prepare(fuse(model), image, dtype, 1)()
-    found = [found[i] for i in range(2)]
-    for ours, theirs in zip(found, model(image), strict=True):
-        assert (torch.as_tensor(np.asarray(ours) if dtype == 'fp32' else ours).float() - theirs).abs().max() <= (
-            bound * theirs.abs().max())
+    found = BACKENDS[backend].prepare(fuse(small), image, dtype, 1)()
+    for ours, theirs in zip(found, small(image), strict=True):
+        assert relative_error(torch.as_tensor(ours).float(), theirs) <= bound
+    assert difference(found, small(image)) <= bound
+
+
+@pytest.mark.parametrize(('found', 'expected'), [
+    ([torch.tensor([1., 2.])], 0), ([torch.tensor([1., 3.])], 0.5), ({'y': np.array([0., 2.])}, 0.5), ([1, 2], None)])
+def test_outputs_differ_by_a_share_of_the_largest_value(found, expected):
+    assert difference(found, [torch.tensor([1., 2.])]) == expected
 
 
 @pytest.mark.parametrize('backend', ['unfused', 'eager'])
 def test_only_the_backend_unfused_keeps_the_batchnorms(m0_9, backend, monkeypatch):
     prepared = []
     monkeypatch.setitem(BACKENDS, backend, BACKENDS[backend]._replace(prepare=lambda *args: prepared.append(args[0])))
-    latency.prepare(m0_9, System('m0_9', OURS, backend, 'fp32', 1), (32, 32), 'cpu', 1)
+    latency.prepare(m0_9, System('m0_9', OURS, backend, 'fp32', 1), torch.zeros(1, 3, 32, 32), 1)
     norms = [module for module in prepared[0].modules() if isinstance(module, torch.nn.BatchNorm2d)]
     assert bool(norms) == (backend == 'unfused')
 
 
 @torch.no_grad()
-def test_timms_model_is_the_same_network(m0_9):
-    theirs = timm_counterpart(m0_9)
-    missing, unexpected = theirs.model.load_state_dict(convert_state_dict(m0_9.model.state_dict(), to='timm'),
-                                                       strict=False)
-    assert not unexpected and not [name for name in missing if 'head' not in name]
+def test_timms_model_computes_the_same_and_no_less(m0_9):
     image = torch.randn(1, 3, 64, 64)
-    assert relative_error(latency.fuse_any(theirs)(image)[0], fuse(m0_9)(image)[-1]) < 1e-5
+    (theirs,), (ours,) = latency.fuse_any(timm_counterpart(m0_9))(image), fuse(m0_9)(image)
+    assert relative_error(theirs, ours) < 1e-5
 
 
 @pytest.mark.parametrize('settings', [{'feature_tap': 'penultimate'}, {'out_indices': (0, 1)}, {'last_stride': 1}])
@@ -72,61 +80,101 @@ def test_timm_has_no_m0_6():
     assert timm_counterpart(InferenceModel('m0_6', RepViT('m0_6'), BACKBONE)) is None
 
 
-def test_a_benchmark_has_a_row_for_every_combination(m0_9, monkeypatch, tmp_path):
-    monkeypatch.setattr(benchmark, '_build', lambda *_: m0_9)
-    result = run(SMALL._replace(batch_sizes=(1, 2), backends=('eager', 'onnxruntime'), dtypes=('fp32', 'bf16')))
+@pytest.fixture
+def built_once(m0_9, monkeypatch):
+    for module in (benchmark, latency):
+        monkeypatch.setattr(module, 'build', lambda source: m0_9)
+
+
+def test_a_benchmark_has_a_row_for_every_combination(built_once, tmp_path):
+    result = run(SMALL._replace(batch_sizes=(2,), backends=('eager', 'onnxruntime'), dtypes=('fp32', 'bf16')))
     assert list(result.latencies) == [
-        System('m0_9', implementation, backend, dtype, size) for implementation in (OURS, TIMM)
-        for backend, dtype in (('eager', 'fp32'), ('eager', 'bf16'), ('onnxruntime', 'fp32')) for size in (1, 2)]
+        System('m0_9', implementation, backend, dtype, 2) for implementation in (OURS, TIMM)
+        for backend, dtype in (('eager', 'fp32'), ('eager', 'bf16'), ('onnxruntime', 'fp32'))]
     assert result.left_out == ['onnxruntime in bf16 on cpu']
     for system, figures in result.latencies.items():
-        assert 0 < figures.median <= figures.p95 and figures.samples == 3
+        assert 0 < figures.low <= figures.median <= figures.high and figures.samples == 3
         assert figures.images_per_second == pytest.approx(1000 * system.batch_size / figures.median)
-        assert figures.speed == result.latencies[system.timms].median / figures.median
+        theirs = result.latencies[System('m0_9', TIMM, 'eager', 'fp32', system.batch_size)]
+        assert figures.speed == theirs.median / figures.median
+        assert figures.limit > 0 and 50 < figures.memory < 5000
+        assert figures.difference < 1e-4 or system.dtype == 'bf16' and 1e-4 < figures.difference < 0.2
     assert result.machine['threads'] == 1 and {'torch', 'timm', 'processor', 'python'} <= set(result.machine)
-    assert latency_table(result).row_count == 12 and 'backbone' in machine_line(result)
+    assert latency_table(result).row_count == 6
+    assert 'backbone' in machine_lines(result.machine, result.rates, result.covers)[-1]
+    assert [line[:33] for line in recommendations(result)] == ['Fastest for m0_9, batch 2: exact ']
     plot_latencies(result, tmp_path / 'plot')
     assert (tmp_path / 'plot').read_bytes()[:4] == b'\x89PNG'
 
 
-def test_figures_are_medians_and_speed_is_relative_to_timm():
-    ours, theirs = System('m', OURS, 'eager', 'fp32', 4), System('m', TIMM, 'eager', 'fp32', 4)
-    alone = System('n', OURS, 'eager', 'fp32', 1)
+def test_a_file_is_measured_by_the_backends_that_take_it(small, tmp_path):
+    from repvit_mm.export.onnx import save_graph
+    path = tmp_path / 'small.onnx'
+    save_graph(fuse(small), {'image': torch.zeros(1, 3, 32, 32)}, path, ['a', 'b'])
+    result = run(SMALL._replace(configs=[str(path)], backends=('eager', 'onnxruntime', 'openvino')))
+    assert [(system.model, system.backend) for system in result.latencies] == [
+        ('small.onnx', 'onnxruntime'), ('small.onnx', 'openvino')]
+    for figures in result.latencies.values():
+        assert figures.median > 0 and figures.difference is figures.speed is figures.limit is None
+
+
+def test_figures_are_medians_and_shares():
+    ours, theirs = System('m', OURS, 'compile', 'fp32', 4), System('m', TIMM, 'eager', 'fp32', 4)
+    alone = System('n', OURS, 'eager', 'int8', 1)
     times = {ours: [1., 2., 30.], theirs: [5., 5., 5.], alone: [1.]}
-    figures = summarise({system: np.array(values) for system, values in times.items()}, {ours: 7.})
-    assert (figures[ours].median, figures[ours].images_per_second, figures[ours].speed) == (2., 2000., 2.5)
-    assert 2 < figures[ours].p95 <= 30
-    assert (figures[ours].memory, figures[theirs].memory, figures[alone].speed) == (7., None, None)
+    results = {system: ({'difference': 0.5}, Turn(values, 7.)) for system, values in times.items()}
+    layers = {('m', 4): [Layer('a', macs=100, numbers=1), Layer('b', macs=1, numbers=50)]}
+    rates = Rates({'fp32': 1e6}, 1e6)  # 0.1 ms for the operations of a, 0.2 for the traffic of b
+    figures = summarise(results, layers, rates, train=False)
+    assert figures[ours] == Latency(2., 1.5, 16., 3, 2000., 2.5, pytest.approx(0.15), 7., 0.5)
+    assert (figures[theirs].speed, figures[alone].speed, figures[alone].limit) == (1., None, None)
+    assert summarise(results, layers, rates, train=True)[ours].limit == pytest.approx(0.45)
 
 
-def test_systems_are_measured_in_turns():
-    order = []
-    systems = {System(name, OURS, 'eager', 'fp32', 1): lambda name=name: order.append(name) for name in 'abc'}
-    times = measure(systems, rounds=4)
-    assert all(len(values) == 12 for values in times.values())
-    turns = [''.join(order[i:i + 4]) for i in range(9, len(order), 4)]
-    assert [sorted(turns[i:i + 3]) for i in range(0, 12, 3)] == [['aaaa', 'bbbb', 'cccc']] * 4
+def test_the_fastest_is_recommended_among_those_that_are_exact_or_close():
+    def system(backend):
+        return System('m', OURS, backend, 'fp32', 1)
+    figures = {system(name): Latency(ms, ms, ms, 3, 1000 / ms, difference=difference) for name, ms, difference in (
+        ('slow', 9., 1e-6), ('exact', 5., 1e-5), ('close', 3., 0.04), ('wrong', 1., 0.5), ('unknown', 0.5, None))}
+    result = benchmark.BenchmarkResult(SMALL, figures, {}, Rates({}, 1.), {}, [])
+    assert recommendations(result) == [
+        'Fastest for m, batch 1: exact (within 0.0001) exact in fp32, 5.0 ms; within 0.05 close in fp32, 3.0 ms.']
+    assert 'within 0.05' not in recommendations(result._replace(request=SMALL._replace(within=1e-3)))[0]
+
+
+def test_layers_are_counted_with_their_traffic(small):
+    layers = layers_of(small, (64, 64), batch_size=2)
+    assert layers[0] == Layer('model.stem.conv1', 2 * 4 * 27 * 32 ** 2, 2 * 3 * 64 ** 2 + 4 * 27 + 2 * 4 * 32 ** 2)
+    mixer = next(layer for layer in layers if layer.name == 'model.stages.0.blocks.0.token_mixer')
+    assert mixer.macs == 2 * 8 * 9 * 16 ** 2
 
 
 @pytest.mark.parametrize('frozen', [False, True])
-def test_a_training_step_is_one_step_of_training(frozen):
-    model = InferenceModel('small', RepViT({'widths': (8, 16), 'depths': (1, 1)}, out_indices=(0, 1)), BACKBONE)
+def test_a_training_step_is_one_step_of_training(small, frozen):
     steps = []
     original, torch.optim.SGD.step = torch.optim.SGD.step, lambda self, *args, **kwargs: steps.append(
         [parameter.grad is not None for group in self.param_groups for parameter in group['params']])
+    kept = {}
     try:
-        latency.prepare_training(model, System('small', OURS, 'channels_last', 'bf16', 2), (32, 32), 'cpu', frozen)()
+        for way in ('channels_last', 'cheap'):
+            step, facts = latency.prepare_training(
+                small, System('small', OURS, way, 'bf16', 2), torch.randn(2, 3, 32, 32), frozen)
+            step()
+            kept[way] = facts['activations']
     finally:
         torch.optim.SGD.step = original
-    assert len(steps) == 1 and all(steps[0])
-    assert not model.training and all(parameter.grad is None for parameter in model.parameters())
+    assert len(steps) == 2 and all(map(all, steps))
+    assert kept['cheap'] > 0 and (frozen or kept['cheap'] < 0.7 * kept['channels_last'])
+    assert not small.training and all(parameter.grad is None for parameter in small.parameters())
 
 
-@pytest.mark.slow
-def test_peak_memory_is_that_of_a_process_of_its_own():
-    result = run(SMALL._replace(configs=['m0_6'], memory=True))
-    (figures,) = result.latencies.values()
-    assert 100 < figures.memory < 5000
+def test_a_training_is_measured_beside_timms(built_once):
+    result = run(SMALL._replace(train=True, batch_sizes=(2,), backends=('eager', 'cheap')))
+    assert [(system.implementation, system.backend) for system in result.latencies] == [
+        (OURS, 'eager'), (OURS, 'cheap'), (TIMM, 'eager')]
+    ours, cheap, theirs = (figures.activations for figures in result.latencies.values())
+    assert cheap < theirs and ours < 1.1 * theirs
+    assert recommendations(result) == []
 
 
 @pytest.mark.parametrize('changes, message', [
@@ -134,7 +182,8 @@ def test_peak_memory_is_that_of_a_process_of_its_own():
     ({'backends': ['coreml']}, 'coreml needs macOS; docs/benchmark.md'),
     ({'backends': ['onnxruntime'], 'dtypes': ['bf16']}, 'onnxruntime supports fp32 on cpu, not bf16'),
     ({'backends': ['openvino'], 'device': 'cuda'}, 'openvino runs on cpu only, not on cuda'),
-    ({'backends': ['onnxruntime'], 'train': True}, 'a training step runs on eager, channels_last, compile'),
+    ({'backends': ['onnxruntime'], 'train': True}, 'a training step runs on eager, channels_last, cheap, compile'),
+    ({'configs': ['absent.onnx']}, 'there is no file absent.onnx'),
     ({'train': True}, '--train needs --batch-size 2 or more'),
     ({'batch_sizes': [0]}, '--batch-size and --rounds must be at least 1'),
     ({'configs': ['m7']}, 'm7 is neither an architecture nor a config; architectures are m0_6, m0_9'),

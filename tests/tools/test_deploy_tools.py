@@ -79,7 +79,6 @@ def test_get_flops_writes_both_forms(tmp_path):
 
 def test_benchmark_writes_figures_and_a_plot(tmp_path, monkeypatch):
     figures, plot = tmp_path / 'speed.json', tmp_path / 'speed.png'
-    monkeypatch.setattr('repvit_mm.analysis.latency.WARMUP_SECONDS', 0.)
     assert run_tool('benchmark', 'm0_6', '--shape', 32, 32, '--backend', 'eager', '--rounds', 1, '--json', figures,
                     '--plot', plot)[::2] == (0, '')
     (system,) = json.loads(figures.read_text())['systems']
