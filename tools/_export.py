@@ -1,63 +1,116 @@
-"""Arguments and model of the export tools."""
+"""Arguments and work of the export tools: export.py, and one for each of the older formats."""
 import argparse
+from collections.abc import Sequence
+from pathlib import Path
 
 from repvit_mm.arguments import positive
 from repvit_mm.errors import UserError
-from repvit_mm.export.detectors import Selection, spread_outputs
+from repvit_mm.export import BACKENDS, Options, Selection, export_model
+from repvit_mm.export.backends import check_options
+from repvit_mm.export.coreml import WEIGHTS
+from repvit_mm.export.detectors import spread_outputs
+from repvit_mm.export.report import show
+from repvit_mm.export.verification import BOUNDS
+from repvit_mm.files import make_folder
 from repvit_mm.inference import InferenceModel, build_inference_model, randomise_weights
 
 
-def add_export_arguments(parser: argparse.ArgumentParser, suffix: str) -> None:
-    """Add the arguments of all export tools.
-
-    Args:
-        parser: The tool's parser.
-        suffix: Suffix of the exported file.
-    """
+def build_export_parser(*formats: str) -> argparse.ArgumentParser:
+    """The parser of a tool that exports to these formats; without any, ``--to`` names them."""
+    asked = formats or tuple(BACKENDS)
+    parser = argparse.ArgumentParser(description='Export the fused form of a model, and compare each file with PyTorch '
+                                                 'before it is put in place.')
     parser.add_argument('config', help='config of a classifier, segmentor or detector, or an architecture such as m1_1')
     parser.add_argument('checkpoint', nargs='?',
                         help='its weights, fused or not: path, repvit://NAME or https address; without them they are '
                              'random, which is enough for timing')
+    if formats:
+        parser.set_defaults(to=formats)
+    else:
+        parser.add_argument('--to', choices=BACKENDS, nargs='+', required=True, help='the formats')
+    parser.add_argument('--precision', choices=[*BOUNDS, 'bf16'], nargs='+', default=[None],
+                        help='a file for each (default: fp16 for Core ML, fp32 for the others)')
     parser.add_argument('--shape', type=positive, nargs=2, default=(224, 224), metavar=('H', 'W'),
                         help='height and width of the image (default: 224 224)')
-    parser.add_argument('--out', metavar=f'FILE{suffix}', help=f'default: NAME_HxW{suffix}')
+    parser.add_argument('--out', type=Path, metavar='PATH',
+                        help='the file; of several files, the folder (default: NAME_HxW with the suffix of the format)')
     parser.add_argument('--pictures', nargs='+', default=(), metavar='FILE',
                         help='pictures to compare the outputs on (default: a photograph that comes with matplotlib)')
+    _add_optional(parser, {option for name in asked for option in BACKENDS[name].options})
+    return parser
 
 
-def build_for_export(args: argparse.Namespace, suffix: str) -> InferenceModel:
-    """Build the model of the arguments, and set the default of ``args.out``."""
+def _add_optional(parser: argparse.ArgumentParser, options: set[str]) -> None:
+    """Add the arguments that not every format has; those that none has keep their defaults."""
+    parser.set_defaults(pyramid=False, score_threshold=None, iou_threshold=None, max_detections=None,
+                        dynamic_size=False, also_shape=(), weights='float')
+    if 'dynamic_size' in options:
+        parser.add_argument('--dynamic-size', action='store_true',
+                            help='accept any height and width; for a segmentor or detector, any multiple of 32')
+    if 'selection' in options:
+        parser.add_argument('--pyramid', action='store_true',
+                            help='export backbone and neck of a detector; its heads are left to another program')
+        parser.add_argument('--score-threshold', type=float, metavar='P',
+                            help="give detections that score more, 0 to 1 (default: the config's)")
+        parser.add_argument('--iou-threshold', type=float, metavar='P',
+                            help='drop one of two detections of a class that overlap by more, 0 to 1 (default: the '
+                                 "config's)")
+        parser.add_argument('--max-detections', type=positive, metavar='N',
+                            help="give at most so many (default: the config's)")
+    if 'more_shapes' in options:
+        parser.add_argument('--also-shape', type=positive, nargs=2, action='append', default=[], metavar=('H', 'W'),
+                            help='another size for a Core ML package to accept; can be given several times')
+        parser.add_argument('--weights', choices=list(WEIGHTS), default='float',
+                            help='how Core ML stores weights; int8 and palette6 are approximations (default: float)')
+
+
+def export(args: argparse.Namespace) -> None:
+    """Export what the arguments ask for. A format that fails does not keep the others from being written.
+
+    Raises:
+        UserError: If the arguments contradict each other, or names each file that was not written.
+    """
+    asked = Options(None, args.pictures, None, args.dynamic_size, tuple(args.also_shape), args.weights)
+    jobs = [(name, check_options(name, asked._replace(precision=precision)))
+            for name in args.to for precision in args.precision]
+    outs = _outs(args, jobs)
     model = build_inference_model(args.config, args.checkpoint)
+    detections = _selection(args, model)
     if args.checkpoint is None:
         randomise_weights(model)
+        if detections is not None:
+            spread_outputs(model)
         print(f'{model.name} has random weights: give a checkpoint for anything but timing')
-    args.out = args.out or f'{model.name}_{args.shape[0]}x{args.shape[1]}{suffix}'
-    return model
+    failures = []
+    for (name, options), out in zip(jobs, outs, strict=True):
+        if 'selection' in BACKENDS[name].options:
+            options = options._replace(selection=detections)
+        elif detections is not None:
+            print(f'{name} cannot hold the detections of an image: backbone and neck of {model.name} are exported')
+        try:
+            show(export_model(model, name, args.shape, out, options))
+        except UserError as error:
+            failures.append(str(error) if len(jobs) == 1 else f'{name}: {error}')
+    if failures:
+        raise UserError('\nerror: '.join(failures))
 
 
-def add_detection_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of the tools that export whole detectors, and images of any size."""
-    parser.add_argument('--dynamic-size', action='store_true',
-                        help='accept any height and width; for a segmentor or detector, any multiple of 32')
-    parser.add_argument('--pyramid', action='store_true',
-                        help='export backbone and neck of a detector; its heads are left to another program')
-    parser.add_argument('--score-threshold', type=float, metavar='P',
-                        help="give detections that score more, 0 to 1 (default: the config's)")
-    parser.add_argument('--iou-threshold', type=float, metavar='P',
-                        help='drop one of two detections of a class that overlap by more, 0 to 1 (default: the '
-                             "config's)")
-    parser.add_argument('--max-detections', type=positive, metavar='N',
-                        help="give at most so many (default: the config's)")
+def _outs(args: argparse.Namespace, jobs: Sequence[tuple[str, Options]]) -> list[Path]:
+    if len(jobs) == 1 and args.out is not None:
+        return [args.out]
+    folder = Path() if args.out is None else make_folder(args.out, '--out')
+    stem = f'{Path(args.config).stem if args.config.endswith(".py") else args.config}_{args.shape[0]}x{args.shape[1]}'
+    several = len(args.precision) > 1
+    return [folder / f'{stem}{f"_{options.precision}" if several else ""}{BACKENDS[name].suffix}'
+            for name, options in jobs]
 
 
-def selection(args: argparse.Namespace, model: InferenceModel) -> Selection | None:
+def _selection(args: argparse.Namespace, model: InferenceModel) -> Selection | None:
     """Which detections the arguments ask for; None where none are exported."""
     asked = Selection(args.score_threshold, args.iou_threshold, args.max_detections)
-    if model.task.name != 'detection' or args.pyramid:
-        if asked != Selection() or (args.pyramid and model.task.name != 'detection'):
-            raise UserError(f'{model.name} is exported without detections: --pyramid, thresholds and --max-detections '
-                            'are for detectors, and not for both at once')
-        return None
-    if args.checkpoint is None:
-        spread_outputs(model)
-    return asked
+    if model.task.name == 'detection' and not args.pyramid:
+        return asked
+    if asked != Selection() or (args.pyramid and model.task.name != 'detection'):
+        raise UserError(f'{model.name} is exported without detections: --pyramid, thresholds and --max-detections '
+                        'are for detectors, and not for both at once')
+    return None

@@ -15,7 +15,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument('checkpoint',
                         help='path, repvit://NAME or https address of weights in any published format; with --backend '
                              'an exported file')
-    parser.add_argument('--backend', choices=ENGINES, help='test a file of export_onnx.py or export_openvino.py')
+    parser.add_argument('--backend', choices=ENGINES, help='test a file of export.py')
     parser.add_argument('--out', metavar='PATH',
                         help='keep the predictions: a .pkl file, for segmentation a directory of label maps')
     parser.add_argument('--show-dir', metavar='DIR', help='draw the predictions into this directory')

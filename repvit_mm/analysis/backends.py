@@ -77,10 +77,10 @@ def _coreml(model: nn.Module, image: Tensor, dtype: str, threads: int, unit: str
     import coremltools
     from PIL import Image
 
-    from ..export.coreml import export_coreml
+    from ..export import Options, export_model
     with tempfile.TemporaryDirectory() as folder:
         package = Path(folder) / 'model.mlpackage'
-        export_coreml(model, image.shape[2:], package, precision=dtype)
+        export_model(model, 'coreml', image.shape[2:], package, Options(dtype))
         loaded = coremltools.models.MLModel(str(package), compute_units=coremltools.ComputeUnit[unit])
     feed = {'image': Image.new('RGB', (image.shape[3], image.shape[2]), (128, 128, 128))}
     return lambda: loaded.predict(feed)

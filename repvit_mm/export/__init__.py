@@ -1,10 +1,9 @@
-"""Export of models to other runtimes. Every exporter compares its file with PyTorch before it puts it in place."""
-from .coreml import export_coreml
+"""Export of models to other runtimes. Every file is compared with PyTorch before it is put in place."""
+from .backends import BACKENDS, export_model
 from .detectors import Selection
-from .onnx import export_onnx
-from .openvino import export_openvino
 from .pictures import load_pictures
+from .subject import Options
 from .verification import Comparison, ExportReport, fused_for_export
 
-__all__ = ['Comparison', 'ExportReport', 'Selection', 'export_coreml', 'export_onnx', 'export_openvino',
-           'fused_for_export', 'load_pictures']
+__all__ = ['BACKENDS', 'Comparison', 'ExportReport', 'Options', 'Selection', 'export_model', 'fused_for_export',
+           'load_pictures']

@@ -1,4 +1,5 @@
-"""Export to Core ML, proven by running the saved package: with Core ML on a Mac, elsewhere operation by operation."""
+"""Core ML, proven by running the saved package: with Core ML on a Mac, elsewhere operation by operation."""
+import copy
 import json
 import sys
 from collections import Counter
@@ -11,31 +12,16 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import ExportError
-from ..files import atomic_write
 from ..inference import InferenceModel
 from .mil_evaluator import MILProgram, quiet
-from .packages import need
 from .pictures import load_pictures, normalise, to_pixels
-from .provenance import PAPER, describe
-from .verification import (
-    Comparison,
-    ExportReport,
-    GraphNode,
-    check_fused,
-    check_shape,
-    compare,
-    constant_scales,
-    count_convolutions,
-    fused_for_export,
-    size_on_disk,
-)
+from .provenance import PAPER
+from .subject import Options, Subject
+from .verification import BOUNDS, Comparison, GraphNode, check_fused, compare, constant_scales
 
-#: Precision of the program -> largest difference from PyTorch, relative to the largest value of an output. The sums
-#: are rounded in another order; in fp16, each of some hundred operations rounds to 11 bits.
-BOUNDS = {'fp32': 2e-5, 'fp16': 2e-2}
-#: Stored form of the weights -> the same bound. ``int8`` is linear and symmetric with a scale for each output channel;
-#: ``palette6`` gives each tensor a table of 64 values, found by k-means. Both are post-training approximations: test
-#: the accuracy.
+#: Stored form of the weights -> largest difference from PyTorch, relative to the largest value of an output. ``int8``
+#: is linear and symmetric with a scale for each output channel; ``palette6`` gives each tensor a table of 64 values,
+#: found by k-means. Both are post-training approximations: test the accuracy.
 WEIGHTS = {'float': 0., 'int8': 0.1, 'palette6': 0.3}
 
 
@@ -47,7 +33,7 @@ class CoreMLModel(nn.Module):
     which would not be true of the means.
 
     Args:
-        fused: From :func:`repvit_mm.export.fused_for_export`; modified in place.
+        fused: In its fused form; modified in place.
     """
 
     def __init__(self, fused: InferenceModel):
@@ -75,55 +61,52 @@ class CoreMLModel(nn.Module):
         return names.get(self.fused.task.decision) or self.fused.output_names(count)
 
 
-def export_coreml(model: InferenceModel, shape: Sequence[int], out: str | Path,
-                  more_shapes: Sequence[Sequence[int]] = (), precision: str = 'fp16', weights: str = 'float',
-                  pictures: Sequence[str | Path] = ()) -> ExportReport:
-    """Export the fused form as an ML Program for iOS 16, macOS 13 and later.
+def build(subject: Subject, path: Path, options: Options) -> Counter[str]:
+    """Write an ML Program for iOS 16, macOS 13 and later.
 
     The input ``image`` is an image with pixels from 0 to 255, in the channel order of the model. The outputs are
     ``classLabel`` and ``classLabel_probs`` of a classifier, the int32 map ``classes`` of a segmentor, the maps of a
     backbone (``stage1``, ...) or of a detector's neck (``level0``, ...), in the precision of the program.
 
-    Args:
-        model: The model; not modified.
-        shape: Height and width of the image, in pixels.
-        out: The ``.mlpackage``; an existing one is replaced.
-        more_shapes: Further sizes that the package accepts.
-        precision: ``'fp16'`` or ``'fp32'``.
-        weights: A key of :data:`WEIGHTS`.
-        pictures: Files to compare the outputs on; see :func:`repvit_mm.export.load_pictures`.
-
     Returns:
-        What was written, and how it compares with PyTorch.
+        How often each operation occurs.
 
     Raises:
-        ExportError: If the model cannot be exported, or the package's outputs differ from PyTorch's.
-        UserError: If the package cannot be written.
+        ExportError: If the image does not have three channels, or the program is not fused.
     """
-    with quiet():
-        need('coremltools')
-    out = Path(out)
-    if out.suffix != '.mlpackage':
-        raise ExportError(f'{out} must end in .mlpackage')
+    model = subject.model
     if model.in_channels != 3:
         raise ExportError(f'{model.name} expects {model.in_channels} channels, but an image in Core ML has 3')
-    shapes = [tuple(shape), *(tuple(size) for size in more_shapes)]
-    for size in shapes:
-        check_shape(model, size)
-    fused = fused_for_export(model)
-    wrapped = CoreMLModel(fused_for_export(model)).eval()
-    with atomic_write(out, folder=True) as path:
-        with quiet():
-            package = _compress(_convert(wrapped, shapes, precision), weights)
-            _set_metadata(package, model, shapes)
-            package.save(str(path))
-        program = MILProgram(path)
-        check_fused(_nodes(program), count_convolutions(fused, torch.zeros(1, 3, *shape)))
-        bound = max(BOUNDS[precision], WEIGHTS[weights])
-        comparisons = [result for size in shapes for result in _prove(path, program, fused, size, bound, pictures)]
-        size = size_on_disk(path)
-    runner = 'Core ML' if runs_core_ml() else 'the operations of the saved program, in torch'
-    return ExportReport(out, size, program.counts(), tuple(comparisons), runner)
+    shapes = _shapes(subject, options)
+    with quiet():
+        package = _convert(CoreMLModel(copy.deepcopy(model)).eval(), shapes, options.precision)
+        package = _compress(package, options.weights)
+        _set_metadata(package, subject, shapes)
+        package.save(str(path))
+    program = MILProgram(path)
+    check_fused(_nodes(program), subject.convolutions)
+    return program.counts()
+
+
+def prove(path: Path, subject: Subject, options: Options) -> list[Comparison]:
+    """Compare a package with PyTorch, on two pictures of each of its sizes.
+
+    Raises:
+        ExportError: If it does not compute what PyTorch does.
+    """
+    bound = max(BOUNDS[options.precision].outputs, WEIGHTS[options.weights])
+    program = MILProgram(path)
+    return [result for size in _shapes(subject, options)
+            for result in _prove(path, program, subject.model, size, bound, options.pictures)]
+
+
+def runner() -> str:
+    """What runs a package in its proof."""
+    return 'Core ML' if runs_core_ml() else 'the operations of the saved program, in torch'
+
+
+def _shapes(subject: Subject, options: Options) -> list[tuple[int, ...]]:
+    return [subject.shape, *map(tuple, options.more_shapes)]
 
 
 @torch.no_grad()
@@ -165,14 +148,14 @@ def _compress(package: Any, weights: str) -> Any:
     return optimize.palettize_weights(package, optimize.OptimizationConfig(global_config=config))
 
 
-def _set_metadata(package: Any, model: InferenceModel, shapes: Sequence[Sequence[int]]) -> None:
-    facts = describe(model)
+def _set_metadata(package: Any, subject: Subject, shapes: Sequence[Sequence[int]]) -> None:
+    facts = subject.facts
     package.short_description = facts['description']
     package.author, package.license, package.version = PAPER, facts['license'], facts['repvit_mm_version']
     for key, value in facts.items():
         package.user_defined_metadata[key] = value if isinstance(value, str) else json.dumps(value)
     package.input_description['image'] = (
-        f'{model.normalisation.channels} image of {" or ".join(f"{w} x {h}" for h, w in shapes)} pixels '
+        f'{subject.model.normalisation.channels} image of {" or ".join(f"{w} x {h}" for h, w in shapes)} pixels '
         '(width x height), values from 0 to 255; normalised inside')
 
 
@@ -215,7 +198,7 @@ def _compare_classifier(found: Mapping[str, Tensor], logits: Tensor, program: MI
     source = _source_of(program, 'softmax')
     if source not in found:
         return [compare('probabilities', probabilities, logits.softmax(1), 5 * bound)]
-    compare('probabilities', probabilities, found[source].softmax(1), BOUNDS['fp16'])
+    compare('probabilities', probabilities, found[source].softmax(1), BOUNDS['fp16'].outputs)
     return [compare('logits', found[source], logits, bound)]
 
 

@@ -42,12 +42,13 @@ from ..files import atomic_write
 from ..inference import SAM_ENCODER, InferenceModel
 from ..sam.images import read_image
 from ..sam.prompts import Prompt
-from .coreml import export_coreml
+from .backends import export_model
 from .mil_evaluator import MILProgram, quiet
-from .onnx import OPSET, export_onnx
+from .onnx import OPSET
 from .packages import need
 from .runtimes import open_session
 from .sam_operations import DECODER_OPERATIONS
+from .subject import Options
 from .verification import Comparison, ExportReport, compare, size_on_disk
 
 INPUTS = ('image_embeddings', 'point_coords', 'point_labels', 'mask_input', 'has_mask_input', 'orig_im_size')
@@ -136,9 +137,8 @@ def export_encoder(sam: Sam, out: str | Path, checkpoint: str | None = None, pre
     model = InferenceModel(f'sam_{sam.image_encoder.backbone.arch}', sam.image_encoder, SAM_ENCODER,
                            checkpoint=checkpoint)
     shape = [sam.image_encoder.img_size] * 2
-    if _kind(out) == 'onnx':
-        return export_onnx(model, shape, out, pictures=pictures)
-    return export_coreml(model, shape, out, precision=precision, pictures=pictures)
+    kind = _kind(out)
+    return export_model(model, kind, shape, out, Options(None if kind == 'onnx' else precision, pictures))
 
 
 def export_decoder(sam: Sam, out: str | Path, checkpoint: str | None = None,

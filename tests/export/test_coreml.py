@@ -10,7 +10,7 @@ from oracles import IMAGENET
 
 from repvit_mm import RepViT
 from repvit_mm.errors import ExportError, UserError
-from repvit_mm.export import coreml, export_coreml
+from repvit_mm.export import Options, coreml, export_model, fused_for_export
 from repvit_mm.export.mil_evaluator import MILProgram
 from repvit_mm.inference import BACKBONE, InferenceModel, randomise_weights
 from repvit_mm.normalisation import Normalisation
@@ -24,7 +24,7 @@ def description(package):
                                              ('segmentation', 'fp16'), ('detection', 'fp32')])
 def test_the_package_computes_what_the_unfused_model_computes(models, task, precision, tmp_path):
     model, out = models(task), tmp_path / 'model.mlpackage'
-    report = export_coreml(model, (64, 96), out, precision=precision)
+    report = export_model(model, 'coreml', (64, 96), out, Options(precision=precision))
     assert report.comparisons and not {'batch_norm', 'instance_norm'} & set(report.operations)
     # Beside the exporter's own check: a picture of one colour, where a wrong border would show.
     pixels = torch.tensor([200., 30., 90.])[:, None, None].expand(1, 3, 64, 96)
@@ -50,7 +50,7 @@ def test_the_image_has_the_colours_and_the_normalisation_of_the_model(tmp_path):
     backbone = RepViT({'widths': (8, 16), 'depths': (1, 1)}, out_indices=(1,))
     model = InferenceModel('bgr', backbone, BACKBONE, Normalisation((10., 100., 200.), (20., 60., 90.), 'BGR'))
     randomise_weights(model)
-    export_coreml(model, (32, 32), tmp_path / 'model.mlpackage', precision='fp32')
+    export_model(model, 'coreml', (32, 32), tmp_path / 'model.mlpackage', Options(precision='fp32'))
     image = description(tmp_path / 'model.mlpackage').input[0]
     assert image.type.imageType.colorSpace == image.type.imageType.BGR
     assert image.shortDescription.startswith('BGR image of 32 x 32 pixels (width x height), values from 0 to 255')
@@ -70,12 +70,13 @@ def test_a_wrong_normalisation_is_noticed(monkeypatch, models, tmp_path):
         self.bias[1] += 0.05
     monkeypatch.setattr(coreml.CoreMLModel, '__init__', shifted)
     with pytest.raises(ExportError, match="differs from PyTorch's"):
-        export_coreml(models('backbone'), (32, 32), tmp_path / 'model.mlpackage', precision='fp32')
+        export_model(models('backbone'), 'coreml', (32, 32), tmp_path / 'model.mlpackage', Options(precision='fp32'))
     assert not list(tmp_path.iterdir())
 
 
 def test_one_package_takes_several_sizes(models, tmp_path):
-    report = export_coreml(models('segmentation'), (64, 64), tmp_path / 'model.mlpackage', more_shapes=[(32, 96)])
+    report = export_model(models('segmentation'), 'coreml', (64, 64), tmp_path / 'model.mlpackage',
+                          Options(more_shapes=[(32, 96)]))
     assert {result.shape[-2:] for result in report.comparisons} == {(64, 64), (32, 96)}
     sizes = description(tmp_path / 'model.mlpackage').input[0].type.imageType.enumeratedSizes.sizes
     assert {(size.height, size.width) for size in sizes} == {(64, 64), (32, 96)}
@@ -84,7 +85,7 @@ def test_one_package_takes_several_sizes(models, tmp_path):
 def test_a_classifier_has_its_labels_and_doubles_are_told_apart(tmp_path):
     model = tiny_model(tmp_path, 'classification')
     model.classes = ('crane', 'dog', 'crane', 'cat', 'cow', 'hen', 'fox')
-    export_coreml(model, (32, 32), tmp_path / 'model.mlpackage')
+    export_model(model, 'coreml', (32, 32), tmp_path / 'model.mlpackage')
     spec = coremltools.models.MLModel(str(tmp_path / 'model.mlpackage'), skip_model_load=True).get_spec()
     assert spec.description.predictedFeatureName == 'classLabel'
     program = MILProgram(tmp_path / 'model.mlpackage')
@@ -96,7 +97,7 @@ def test_a_classifier_has_its_labels_and_doubles_are_told_apart(tmp_path):
 
 
 def test_the_metadata_tell_where_the_package_is_from(models, tmp_path):
-    export_coreml(models('backbone'), (32, 32), tmp_path / 'model.mlpackage')
+    export_model(models('backbone'), 'coreml', (32, 32), tmp_path / 'model.mlpackage')
     metadata = description(tmp_path / 'model.mlpackage').metadata
     assert metadata.license == 'Apache-2.0' and '2307.09283' in metadata.author
     assert json.loads(metadata.userDefined['std']) == [58.395, 57.12, 57.375]
@@ -106,8 +107,8 @@ def test_the_metadata_tell_where_the_package_is_from(models, tmp_path):
 def test_int8_weights_take_less_room(tmp_path):
     model = InferenceModel('wide', RepViT({'widths': (64, 128), 'depths': (1, 1)}, out_indices=(0, 1)), BACKBONE)
     randomise_weights(model)
-    size = export_coreml(model, (32, 32), tmp_path / 'model.mlpackage').size
-    report = export_coreml(model, (32, 32), tmp_path / 'model.mlpackage', weights='int8')
+    size = export_model(model, 'coreml', (32, 32), tmp_path / 'model.mlpackage').size
+    report = export_model(model, 'coreml', (32, 32), tmp_path / 'model.mlpackage', Options(weights='int8'))
     assert report.operations['constexpr_affine_dequantize'] > 4
     assert report.size < 0.7 * size
 
@@ -117,10 +118,10 @@ def test_a_program_that_is_not_fused_is_refused(monkeypatch, tmp_path, first_ver
     arch = {'widths': (8, 16), 'depths': (1, 1), 'first_version': first_version}
     model = InferenceModel('small', RepViT(arch, out_indices=(0, 1)), BACKBONE)
     randomise_weights(model)
-    monkeypatch.setattr(coreml, 'fused_for_export', lambda model: model)
+    monkeypatch.setattr('repvit_mm.export.subject.fused_for_export', lambda model: model)
     model.backbone.stem.conv1 = model.backbone.stem.conv1.fuse()  # which the normalisation goes into
     with pytest.raises(ExportError, match=r'not fused: .*(it has \d+ BatchNorms|second depthwise branch)'):
-        export_coreml(model, (32, 32), tmp_path / 'model.mlpackage')
+        export_model(model, 'coreml', (32, 32), tmp_path / 'model.mlpackage')
     assert not list(tmp_path.iterdir())
 
 
@@ -128,29 +129,29 @@ def test_an_operation_that_is_not_known_is_named(models, tmp_path, monkeypatch):
     from repvit_mm.export import mil_evaluator
     monkeypatch.delitem(mil_evaluator.OPERATIONS, 'gelu')
     with pytest.raises(ExportError, match='cannot be checked: the operation gelu is not supported'):
-        export_coreml(models('backbone'), (32, 32), tmp_path / 'model.mlpackage')
+        export_model(models('backbone'), 'coreml', (32, 32), tmp_path / 'model.mlpackage')
     assert not list(tmp_path.iterdir())
 
 
 def test_bad_outputs_and_missing_packages_are_one_line(models, tmp_path, monkeypatch):
     model = models('backbone')
     with pytest.raises(ExportError, match=r'model.zip must end in .mlpackage'):
-        export_coreml(model, (32, 32), tmp_path / 'model.zip')
+        export_model(model, 'coreml', (32, 32), tmp_path / 'model.zip')
     with pytest.raises(UserError, match=r'cannot be written: No such file or directory'):
-        export_coreml(model, (32, 32), tmp_path / 'absent' / 'model.mlpackage')
+        export_model(model, 'coreml', (32, 32), tmp_path / 'absent' / 'model.mlpackage')
     (tmp_path / 'file.mlpackage').write_text('a file')
     with pytest.raises(UserError, match='there is a file of that name'):
-        export_coreml(model, (32, 32), tmp_path / 'file.mlpackage')
+        export_model(model, 'coreml', (32, 32), tmp_path / 'file.mlpackage')
     monkeypatch.setitem(sys.modules, 'coremltools', None)
     with pytest.raises(ExportError, match=r'coremltools is not installed: pip install "repvit-mm\[export\]"'):
-        export_coreml(model, (32, 32), tmp_path / 'model.mlpackage')
+        export_model(model, 'coreml', (32, 32), tmp_path / 'model.mlpackage')
     assert [path.name for path in tmp_path.iterdir()] == ['file.mlpackage']
 
 
 def test_images_of_other_than_three_channels_are_refused(tmp_path):
     model = InferenceModel('grey', RepViT({'widths': (8,), 'depths': (1,)}, 1, out_indices=(0,)), BACKBONE)
     with pytest.raises(ExportError, match='grey expects 1 channels'):
-        export_coreml(model, (32, 32), tmp_path / 'model.mlpackage')
+        export_model(model, 'coreml', (32, 32), tmp_path / 'model.mlpackage')
 
 
 @pytest.mark.slow
@@ -158,7 +159,7 @@ def test_images_of_other_than_three_channels_are_refused(tmp_path):
 def test_a_published_architecture_is_exported(arch, tmp_path):
     model = InferenceModel(arch, RepViT(arch), BACKBONE)
     randomise_weights(model)
-    report = export_coreml(model, (64, 64), tmp_path / 'model.mlpackage')
+    report = export_model(model, 'coreml', (64, 64), tmp_path / 'model.mlpackage')
     assert np.max([result.difference for result in report.comparisons]) < 2e-2
-    modules = coreml.fused_for_export(model).modules()
+    modules = fused_for_export(model).modules()
     assert report.operations['conv'] == sum(isinstance(module, torch.nn.Conv2d) for module in modules)

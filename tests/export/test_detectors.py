@@ -6,12 +6,12 @@ import torch
 from inference_models import write_config
 
 from repvit_mm.errors import ExportError
-from repvit_mm.export import detectors, export_onnx
+from repvit_mm.export import BACKENDS, Options, detectors, export_model, onnx
 from repvit_mm.export.detections import detect, paste
 from repvit_mm.export.detectors import Selection, WholeDetector, spread_outputs
-from repvit_mm.export.openvino import export_openvino
 from repvit_mm.export.pictures import load_pictures, normalise, to_pixels
 from repvit_mm.export.runtimes import open_onnx, open_openvino
+from repvit_mm.export.subject import subject_of
 from repvit_mm.export.verification import fused_for_export
 from repvit_mm.inference import build_inference_model, randomise_weights
 
@@ -74,16 +74,13 @@ def by_mmdet(model, image, size):
         return model.model.predict(image, [sample])[0].pred_instances
 
 
-@pytest.mark.parametrize('kind, engine', [('mask_rcnn', 'onnxruntime'), ('retinanet', 'onnxruntime'),
-                                          ('rtmdet', 'onnxruntime'), ('mask_rcnn', 'openvino')])
-def test_the_file_finds_what_mmdet_finds_with_the_unfused_model(kind, engine, detector, tmp_path):
+@pytest.mark.parametrize('kind, name', [('mask_rcnn', 'onnx'), ('retinanet', 'onnx'), ('rtmdet', 'onnx'),
+                                        ('mask_rcnn', 'openvino')])
+def test_the_file_finds_what_mmdet_finds_with_the_unfused_model(kind, name, detector, tmp_path):
     model = detector(kind)
-    if engine == 'onnxruntime':
-        report = export_onnx(model, (64, 96), tmp_path / 'model.onnx', True, selection=Selection())
-        file = open_onnx(report.path)
-    else:
-        report = export_openvino(model, (64, 96), tmp_path / 'model.xml', True, selection=Selection())
-        file = open_openvino(report.path)
+    options = Options(dynamic_size=True, selection=Selection())
+    report = export_model(model, name, (64, 96), tmp_path / f'model{BACKENDS[name].suffix}', options)
+    file = {'onnx': open_onnx, 'openvino': open_openvino}[name](report.path)
     assert {'boxes', 'scores', 'labels'} <= {result.output for result in report.comparisons}
     # Beside the exporter's own check: a size that it has not seen, with a picture that does not fill it.
     pixels = to_pixels(load_pictures((90, 130), 4)[-1:], model.normalisation.channels)
@@ -101,9 +98,8 @@ def test_the_file_finds_what_mmdet_finds_with_the_unfused_model(kind, engine, de
 @pytest.mark.parametrize('kind, threshold', [('mask_rcnn', 0.), ('mask_rcnn', 1.), ('rtmdet', 1.)])
 @pytest.mark.parametrize('engine', [open_onnx, open_openvino])
 def test_a_picture_without_detections_and_one_full_of_them_run(kind, threshold, engine, detector, tmp_path):
-    whole = WholeDetector(fused_for_export(detector(kind)), Selection(threshold, max_detections=7))
-    from repvit_mm.export.onnx import write_onnx
-    write_onnx(whole, (64, 64), tmp_path / 'model.onnx', False)
+    options = Options(selection=Selection(threshold, max_detections=7))
+    onnx.build(subject_of(detector(kind), (64, 64), options), tmp_path / 'model.onnx', options)
     found = detect(engine(tmp_path / 'model.onnx'), torch.zeros(1, 3, 64, 64), (64, 64))
     number = 0 if threshold else 7
     assert found.boxes.shape == (number, 4) and found.scores.shape == found.labels.shape == (number,)
@@ -112,7 +108,7 @@ def test_a_picture_without_detections_and_one_full_of_them_run(kind, threshold, 
 
 def test_the_selection_is_an_option_and_written_down(detector, tmp_path):
     model, out = detector('mask_rcnn'), tmp_path / 'model.onnx'
-    export_onnx(model, (64, 64), out, selection=Selection(0.25, 0.3, 4))
+    export_model(model, 'onnx', (64, 64), out, Options(selection=Selection(0.25, 0.3, 4)))
     metadata = open_onnx(out).facts
     assert (metadata['score_threshold'], metadata['iou_threshold'], metadata['max_detections']) == (0.25, 0.3, 4)
     assert metadata['mask_threshold'] == 0.5 and 'divide by the scale' in metadata['postprocessing']
@@ -171,13 +167,13 @@ def test_a_file_that_finds_something_else_is_refused_and_leaves_the_old_one(muta
     save_graph = module.save_graph
     monkeypatch.setattr(module, 'save_graph', save_another)
     with pytest.raises(ExportError, match='differs? from PyTorch'):
-        export_onnx(detector('mask_rcnn'), (64, 96), out, selection=Selection())
+        export_model(detector('mask_rcnn'), 'onnx', (64, 96), out, Options(selection=Selection()))
     assert out.read_text() == 'the old one' and [path.name for path in tmp_path.iterdir()] == ['model.onnx']
 
 
 def test_a_detector_that_finds_nothing_is_not_proven(detector, tmp_path):
     with pytest.raises(ExportError, match='cannot be proven: in these pictures PyTorch finds 0 objects'):
-        export_onnx(detector('rtmdet'), (64, 96), tmp_path / 'model.onnx', selection=Selection(1.))
+        export_model(detector('rtmdet'), 'onnx', (64, 96), tmp_path / 'model.onnx', Options(selection=Selection(1.)))
     assert not list(tmp_path.iterdir())
 
 
@@ -210,9 +206,10 @@ def test_a_selection_out_of_range_is_refused(selection, message, detector):
 
 def test_wrong_sizes_and_other_tasks_are_refused(detector, models, tmp_path):
     with pytest.raises(ExportError, match='60 96 must be a multiple of 32'):
-        export_onnx(detector('retinanet'), (60, 96), tmp_path / 'model.onnx', selection=Selection())
+        export_model(detector('retinanet'), 'onnx', (60, 96), tmp_path / 'model.onnx', Options(selection=Selection()))
     with pytest.raises(ExportError, match='is not a detector'):
-        export_onnx(models('classification'), (64, 96), tmp_path / 'model.onnx', selection=Selection())
+        export_model(models('classification'), 'onnx', (64, 96), tmp_path / 'model.onnx',
+                     Options(selection=Selection()))
 
 
 def test_a_mask_is_pasted_between_the_centres_of_its_cells():

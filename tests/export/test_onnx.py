@@ -11,7 +11,7 @@ from oracles import IMAGENET
 
 from repvit_mm import ARCHS, RepViT
 from repvit_mm.errors import ExportError, UserError
-from repvit_mm.export import export_onnx, load_pictures
+from repvit_mm.export import Options, export_model, load_pictures
 from repvit_mm.inference import BACKBONE, InferenceModel, randomise_weights
 
 OUTPUTS = {'backbone': ['stage1', 'stage2', 'stage3', 'stage4'], 'classification': ['logits'],
@@ -21,7 +21,7 @@ OUTPUTS = {'backbone': ['stage1', 'stage2', 'stage3', 'stage4'], 'classification
 @pytest.mark.parametrize('task', OUTPUTS)
 def test_the_file_computes_what_the_unfused_model_computes(models, task, tmp_path):
     model, out = models(task), tmp_path / 'model.onnx'
-    report = export_onnx(model, (64, 96), out, dynamic_size=True)
+    report = export_model(model, 'onnx', (64, 96), out, Options(dynamic_size=True))
     assert report.size == out.stat().st_size
     assert {result.output for result in report.comparisons} == set(OUTPUTS[task])
     # Beside the exporter's own check: sizes and batches that it has not seen.
@@ -34,7 +34,7 @@ def test_the_file_computes_what_the_unfused_model_computes(models, task, tmp_pat
 
 
 def test_the_metadata_tell_how_to_feed_the_file_and_where_it_is_from(models, tmp_path):
-    export_onnx(models('classification'), (32, 32), tmp_path / 'model.onnx')
+    export_model(models('classification'), 'onnx', (32, 32), tmp_path / 'model.onnx')
     metadata = {entry.key: entry.value for entry in onnx.load(tmp_path / 'model.onnx').metadata_props}
     assert (json.loads(metadata['mean']), json.loads(metadata['std'])) == IMAGENET
     assert (metadata['channels'], metadata['license'], metadata['task']) == ('RGB', 'Apache-2.0', 'classification')
@@ -43,7 +43,7 @@ def test_the_metadata_tell_how_to_feed_the_file_and_where_it_is_from(models, tmp
 
 
 def test_a_fixed_size_takes_any_number_of_images_and_no_other_size(models, tmp_path):
-    export_onnx(models('backbone'), (32, 32), tmp_path / 'model.onnx')
+    export_model(models('backbone'), 'onnx', (32, 32), tmp_path / 'model.onnx')
     session = onnxruntime.InferenceSession(str(tmp_path / 'model.onnx'), providers=['CPUExecutionProvider'])
     assert session.run(None, {'image': np.zeros((5, 3, 32, 32), np.float32)})[3].shape == (5, 32, 1, 1)
     with pytest.raises(Exception, match='Got invalid dimensions'):
@@ -51,14 +51,14 @@ def test_a_fixed_size_takes_any_number_of_images_and_no_other_size(models, tmp_p
 
 
 def test_a_backbone_takes_sizes_that_are_not_multiples_of_32(models, tmp_path):
-    report = export_onnx(models('backbone'), (50, 70), tmp_path / 'model.onnx')
+    report = export_model(models('backbone'), 'onnx', (50, 70), tmp_path / 'model.onnx')
     assert [result.shape[2:] for result in report.comparisons[:4]] == [(13, 18), (7, 9), (4, 5), (2, 3)]
 
 
 @pytest.mark.parametrize('task', ['segmentation', 'detection'])
 def test_where_maps_are_added_up_the_size_is_a_multiple_of_32(models, task, tmp_path):
     with pytest.raises(ExportError, match='50 64 must be a multiple of 32 .* the next larger one is 64 64'):
-        export_onnx(models(task), (50, 64), tmp_path / 'model.onnx')
+        export_model(models(task), 'onnx', (50, 64), tmp_path / 'model.onnx')
     assert not list(tmp_path.iterdir())
 
 
@@ -66,9 +66,9 @@ def test_where_maps_are_added_up_the_size_is_a_multiple_of_32(models, task, tmp_
 def test_a_graph_that_is_not_fused_is_refused(monkeypatch, tmp_path, first_version):
     arch = {'widths': (8, 16), 'depths': (1, 1), 'first_version': first_version}
     model = InferenceModel('small', RepViT(arch, out_indices=(0, 1)), BACKBONE)
-    monkeypatch.setattr('repvit_mm.export.onnx.fused_for_export', lambda model: model)
+    monkeypatch.setattr('repvit_mm.export.subject.fused_for_export', lambda model: model)
     with pytest.raises(ExportError, match=r'not fused: .*(it has \d+ BatchNorms|second depthwise branch)'):
-        export_onnx(model, (32, 32), tmp_path / 'model.onnx')
+        export_model(model, 'onnx', (32, 32), tmp_path / 'model.onnx')
     assert not list(tmp_path.iterdir())
 
 
@@ -76,7 +76,7 @@ def test_what_cannot_be_fused_is_refused(tmp_path):
     model = InferenceModel('grouped', RepViT({'widths': (8, 16), 'depths': (1, 1)}, out_indices=(0, 1),
                                              norm_cfg={'type': 'GN', 'num_groups': 2}), BACKBONE)
     with pytest.raises(ExportError, match='grouped cannot be exported: stem.conv1 has a GroupNorm'):
-        export_onnx(model, (32, 32), tmp_path / 'model.onnx')
+        export_model(model, 'onnx', (32, 32), tmp_path / 'model.onnx')
 
 
 def test_a_file_that_computes_something_else_is_refused_and_leaves_the_old_one(monkeypatch, models, tmp_path):
@@ -91,16 +91,16 @@ def test_a_file_that_computes_something_else_is_refused_and_leaves_the_old_one(m
     save_graph = module.save_graph
     monkeypatch.setattr(module, 'save_graph', save_another)
     with pytest.raises(ExportError, match="stage3 differs from PyTorch's"):
-        export_onnx(model, (32, 32), out)
+        export_model(model, 'onnx', (32, 32), out)
     assert out.read_text() == 'the old one' and [path.name for path in tmp_path.iterdir()] == ['model.onnx']
 
 
 def test_an_output_that_cannot_be_written_is_one_line(models, tmp_path):
     with pytest.raises(UserError, match=r'absent/model.onnx cannot be written: No such file or directory'):
-        export_onnx(models('backbone'), (32, 32), tmp_path / 'absent' / 'model.onnx')
+        export_model(models('backbone'), 'onnx', (32, 32), tmp_path / 'absent' / 'model.onnx')
     (tmp_path / 'folder.onnx').mkdir()
     with pytest.raises(UserError, match='there is a folder of that name'):
-        export_onnx(models('backbone'), (32, 32), tmp_path / 'folder.onnx')
+        export_model(models('backbone'), 'onnx', (32, 32), tmp_path / 'folder.onnx')
     assert [path.name for path in tmp_path.iterdir()] == ['folder.onnx']
 
 
@@ -108,7 +108,7 @@ def test_an_output_that_cannot_be_written_is_one_line(models, tmp_path):
 def test_a_missing_package_names_the_extra(monkeypatch, models, package, tmp_path):
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(ExportError, match=rf'{package} is not installed: pip install "repvit-mm\[export\]"'):
-        export_onnx(models('backbone'), (32, 32), tmp_path / 'model.onnx')
+        export_model(models('backbone'), 'onnx', (32, 32), tmp_path / 'model.onnx')
 
 
 def test_pictures_are_the_users_or_a_photograph(tmp_path):
@@ -125,5 +125,5 @@ def test_pictures_are_the_users_or_a_photograph(tmp_path):
 def test_every_architecture_is_exported(arch, tmp_path):
     model = InferenceModel(arch, RepViT(arch), BACKBONE)
     randomise_weights(model)
-    report = export_onnx(model, (64, 64), tmp_path / 'model.onnx')
+    report = export_model(model, 'onnx', (64, 64), tmp_path / 'model.onnx')
     assert len(report.comparisons) == 8

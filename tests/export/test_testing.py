@@ -9,7 +9,7 @@ from test_detectors import write_detector
 
 from repvit_mm.configs import load_config
 from repvit_mm.errors import ExportError
-from repvit_mm.export import Selection, export_onnx
+from repvit_mm.export import Options, Selection, export_model
 from repvit_mm.export.detectors import spread_outputs
 from repvit_mm.export.testing import use_exported
 from repvit_mm.inference import build_inference_model, randomise_weights
@@ -52,7 +52,8 @@ def exported_model(config, path, engine):
 def test_a_file_gives_the_predictions_of_its_model(task, engine, tmp_path):
     config, model = tiny(tmp_path, task)
     shape = (64, 96) if task != 'detection' else (64, 90)  # detectors get padded
-    export_onnx(model, (64, 96), tmp_path / 'model.onnx', selection=Selection() if task == 'detection' else None)
+    export_model(model, 'onnx', (64, 96), tmp_path / 'model.onnx',
+                 Options(selection=Selection() if task == 'detection' else None))
     exported = exported_model(config, tmp_path / 'model.onnx', engine)
     with torch.no_grad():
         found, expected = (one.test_step(copy.deepcopy(batch(task, shape))) for one in (exported, model.model))
@@ -75,7 +76,7 @@ def test_a_file_gives_the_predictions_of_its_model(task, engine, tmp_path):
 def segmentor(tmp_path_factory):
     folder = tmp_path_factory.mktemp('segmentor')
     config, model = tiny(folder, 'segmentation')
-    export_onnx(model, (64, 96), folder / 'model.onnx')
+    export_model(model, 'onnx', (64, 96), folder / 'model.onnx')
     return config, folder / 'model.onnx'
 
 
@@ -88,7 +89,7 @@ def test_a_size_that_the_file_does_not_take_is_one_line(segmentor):
 def test_a_file_of_another_model_is_refused(segmentor, models, tmp_path):
     config, path = segmentor
     pyramid = tmp_path / 'pyramid.onnx'
-    export_onnx(models('detection'), (64, 64), pyramid)
+    export_model(models('detection'), 'onnx', (64, 64), pyramid)
     for file, message in ((pyramid, 'pyramid.onnx holds RepViT .*, backbone and neck; .* needs its whole model'),
                           (tmp_path / 'absent.onnx', 'there is no file .*absent.onnx'),
                           (config, 'must end in .onnx for onnxruntime')):

@@ -96,6 +96,25 @@ def test_a_fused_checkpoint_is_exported(tool, suffix, tmp_path):
     assert out.exists()
 
 
+def test_one_command_writes_several_formats_and_precisions(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = write_config(tmp_path, 'classification')
+    status, printed, _ = run_tool('export', config, '--to', 'openvino', 'coreml', '--precision', 'fp32', 'fp16',
+                                  '--shape', 32, 64, '--out', 'files')
+    assert status == 0 and 'has random weights' in printed
+    names = {f'tiny_classification_32x64_{precision}{suffix}'
+             for precision in ('fp32', 'fp16') for suffix in ('.xml', '.bin', '.mlpackage')}
+    assert {path.name for path in (tmp_path / 'files').iterdir()} == names
+
+
+def test_a_format_that_fails_does_not_stop_the_others(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'm0_6_32x32.mlpackage').write_text('a file, where a folder belongs')
+    status, _, error = run_tool('export', 'm0_6', '--to', 'coreml', 'onnx', '--shape', 32, 32)
+    assert status == 1 and error.startswith('error: coreml: ') and error.count('\n') == 1
+    assert (tmp_path / 'm0_6_32x32.onnx').exists()
+
+
 @pytest.mark.parametrize('tool, arguments, message', [
     ('get_flops', ['m9'], 'm9 is neither an architecture nor a config'),
     ('get_flops', ['absent.py'], 'there is no config absent.py'),
@@ -104,6 +123,9 @@ def test_a_fused_checkpoint_is_exported(tool, suffix, tmp_path):
     ('benchmark', ['m0_6', '--frozen-statistics'], '--frozen-statistics is for --train'),
     ('export_onnx', ['m0_6', 'absent.pth', '--shape', '64', '64'], 'absent.pth'),
     ('export_coreml', ['m0_6', '--shape', '64', '64', '--out', 'x.zip'], 'x.zip must end in .mlpackage'),
+    ('export', ['m0_6', '--to', 'onnx', 'coreml', '--precision', 'bf16'], 'onnx has no precision bf16: choose from'),
+    ('export', ['m0_6', '--to', 'coreml', '--dynamic-size'], 'coreml does not take --dynamic-size: its files are for'),
+    ('export', ['m0_6', '--to', 'onnx', '--pyramid'], 'm0_6 is exported without detections: --pyramid'),
     ('fuse', ['m0_6', 'absent.pth', 'out.pth'], 'absent.pth'),
 ])
 def test_mistakes_are_one_line(tool, arguments, message, monkeypatch, tmp_path):

@@ -1,0 +1,18 @@
+"""Export a model to other runtimes: tools/export.py CONFIG [CHECKPOINT] --to FORMAT... --shape H W."""
+import argparse
+
+from _export import build_export_parser, export
+
+from repvit_mm.errors import run_cli
+
+
+def build_parser() -> argparse.ArgumentParser:
+    return build_export_parser()
+
+
+def main() -> None:
+    export(build_parser().parse_args())
+
+
+if __name__ == '__main__':
+    run_cli(main)
