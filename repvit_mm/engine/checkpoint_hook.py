@@ -4,8 +4,11 @@ from pathlib import Path
 from typing import Any
 
 import mmengine.hooks
+from mmengine.dist import is_main_process
 from mmengine.fileio import LocalBackend
 from mmengine.runner import Runner
+
+from ..files import atomic_write
 
 
 class CheckpointHook(mmengine.hooks.CheckpointHook):
@@ -36,9 +39,27 @@ class CheckpointHook(mmengine.hooks.CheckpointHook):
         super().after_val_epoch(runner, metrics)
         self._remove_outdated()
 
+    def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict[str, Any]) -> None:
+        """Save, and let the file ``last_checkpoint`` name the new checkpoint, in one step as well."""
+        if not is_main_process():
+            super()._save_checkpoint_with_step(runner, step, meta)
+            return
+        with atomic_write(Path(runner.work_dir, 'last_checkpoint')) as pointer:
+            super()._save_checkpoint_with_step(_WorkDir(runner, pointer.parent), step, meta)
+
     def _remove_outdated(self) -> None:
         if isinstance(self.file_backend, _LateRemoval):
             self.file_backend.remove_outdated()
+
+
+class _WorkDir:
+    """A runner with another work directory."""
+
+    def __init__(self, runner: Runner, work_dir: Path):
+        self._runner, self.work_dir = runner, work_dir
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._runner, name)
 
 
 class _LateRemoval(LocalBackend):

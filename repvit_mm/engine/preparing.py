@@ -2,7 +2,7 @@
 import argparse
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -139,31 +139,43 @@ def _loads(init_cfg: Mapping | None) -> bool:
 
 
 def set_resume(cfg: Config, resume: str) -> None:
-    """Go on with an earlier run.
+    """Go on with an earlier run, with its seed, from which the order of its samples follows.
 
     Args:
         cfg: Changed in place.
         resume: ``'auto'`` for the last checkpoint in the work directory that can be read, or a path.
 
     Raises:
-        CheckpointError: If there is none.
+        CheckpointError: If there is none, or it cannot be read.
     """
-    path = _last_readable(checkpoints_of(cfg.work_dir)) if resume == 'auto' else resume
-    if path is None:
-        raise CheckpointError(f'nothing to resume: there is no checkpoint in {cfg.work_dir}; leave out --resume '
-                              'to start, or name a --work-dir or a checkpoint')
+    path, checkpoint = _last_readable(cfg.work_dir) if resume == 'auto' else (resume, read_checkpoint(resume))
     cfg.resume, cfg.load_from = True, str(path)
+    meta = checkpoint.get('meta') if isinstance(checkpoint, Mapping) else None
+    seed = meta.get('seed') if isinstance(meta, Mapping) else None
+    if seed is None:
+        return
+    randomness = cfg.get('randomness') or {}
+    if randomness.get('seed') not in (None, seed):
+        print_log(f'{path} is from a run with the seed {seed}, which is taken instead of {randomness["seed"]}',
+                  'current', logging.WARNING)
+    cfg.randomness = {**randomness, 'seed': seed}
+    _check_seed(seed)
 
 
-def _last_readable(paths: Sequence[Path]) -> Path | None:
-    """The first of ``paths`` that is complete and finite; if none is, the first, whose loading says why."""
-    for path in paths:
+def _last_readable(work_dir: str | Path) -> tuple[Path, Any]:
+    """The newest checkpoint that is complete and finite, and its content."""
+    errors = []
+    for path in checkpoints_of(work_dir):
         try:
-            check_finite(tensors_of(read_checkpoint(path), path), path)
-            return path
+            checkpoint = read_checkpoint(path)
+            check_finite(tensors_of(checkpoint, path), path)
+            return path, checkpoint
         except CheckpointError as error:
             print_log(f'{error}; looking for the checkpoint before it', 'current', logging.WARNING)
-    return next(iter(paths), None)
+            errors.append(error)
+    raise errors[0] if errors else CheckpointError(
+        f'nothing to resume: there is no checkpoint in {work_dir}; leave out --resume to start, or name a --work-dir '
+        'or a checkpoint')
 
 
 def latest_checkpoint(work_dir: str | Path) -> Path | None:

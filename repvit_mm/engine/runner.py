@@ -16,7 +16,7 @@ from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.model import BaseTTAModel, is_model_wrapper, revert_sync_batchnorm
 from mmengine.registry import OPTIMIZERS, RUNNERS
-from mmengine.runner import Priority, load_state_dict
+from mmengine.runner import BaseLoop, Priority, load_state_dict
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -32,6 +32,7 @@ from .checkpoint_hook import CheckpointHook
 from .data import check_samples, expected_paths
 from .distributed import check_launcher, without_gpu
 from .divergence import StopOnInvalidLossHook
+from .loops import LOOPS, WEIGHTS, place_samples, seed_all
 from .mistakes import dataset_errors, user_errors
 
 
@@ -43,6 +44,7 @@ class Runner(mmengine.runner.Runner):
       Files are read without running code from them, and understood in every published format.
     - A checkpoint is complete or not there, and an outdated one goes only after that.
     - A training that diverged stops, and its weights replace no others.
+    - A resumed training ends with the weights that it would have had without the interruption.
     - Mistakes in the config or the data set become one line.
     - Distributed runs work without a GPU: gloo, and BatchNorm in the place of SyncBatchNorm.
     """
@@ -86,6 +88,17 @@ class Runner(mmengine.runner.Runner):
                                '(drop_last=True); set a smaller one, e.g. --cfg-options train_dataloader.batch_size=8')
         return loader
 
+    def build_train_loop(self, loop: BaseLoop | Mapping[str, Any]) -> BaseLoop:
+        """Build the training loop; mmengine's become ours, which can be repeated."""
+        ours = LOOPS.get(loop.get('type', loop.get('by_epoch'))) if isinstance(loop, Mapping) else None
+        if ours:
+            loop = {**loop, 'type': ours}
+            loop.pop('by_epoch', None)
+            loader = self.build_dataloader(self._train_dataloader, self.seed,
+                                           self._randomness_cfg.get('diff_rank_seed', False))
+            self._train_dataloader = place_samples(loader, self.seed)
+        return super().build_train_loop(loop)
+
     def build_optim_wrapper(self, optim_wrapper: Any) -> Any:
         """Build the optimiser, whose type has to be known."""
         kind = (optim_wrapper.get('optimizer') or {}).get('type') if isinstance(optim_wrapper, Mapping) else None
@@ -96,6 +109,7 @@ class Runner(mmengine.runner.Runner):
         return super().build_optim_wrapper(optim_wrapper)
 
     def _init_model_weights(self) -> None:
+        seed_all(self.seed, WEIGHTS)  # whatever was drawn before, for the data sets for example
         try:
             super()._init_model_weights()
         except (CheckpointError, URLError) as error:

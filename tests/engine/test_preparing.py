@@ -201,10 +201,19 @@ class TestResume:
             (tmp_path / 'last_checkpoint').write_bytes(content)
         assert self.latest(tmp_path) == tmp_path / 'epoch_10.pth'
 
-    def test_named_checkpoint(self, tmp_path):
-        cfg = Config(dict(work_dir=str(tmp_path)))
-        engine.set_resume(cfg, 'some.pth')
-        assert cfg.resume and cfg.load_from == 'some.pth'
+    @pytest.mark.parametrize(('given', 'taken', 'lines'), [(None, 3, 0), (3, 3, 0), (4, 3, 1)])
+    def test_a_resumed_run_has_the_seed_of_its_checkpoint(self, tmp_path, monkeypatch, given, taken, lines):
+        path, said = str(tmp_path / 'some.pth'), []
+        torch.save(dict(state_dict={}, meta=dict(seed=3)), path)
+        monkeypatch.setattr(engine.preparing, 'print_log', lambda line, *_: said.append(line))
+        cfg = Config(dict(work_dir=str(tmp_path), randomness=dict(seed=given, deterministic=True)))
+        engine.set_resume(cfg, path)
+        assert cfg.resume and cfg.load_from == path
+        assert cfg.randomness == dict(seed=taken, deterministic=True) and len(said) == lines
+
+    def test_a_named_checkpoint_that_is_not_there(self, tmp_path):
+        with pytest.raises(CheckpointError, match='some.pth'):
+            engine.set_resume(Config(dict(work_dir=str(tmp_path))), str(tmp_path / 'some.pth'))
 
     @pytest.mark.parametrize(('spoil', 'said'), [
         (lambda path: path.write_bytes(path.read_bytes()[:500]), 'epoch_2.pth'),
@@ -222,8 +231,8 @@ class TestResume:
         assert cfg.load_from == str(tmp_path / 'epoch_1.pth')
         assert len(lines) == 1 and 'epoch_2.pth' in lines[0] and said in lines[0]
         spoil(tmp_path / 'epoch_1.pth')
-        engine.set_resume(cfg, 'auto')
-        assert cfg.load_from == str(tmp_path / 'epoch_2.pth'), 'its loading tells what is wrong with it'
+        with pytest.raises(CheckpointError, match='epoch_2.pth'):
+            engine.set_resume(cfg, 'auto')
 
 
 def test_check_weights(tmp_path):

@@ -1,0 +1,167 @@
+"""Training loops whose random numbers follow from the seed and the place in the training, and from nothing else.
+
+mmengine's loops draw them from generators that run on from the start of a process: a resumed run goes on with other
+numbers, each worker and each process has its own. Here the generators are seeded anew for each sample and for each
+iteration. Nothing has to be saved for that, and neither the number of workers nor a validation changes anything.
+"""
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from itertools import islice
+from typing import Any
+
+import mmengine.runner
+import numpy as np
+import torch
+from mmengine.dist import get_rank, get_world_size
+from torch import nn
+from torch.utils.data import DataLoader, IterableDataset, Sampler
+
+#: What random numbers are for. It is part of what they are seeded with, so that no two uses share a stream.
+SAMPLE, ITERATION, WEIGHTS = range(3)
+
+
+def seed_all(*words: int) -> None:
+    """Seed the generators of Python, NumPy and torch, on the CPU and on GPUs in use, with whole numbers from 0 on."""
+    for_python, for_numpy, for_torch = map(int, np.random.SeedSequence(words).generate_state(3))
+    random.seed(for_python)
+    np.random.seed(for_numpy)
+    torch.default_generator.manual_seed(for_torch)
+    if torch.cuda.is_initialized():  # torch.manual_seed would note a stack trace for each call before that
+        torch.cuda.manual_seed_all(for_torch)
+
+
+class _PlacedBatches(Sampler):
+    """The batches of a batch sampler from some place on, each sample with what its random numbers are seeded with.
+
+    That is its place in the order of all processes: as mmengine's samplers deal the samples out in turns, a sample
+    has the same numbers whichever process has it.
+    """
+
+    def __init__(self, batches: Sampler, seed: int):
+        self.batches, self.seed = batches, seed
+        self._start: tuple[int, int] | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.__dict__['batches'], name)
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def start_at(self, epoch: int, batch: int) -> None:
+        """Let the next pass be that of an epoch, without its first batches."""
+        self._start = epoch, batch
+
+    def __iter__(self) -> Iterator[list[tuple[int, tuple[int, ...]]]]:
+        if self._start is None:  # the loop of mmengine 0.10 starts the workers before it knows where to go on
+            return
+        (epoch, skipped), drawn = self._start, 0
+        for number, batch in enumerate(self.batches):
+            if number >= skipped:
+                places = range(drawn * get_world_size() + get_rank(), 2**63, get_world_size())
+                yield [(index, (self.seed, SAMPLE, epoch, place)) for index, place in zip(batch, places, strict=False)]
+            drawn += len(batch)
+
+
+def _load(dataset: Any, batch: Sequence[tuple[int, Sequence[int]]]) -> list[Any]:
+    samples = []
+    for index, words in batch:
+        seed_all(*words)
+        samples.append(dataset[index])
+    return samples
+
+
+def place_samples(loader: DataLoader, seed: int) -> DataLoader:
+    """Make each sample of a loader depend on its place alone.
+
+    A loader without batches to sample, as of an iterable data set, stays as it is.
+
+    Args:
+        loader: Changed in place, before it is iterated over.
+        seed: The seed of the training.
+
+    Returns:
+        The loader.
+    """
+    if loader.batch_sampler is None or isinstance(loader.dataset, IterableDataset):
+        return loader
+    # torch lets no attribute of this name be set, as there could be workers already. There are none.
+    vars(loader)['batch_sampler'] = _PlacedBatches(loader.batch_sampler, seed)
+    loader.dataset.__getitems__ = partial(_load, loader.dataset)  # what torch calls with a whole batch
+    return loader
+
+
+class _Repeatable:
+    """What both loops share."""
+
+    def run_iter(self, *arguments: Any) -> None:
+        """Run one iteration on random numbers of its own."""
+        seed_all(self.runner.seed, ITERATION, self._iter, get_rank())
+        super().run_iter(*arguments)
+
+    def _batches(self, epoch: int, done: int) -> Iterator[Any]:
+        """The batches of an epoch without the first ``done``."""
+        if isinstance(self.dataloader.batch_sampler, _PlacedBatches):
+            self.dataloader.batch_sampler.start_at(epoch, done)
+            done = 0
+        yield from islice(self.dataloader, done, None)
+
+
+class EpochBasedTrainLoop(_Repeatable, mmengine.runner.EpochBasedTrainLoop):
+    """mmengine's loop over epochs, which here goes on inside of an epoch where a checkpoint was saved there."""
+
+    def run_epoch(self) -> None:
+        """Run what is left of an epoch."""
+        length = len(self.dataloader)
+        done = self._iter - self._epoch * length
+        if not 0 <= done <= length:  # batches or data set have changed since
+            done = 0
+        self.runner.call_hook('before_train_epoch')
+        self.runner.model.train()
+        for number, batch in enumerate(self._batches(self._epoch, done), done):
+            self.run_iter(number, batch)
+        self.runner.call_hook('after_train_epoch')
+        self._epoch += 1
+
+
+class IterBasedTrainLoop(_Repeatable, mmengine.runner.IterBasedTrainLoop):
+    """mmengine's loop over iterations, which here goes on at the next batch without loading those before it."""
+
+    def run(self) -> nn.Module:
+        """Run what is left of the training."""
+        self.runner.call_hook('before_train')
+        self.runner.call_hook('before_train_epoch')
+        batches = self._endless_batches()
+        while self._iter < self._max_iters and not self.stop_training:
+            self.runner.model.train()
+            self.run_iter(next(batches))
+            self._decide_current_val_interval()
+            if self._is_time_to_validate():
+                self.runner.val_loop.run()
+        self.runner.call_hook('after_train_epoch')
+        self.runner.call_hook('after_train')
+        return self.runner.model
+
+    def _is_time_to_validate(self) -> bool:
+        return (self.runner.val_loop is not None and self._iter >= self.val_begin
+                and (self._iter % self.val_interval == 0 or self._iter == self._max_iters))
+
+    def _endless_batches(self) -> Iterator[Any]:
+        self.dataloader_iterator = None  # mmengine's, which starts at the first batch
+        sampler = getattr(self.dataloader.batch_sampler, 'sampler', None)
+        has_epochs = hasattr(sampler, 'epoch')  # other samplers never end
+        epoch, done = divmod(self._iter, len(self.dataloader)) if has_epochs else (0, self._iter)
+        while True:
+            if has_epochs:
+                sampler.set_epoch(epoch)
+            yield from self._batches(epoch, done)
+            epoch, done = epoch + 1, 0
+
+
+#: Setting that chooses a loop of mmengine (``type``, or ``by_epoch``) -> ours.
+LOOPS: Mapping[Any, type] = {
+    True: EpochBasedTrainLoop, 'EpochBasedTrainLoop': EpochBasedTrainLoop,
+    mmengine.runner.EpochBasedTrainLoop: EpochBasedTrainLoop,
+    False: IterBasedTrainLoop, 'IterBasedTrainLoop': IterBasedTrainLoop,
+    mmengine.runner.IterBasedTrainLoop: IterBasedTrainLoop,
+}

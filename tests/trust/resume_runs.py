@@ -1,0 +1,104 @@
+"""Tiny trainings of the three tasks, with everything in them that draws random numbers or keeps a state of its own."""
+import argparse
+import shutil
+from pathlib import Path
+
+import torch
+from mmengine.config import Config
+from running import forget_runs
+from tool_runs import set_up
+
+from repvit_mm import engine
+from repvit_mm.checkpoints import read_checkpoint
+from repvit_mm.configs import load_config
+
+#: Sampling without an end, in iterations.
+BY_ITERATIONS = """
+train_cfg = dict(_delete_=True, type='IterBasedTrainLoop', max_iters=8, val_interval=5)
+train_dataloader['sampler'] = dict(type='InfiniteSampler', shuffle=True)
+"""
+#: Epochs of four iterations, with checkpoints inside of them.
+BY_EPOCHS = 'train_cfg = dict(by_epoch=True, max_epochs=2)'
+STATES = """
+model['backbone']['drop_path_rate'] = 0.2
+optim_wrapper = dict(type='OptimWrapper', optimizer=dict(type='AdamW', lr=1e-3))
+param_scheduler = [dict(type='LinearLR', start_factor=0.1, by_epoch=False, end=5),
+                   dict(type='CosineAnnealingLR', by_epoch=False, begin=5, T_max=20)]
+custom_imports = dict(imports=['repvit_mm.training'])
+custom_hooks = [dict(type='ModelEmaHook', decay=0.9)]
+default_hooks = dict(checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=2, max_keep_ckpts=2))
+"""
+#: Toolbox -> what is added to its config in tool_runs.py.
+ADDED = {
+    'mmdet': f"""
+train_pipeline[2:3] = [dict(type='RandomChoiceResize', scales=[(64, 64), (96, 80)], keep_ratio=True),
+                       dict(type='RandomFlip', prob=0.5), dict(type='PhotoMetricDistortion')]
+train_dataloader['batch_size'] = 1
+{BY_EPOCHS}
+""",
+    'mmseg': f"""
+train_dataloader['dataset']['pipeline'] = [
+    *train_pipeline[:2], dict(type='RandomResize', scale=(64, 64), ratio_range=(0.5, 2.), keep_ratio=True),
+    dict(type='RandomCrop', crop_size=(64, 64)), dict(type='RandomFlip', prob=0.5),
+    dict(type='PhotoMetricDistortion'), train_pipeline[-1]]
+{BY_ITERATIONS}
+""",
+    'mmpretrain': f"""
+pipeline[1:1] = [dict(type='RandomResizedCrop', scale=64), dict(type='RandomFlip', prob=0.5)]
+model['train_cfg'] = dict(augments=[dict(type='Mixup', alpha=0.8), dict(type='CutMix', alpha=1.)])
+model['data_preprocessor']['num_classes'] = len(classes)
+model['head']['loss']['use_soft'] = True
+train_dataloader['sampler'] = dict(type='RepeatAugSampler')
+{BY_EPOCHS}
+""",
+}
+
+
+def make_config(toolbox: str, folder: Path) -> Config:
+    """The config of a tiny training, with its data set."""
+    folder.mkdir(parents=True)
+    path, data = set_up(toolbox, folder)
+    path.write_text(path.read_text() + ADDED[toolbox] + STATES)
+    cfg = load_config(path)
+    engine.move_data_root(cfg, str(data))
+    return cfg
+
+
+def train(cfg: Config, work_dir: Path, resume: bool = False, seed: int | None = 3, **options: object) -> None:
+    """Do as ``tools/train.py CONFIG --work-dir WORK_DIR [--resume] --cfg-options OPTIONS``; the config stays."""
+    cfg = cfg.copy()
+    cfg.merge_from_dict(options)
+    args = argparse.Namespace(config=cfg.filename, work_dir=str(work_dir), data_root=None, seed=seed, launcher='none')
+    forget_runs()
+    engine.prepare(cfg, args, ('train_dataloader', 'val_dataloader'))
+    if resume:
+        engine.set_resume(cfg, 'auto')
+    engine.run_config(cfg, 'train')
+    forget_runs()
+
+
+def states_of(path: Path) -> dict[str, torch.Tensor]:
+    """Every tensor of a checkpoint: weights, their average, the optimiser's."""
+    checkpoint = read_checkpoint(path)
+    return dict(_tensors({key: checkpoint[key] for key in ('state_dict', 'ema_state_dict', 'optimizer')}))
+
+
+def _tensors(value, name=''):
+    if isinstance(value, torch.Tensor):
+        yield name, value
+    elif isinstance(value, dict | list):
+        for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _tensors(item, f'{name}.{key}')
+
+
+def different(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> list[str]:
+    """The names of tensors that are not equal to the bit."""
+    assert first.keys() == second.keys()
+    return [name for name in first if not torch.equal(first[name], second[name])]
+
+
+def leave_checkpoint(source: Path, work_dir: Path) -> None:
+    """Make a work directory as a kill leaves it: with a checkpoint, and the pointer to it."""
+    work_dir.mkdir()
+    shutil.copy(source, work_dir)
+    (work_dir / 'last_checkpoint').write_text(str(work_dir / source.name))
