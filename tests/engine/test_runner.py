@@ -97,6 +97,20 @@ def test_outdated_checkpoints_go(make_runner, tmp_path, settings, left):
     assert read_checkpoint(tmp_path / left[-1])['meta']['epoch'] == 3
 
 
+def test_an_interrupt_leaves_the_pointer_to_the_checkpoint_before(make_runner, tmp_path, monkeypatch):
+    make_runner(epochs=1).train()
+    pointer = (tmp_path / 'last_checkpoint').read_text()
+    assert pointer == str(tmp_path / 'epoch_1.pth')
+
+    def interrupted(*arguments):
+        open(*arguments).close()
+        raise KeyboardInterrupt
+    monkeypatch.setattr('mmengine.hooks.checkpoint_hook.open', interrupted, raising=False)
+    with pytest.raises(KeyboardInterrupt):
+        make_runner(epochs=2, load_from=pointer, resume=True).train()
+    assert (tmp_path / 'epoch_2.pth').is_file() and (tmp_path / 'last_checkpoint').read_text() == pointer
+
+
 def test_resume_takes_weights_and_state(make_runner, tmp_path):
     make_runner(epochs=2).train()
     weights = read_checkpoint(tmp_path / 'epoch_2.pth')['state_dict']

@@ -1,4 +1,4 @@
-"""A training that is interrupted and resumed ends with the weights, to the bit, that it has without the interruption."""
+"""A resumed training ends with the weights, to the bit, that it has without the interruption."""
 import pytest
 from mmengine.config import Config
 from resume_runs import different, leave_checkpoint, make_config, states_of, train

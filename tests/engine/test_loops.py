@@ -1,0 +1,64 @@
+"""Which random numbers samples and iterations get."""
+import random
+
+import numpy as np
+import pytest
+import torch
+from mmengine.dataset import DefaultSampler, InfiniteSampler
+from torch.utils.data import DataLoader, Dataset
+
+from repvit_mm.engine import loops
+from repvit_mm.engine.loops import place_samples, seed_all
+
+
+class Noise(Dataset):
+    """Each sample: its number, and a number of each generator."""
+
+    def __len__(self):
+        return 8
+
+    def __getitem__(self, index):
+        return torch.tensor([index, random.random(), np.random.rand(), torch.rand(()).item()], dtype=torch.float64)
+
+
+def batches(monkeypatch, rank=0, world=1, workers=0, sampler=DefaultSampler, epoch=0, done=0, batch_size=4):
+    for module in (loops, __import__('mmengine.dataset.sampler', fromlist=['x'])):
+        for name, value in dict(get_rank=rank, get_world_size=world, get_dist_info=(rank, world)).items():
+            monkeypatch.setattr(module, name, lambda value=value: value, raising=False)
+    data = Noise()
+    sampler = sampler(data, shuffle=True, seed=5)
+    loader = place_samples(DataLoader(data, batch_size // world, sampler=sampler, num_workers=workers), seed=5)
+    assert list(loader) == [], 'nobody has said where to start'
+    if hasattr(sampler, 'epoch'):
+        sampler.set_epoch(epoch)
+    loader.batch_sampler.start_at(epoch, done)
+    return [batch for batch, _ in zip(loader, range(6), strict=False)]
+
+
+def test_neither_workers_nor_what_was_drawn_before_change_a_sample(monkeypatch):
+    expected = batches(monkeypatch)
+    seed_all(1)
+    assert len(expected) == 2
+    for found, batch in zip(batches(monkeypatch, workers=2), expected, strict=True):
+        assert torch.equal(found, batch)
+    assert len(torch.cat(expected)[:, 1:].unique()) == 24, 'each sample has numbers of its own'
+
+
+def test_each_epoch_has_its_own_numbers(monkeypatch):
+    first, second = (torch.cat(batches(monkeypatch, epoch=epoch)) for epoch in (0, 1))
+    assert len(torch.cat([first, second])[:, 1:].unique()) == 48
+
+
+@pytest.mark.parametrize('sampler', [DefaultSampler, InfiniteSampler])
+def test_processes_share_the_batch_of_one(monkeypatch, sampler):
+    one = batches(monkeypatch, sampler=sampler)
+    two = [batches(monkeypatch, sampler=sampler, rank=rank, world=2) for rank in (0, 1)]
+    for batch, *parts in zip(one, *two, strict=True):
+        assert torch.equal(batch, torch.stack(parts, 1).flatten(0, 1))
+
+
+@pytest.mark.parametrize('sampler', [DefaultSampler, InfiniteSampler])
+def test_skipped_batches_are_those_at_the_start(monkeypatch, sampler):
+    whole, rest = batches(monkeypatch, sampler=sampler), batches(monkeypatch, sampler=sampler, done=1)
+    assert all(torch.equal(one, other) for one, other in zip(whole[1:], rest, strict=False))
+    assert len(rest) == (1 if sampler is DefaultSampler else 6)
