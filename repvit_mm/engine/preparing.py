@@ -148,7 +148,11 @@ def set_resume(cfg: Config, resume: str) -> None:
     Raises:
         CheckpointError: If there is none, or it cannot be read.
     """
-    path, checkpoint = _last_readable(cfg.work_dir) if resume == 'auto' else (resume, read_checkpoint(resume))
+    if resume == 'auto':
+        path, checkpoint = _last_readable(cfg.work_dir)
+    else:
+        check_weights(resume)
+        path, checkpoint = resume, read_checkpoint(resume)
     cfg.resume, cfg.load_from = True, str(path)
     meta = checkpoint.get('meta') if isinstance(checkpoint, Mapping) else None
     seed = meta.get('seed') if isinstance(meta, Mapping) else None
