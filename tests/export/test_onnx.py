@@ -9,7 +9,7 @@ import pytest
 import torch
 from oracles import IMAGENET
 
-from repvit_mm import ARCHS, RepViT
+from repvit_mm import RepViT
 from repvit_mm.errors import ExportError, UserError
 from repvit_mm.export import Options, export_model, load_pictures
 from repvit_mm.inference import BACKBONE, InferenceModel, randomise_weights
@@ -121,8 +121,8 @@ def test_pictures_are_the_users_or_a_photograph(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('arch', ARCHS)
-def test_every_architecture_is_exported(arch, tmp_path):
+@pytest.mark.parametrize('arch', ['m0_6', 'm1', 'm2_3'])  # both versions' blocks, and the deepest
+def test_a_published_architecture_is_exported(arch, tmp_path):
     model = InferenceModel(arch, RepViT(arch), BACKBONE)
     randomise_weights(model)
     report = export_model(model, 'onnx', (64, 64), tmp_path / 'model.onnx')

@@ -1,4 +1,5 @@
 """tools/train.py and tools/test.py from end to end, with every toolbox."""
+import functools
 import json
 import os
 import pickle
@@ -32,14 +33,19 @@ class Trained:
         self.checkpoint = self.work_dir / RESULTS[toolbox][0]
 
 
-@pytest.fixture(scope='module', params=list(tool_runs.TOOLBOXES))
-def trained(request, tmp_path_factory):
-    return Trained(request.param, tmp_path_factory.mktemp(request.param))
-
-
 @pytest.fixture(scope='module')
-def detector(tmp_path_factory):
-    return Trained('mmdet', tmp_path_factory.mktemp('detector'))
+def trained_once(tmp_path_factory):
+    return functools.cache(lambda toolbox: Trained(toolbox, tmp_path_factory.mktemp(toolbox)))
+
+
+@pytest.fixture(params=list(tool_runs.TOOLBOXES))
+def trained(request, trained_once):
+    return trained_once(request.param)
+
+
+@pytest.fixture
+def detector(trained_once):
+    return trained_once('mmdet')
 
 
 def logged(work_dir, key):
@@ -245,7 +251,6 @@ def test_weights_alone_cannot_be_resumed(detector, tmp_path):
 
 
 def assert_one_line(result, message):
-    import re
     status, _, error = result
     assert status == 1
     lines = [line for line in error.splitlines() if line.startswith('error: ')]
