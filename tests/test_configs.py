@@ -80,9 +80,9 @@ def test_file_of_another_kind_is_not_a_config(tmp_path, name):
 
 
 def test_config_for_a_toolbox_that_is_not_installed(tmp_path, monkeypatch):
-    absent = type('Absent', (Toolbox,), dict(scope='mmabsent', packages='mmabsent-package'))
+    absent = type('Absent', (Toolbox,), dict(scope='mmabsent'))
     monkeypatch.setitem(TOOLBOXES, 'mmabsent', absent())
-    with pytest.raises(ConfigError, match='mmabsent, which is not installed; pip install mmabsent-package'):
+    with pytest.raises(ConfigError, match='mmabsent, which is not installed; `repvit-mm doctor`'):
         load_config(write(tmp_path / 'x.py', "default_scope = 'mmabsent'"))
 
 

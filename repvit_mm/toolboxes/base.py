@@ -58,14 +58,12 @@ class Toolbox(Task):
 
     Attributes:
         scope: The ``default_scope`` of its configs, which is also the name that it is imported by.
-        packages: What installs it.
         loader_defaults: Settings of a loader that its own tools take for granted.
         tta_model: What merges the predictions of augmented images, where the config has no ``tta_model``.
         dump_metric: What keeps predictions in a file.
     """
 
     scope = ''
-    packages = ''
     loader_defaults: Mapping[str, Any] = {}
     tta_model: Mapping[str, Any] | None = None
     dump_metric = 'mmengine.DumpResults'
@@ -86,8 +84,8 @@ class Toolbox(Task):
         except ModuleNotFoundError as error:
             if error.name != self.scope:
                 raise
-            raise ConfigError(f'config {path} is for {self.scope}, which is not installed; pip install '
-                              f'{self.packages}') from error
+            raise ConfigError(f'config {path} is for {self.scope}, which is not installed; `repvit-mm '
+                              'doctor` has the command') from error
 
     def check_config(self, cfg: Config, loaders: Sequence[str]) -> None:
         """Check that model and data sets of a config fit each other.

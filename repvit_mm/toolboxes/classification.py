@@ -16,7 +16,7 @@ class Classification(Toolbox):
     """Classifiers of mmpretrain."""
 
     name, covers, decision = 'classification', 'backbone and classifier', 'softmax'
-    scope, packages = 'mmpretrain', 'mmpretrain or onedl-mmpretrain'
+    scope = 'mmpretrain'
     loader_defaults = dict(pin_memory=True, persistent_workers=True, collate_fn=dict(type='default_collate'))
     tta_model = dict(type='AverageClsScoreTTA')
 

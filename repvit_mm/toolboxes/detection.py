@@ -24,7 +24,7 @@ class Detection(Toolbox):
     """
 
     name, covers, adds_maps = 'detection', 'backbone and neck', True
-    scope, packages = 'mmdet', 'mmdet or onedl-mmdetection'
+    scope = 'mmdet'
     tta_model = dict(type='DetTTAModel', tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100))
     dump_metric = 'mmdet.DumpDetResults'
 

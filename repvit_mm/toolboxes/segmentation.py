@@ -30,7 +30,7 @@ class Segmentation(Toolbox):
 
     name, covers = 'segmentation', 'backbone, neck and decode head, logits resized to the image'
     decision, adds_maps = 'argmax', True
-    scope, packages = 'mmseg', 'mmsegmentation or onedl-mmsegmentation'
+    scope = 'mmseg'
     tta_model = dict(type='SegTTAModel')
 
     def forward(self, model: nn.Module, image: Tensor) -> list[Tensor]:
