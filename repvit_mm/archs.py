@@ -21,6 +21,9 @@ class ArchSpec(NamedTuple):
     first_version: bool = False
 
 
+#: No width or depth is beyond this: larger ones, from a config, would take all memory.
+LARGEST_ARCH = 4096
+
 #: Name -> widths and depths. RepViT, CVPR 2024 (https://arxiv.org/abs/2307.09283): m0_6 to m2_3 are from the final
 #: paper, m1, m2 and m3 from its first version.
 ARCHS: dict[str, ArchSpec] = {
@@ -57,11 +60,15 @@ def get_arch(arch: str | Mapping) -> ArchSpec:
         raise ConfigError(f'arch has unknown keys {sorted(unknown)}; valid are {", ".join(ArchSpec._fields)}')
     if missing := {'widths', 'depths'} - set(arch):
         raise ConfigError(f'arch lacks {sorted(missing)}; a dict must have widths and depths')
+    for key in ('widths', 'depths'):
+        if not isinstance(arch[key], list | tuple):
+            raise ConfigError(f'arch needs a list of {key}, one for each stage, got {arch[key]!r}')
     spec = ArchSpec(tuple(arch['widths']), tuple(arch['depths']), bool(arch.get('first_version', False)))
     if not spec.widths or len(spec.widths) != len(spec.depths):
         raise ConfigError(f'arch needs as many widths as depths, got {spec.widths} and {spec.depths}')
-    if not all(isinstance(n, int) and n > 0 for n in spec.widths + spec.depths):
-        raise ConfigError(f'arch needs positive integers, got widths {spec.widths} and depths {spec.depths}')
+    if not all(isinstance(n, int) and 0 < n <= LARGEST_ARCH for n in spec.widths + spec.depths):
+        raise ConfigError(f'arch needs positive integers up to {LARGEST_ARCH}, got widths {spec.widths} and depths '
+                          f'{spec.depths}')
     if spec.widths[0] % 2:
         raise ConfigError(f'the first width must be even (the stem starts at half of it), got {spec.widths[0]}')
     return spec
@@ -83,6 +90,8 @@ def out_channels(arch: str | Mapping, out_indices: Sequence[int] = (0, 1, 2, 3))
         [128, 256, 512]
     """
     widths = get_arch(arch).widths
+    if not isinstance(out_indices, list | tuple):
+        raise ConfigError(f'out_indices={out_indices!r} must be a list of the stages whose maps are returned')
     if unknown := [i for i in out_indices if i not in range(len(widths))]:
         raise ConfigError(f'out_indices={tuple(out_indices)}: {arch} has no stages {unknown}, expected numbers from '
                           f'{tuple(range(len(widths)))}')

@@ -1,5 +1,6 @@
 """Types of numbers on the command line; one that is out of range is a usage error."""
 import argparse
+import math
 from collections.abc import Callable
 
 
@@ -16,17 +17,38 @@ def whole_number(least: int, most: int | None = None, multiple_of: int = 1) -> C
 
     def parse(text: str) -> int:
         try:
-            number = int(text)
+            value = int(text)
         except ValueError:
-            number = least - 1
-        if number < least or (most is not None and number > most) or number % multiple_of:
+            value = least - 1
+        if value < least or (most is not None and value > most) or value % multiple_of:
             raise argparse.ArgumentTypeError(f'expected {expected}, got {text}')
-        return number
+        return value
+
+    return parse
+
+
+def finite(least: float = -math.inf, most: float = math.inf) -> Callable[[str], float]:
+    """A ``type`` for argparse: a finite number in a range."""
+    bounds = [f'at least {least:g}'] * math.isfinite(least) + [f'at most {most:g}'] * math.isfinite(most)
+    expected = ', '.join(['a finite number', *bounds])
+
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not (math.isfinite(value) and least <= value <= most):
+            raise argparse.ArgumentTypeError(f'expected {expected}, got {text}')
+        return value
 
     return parse
 
 
 positive = whole_number(1)
+fraction = finite(0, 1)
+port = whole_number(1, 65535)
+#: The longest side of an image that is computed on: more is a typing error that takes all memory.
+side = whole_number(1, 16384)
 #: The largest seed that numpy, and so mmengine, accepts.
 LARGEST_SEED = 2 ** 32 - 1
 seed = whole_number(0, LARGEST_SEED)

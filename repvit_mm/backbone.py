@@ -16,6 +16,7 @@ from .fusion import fuse_layers
 from .layers import pop_folded
 from .lean_training import applies, half_the_memory
 
+_KINDS = {list | tuple: 'a list of numbers', int: 'a whole number', int | float: 'a number'}
 #: ``feature_tap`` -> what a stage returns as its map.
 FEATURE_TAPS = ('stage_end', 'penultimate')
 
@@ -111,6 +112,9 @@ class RepViT(BaseModule, LoadsBothForms):
         num_stages = len(spec.widths)
         _check(num_stages, in_channels, out_indices, feature_tap, last_stride, frozen_stages, drop_path_rate,
                with_cp)
+        for name, cfg in (('norm_cfg', norm_cfg), ('act_cfg', act_cfg)):
+            if not isinstance(cfg, Mapping):
+                raise ConfigError(f'{name}={cfg!r} must be a dict with a type')
         if deploy and norm_cfg.get('type') not in ('BN', 'SyncBN'):
             raise ConfigError(f'deploy=True needs a norm_cfg of type BN or SyncBN; {dict(norm_cfg)} cannot be fused')
         self.arch, self.norm_cfg = arch, norm_cfg
@@ -211,8 +215,13 @@ def _split(drop_path_rate: float, counts: Sequence[int]) -> list[list[float]]:
 
 def _check(num_stages: int, in_channels: int, out_indices: Sequence[int], feature_tap: str, last_stride: int,
            frozen_stages: int, drop_path_rate: float, with_cp: bool | str) -> None:
+    for name, value, kinds in (
+            ('out_indices', out_indices, list | tuple), ('in_channels', in_channels, int),
+            ('frozen_stages', frozen_stages, int), ('drop_path_rate', drop_path_rate, int | float)):
+        if not isinstance(value, kinds):
+            raise ConfigError(f'{name}={value!r} must be {_KINDS[kinds]}')
     indices = list(out_indices)
-    if not indices or indices != sorted(set(indices) & set(range(num_stages))):
+    if not indices or indices != [index for index in range(num_stages) if index in indices]:
         raise ConfigError(f'out_indices={tuple(indices)} must be ascending numbers from {tuple(range(num_stages))}')
     if feature_tap not in FEATURE_TAPS:
         raise ConfigError(f'feature_tap={feature_tap!r} must be one of {", ".join(FEATURE_TAPS)}')

@@ -10,6 +10,7 @@ from mmengine.config import Config
 
 from .errors import ConfigError
 from .safe_files import read_without_code
+from .settings import check_settings
 
 #: Our configs: included in a wheel, linked in a checkout.
 INSTALLED_CONFIGS = Path(__file__).resolve().parent / '.mim' / 'configs'
@@ -28,7 +29,8 @@ def load_config(path: str | Path, options: Mapping[str, Any] | None = None) -> C
         options: Dotted key -> value, from ``--cfg-options``.
 
     Raises:
-        ConfigError: If the file does not exist or cannot be read, or an option cannot be applied.
+        ConfigError: If the file does not exist or cannot be read, an option cannot be applied, or a setting is out
+            of bounds.
     """
     from .toolboxes import toolbox_of
     read_without_code()
@@ -46,6 +48,10 @@ def load_config(path: str | Path, options: Mapping[str, Any] | None = None) -> C
         cfg.merge_from_dict(dict(options or {}))
     except Exception as error:
         raise ConfigError(f'--cfg-options cannot be applied to {path}: {_one_line(error)}') from error
+    try:
+        check_settings(cfg._cfg_dict)
+    except ConfigError as error:
+        raise ConfigError(f'{path}: {error}') from error
     toolbox_of(cfg).load(path)
     return cfg
 

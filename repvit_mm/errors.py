@@ -1,6 +1,13 @@
 """Errors that a user can cause, and how the command line reports them."""
+import os
+import re
 import sys
 from collections.abc import Callable, Iterable
+
+#: Environment variable that shows, if it is 1, where an error that is reported in one line was raised.
+TRACEBACK_VARIABLE = 'REPVIT_MM_TRACEBACK'
+#: Characters of a message; it may quote a name from a file, of any length.
+LONGEST_MESSAGE = 2000
 
 
 class UserError(Exception):
@@ -29,21 +36,48 @@ def shortened(names: Iterable[str], most: int = 10) -> str:
     return ', '.join(names[:most]) + ', ...' * (len(names) > most)
 
 
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an error, of torch perhaps, says that there is not enough memory."""
+    return isinstance(error, MemoryError) or re.search("out of memory|can't allocate memory", str(error)) is not None
+
+
+def explain(error: Exception) -> str | None:
+    """What a user reads of an error that files, options or the machine caused, in one line; None for a bug."""
+    text = str(error)
+    if isinstance(error, UserError):
+        pass
+    elif is_out_of_memory(error):
+        text = f'not enough memory: {text or "it is used up"}'
+    elif isinstance(error, OSError):
+        text = ': '.join(filter(None, [error.filename and os.fsdecode(error.filename), error.strerror or text]))
+    else:
+        return None
+    text = ' '.join(text.split())
+    if len(text) > LONGEST_MESSAGE:
+        text = f'{text[:LONGEST_MESSAGE // 2]} ... {text[-LONGEST_MESSAGE // 2:]}'
+    # Names from files can hold what a terminal would obey.
+    return ''.join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
+
+
 def run_cli(main: Callable[[], int | None]) -> None:
     """Run a tool's ``main`` and exit.
 
-    A :class:`UserError` becomes one line on stderr and exit status 1, Ctrl-C becomes status 130. Any other exception is
-    a bug and keeps its traceback.
+    A :class:`UserError`, a file that cannot be read or written, and a lack of memory become one line on stderr and exit
+    status 1, Ctrl-C becomes status 130. Any other exception is a bug and keeps its traceback, as all do where the
+    environment variable ``REPVIT_MM_TRACEBACK`` is 1.
 
     Args:
         main: The tool; returns its exit status, or None for 0.
     """
     try:
         status = main()
-    except UserError as error:
-        print(f'error: {error}', file=sys.stderr)
-        status = 1
     except KeyboardInterrupt:
         print('interrupted', file=sys.stderr)
         status = 130
+    except Exception as error:
+        message = explain(error)
+        if message is None or os.environ.get(TRACEBACK_VARIABLE) == '1':
+            raise
+        print(f'error: {message}', file=sys.stderr)
+        status = 1
     sys.exit(status)

@@ -1,8 +1,10 @@
-"""Writing files whole or not at all."""
+"""Writing files whole or not at all, and reading text that may be anything."""
 import glob
 import json
 import os
+import re
 import shutil
+import stat
 import tempfile
 import time
 from collections.abc import Iterator
@@ -10,10 +12,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from .errors import ConfigError, UserError
+from .errors import ConfigError, DatasetError, UserError
 
 #: Age in seconds after which leftovers of killed processes are removed; younger ones may be in use.
 STALE_SECONDS = 3600
+#: What torch and safetensors say where the system refuses to write more, instead of an OSError.
+_CANNOT_WRITE = re.compile('PytorchStreamWriter|inline_container|iostream|I/O error')
 
 
 @contextmanager
@@ -34,6 +38,10 @@ def atomic_write(out: str | Path, folder: bool = False) -> Iterator[Path]:
         put_in_place(beside / out.name, out)
     except OSError as error:
         raise UserError(f'{out} cannot be written: {error.strerror or error}') from error
+    except Exception as error:
+        if isinstance(error, UserError) or not _CANNOT_WRITE.search(str(error)):
+            raise
+        raise UserError(f'{out} cannot be written: is the disk full?') from error
     finally:
         shutil.rmtree(beside, ignore_errors=True)
 
@@ -115,3 +123,44 @@ def write_json(out: str | Path, content: Any) -> None:
     """
     with atomic_write(out) as path:
         path.write_text(json.dumps(content, indent=2) + '\n')
+
+
+def check_regular(path: str | Path) -> None:
+    """Check that a file exists and is no folder, pipe or device: reading those can take forever.
+
+    Raises:
+        OSError: If not.
+    """
+    mode = os.stat(path).st_mode
+    if not stat.S_ISREG(mode):
+        kind = 'a folder' if stat.S_ISDIR(mode) else 'a pipe, socket or device'
+        raise OSError(f'{path} is {kind}; a file is expected')
+
+
+def read_text(path: str | Path) -> str:
+    """Read a text file.
+
+    Raises:
+        DatasetError: If it does not exist, is not a regular file, or is not text.
+    """
+    try:
+        check_regular(path)
+        return Path(path).read_text(encoding='utf-8')
+    except FileNotFoundError as error:
+        raise DatasetError(f'{path} does not exist') from error
+    except OSError as error:
+        raise DatasetError(f'{path} cannot be read: {error.strerror}' if error.strerror else str(error)) from error
+    except ValueError as error:
+        raise DatasetError(f'{path} is not a text file: {error}') from error
+
+
+def read_json(path: str | Path) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        DatasetError: If it cannot be read, or is not JSON.
+    """
+    try:
+        return json.loads(read_text(path))
+    except (ValueError, RecursionError) as error:
+        raise DatasetError(f'{path} is not valid JSON: {error}') from error

@@ -37,7 +37,7 @@ def build_norm(channels: int, norm_cfg: Mapping) -> nn.Module:
         ConfigError: For an unknown type or a setting that the type does not take.
     """
     settings = dict(norm_cfg)
-    trainable = settings.pop('requires_grad', True)
+    trainable = bool(settings.pop('requires_grad', True))
     if settings.get('type') == 'GN':
         if 'num_groups' not in settings:
             raise ConfigError("norm_cfg=dict(type='GN') needs num_groups")
@@ -60,7 +60,7 @@ def build_act(act_cfg: Mapping) -> nn.Module:
 def _build(table: Mapping[str, type], cfg: Mapping, setting: str, *args: int) -> nn.Module:
     settings = dict(cfg)
     kind = settings.pop('type', None)
-    if kind not in table:
+    if not isinstance(kind, str) or kind not in table:
         raise ConfigError(f'{setting} has type {kind!r}; choose one of {", ".join(table)}')
     try:
         return table[kind](*args, **settings)

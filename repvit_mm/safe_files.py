@@ -1,6 +1,9 @@
 """Safe reading for mmengine in our tools: checkpoints by our own reader, YAML without Python objects, no pickles."""
+import io
 import os
-import stat
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -10,6 +13,10 @@ from yaml import Node, YAMLError
 
 from .checkpoints import load_for_mmengine
 from .errors import UserError
+from .files import check_regular
+
+#: Suffixes of files whose header is looked at before they are decoded.
+PICTURES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp', '.gif')
 
 try:
     from yaml import CSafeLoader as SafeLoader  # ten times as fast: a base `mmseg::...` has all its metafiles read
@@ -43,13 +50,36 @@ class _WrittenPickle(PickleHandler):
 
 
 class _RegularFiles(LocalBackend):
-    """The local file system, without pipes and devices, which could block forever."""
+    """The local file system, without pipes and devices, which could block forever, and pictures that are bombs."""
 
     def get(self, filepath: str | Path) -> bytes:
-        mode = os.stat(filepath).st_mode
-        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-            raise OSError(f'{filepath} is a pipe, socket or device; a file is expected')
-        return super().get(filepath)
+        check_regular(filepath)
+        content = super().get(filepath)
+        if not content:
+            raise OSError(f'{filepath} is empty')
+        if os.path.splitext(filepath)[1].lower() in PICTURES:
+            _check_size(content, filepath)
+        return content
+
+    def get_text(self, filepath: str | Path, encoding: str = 'utf-8') -> str:
+        check_regular(filepath)
+        return super().get_text(filepath, encoding)
+
+    @contextmanager
+    def get_local_path(self, filepath: str | Path) -> Iterator[str | Path]:
+        check_regular(filepath)
+        yield filepath
+
+
+def _check_size(content: bytes, path: str | Path) -> None:
+    """Refuse a picture that would take gigabytes; by its header, which is all that is read here."""
+    from PIL import Image, UnidentifiedImageError
+    with warnings.catch_warnings(), suppress(UnidentifiedImageError, SyntaxError, ValueError):
+        warnings.simplefilter('ignore', Image.DecompressionBombWarning)
+        try:
+            Image.open(io.BytesIO(content)).close()
+        except Image.DecompressionBombError as error:
+            raise OSError(f'{path} is too large: {error}') from error
 
 
 def read_without_code() -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import UserError
+from .files import read_text
 
 
 def read_scalars(path: Path) -> list[dict[str, Any]]:
@@ -25,13 +26,16 @@ def read_scalars(path: Path) -> list[dict[str, Any]]:
         raise UserError(f'{path} is not the work directory of a training: it has no TIME/vis_data/scalars.json')
     records: dict[tuple[bool, Any], dict[str, Any]] = {}
     for log in logs:
-        for number, line in enumerate(log.read_text().splitlines(keepends=True), 1):
+        for number, line in enumerate(read_text(log).splitlines(keepends=True), 1):
             try:
                 record = json.loads(line)
-            except ValueError as error:
+                if not isinstance(record, dict):
+                    raise ValueError(f'it is a {type(record).__name__}')
+            except (ValueError, RecursionError) as error:
                 if not line.endswith('\n'):  # cut off when the process was killed
                     continue
-                raise UserError(f'{log}, line {number}: not JSON; expected a scalars.json of mmengine') from error
+                raise UserError(f'{log}, line {number}: not a record in JSON; expected a scalars.json of '
+                                'mmengine') from error
             records[is_training(record), record.get('step', record.get('iter'))] = record
     return list(records.values())
 

@@ -11,8 +11,8 @@ PACKAGE = Path(__file__).resolve().parents[1] / 'repvit_mm'
 ROOMS = (
     'zoo quickstart', 'deploy', 'analysis', 'export', 'engine', 'inference', 'configs', 'toolboxes',
     'classification datasets safe_files sam training', 'backbone', 'checkpoints', 'fusion', 'blocks', 'layers',
-    'lean_training', 'folding', 'doctor', 'archs normalisation ops processes registry scalars scopes',
-    'arguments files', 'errors', 'version')
+    'lean_training', 'folding', 'doctor', 'archs normalisation ops processes registry scalars scopes settings',
+    'arguments coco_files files', 'errors', 'version')
 LEVELS = {room: level for level, line in enumerate(ROOMS) for room in line.split()}
 #: They stand above all rooms.
 FACADES = ('__init__', '__main__')

@@ -3,7 +3,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from repvit_mm.arguments import positive
+from repvit_mm.arguments import fraction, positive, side
 from repvit_mm.errors import UserError
 from repvit_mm.export import BACKENDS, Options, Selection, export_model
 from repvit_mm.export.backends import check_options
@@ -30,7 +30,7 @@ def build_export_parser(*formats: str) -> argparse.ArgumentParser:
         parser.add_argument('--to', choices=BACKENDS, nargs='+', required=True, help='the formats')
     parser.add_argument('--precision', choices=[*BOUNDS, 'bf16'], nargs='+', default=[None],
                         help='a file for each (default: fp16 for Core ML, fp32 for the others)')
-    parser.add_argument('--shape', type=positive, nargs=2, default=(224, 224), metavar=('H', 'W'),
+    parser.add_argument('--shape', type=side, nargs=2, default=(224, 224), metavar=('H', 'W'),
                         help='height and width of the image (default: 224 224)')
     parser.add_argument('--out', type=Path, metavar='PATH',
                         help='the file; of several files, the folder (default: NAME_HxW with the suffix of the format)')
@@ -50,15 +50,15 @@ def _add_optional(parser: argparse.ArgumentParser, options: set[str]) -> None:
     if 'selection' in options:
         parser.add_argument('--pyramid', action='store_true',
                             help='export backbone and neck of a detector; its heads are left to another program')
-        parser.add_argument('--score-threshold', type=float, metavar='P',
+        parser.add_argument('--score-threshold', type=fraction, metavar='P',
                             help="give detections that score more, 0 to 1 (default: the config's)")
-        parser.add_argument('--iou-threshold', type=float, metavar='P',
+        parser.add_argument('--iou-threshold', type=fraction, metavar='P',
                             help='drop one of two detections of a class that overlap by more, 0 to 1 (default: the '
                                  "config's)")
         parser.add_argument('--max-detections', type=positive, metavar='N',
                             help="give at most so many (default: the config's)")
     if 'more_shapes' in options:
-        parser.add_argument('--also-shape', type=positive, nargs=2, action='append', default=[], metavar=('H', 'W'),
+        parser.add_argument('--also-shape', type=side, nargs=2, action='append', default=[], metavar=('H', 'W'),
                             help='another size for a Core ML package to accept; can be given several times')
         parser.add_argument('--weights', choices=list(WEIGHTS), default='float',
                             help='how Core ML stores weights; int8 and palette6 are approximations (default: float)')

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import _interrupt  # noqa: F401
 from rich.console import Console
 
 from repvit_mm.analysis.backends import BACKENDS
@@ -19,7 +20,7 @@ from repvit_mm.analysis.report import (
     plot_layers,
     recommendations,
 )
-from repvit_mm.arguments import positive
+from repvit_mm.arguments import finite, positive, side
 from repvit_mm.errors import UserError, run_cli
 from repvit_mm.files import atomic_write, check_writable, write_json
 
@@ -31,16 +32,16 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument('configs', nargs='+', metavar='config',
                         help='configs of classifiers, segmentors or detectors, architectures such as m1_1, or files '
                              "of the backends; sam_m2_3 is RepViT-SAM's image encoder")
-    parser.add_argument('--shape', type=positive, nargs=2, default=(224, 224), metavar=('H', 'W'),
+    parser.add_argument('--shape', type=side, nargs=2, default=(224, 224), metavar=('H', 'W'),
                         help='height and width of the images (default: 224 224)')
-    parser.add_argument('--batch-size', type=int, nargs='+', default=[1], metavar='N', help='default: 1')
+    parser.add_argument('--batch-size', type=positive, nargs='+', default=[1], metavar='N', help='default: 1')
     parser.add_argument('--backend', nargs='+', metavar='NAME',
                         help=f'of {", ".join(BACKENDS)}; with --train of {", ".join(TRAININGS)} (default: eager '
                              'channels_last; with --by-layer channels_last)')
     parser.add_argument('--device', choices=['cpu', 'cuda'], default='cpu', help='default: cpu')
     parser.add_argument('--dtype', choices=list(WIDTHS), nargs='+', default=['fp32'], help='default: fp32')
     parser.add_argument('--threads', type=positive, metavar='N', help="CPU threads (default: torch's default)")
-    parser.add_argument('--rounds', type=int, default=20, metavar='N',
+    parser.add_argument('--rounds', type=positive, default=20, metavar='N',
                         help='turns of each system, with three timed calls each (default: 20)')
     parser.add_argument('--train', action='store_true',
                         help='measure a training step, of the training form; in mixed precision with bf16 and fp16')
@@ -50,7 +51,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument('--by-layer', action='store_true',
                         help='measure the blocks of one model, by kinds of layers, with the backend eager or '
                              'channels_last')
-    parser.add_argument('--within', type=float, default=0.05, metavar='D',
+    parser.add_argument('--within', type=finite(0), default=0.05, metavar='D',
                         help='difference of the outputs, relative to the largest value, that the second recommended '
                              'backend may have (default: 0.05)')
     parser.add_argument('--json', metavar='FILE', help='also write the figures to this file')

@@ -1,6 +1,8 @@
 """Rename the tensors of a checkpoint: tools/convert_checkpoint.py SRC DST --to {repvit_mm,official,timm}."""
 import argparse
 
+import _interrupt  # noqa: F401
+
 from repvit_mm.checkpoints import FORMATS, convert_file
 from repvit_mm.checkpoints.reading import WEIGHT_KEYS
 from repvit_mm.errors import run_cli

@@ -2,7 +2,9 @@
 import argparse
 from pathlib import Path
 
-from repvit_mm.arguments import seed
+import _interrupt  # noqa: F401
+
+from repvit_mm.arguments import positive, seed
 from repvit_mm.datasets import write_classification, write_coco, write_segmentation
 from repvit_mm.errors import run_cli
 
@@ -15,8 +17,8 @@ def build_parser() -> argparse.ArgumentParser:
                     'same scenes; a complete folder is not drawn again.')
     parser.add_argument('layout', choices=LAYOUTS, help="COCO's, mmsegmentation's or mmpretrain's")
     parser.add_argument('folder', metavar='DIR', type=Path, help='folder of the data set')
-    parser.add_argument('--train', type=int, metavar='N', help='scenes to train on')
-    parser.add_argument('--val', type=int, metavar='N', help='held-out scenes')
+    parser.add_argument('--train', type=positive, metavar='N', help='scenes to train on')
+    parser.add_argument('--val', type=positive, metavar='N', help='held-out scenes')
     parser.add_argument('--seed', type=seed, default=0, metavar='N', help='default: 0')
     return parser
 

@@ -1,6 +1,7 @@
 """Export a model to other runtimes: tools/export.py CONFIG [CHECKPOINT] --to FORMAT... --shape H W."""
 import argparse
 
+import _interrupt  # noqa: F401
 from _export import build_export_parser, export
 
 from repvit_mm.errors import run_cli

@@ -1,6 +1,8 @@
 """Write a deploy checkpoint: tools/fuse.py CONFIG CHECKPOINT OUT."""
 import argparse
 
+import _interrupt  # noqa: F401
+
 from repvit_mm.deploy import fuse_checkpoint
 from repvit_mm.errors import run_cli
 

@@ -1,11 +1,12 @@
 """Count parameters and multiply-adds: tools/get_flops.py CONFIG --shape H W [--fused] [--json FILE]."""
 import argparse
 
+import _interrupt  # noqa: F401
 from rich.console import Console
 
 from repvit_mm.analysis import count
 from repvit_mm.analysis.report import complexity_table, what_is_counted
-from repvit_mm.arguments import positive, whole_number
+from repvit_mm.arguments import side, whole_number
 from repvit_mm.errors import run_cli
 from repvit_mm.files import write_json
 from repvit_mm.inference import build_inference_model
@@ -14,7 +15,7 @@ from repvit_mm.inference import build_inference_model
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description='Count the parameters and multiply-adds of a model, stage by stage.')
     parser.add_argument('config', help='config of a classifier, segmentor or detector, or an architecture such as m1_1')
-    parser.add_argument('--shape', type=positive, nargs=2, default=(224, 224), metavar=('H', 'W'),
+    parser.add_argument('--shape', type=side, nargs=2, default=(224, 224), metavar=('H', 'W'),
                         help='height and width of the image (default: 224 224)')
     parser.add_argument('--fused', action='store_true', help='count the fused form only')
     parser.add_argument('--proposals', type=whole_number(0), metavar='N',

@@ -6,10 +6,11 @@ import sys
 import time
 from pathlib import Path
 
+import _interrupt  # noqa: F401
 from rich.console import Console
 from rich.table import Table
 
-from repvit_mm.arguments import seed
+from repvit_mm.arguments import positive, seed
 from repvit_mm.configs import load_config
 from repvit_mm.engine.options import CfgOptions
 from repvit_mm.errors import run_cli
@@ -28,9 +29,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument('--work-dir', metavar='DIR', type=Path, default=Path('work_dirs/quickstart'),
                         help='directory of the results (default: %(default)s)')
     parser.add_argument('--seed', type=seed, default=0, metavar='N', help='seed of scenes and training (default: 0)')
-    parser.add_argument('--train-scenes', type=int, default=1200, metavar='N',
+    parser.add_argument('--train-scenes', type=positive, default=1200, metavar='N',
                         help='scenes to train on (default: %(default)s)')
-    parser.add_argument('--val-scenes', type=int, default=150, metavar='N',
+    parser.add_argument('--val-scenes', type=positive, default=150, metavar='N',
                         help='held-out scenes (default: %(default)s)')
     parser.add_argument('--fresh', action='store_true', help='replace a detector that is trained already')
     parser.add_argument('--cfg-options', nargs='+', action=CfgOptions, default={}, metavar='KEY=VALUE',

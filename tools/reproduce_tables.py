@@ -3,6 +3,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+import _interrupt  # noqa: F401
 import torch
 from rich.console import Console
 

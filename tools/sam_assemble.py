@@ -2,6 +2,7 @@
 import argparse
 from pathlib import Path
 
+import _interrupt  # noqa: F401
 import torch
 
 from repvit_mm.archs import ARCHS

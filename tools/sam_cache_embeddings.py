@@ -1,6 +1,7 @@
 """Compute the embeddings of a SAM once, for its distillation: tools/sam_cache_embeddings.py CONFIG --out DIR."""
 import argparse
 
+import _interrupt  # noqa: F401
 import torch
 from mmengine.device import get_device
 from mmengine.registry import DATASETS, init_default_scope
@@ -8,6 +9,7 @@ from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress
 
 from repvit_mm import engine
+from repvit_mm.arguments import positive
 from repvit_mm.configs import load_config
 from repvit_mm.engine.options import CfgOptions
 from repvit_mm.errors import ConfigError, run_cli
@@ -25,9 +27,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument('--split', choices=('train', 'val'), default='train',
                         help='pictures for training or for validation (default: train)')
     parser.add_argument('--data-root', metavar='PATH', help='folder of the data set')
-    parser.add_argument('--part', nargs=2, type=int, default=(1, 1), metavar=('I', 'N'),
+    parser.add_argument('--part', nargs=2, type=positive, default=(1, 1), metavar=('I', 'N'),
                         help='only part I of N, to split the work between processes')
-    parser.add_argument('--batch-size', type=int, default=1, metavar='N', help='pictures in a batch (default: 1)')
+    parser.add_argument('--batch-size', type=positive, default=1, metavar='N', help='pictures in a batch (default: 1)')
     parser.add_argument('--cfg-options', nargs='+', action=CfgOptions, default={}, metavar='KEY=VALUE',
                         help='override settings of the config')
     return parser
@@ -36,10 +38,8 @@ def build_parser() -> argparse.ArgumentParser:
 def main() -> None:
     args = build_parser().parse_args()
     part, parts = args.part
-    if not 1 <= part <= parts:
+    if part > parts:
         raise ConfigError(f'--part {part} {parts}: the first number must be from 1 to the second')
-    if args.batch_size < 1:
-        raise ConfigError(f'--batch-size {args.batch_size}: expected at least 1')
     cfg = load_config(args.config, args.cfg_options)
     if cfg.get('model', {}).get('type') != 'SamDistiller':
         raise ConfigError(f'{args.config} is not a config of a SAM distillation: expected model.type SamDistiller')

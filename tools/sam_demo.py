@@ -2,18 +2,20 @@
 import argparse
 from pathlib import Path
 
+import _interrupt  # noqa: F401
 import numpy as np
 from rich.console import Console
 from rich.progress import Progress
 from segment_anything import SamPredictor
 from segment_anything.modeling import Sam
 
+from repvit_mm.arguments import finite
 from repvit_mm.errors import UserError, run_cli
 from repvit_mm.files import make_folder, write_json
 from repvit_mm.sam import Prompt, read_image, segment, segment_everything
 from repvit_mm.sam.images import write_png
 from repvit_mm.sam.masks import decode, draw
-from repvit_mm.sam.options import add_model_arguments, model_from
+from repvit_mm.sam.options import add_model_arguments, grid, model_from
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -25,11 +27,11 @@ def build_parser() -> argparse.ArgumentParser:
                         help='pixel outside the object; several are allowed')
     parser.add_argument('--box', nargs=4, type=float, metavar=('X1', 'Y1', 'X2', 'Y2'), help='box around the object')
     parser.add_argument('--everything', action='store_true', help='segment everything in the picture')
-    parser.add_argument('--points-per-side', type=int, default=32, metavar='N',
+    parser.add_argument('--points-per-side', type=grid, default=32, metavar='N',
                         help='everything: prompt with a grid of N x N points (default: 32)')
-    parser.add_argument('--pred-iou-thresh', type=float, default=0.88, metavar='IOU',
+    parser.add_argument('--pred-iou-thresh', type=finite(), default=0.88, metavar='IOU',
                         help='everything: drop masks with a lower predicted IoU (default: 0.88)')
-    parser.add_argument('--stability-score-thresh', type=float, default=0.95, metavar='S',
+    parser.add_argument('--stability-score-thresh', type=finite(), default=0.95, metavar='S',
                         help='everything: drop masks that are less stable (default: 0.95)')
     parser.add_argument('--out', type=Path, default=Path('outputs/sam'), metavar='DIR',
                         help='folder of the results (default: outputs/sam)')
@@ -44,8 +46,6 @@ def main() -> None:
     asked = bool(prompt.points) or prompt.box is not None
     if args.everything and asked:
         raise UserError('--everything cannot be combined with points or a box')
-    if args.points_per_side < 1:
-        raise UserError(f'--points-per-side {args.points_per_side}: expected at least 1')
     image = read_image(args.image)
     if not args.everything:
         prompt = prompt.checked(image.shape[1], image.shape[0])

@@ -2,10 +2,12 @@
 import argparse
 from pathlib import Path
 
+import _interrupt  # noqa: F401
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress
 
-from repvit_mm.errors import ConfigError, run_cli
+from repvit_mm.arguments import finite, positive
+from repvit_mm.errors import run_cli
 from repvit_mm.files import make_folder, write_json
 from repvit_mm.sam.instances import detected_boxes, evaluate, ground_truth_boxes, load_annotations, segment_instances
 from repvit_mm.sam.options import add_model_arguments, model_from
@@ -18,9 +20,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument('--split', default='val2017', metavar='NAME', help='default: val2017')
     parser.add_argument('--boxes', default='gt', metavar='FILE',
                         help="a detector's results in COCO's format, or gt for the annotated boxes (default: gt)")
-    parser.add_argument('--score-thresh', type=float, default=0., metavar='S',
+    parser.add_argument('--score-thresh', type=finite(), default=0., metavar='S',
                         help='drop boxes of the detector with a lower score (default: 0)')
-    parser.add_argument('--limit', type=int, metavar='N', help='only the first N images')
+    parser.add_argument('--limit', type=positive, metavar='N', help='only the first N images')
     parser.add_argument('--out', type=Path, default=Path('outputs/sam_coco'), metavar='DIR',
                         help='folder of results and metrics (default: outputs/sam_coco)')
     add_model_arguments(parser)
@@ -29,8 +31,6 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main() -> None:
     args = build_parser().parse_args()
-    if args.limit is not None and args.limit < 1:
-        raise ConfigError(f'--limit {args.limit}: expected at least 1')
     coco = load_annotations(args.data_root / 'annotations' / f'instances_{args.split}.json')
     prompts = (ground_truth_boxes(coco) if args.boxes == 'gt' else
                detected_boxes(args.boxes, coco, args.score_thresh))

@@ -6,18 +6,20 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 
+import _interrupt  # noqa: F401
 import numpy as np
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress
 from segment_anything.modeling import Sam
 
-from repvit_mm.errors import ConfigError, run_cli
+from repvit_mm.arguments import positive
+from repvit_mm.errors import run_cli
 from repvit_mm.files import make_folder, write_json
 from repvit_mm.sam import read_image
 from repvit_mm.sam.edge_benchmark import Counts, count_file, list_pictures, load_boundaries, score
 from repvit_mm.sam.edges import edge_map
 from repvit_mm.sam.images import write_png
-from repvit_mm.sam.options import add_model_arguments, model_from
+from repvit_mm.sam.options import add_model_arguments, grid, model_from
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -27,12 +29,12 @@ def build_parser() -> argparse.ArgumentParser:
                         help='folder with images/SPLIT/*.jpg and groundTruth/SPLIT/*.mat, directly or in data/ '
                              '(default: data/BSDS500)')
     parser.add_argument('--split', default='test', choices=('train', 'val', 'test'), help='default: test')
-    parser.add_argument('--points-per-side', type=int, default=16, metavar='N',
+    parser.add_argument('--points-per-side', type=grid, default=16, metavar='N',
                         help='prompt with a grid of N x N points (default: 16)')
-    parser.add_argument('--thresholds', type=int, default=99, metavar='N',
+    parser.add_argument('--thresholds', type=positive, default=99, metavar='N',
                         help='number of thresholds of the benchmark (default: 99)')
-    parser.add_argument('--limit', type=int, metavar='N', help='only the first N pictures')
-    parser.add_argument('--workers', type=int, default=os.cpu_count(), metavar='N',
+    parser.add_argument('--limit', type=positive, metavar='N', help='only the first N pictures')
+    parser.add_argument('--workers', type=positive, default=os.cpu_count(), metavar='N',
                         help='processes for matching edges (default: one for each core)')
     parser.add_argument('--out', type=Path, default=Path('outputs/sam_edges'), metavar='DIR',
                         help='folder of edge maps and metrics (default: outputs/sam_edges)')
@@ -42,9 +44,6 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main() -> None:
     args = build_parser().parse_args()
-    for option in ('points_per_side', 'thresholds', 'limit', 'workers'):
-        if getattr(args, option) is not None and getattr(args, option) < 1:
-            raise ConfigError(f'--{option.replace("_", "-")} {getattr(args, option)}: expected at least 1')
     pictures = list_pictures(args.data_root, args.split)[:args.limit]
     annotations = [annotation for _, annotation in pictures]
     for annotation in annotations:

@@ -2,6 +2,7 @@
 import argparse
 from pathlib import Path
 
+import _interrupt  # noqa: F401
 from rich.console import Console
 
 from repvit_mm.errors import run_cli

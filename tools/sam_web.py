@@ -1,6 +1,9 @@
 """Segment pictures with RepViT-SAM on a web page: tools/sam_web.py [options]."""
 import argparse
 
+import _interrupt  # noqa: F401
+
+from repvit_mm.arguments import port
 from repvit_mm.errors import ConfigError, run_cli
 from repvit_mm.sam.options import RANDOM_WEIGHTS, add_model_arguments, model_from
 from repvit_mm.sam.webpage import build_page
@@ -9,7 +12,7 @@ from repvit_mm.sam.webpage import build_page
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description='Serve a web page that segments uploaded pictures by clicks.')
     parser.add_argument('--host', default='127.0.0.1', help='address to serve on; 0.0.0.0 for all (default: 127.0.0.1)')
-    parser.add_argument('--port', type=int, default=7860, help='default: 7860')
+    parser.add_argument('--port', type=port, default=7860, help='default: 7860')
     add_model_arguments(parser)
     return parser
 

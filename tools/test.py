@@ -1,7 +1,10 @@
 """Test the model of a config, of any OpenMMLab toolbox: tools/test.py CONFIG CHECKPOINT [options]."""
 import argparse
 
+import _interrupt  # noqa: F401
+
 from repvit_mm import engine
+from repvit_mm.arguments import positive
 from repvit_mm.configs import load_config
 from repvit_mm.errors import run_cli
 from repvit_mm.export.runtimes import ENGINES
@@ -20,7 +23,7 @@ def build_parser() -> argparse.ArgumentParser:
                         help='keep the predictions: a .pkl file, for segmentation a directory of label maps')
     parser.add_argument('--show-dir', metavar='DIR', help='draw the predictions into this directory')
     parser.add_argument('--tta', action='store_true', help='test-time augmentation')
-    parser.add_argument('--slide', type=int, metavar='SIZE',
+    parser.add_argument('--slide', type=positive, metavar='SIZE',
                         help='segment overlapping squares of SIZE pixels a side instead of whole images')
     engine.add_common_arguments(parser)
     return parser

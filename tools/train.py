@@ -1,6 +1,8 @@
 """Train the model of a config, of any OpenMMLab toolbox: tools/train.py CONFIG [options]."""
 import argparse
 
+import _interrupt  # noqa: F401
+
 from repvit_mm import engine
 from repvit_mm.configs import load_config
 from repvit_mm.errors import run_cli
@@ -34,6 +36,8 @@ def main() -> None:
         engine.prepare(cfg, args, ('train_dataloader', 'val_dataloader'))
         if args.resume:
             engine.set_resume(cfg, args.resume)
+        else:
+            engine.resume_by_config(cfg)
         engine.check_weights(cfg.get('load_from'))
         engine.run_config(cfg, 'train')
 

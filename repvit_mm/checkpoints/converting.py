@@ -84,18 +84,15 @@ def _arrange(tensors: Mapping[str, Tensor], found: FoundBackbone, checkpoint: An
 
 def _write(content: dict[str, Any], destination: Path) -> None:
     """Write the file, and check that it can be read without trust."""
-    try:
-        with atomic_write(destination) as part:
-            if destination.suffix == '.safetensors':
-                from safetensors.torch import save_file
-                save_file({name: value.contiguous() for name, value in tensors_of(content, destination).items()}, part)
-            else:
-                torch.save(content, part)
-            try:
-                read_checkpoint(part)
-            except CheckpointError:  # meta of a trusted file needs other types
-                content.pop('meta', None)
-                torch.save(content, part)
-                read_checkpoint(part)
-    except RuntimeError as error:  # torch.save reports a full disk like this
-        raise CheckpointError(f'{destination} cannot be written: {error}') from error
+    with atomic_write(destination) as part:
+        if destination.suffix == '.safetensors':
+            from safetensors.torch import save_file
+            save_file({name: value.contiguous() for name, value in tensors_of(content, destination).items()}, part)
+        else:
+            torch.save(content, part)
+        try:
+            read_checkpoint(part)
+        except CheckpointError:  # meta of a trusted file needs other types
+            content.pop('meta', None)
+            torch.save(content, part)
+            read_checkpoint(part)

@@ -10,12 +10,13 @@ from .preparing import (
     latest_checkpoint,
     prepare,
     remove_pretrained,
+    resume_by_config,
     set_resume,
 )
 from .runner import Runner, run_config
 
 __all__ = [
     'Runner', 'add_common_arguments', 'check_data', 'check_weights', 'enable_amp', 'enable_auto_scale_lr',
-    'latest_checkpoint', 'move_data_root', 'one_report', 'parse_args', 'prepare', 'remove_pretrained', 'run_config',
-    'set_resume',
+    'latest_checkpoint', 'move_data_root', 'one_report', 'parse_args', 'prepare', 'remove_pretrained',
+    'resume_by_config', 'run_config', 'set_resume',
 ]

@@ -1,21 +1,24 @@
 """Separates a user's mistakes, reported in one line, from bugs, which keep their traceback."""
 import os
 import re
+import sys
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from mmengine.config import Config
 
-from ..errors import ConfigError, DatasetError, UserError
+from ..errors import ConfigError, DatasetError, UserError, is_out_of_memory
 
-_BAD_SETTING = re.compile(r'unexpected keyword argument|missing \d+ required|multiple values for')
 _UNKNOWN_SETTING = re.compile(r"unexpected keyword argument '(\w+)'")
-_BAD_TYPE = re.compile(r'is not in the .*registry|must contain the key "type"')
-#: What mmcv's image loading says of a file that is not an image.
-_NO_IMAGE = 'failed to load image'
+#: Where mmengine builds what a config names.
+_BUILDING = os.path.join('mmengine', 'registry', 'build_functions.py')
 _LOADING = os.path.join('torch', 'utils', 'data')
+#: What these raise is about the config or the data; from anywhere else it may be a bug of ours.
+_LIBRARIES = ('mmengine', 'mmcv', 'mmdet', 'mmseg', 'mmpretrain', 'pycocotools')
+_OURS = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+_FROM_WORKER = re.compile(r'Caught \w+ in DataLoader worker process')
 
 
 @contextmanager
@@ -32,31 +35,62 @@ def user_errors(cfg: Config | None = None) -> Iterator[None]:
             raise KeyboardInterrupt from None
         raise
     except UserError as error:
-        lines = str(error).strip().splitlines()
-        if len(lines) == 1:
+        if not _FROM_WORKER.match(str(error)):
             raise
-        # From a worker it comes with the traceback, whose last line is the original error.
-        raise UserError(lines[-1].partition(': ')[2]) from error
-    except (KeyError, TypeError) as error:
-        if not _is_config_mistake(error):
+        # It comes with the traceback, whose last line is the original error.
+        raise UserError(_last_line(error).partition(': ')[2]) from error
+    except Exception as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        if any(_LOADING in frame.filename for frame in frames) and not _is_ours(frames[-1]):
+            raise DatasetError(f'cannot read a sample: {_last_line(error)}') from error
+        if not _is_config_mistake(error, frames):
             raise
-        text = str(error.args[0]).partition('. Please check')[0].partition('\n')[0]
+        text = describe(error)
         setting = _UNKNOWN_SETTING.search(text)
         places = ', '.join(_places(cfg or {}, setting[1])) if setting else ''
-        raise ConfigError(f'the config does not fit: {text}{places and f" ({places})"}') from error
-    except (OSError, AssertionError) as error:
-        if not _is_unreadable_sample(error):
-            raise
-        # From a worker, the last line is the original error.
-        raise DatasetError(f'cannot read a sample: {str(error).strip().splitlines()[-1]}') from error
+        name = getattr(cfg, 'filename', None)
+        raise ConfigError(f'the config{f" {name}" if name else ""} does not fit: {_builder(error)}{text}'
+                          f'{places and f" ({places})"}') from error
 
 
-def _is_config_mistake(error: KeyError | TypeError) -> bool:
-    """Whether mmengine could not call a class with the settings of the config, or does not know the class."""
-    if not error.args:
+def describe(error: Exception) -> str:
+    """What an error of a library says, in one line; with its type and place where that says little."""
+    text = str(error.args[0] if error.args else error).partition('. Please check')[0].strip()
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    if lines and ' ' in lines[0]:
+        return lines[0]
+    place = f'{os.sep.join(frame.filename.split(os.sep)[-3:])}, line {frame.lineno}'
+    return f'{type(error).__name__}{": " * bool(lines)}{"".join(lines[:1])} ({place})'
+
+
+def _last_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[-1] if str(error).strip() else describe(error)
+
+
+def _is_ours(frame: traceback.FrameSummary) -> bool:
+    return frame.filename.startswith(_OURS)
+
+
+def _is_config_mistake(error: Exception, frames: Sequence[traceback.FrameSummary]) -> bool:
+    """Whether a library refused what it was to be built from, or to run on.
+
+    An error in our own code is a bug, and one of torch while a model runs needs the traceback to be understood.
+    """
+    if _is_ours(frames[-1]) or is_out_of_memory(error):
         return False
-    pattern = _BAD_TYPE if isinstance(error, KeyError) else _BAD_SETTING
-    return _raised_by(error, f'{os.sep}mmengine{os.sep}') and pattern.search(str(error.args[0])) is not None
+    if any(_BUILDING in frame.filename for frame in frames):
+        return True
+    folders = tuple(os.path.dirname(sys.modules[name].__file__) + os.sep for name in _LIBRARIES if name in sys.modules)
+    return not isinstance(error, RuntimeError) and frames[-1].filename.startswith(folders)
+
+
+def _builder(error: Exception) -> str:
+    """The innermost class of the config that was being built, for a message."""
+    kinds = [frame.f_locals.get('obj_type') for frame, _ in traceback.walk_tb(error.__traceback__)
+             if frame.f_code.co_filename.endswith(_BUILDING)]
+    named = [kind if isinstance(kind, str) else getattr(kind, '__name__', None) for kind in kinds]
+    return next((f'{kind}: ' for kind in reversed(named) if kind), '')
 
 
 def _places(settings: Any, name: str, prefix: str = '') -> Iterator[str]:
@@ -71,14 +105,27 @@ def _places(settings: Any, name: str, prefix: str = '') -> Iterator[str]:
             yield from _places(value, name, f'{prefix}{index}.')
 
 
-def _raised_by(error: Exception, package: str) -> bool:
-    return package in traceback.extract_tb(error.__traceback__)[-1].filename
+class NamedSamples:
+    """A data set's pipeline, whose errors name the files of the sample.
 
+    Args:
+        pipeline: What maps the record of a sample to the sample.
+    """
 
-def _is_unreadable_sample(error: OSError | AssertionError) -> bool:
-    if not any(_LOADING in frame.filename for frame in traceback.extract_tb(error.__traceback__)):
-        return False
-    return isinstance(error, OSError) or _NO_IMAGE in str(error)
+    def __init__(self, pipeline: Callable[[dict], Any]):
+        self.pipeline, self.transforms = pipeline, getattr(pipeline, 'transforms', ())
+
+    def __call__(self, record: dict) -> Any:
+        # Transforms change the record.
+        paths = [str(record[key]) for key in ('img_path', 'seg_map_path') if record.get(key)]
+        try:
+            return self.pipeline(record)
+        except UserError:
+            raise
+        except Exception as error:
+            text = f'{error.filename}: {error.strerror}' if getattr(error, 'strerror', None) else describe(error)
+            where = '' if any(path in text for path in paths) else f'{" with ".join(paths)}: '
+            raise DatasetError(f'cannot read a sample: {where}{text}') from error
 
 
 @contextmanager
@@ -90,18 +137,20 @@ def dataset_errors(expected: Sequence[str]) -> Iterator[None]:
     """
     try:
         yield
-    except (OSError, ValueError, KeyError, AssertionError) as error:
-        if isinstance(error, KeyError) and _is_config_mistake(error):
+    except UserError:
+        raise
+    except Exception as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        if _is_ours(frames[-1]) or _BUILDING in frames[-1].filename:
             raise
-        reason = str(error.args[-1] if error.args else error).partition('\n')[0]
-        if isinstance(error, ValueError) and _raised_by(error, _LOADING):
+        reason = describe(error)
+        if isinstance(error, ValueError | TypeError) and _LOADING in frames[-1].filename:
             raise ConfigError(f'the settings of the loader of {", ".join(expected)} do not fit: {reason}') from error
         if isinstance(error, KeyError):
-            reason = f'an entry has no {reason!r}'
+            reason = f'an entry has no {error}'
         elif 'need at least one array' in reason:  # what mmengine makes of an empty list
             reason = ('it has no samples left; do its annotations have the classes that the config names, '
                       'and its images the img_suffix?')
         elif isinstance(error, OSError) and error.filename:
             reason = f'{error.filename}: {error.strerror}'
-        where = ', '.join(expected)
-        raise DatasetError(f'cannot read the data set of {where}: {reason or repr(error)}') from error
+        raise DatasetError(f'cannot read the data set of {", ".join(expected)}: {reason}') from error

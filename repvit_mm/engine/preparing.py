@@ -39,8 +39,6 @@ def prepare(cfg: Config, args: argparse.Namespace, loaders: tuple[str, ...]) -> 
     if args.data_root is not None:
         move_data_root(cfg, args.data_root)
     check_channels(cfg)
-    if 'train_dataloader' in loaders:
-        _check_length(cfg.get('train_cfg') or {})
     check_data(cfg, loaders)
     toolbox_of(cfg).check_config(cfg, loaders)
     has_gpu = get_device() != 'cpu'
@@ -53,14 +51,6 @@ def prepare(cfg: Config, args: argparse.Namespace, loaders: tuple[str, ...]) -> 
 def _check_seed(seed: Any) -> None:
     if seed is not None and not (isinstance(seed, int) and 0 <= seed <= LARGEST_SEED):
         raise ConfigError(f'randomness.seed={seed} must be a whole number from 0 to {LARGEST_SEED}')
-
-
-def _check_length(train_cfg: Mapping[str, Any]) -> None:
-    """Refuse a length of zero, which would end at once as if trained."""
-    for key in ('max_epochs', 'max_iters', 'val_interval'):
-        value = train_cfg.get(key, 1)
-        if not isinstance(value, int | float) or value < 1 or value % 1 > 0:
-            raise ConfigError(f'train_cfg.{key}={value} must be a whole number, at least 1')
 
 
 def _complete_loader(cfg: Config, loader: str, has_gpu: bool) -> None:
@@ -180,6 +170,14 @@ def _last_readable(work_dir: str | Path) -> tuple[Path, Any]:
     raise errors[0] if errors else CheckpointError(
         f'nothing to resume: there is no checkpoint in {work_dir}; leave out --resume to start, or name a --work-dir '
         'or a checkpoint')
+
+
+def resume_by_config(cfg: Config) -> None:
+    """Where the config itself says ``resume=True``, go on as :func:`set_resume` does, if there is a checkpoint."""
+    if cfg.get('resume'):
+        cfg.resume = False
+        if cfg.get('load_from') or latest_checkpoint(cfg.work_dir):
+            set_resume(cfg, cfg.get('load_from') or 'auto')
 
 
 def latest_checkpoint(work_dir: str | Path) -> Path | None:

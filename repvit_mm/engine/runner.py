@@ -27,13 +27,13 @@ from ..files import atomic_write, make_folder
 from ..fusion import fuse
 from ..safe_files import read_without_code
 from ..toolboxes import TOOLBOXES
-from ..toolboxes.datasets import datasets_in
+from ..toolboxes.datasets import datasets_in, innermost
 from .checkpoint_hook import CheckpointHook
 from .data import check_samples, expected_paths
 from .distributed import check_launcher, without_gpu
 from .divergence import StopOnInvalidLossHook
 from .loops import LOOPS, WEIGHTS, place_samples, seed_all
-from .mistakes import dataset_errors, user_errors
+from .mistakes import NamedSamples, dataset_errors, describe, user_errors
 
 
 @RUNNERS.register_module(name='RepViTRunner')
@@ -82,6 +82,9 @@ class Runner(mmengine.runner.Runner):
         for toolbox in TOOLBOXES.values():
             toolbox.check_dataset(loader.dataset)
         check_samples(loader.dataset, expected)
+        for dataset in innermost(loader.dataset):
+            if callable(getattr(dataset, 'pipeline', None)):
+                dataset.pipeline = NamedSamples(dataset.pipeline)
         if not len(loader):  # which mmengine would report as an error of its own
             raise DatasetError(f'the {len(loader.dataset)} samples of {", ".join(expected)} are fewer than a batch of '
                                f'{loader.batch_size} for each process, and incomplete batches are dropped '
@@ -127,6 +130,20 @@ class Runner(mmengine.runner.Runner):
         with user_errors(self.cfg):
             return super().test()
 
+    def resume(self, filename: str | Path, resume_optimizer: bool = True, resume_param_scheduler: bool = True,
+               map_location: str | Callable = 'default') -> None:
+        """Go on with the training of a checkpoint; the arguments are mmengine's.
+
+        Raises:
+            CheckpointError: If it cannot be read, or its state is not that of such a training.
+        """
+        try:
+            super().resume(filename, resume_optimizer, resume_param_scheduler, map_location)
+        except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            raise CheckpointError(f'{filename} does not hold the state of a training with this config: '
+                                  f'{describe(error)}; --cfg-options load_from={filename} starts from its weights'
+                                  ) from error
+
     def load_checkpoint(self, filename: str | Path, map_location: str | Callable = 'cpu',
                         strict: bool = False,
                         revise_keys: Sequence[tuple[str, str]] = ((r'^module.', ''),)) -> dict[str, Any]:
@@ -147,7 +164,9 @@ class Runner(mmengine.runner.Runner):
         checkpoint = read_checkpoint(filename)
         if not isinstance(checkpoint, Mapping) or 'state_dict' not in checkpoint:
             checkpoint = {'state_dict': tensors_of(checkpoint, filename)}
-        if self._resume and not {'epoch', 'iter'} <= set(checkpoint.get('meta', {})):
+        meta = checkpoint.get('meta')
+        if self._resume and not (isinstance(meta, Mapping)
+                                 and all(isinstance(meta.get(key), int) for key in ('epoch', 'iter'))):
             raise CheckpointError(f'{filename} holds weights, but not the state of a training to resume; '
                                   '--cfg-options load_from=PATH starts from its weights')
         self.call_hook('after_load_checkpoint', checkpoint=checkpoint)

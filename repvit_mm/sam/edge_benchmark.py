@@ -10,6 +10,7 @@ from scipy.sparse.csgraph import min_weight_full_bipartite_matching
 from scipy.spatial import cKDTree
 
 from ..errors import DatasetError
+from ..files import check_regular
 
 #: Largest distance of matching pixels, as a fraction of the picture's diagonal.
 MAX_DISTANCE = 0.0075
@@ -171,10 +172,11 @@ def load_boundaries(path: str | Path) -> list[np.ndarray]:
     """
     from scipy.io import loadmat
     path = Path(path)
-    if not path.is_file():
+    if not path.exists():
         raise DatasetError(f'the annotation {path} does not exist; the layout of BSDS500 is images/SPLIT/NAME.jpg and '
                            'groundTruth/SPLIT/NAME.mat')
     try:
+        check_regular(path)
         annotations = loadmat(path)['groundTruth'].ravel()
         boundaries = [annotation['Boundaries'][0, 0].astype(bool) for annotation in annotations]
     except Exception as error:  # loadmat raises many kinds

@@ -1,6 +1,5 @@
 """A teacher's embeddings in files: computed once instead of in every epoch."""
 import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..errors import DatasetError
-from ..files import atomic_write, make_folder, write_json
+from ..files import atomic_write, check_regular, make_folder, read_json, write_json
 
 MANIFEST = 'manifest.json'
 
@@ -50,13 +49,12 @@ class EmbeddingCache:
             DatasetError: If they are of another teacher, or the folder is not a cache.
         """
         path = self.folder / MANIFEST
-        try:
-            found = json.loads(path.read_text())
-        except FileNotFoundError as error:
+        if not path.exists():
             raise DatasetError(f'{self.folder} is not a cache of embeddings: it has no {MANIFEST}; '
-                               'create one with tools/sam_cache_embeddings.py') from error
-        except (OSError, ValueError) as error:
-            raise DatasetError(f'{path} cannot be read ({error}); create the cache again') from error
+                               'create one with tools/sam_cache_embeddings.py')
+        found = read_json(path)
+        if not isinstance(found, dict):
+            raise DatasetError(f'{path} does not describe a teacher; create the cache again')
         if other := [key for key in identity if found.get(key) != identity[key]]:
             raise DatasetError(f'{self.folder} has the embeddings of another teacher: its {other[0]} is '
                                f'{found.get(other[0])}, in the config it is {identity[other[0]]}; use another folder')
@@ -89,6 +87,7 @@ class EmbeddingCache:
         """
         path, again = self.path(name), 'run tools/sam_cache_embeddings.py again'
         try:
+            check_regular(path)
             with np.load(path, allow_pickle=False) as content:
                 embedding, found = content['embedding'], str(content['sha256'])
         except FileNotFoundError as error:

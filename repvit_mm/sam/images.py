@@ -10,6 +10,11 @@ from ..files import atomic_write
 #: Suffixes of the files that count as pictures in a folder.
 SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp')
 
+#: Larger pictures are refused by their header; they would take more than 1 GB.
+MOST_PIXELS = 100_000_000
+#: Of narrower pictures, nothing would be left at SAM's input size.
+LARGEST_RATIO = 50
+
 
 def read_image(path: str | Path) -> np.ndarray:
     """Read a picture.
@@ -47,8 +52,11 @@ def to_rgb(image: Image.Image) -> np.ndarray:
     values are scaled to 8 bits.
 
     Raises:
-        UserError: If its values are floating-point numbers or beyond 16 bits.
+        UserError: If it is too large or too narrow, or its values are floating-point numbers or beyond 16 bits.
     """
+    if max(image.size) > LARGEST_RATIO * min(image.size) or image.width * image.height > MOST_PIXELS:
+        raise UserError(f'its size is {image.width} x {image.height}; expected at most {MOST_PIXELS:,} pixels, and one '
+                        f'side at most {LARGEST_RATIO} times the other')
     image = ImageOps.exif_transpose(image)
     if image.mode == 'F':
         raise UserError('its pixels are floating-point numbers; save it with 8 or 16 bits')

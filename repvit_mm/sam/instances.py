@@ -2,7 +2,7 @@
 import contextlib
 import copy
 import io
-import json
+import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -15,7 +15,9 @@ from pycocotools.cocoeval import COCOeval
 from segment_anything import SamPredictor
 from segment_anything.modeling import Sam
 
+from ..coco_files import check_coco_files
 from ..errors import DatasetError, UserError
+from ..files import check_regular, read_json
 from .images import read_image
 from .masks import Mask
 
@@ -31,16 +33,23 @@ def load_annotations(path: str | Path) -> COCO:
         DatasetError: If the file is missing or has another format.
     """
     path = Path(path).expanduser()
+    if not path.exists():
+        raise DatasetError(f'the annotations {path} do not exist; expected a file like instances_val2017.json of COCO')
+    check_coco_files()
     try:
+        check_regular(path)
         with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints
             coco = COCO(str(path))
-    except FileNotFoundError as error:
-        raise DatasetError(f'the annotations {path} do not exist; expected a file like instances_val2017.json of '
-                           'COCO') from error
-    except Exception as error:  # pycocotools checks nothing
-        raise DatasetError(f"{path} is not in COCO's annotation format: {type(error).__name__} {error}") from error
-    if not coco.dataset.get('images') or 'annotations' not in coco.dataset or 'categories' not in coco.dataset:
-        raise DatasetError(f"{path} is not in COCO's annotation format: it needs images, annotations and categories")
+    except OSError as error:
+        raise DatasetError(f'{path} cannot be read: {error.strerror}' if error.strerror else str(error)) from error
+    if not coco.dataset.get('images') or not coco.dataset.get('annotations'):
+        raise DatasetError(f'{path}: images or annotations: there are none to evaluate')
+    for number, annotation in enumerate(coco.dataset['annotations']):
+        if annotation.get('segmentation') is None:
+            raise DatasetError(f'{path}: annotations: entry {number} has no segmentation')
+        if not all(map(math.isfinite, annotation['bbox'])):
+            raise DatasetError(f'{path}: annotations: entry {number} has the box {annotation["bbox"]}; expected finite '
+                               'numbers')
     return coco
 
 
@@ -66,22 +75,28 @@ def detected_boxes(path: str | Path, coco: COCO, score_thresh: float = 0.) -> di
         DatasetError: If the file is missing, has another format, or is for other images.
     """
     path = Path(path).expanduser()
-    try:
-        results = json.loads(path.read_text())
-    except FileNotFoundError as error:
-        raise DatasetError(f"the results {path} do not exist; expected a detector's results.bbox.json") from error
-    except (OSError, ValueError) as error:
-        raise DatasetError(f'{path} is not valid JSON: {error}') from error
+    if not path.exists():
+        raise DatasetError(f"the results {path} do not exist; expected a detector's results.bbox.json")
+    results = read_json(path)
     boxes = defaultdict(list)
     for number, result in enumerate(results if isinstance(results, list) else [None]):
-        if not isinstance(result, Mapping) or not {'image_id', 'category_id', 'bbox', 'score'} <= set(result):
+        if not _is_result(result):
             raise DatasetError(f"{path} is not in COCO's result format: entry {number} needs image_id, category_id, "
-                               'bbox and score')
-        if result['image_id'] not in coco.imgs:
-            raise DatasetError(f'{path} has results for image {result["image_id"]}, which is not in the annotations')
+                               'bbox and score; a box is four finite numbers, a score one')
+        for key, known, what in (('image_id', coco.imgs, 'image'), ('category_id', coco.cats, 'category')):
+            if result[key] not in known:
+                raise DatasetError(f'{path} has results for {what} {result[key]}, which is not in the annotations')
         if result['score'] >= score_thresh and min(result['bbox'][2:]) > 0:
             boxes[result['image_id']].append(dict(result))
     return boxes
+
+
+def _is_result(result: Any) -> bool:
+    try:
+        return (len(result['bbox']) == 4 and all(map(math.isfinite, (*result['bbox'], result['score'])))
+                and isinstance(result['image_id'], int | str) and isinstance(result['category_id'], int | str))
+    except (KeyError, TypeError):
+        return False
 
 
 @torch.no_grad()
@@ -119,7 +134,12 @@ def segment_instances(sam: Sam, coco: COCO, folder: str | Path, prompts: Mapping
     predictor, results = SamPredictor(sam), []
     for image_id in image_ids:
         if prompts.get(image_id):
-            predictor.set_image(read_image(Path(folder, coco.imgs[image_id]['file_name'])))
+            path, entry = Path(folder, coco.imgs[image_id]['file_name']), coco.imgs[image_id]
+            image = read_image(path)
+            if image.shape[:2] != (entry['height'], entry['width']):
+                raise DatasetError(f'{path} has {image.shape[1]} x {image.shape[0]} pixels, its annotations are for '
+                                   f'{entry["width"]} x {entry["height"]}')
+            predictor.set_image(image)
             boxes = np.array([prompt['bbox'] for prompt in prompts[image_id]], dtype=np.float32)
             boxes[:, 2:] += boxes[:, :2]
             for prompt, mask in zip(prompts[image_id], masks_of_boxes(predictor, boxes), strict=True):

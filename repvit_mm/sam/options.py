@@ -11,6 +11,8 @@ from ..errors import ConfigError
 from ..fusion import fuse
 from .build import build_sam
 
+#: Side of a grid of points, each of which is segmented.
+grid = whole_number(1, 512)
 RANDOM_WEIGHTS = ('Without a checkpoint the weights are random, and the masks are meaningless. '
                   '--checkpoint repvit://sam downloads the published ones.')
 
@@ -21,7 +23,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
                         help=f'architecture of the image encoder: {", ".join(sorted(ARCHS))} (default: m2_3)')
     parser.add_argument('--checkpoint', metavar='FILE',
                         help='weights; repvit://sam are the published ones, for m2_3 (default: random weights)')
-    parser.add_argument('--image-size', type=whole_number(16, multiple_of=16), default=1024, metavar='PIXELS',
+    parser.add_argument('--image-size', type=whole_number(16, 8192, multiple_of=16), default=1024, metavar='PIXELS',
                         help='longer side to which pictures are scaled, a multiple of 16 (default: 1024)')
     parser.add_argument('--device', metavar='NAME', help='cpu, cuda, cuda:1, ... (default: the GPU if there is one)')
 

@@ -11,6 +11,7 @@ import torch
 from mmengine.config import Config
 from torch import Tensor, nn
 
+from ..coco_files import check_coco_files
 from ..errors import ConfigError, DatasetError, shortened
 from .base import Toolbox, heads_in
 from .datasets import datasets_of, innermost, known_metainfo
@@ -51,9 +52,10 @@ class Detection(Toolbox):
         return f'backbone, neck and dense heads, and {roi}'
 
     def load(self, path: str | Path) -> None:
-        """Import mmdet, without its warning about an evaluator that is not used."""
+        """Import mmdet, without its warning about an evaluator that is not used, and check what it reads."""
         warnings.filterwarnings('ignore', 'faster_coco_eval is not installed')
         super().load(path)
+        check_coco_files()
 
     def check_config(self, cfg: Config, loaders: Sequence[str]) -> None:
         """Check that the heads are for as many classes as the data sets have.

@@ -164,7 +164,7 @@ def _complaint(pair: _Pair, classes: int, valid: np.ndarray) -> str | None:
     try:
         with Image.open(pair.label) as picture:
             label = np.asarray(picture)
-    except (OSError, SyntaxError, ValueError) as error:  # Pillow raises all three for broken files
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # all of Pillow
         return f'{pair.label} cannot be read as a label image: {error}'
     if label.ndim != 2:
         return (f'{pair.label} is a picture of {label.shape[2]} channels; a label has one, of which each value is the '

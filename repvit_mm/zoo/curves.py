@@ -1,10 +1,12 @@
 """Training curves, from mmengine's logs or from a table of a published run."""
 import csv
+import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import UserError
+from ..files import read_text
 from ..scalars import is_training, read_scalars
 from .plots import _close, _subplots
 
@@ -42,11 +44,11 @@ def read_curves(path: Path) -> list[Curve]:
     """
     if path.is_dir():
         curves = _curves(_steps_of(read_scalars(path)), path.name)
-    elif not path.is_file():
-        raise UserError(f'the table or log {path} does not exist')
     elif path.suffix == '.csv':
-        with path.open(newline='') as file:
-            curves = _curves((_numbers(row) for row in csv.DictReader(file)), path.stem)
+        try:
+            curves = _curves((_numbers(row) for row in csv.DictReader(io.StringIO(read_text(path)))), path.stem)
+        except csv.Error as error:
+            raise UserError(f'{path} is not a table (CSV): {error}') from error
     else:
         curves = _curves(_steps_of(read_scalars(path)), path.parent.parent.parent.name)
     if not curves:

@@ -68,31 +68,6 @@ def test_seed_of_the_config_that_no_generator_takes(seed):
         engine.prepare(cfg, args, ())
 
 
-@pytest.mark.parametrize(('train_cfg', 'message'), [
-    (dict(type='IterBasedTrainLoop', max_iters=0), r'^train_cfg\.max_iters=0 must be a whole number, at least 1$'),
-    (dict(by_epoch=True, max_epochs=0), r'^train_cfg\.max_epochs=0 must'),
-    (dict(by_epoch=True, max_epochs=-3), r'^train_cfg\.max_epochs=-3 must'),
-    (dict(by_epoch=True, max_epochs=1.5), r'^train_cfg\.max_epochs=1\.5 must'),
-    (dict(by_epoch=True, max_epochs='ten'), r'^train_cfg\.max_epochs=ten must'),
-    (dict(by_epoch=True, max_epochs=3, val_interval=0), r'^train_cfg\.val_interval=0 must'),
-])
-def test_training_without_a_length(train_cfg, message):
-    cfg, args = Config(dict(train_cfg=train_cfg, train_dataloader={'dataset': {}})), options()
-    args.config = 'x.py'
-    with pytest.raises(ConfigError, match=message):
-        engine.prepare(cfg, args, ('train_dataloader',))
-    engine.prepare(cfg, args, ())  # a test has no need of it
-
-
-@pytest.mark.parametrize('train_cfg', [
-    None, dict(by_epoch=True, max_epochs=1), dict(by_epoch=False, max_iters=1e5, val_interval=float('inf'))])
-def test_training_with_a_length(train_cfg):
-    cfg, args = Config(dict(train_cfg=train_cfg, train_dataloader={'dataset': {}})), options()
-    args.config = 'x.py'
-    engine.prepare(cfg, args, ('train_dataloader',))
-    assert cfg.train_cfg == train_cfg
-
-
 def test_loaders_fit_the_machine():
     loaders = dict(train_dataloader=dict(num_workers=0, persistent_workers=True, pin_memory=True),
                    val_dataloader=dict(num_workers=2, persistent_workers=True))

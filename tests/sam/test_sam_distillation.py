@@ -254,7 +254,6 @@ default_hooks = dict(logger=dict(interval=1), checkpoint=dict(interval=25))
 
 @pytest.mark.parametrize('arguments, message', [
     (('--part', 3, 2), '--part 3 2: the first number must be from 1 to the second'),
-    (('--batch-size', 0), '--batch-size 0: expected at least 1'),
     (('--data-root', 'nowhere'), 'data set not found'),
 ])
 def test_mistakes_in_caching_are_one_line(folder, arguments, message):

@@ -166,7 +166,7 @@ def test_what_nothing_measures_is_listed(tmp_path, monkeypatch):
     (['--weights', 'missing'], '--weights missing: the folder does not exist'),
     (['--boxes', 'missing.json'], '--boxes missing.json: the file does not exist'),
     (['--gpus', '0'], '--gpus 0: expected at least 1'),
-    (['--curves', 'missing.csv'], 'the table or log missing.csv does not exist'),
+    (['--curves', 'missing.csv'], 'missing.csv does not exist'),
 ])
 def test_bad_input_is_one_line(tmp_path, monkeypatch, arguments, message):
     monkeypatch.chdir(tmp_path)
