@@ -34,7 +34,7 @@ def read_scalars(path: Path) -> list[dict[str, Any]]:
             except (ValueError, RecursionError) as error:
                 if not line.endswith('\n'):  # cut off when the process was killed
                     continue
-                raise UserError(f'{log}, line {number}: not a record in JSON; expected a scalars.json of '
+                raise UserError(f'{log}, line {number}: not JSON, or no record; expected a scalars.json of '
                                 'mmengine') from error
             records[is_training(record), record.get('step', record.get('iter'))] = record
     return list(records.values())
