@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ..coco_files import check_coco_files
 from ..errors import ConfigError, DatasetError, shortened
+from .annotations import check_objects
 from .base import Toolbox, heads_in
 from .datasets import datasets_of, innermost, known_metainfo
 
@@ -87,13 +88,17 @@ class Detection(Toolbox):
     def check_dataset(self, dataset: Any) -> None:
         """Check that the annotations in COCO's format know every class of the data set, in the same order.
 
-        mmdet numbers the classes that they know, in their order, and names them in that of the data set.
+        mmdet numbers the classes that they know, in their order, and names them in that of the data set. The objects
+        of a training set are counted, too.
 
         Raises:
-            DatasetError: If classes are missing, or in another order.
+            DatasetError: If classes are missing, or in another order, or nothing can be learned.
         """
-        for inner in innermost(dataset):
+        datasets = list(innermost(dataset))
+        for inner in datasets:
             _check_categories(inner)
+        if not any(getattr(inner, 'test_mode', True) for inner in datasets):
+            check_objects(datasets)
 
     def enable_tta(self, cfg: Config) -> None:
         """Test with augmented images; see :meth:`Toolbox.enable_tta`."""

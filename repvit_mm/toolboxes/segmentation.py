@@ -1,4 +1,5 @@
 """MMSegmentation."""
+import logging
 import os
 import time
 from collections.abc import Sequence
@@ -121,13 +122,20 @@ def _check(dataset: Any, label_dir: str) -> None:
     infos = [dataset.get_data_info(i) for i in range(len(dataset))]
     pairs = [_Pair(info['img_path'], info['seg_map_path']) for info in infos]
     _check_pairs(dataset, pairs, label_dir)
-    classes, valid = len(dataset.metainfo['classes']), _valid_values(dataset)
+    meanings, empty = _Meanings(dataset), 0
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        results = pool.map(lambda pair: _complaint(pair, classes, valid), pairs)
-        for complaint in track(results, 'checking labels', len(pairs), disable=len(pairs) < SHOW_PROGRESS):
-            if complaint:
+        results = pool.map(lambda pair: _look(pair, meanings), pairs)
+        for result in track(results, 'checking labels', len(pairs), disable=len(pairs) < SHOW_PROGRESS):
+            if isinstance(result, str):
                 pool.shutdown(wait=False, cancel_futures=True)
-                raise DatasetError(complaint)
+                raise DatasetError(result)
+            empty += not result
+    if empty:
+        line = f'{empty} of {len(pairs)} labels in {label_dir} hold ignored values only'
+        if empty == len(pairs):
+            raise DatasetError(f'{line}; there is nothing to learn or to test')
+        print_log(f'{line}, which nothing is learned from', 'current', logging.WARNING)
+    classes = meanings.classes
     print_log(f'{len(pairs)} labels in {label_dir} fit their images and the {classes} classes '
               f'(checked in {time.perf_counter() - start:.1f} s)', logger='current')
 
@@ -148,19 +156,29 @@ def _check_pairs(dataset: Any, pairs: Sequence[_Pair], label_dir: str) -> None:
                            f'first {left[0]}; add the images, or write the names to use into a file and set ann_file')
 
 
-def _valid_values(dataset: Any) -> np.ndarray:
-    """Which of the values 0-255 in a file become a class or are ignored; bool (256,)."""
-    values = np.arange(256)
-    if dataset.reduce_zero_label:
-        values = np.where((values == 0) | (values == 255), 255, values - 1)
-    mapped = values.copy()
-    for old, new in (dataset.label_map or {}).items():
-        mapped[values == old] = new
-    return (mapped < len(dataset.metainfo['classes'])) | (mapped == 255) | (mapped == dataset.ignore_index)
+class _Meanings:
+    """What the values 0-255 in a file stand for.
+
+    Attributes:
+        classes: The number of classes.
+        learned: Which values become a class; bool (256,).
+        valid: Which become a class, or are ignored; bool (256,).
+    """
+
+    def __init__(self, dataset: Any):
+        values = np.arange(256)
+        if dataset.reduce_zero_label:
+            values = np.where((values == 0) | (values == 255), 255, values - 1)
+        mapped = values.copy()
+        for old, new in (dataset.label_map or {}).items():
+            mapped[values == old] = new
+        self.classes = len(dataset.metainfo['classes'])
+        self.learned = (mapped < self.classes) & (mapped != dataset.ignore_index)
+        self.valid = self.learned | (mapped == 255) | (mapped == dataset.ignore_index)
 
 
-def _complaint(pair: _Pair, classes: int, valid: np.ndarray) -> str | None:
-    """What is wrong with a label, or None."""
+def _look(pair: _Pair, meanings: _Meanings) -> str | bool:
+    """What is wrong with a label, or whether there is a class in it."""
     try:
         with Image.open(pair.label) as picture:
             label = np.asarray(picture)
@@ -170,13 +188,14 @@ def _complaint(pair: _Pair, classes: int, valid: np.ndarray) -> str | None:
         return (f'{pair.label} is a picture of {label.shape[2]} channels; a label has one, of which each value is the '
                 'number of a class')
     values = np.unique(label) if label.dtype != np.uint8 else np.flatnonzero(np.bincount(label.ravel()))
-    if bad := [int(value) for value in values if not 0 <= value < 256 or not valid[int(value)]]:
-        return f'{pair.label} holds {shortened(map(str, bad), 5)}; for {classes} classes, expected {_ranges(valid)}'
+    if bad := [int(value) for value in values if not 0 <= value < 256 or not meanings.valid[int(value)]]:
+        return (f'{pair.label} holds {shortened(map(str, bad), 5)}; for {meanings.classes} classes, expected '
+                f'{_ranges(meanings.valid)}')
     size = _image_size(pair.image)
     if size and size != label.shape[::-1]:
         return (f'{pair.image} is {size[0]} x {size[1]} pixels, but its label {pair.label} is {label.shape[1]} x '
                 f'{label.shape[0]}')
-    return None
+    return bool(meanings.learned[values.astype(int)].any())
 
 
 def _image_size(path: str) -> tuple[int, int] | None:

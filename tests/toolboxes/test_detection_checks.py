@@ -6,6 +6,7 @@ from mmengine.config import Config
 from mmengine.registry import DATASETS
 
 from repvit_mm.errors import ConfigError, DatasetError
+from repvit_mm.toolboxes import annotations
 from repvit_mm.toolboxes.detection import Detection, _category_names
 
 pytest.importorskip('mmdet')
@@ -90,6 +91,66 @@ def test_the_categories_are_found_anywhere_in_the_file(tmp_path, layout):
     content = {'categories': [{'id': 1, 'name': 'cat [a "categories"]'}], 'images': [{'id': 7}], 'annotations': []}
     (tmp_path / 'x.json').write_text(json.dumps(content, **layout))
     assert _category_names(str(tmp_path / 'x.json')) == ['cat [a "categories"]']
+
+
+GOOD = dict(image_id=7, category_id=1, bbox=[1, 1, 2, 2], area=4, iscrowd=0)
+USELESS = [
+    (dict(bbox=[9, 9, 2, 2]), 'have a box outside of their image'),
+    (dict(bbox=[-4, 0, 3, 3]), 'have a box outside of their image'),
+    (dict(bbox=[float('nan'), 0, 3, 3]), 'have a box with infinite values or NaN'),
+    (dict(bbox=[0, 0, float('inf'), 3]), 'have a box with infinite values or NaN'),
+    (dict(bbox=[1, 1, 2, 0]), 'have no area'),
+    (dict(bbox=[1, 1, 2, 0.5]), 'have no area'),
+    (dict(area=0), 'have no area'),
+    (dict(iscrowd=1), r'are crowds \(iscrowd\)'),
+    (dict(image_id=8), 'are of an image that the file does not list'),
+    (dict(category_id=10), 'there are no objects of the 3 classes'),
+]
+
+
+@pytest.fixture
+def check_training(tmp_path):
+    def check(*annotations, images=({'id': 7},)):
+        path = tmp_path / 'instances.json'
+        path.write_text(json.dumps(dict(
+            images=[dict(file_name='7.jpg', height=4, width=5, **image) for image in images],
+            annotations=[dict(GOOD, id=number) | changes for number, changes in enumerate(annotations)],
+            categories=[{'id': 3 * number + 1, 'name': name} for number, name in enumerate([*NAMES, 'hen'])])))
+        Detection().check_dataset(DATASETS.build(dict(
+            type='mmdet.CocoDataset', ann_file=str(path), data_prefix=dict(img='images'), pipeline=[],
+            metainfo=dict(classes=NAMES))))
+    return check
+
+
+@pytest.fixture
+def lines(monkeypatch):
+    lines = []
+    monkeypatch.setattr(annotations, 'print_log', lambda line, *_: lines.append(line))
+    return lines
+
+
+@pytest.mark.parametrize(('useless', 'reason'), USELESS)
+def test_a_training_set_without_anything_to_learn_is_refused(check_training, useless, reason):
+    with pytest.raises(DatasetError, match=rf'^nothing can be learned from the training set: .*{reason}') as info:
+        check_training(useless, useless)
+    assert '\n' not in str(info.value)
+
+
+def test_objects_that_nothing_is_learned_from_are_counted(check_training, lines):
+    check_training({}, *(useless for useless, _ in USELESS))
+    for number, reason in ((2, 'outside'), (2, 'NaN'), (3, 'no area'), (1, 'crowds'), (1, 'of an image')):
+        assert sum(f' {number} of 11 objects' in line and reason in line for line in lines) == 1, lines
+    assert len(lines) == 5
+
+
+def test_a_good_training_set_is_not_mentioned(check_training, lines):
+    check_training({}, {})
+    assert not lines
+
+
+def test_images_that_share_an_id_are_counted(check_training, lines):
+    check_training({}, images=[{'id': 7}] * 3)
+    assert len(lines) == 1 and ' 2 images have the id of another one' in lines[0]
 
 
 def test_data_sets_of_other_kinds_are_left_alone():

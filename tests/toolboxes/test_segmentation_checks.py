@@ -10,7 +10,7 @@ from mmengine.registry import DATASETS, DefaultScope
 from PIL import Image
 
 from repvit_mm.errors import ConfigError, DatasetError
-from repvit_mm.toolboxes import TOOLBOXES
+from repvit_mm.toolboxes import TOOLBOXES, segmentation
 
 CLASSES = ('sky', 'road', 'car')
 
@@ -50,6 +50,19 @@ def check(root: Path, **changes) -> None:
 
 def test_a_whole_data_set_passes(root):
     check(root)
+
+
+@pytest.mark.parametrize(('values', 'changes'), [([255], {}), ([0], dict(reduce_zero_label=True))])
+def test_labels_without_a_class_are_counted_and_refused_where_there_are_no_others(root, monkeypatch, values, changes):
+    lines = []
+    monkeypatch.setattr(segmentation, 'print_log', lambda line, *_, **__: lines.append(line))
+    for i in range(6):
+        write_label(root / f'labels/{i}.png', values if i else [1])
+    check(root, **changes)
+    assert '5 of 6 labels in ' in lines[0] and 'ignored values only' in lines[0] and len(lines) == 2
+    write_label(root / 'labels/0.png', values)
+    with pytest.raises(DatasetError, match='^6 of 6 labels in .* hold ignored values only; there is nothing to learn'):
+        check(root, **changes)
 
 
 @pytest.mark.parametrize('wrap', [
