@@ -39,11 +39,13 @@ class Piece(NamedTuple):
         module: The module that has to be importable.
         disables: What does not work without it.
         extra: The extra of this package that installs it; empty for the stack itself.
+        command: What installs it where no extra can.
     """
 
     module: str
     disables: str
     extra: str = ''
+    command: str = ''
 
 
 STACK = (
@@ -66,6 +68,12 @@ OPTIONAL = (
     Piece('onnxruntime', 'export --to onnx, sam-export onnx; benchmark and test --backend onnxruntime', 'export'),
     Piece('coremltools', 'export --to coreml, sam-export coreml', 'export'),
     Piece('openvino', 'export --to openvino; benchmark and test --backend openvino', 'export'),
+    Piece('ncnn', 'export --to ncnn; benchmark and test --backend ncnn', 'export'),
+    Piece('pnnx', 'export --to ncnn', 'export'),
+    Piece('executorch', 'export --to executorch; benchmark and test --backend executorch', 'executorch'),
+    Piece('ai_edge_litert', 'export --to litert; benchmark and test --backend litert',
+          command='pip install ai-edge-litert'),
+    Piece('litert_torch', 'export --to litert', command='pip install --no-deps -r requirements-litert.txt'),
     Piece('segment_anything', 'RepViT-SAM: the sam-* commands', 'sam'),
     Piece('pycocotools', "COCO's figures, sam-demo's masks, sam-eval-coco", 'sam'),
     Piece('scipy', 'sam-eval-edges', 'sam'),
@@ -134,6 +142,8 @@ def find_stack() -> tuple[int, Finding]:
 def add_command(piece: Piece, stack: int) -> str:
     """The command that installs a package for a stack."""
     package, extra = piece.module.partition('.')[0], STACKS[stack]
+    if piece.command:
+        return piece.command
     if piece.extra:
         return f'pip install "repvit-mm[{piece.extra}]"'
     if package in ('torch', 'torchvision'):

@@ -8,11 +8,11 @@ from typing import NamedTuple
 from ..errors import ExportError
 from ..files import atomic_write
 from ..inference import InferenceModel
-from . import coreml, onnx, openvino
+from . import coreml, executorch, litert, ncnn, onnx, openvino
 from .mil_evaluator import quiet
 from .packages import need
 from .proof import prove_with
-from .runtimes import open_onnx, open_openvino
+from .runtimes import open_executorch, open_litert, open_ncnn, open_onnx, open_openvino
 from .subject import Options, Subject, subject_of
 from .verification import Comparison, ExportReport, size_on_disk
 
@@ -51,6 +51,12 @@ BACKENDS = {
                         'OpenVINO', frozenset({'selection', 'dynamic_size'}), ('.bin',)),
     'coreml': Backend('.mlpackage', ('fp16', 'fp32'), ('coremltools',), coreml.build, coreml.prove, coreml.runner(),
                       frozenset({'more_shapes', 'weights'}), is_folder=True),
+    'litert': Backend('.tflite', ('fp32',), ('litert_torch', 'ai_edge_litert'), litert.build, prove_with(open_litert),
+                      'LiteRT, XNNPACK'),
+    'ncnn': Backend('.param', ('fp32', 'fp16'), ('ncnn', 'pnnx'), ncnn.build, prove_with(open_ncnn), 'ncnn',
+                    beside=('.bin',)),
+    'executorch': Backend('.pte', ('fp32',), ('executorch',), executorch.build, prove_with(open_executorch),
+                          'ExecuTorch, XNNPACK'),
 }
 #: Option -> how it is given on the command line, and why a format does not have it.
 _OPTIONAL = {

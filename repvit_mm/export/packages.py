@@ -4,6 +4,10 @@ from types import ModuleType
 
 from ..errors import ExportError
 
+#: Packages that the extra of the others does not bring along.
+INSTALLED_BY = {'executorch': 'pip install "repvit-mm[executorch]"', 'ai_edge_litert': 'pip install ai-edge-litert',
+                'litert_torch': 'pip install --no-deps -r requirements-litert.txt'}
+
 
 def need(name: str, extra: str = 'export') -> ModuleType:
     """Import an optional package.
@@ -20,4 +24,5 @@ def need(name: str, extra: str = 'export') -> ModuleType:
     except ModuleNotFoundError as error:
         if error.name != name.partition('.')[0]:
             raise
-        raise ExportError(f'{error.name} is not installed: pip install "repvit-mm[{extra}]"') from error
+        command = INSTALLED_BY.get(error.name, f'pip install "repvit-mm[{extra}]"')
+        raise ExportError(f'{error.name} is not installed: {command}') from error
