@@ -146,15 +146,15 @@ def test_benchmark_tells_a_file_that_cannot_be_written_before_it_measures(option
 
 
 @pytest.mark.parametrize('tool, arguments, message', [
-    ('get_flops', ['m1_1', '--shape', 0, 0], 'argument --shape: expected a whole number, at least 1, got 0'),
-    ('get_flops', ['m1_1', '--shape', -5, 224], 'argument --shape: expected a whole number, at least 1, got -5'),
+    ('get_flops', ['m1_1', '--shape', 0, 0], 'argument --shape: expected a whole number from 1 to 16384, got 0'),
+    ('get_flops', ['m1_1', '--shape', -5, 224], 'argument --shape: expected a whole number from 1 to 16384, got -5'),
     ('get_flops', ['m0_6', '--depth', -1], 'argument --depth: expected a whole number, at least 0, got -1'),
     ('get_flops', ['m0_6', '--proposals', -4], 'argument --proposals: expected a whole number, at least 0, got -4'),
-    ('benchmark', ['m0_6', '--shape', 64, 0], 'argument --shape: expected a whole number, at least 1, got 0'),
+    ('benchmark', ['m0_6', '--shape', 64, 0], 'argument --shape: expected a whole number from 1 to 16384, got 0'),
     ('benchmark', ['m0_6', '--threads', -3], 'argument --threads: expected a whole number, at least 1, got -3'),
     ('benchmark', ['m0_6', '--threads', 0], 'argument --threads: expected a whole number, at least 1, got 0'),
-    ('export_onnx', ['m0_6', '--shape', 64, 'x'], 'argument --shape: expected a whole number, at least 1, got x'),
-    ('export_coreml', ['m0_6', '--also-shape', 64, 0], 'argument --also-shape: expected a whole number, at least 1'),
+    ('export_onnx', ['m0_6', '--shape', 64, 'x'], 'argument --shape: expected a whole number from 1 to 16384, got x'),
+    ('export_coreml', ['m0_6', '--also-shape', 64, 0], 'argument --also-shape: expected a whole number from 1'),
 ])
 def test_a_number_out_of_range_is_a_usage_error(tool, arguments, message):
     status, _, error = run_tool(tool, *arguments)
