@@ -1,4 +1,4 @@
-"""Types of numbers on the command line; one that is out of range is a usage error."""
+"""Types of numbers for argparse; a number out of range is a usage error."""
 import argparse
 import math
 from collections.abc import Callable

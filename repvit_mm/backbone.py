@@ -1,4 +1,4 @@
-"""RepViT as a backbone that returns a map of each stage."""
+"""RepViT as a backbone that returns a feature map of each stage."""
 from collections.abc import Mapping, MutableMapping, Sequence
 
 import torch
@@ -17,7 +17,7 @@ from .layers import pop_folded
 from .lean_training import applies, half_the_memory
 
 _KINDS = {list | tuple: 'a list of numbers', int: 'a whole number', int | float: 'a number'}
-#: ``feature_tap`` -> what a stage returns as its map.
+#: Which feature map of a stage is returned; see :class:`RepViT`.
 FEATURE_TAPS = ('stage_end', 'penultimate')
 
 
@@ -27,7 +27,7 @@ class Stage(nn.Module):
     Args:
         in_channels: Channels of the previous stage; None for the first stage, which has no downsampling.
         channels: Channels of this stage.
-        depth: Blocks without the closing one; every second one has squeeze-and-excitation, starting with the first.
+        depth: Blocks before the closing one; every second one, starting with the first, has squeeze-and-excitation.
         closing: Whether one more block, without squeeze-and-excitation, ends the stage.
         stride: Stride of the downsampling.
         first_version: See :class:`repvit_mm.layers.RepDWConv`.
@@ -48,7 +48,7 @@ class Stage(nn.Module):
         self.depth = depth
 
     def forward(self, x: Tensor, with_cp: bool = False) -> tuple[Tensor, Tensor]:
-        """The last map, and the map before the closing block; both are the same without a closing block."""
+        """The last map, and the map before the closing block; without a closing block they are the same."""
         x = tapped = self.downsample(x)
         for number, block in enumerate(self.blocks, start=1):
             x = checkpointed(block)(x) if with_cp else block(x)
@@ -68,14 +68,14 @@ class RepViT(BaseModule, LoadsBothForms):
         arch: A name of :data:`repvit_mm.archs.ARCHS`, or a dict of ``widths`` and ``depths``
             (see :class:`repvit_mm.archs.ArchSpec`).
         in_channels: Channels of the image.
-        out_indices: The stages whose maps are returned, ascending, counted from 0.
+        out_indices: The stages whose feature maps are returned, ascending, counted from 0.
         feature_tap: ``'stage_end'`` returns the last map of each stage. ``'penultimate'`` returns the map before the
             last block of every stage but the last one, as the published detectors and timm's ``features_only`` do.
         last_stride: Stride of the last downsampling, 2 or 1 (RepViT-SAM).
         frozen_stages: -1 freezes nothing, 0 the stem, n > 0 the stem and the first n stages: parameters and
             BatchNorm statistics.
         norm_cfg: ``BN``, ``SyncBN``, or ``GN`` with ``num_groups``, which cannot be fused.
-        norm_eval: Let every BatchNorm use its running statistics in training; weights and biases still learn.
+        norm_eval: Let every BatchNorm use its running statistics in training; its weight and bias are still trained.
         act_cfg: Activation, see :func:`repvit_mm.layers.build_act`.
         drop_path_rate: Stochastic depth of the last block; it rises linearly from 0 at the first.
         with_cp: Recompute the blocks' activations in the backward pass instead of keeping them. ``'cheap'`` recomputes
@@ -162,7 +162,7 @@ class RepViT(BaseModule, LoadsBothForms):
         return tuple(maps)
 
     def train(self, mode: bool = True) -> 'RepViT':
-        """Set the mode; what is frozen stays in evaluation mode."""
+        """Set the mode; frozen stages stay in evaluation mode."""
         super().train(mode)
         for module in self._frozen():
             module.eval()
@@ -230,7 +230,7 @@ def _check(num_stages: int, in_channels: int, out_indices: Sequence[int], featur
     if in_channels < 1:
         raise ConfigError(f'in_channels={in_channels} must be at least 1')
     if frozen_stages not in range(-1, num_stages + 1):
-        raise ConfigError(f'frozen_stages={frozen_stages} must be from -1 (nothing) and 0 (stem) to {num_stages}')
+        raise ConfigError(f'frozen_stages={frozen_stages} must be -1 (nothing), 0 (stem) or 1 to {num_stages}')
     if not 0 <= drop_path_rate < 1:
         raise ConfigError(f'drop_path_rate={drop_path_rate} must be at least 0 and less than 1')
     if with_cp not in (False, True, 'cheap'):

@@ -1,4 +1,4 @@
-"""The blocks of RepViT (https://arxiv.org/abs/2307.09283), made of the layers in ``layers.py``."""
+"""The blocks of RepViT (https://arxiv.org/abs/2307.09283), built from the layers in ``layers.py``."""
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 
@@ -14,7 +14,7 @@ class SqueezeExcite(nn.Module):
     """Channel attention (https://arxiv.org/abs/1709.01507) with ReLU and sigmoid.
 
     Args:
-        channels: Channels of input and output; a quarter of them, rounded to a multiple of 8, is the bottleneck.
+        channels: Channels of input and output; the bottleneck has a quarter, rounded to a multiple of 8.
     """
 
     def __init__(self, channels: int):
@@ -33,7 +33,7 @@ class DropPath(nn.Module):
     """Stochastic depth (https://arxiv.org/abs/1603.09382): drops a residual branch for whole samples in training.
 
     Args:
-        rate: Probability of a drop; kept samples are scaled by 1 / (1 - rate).
+        rate: Probability of dropping the branch; kept samples are scaled by 1 / (1 - rate).
     """
 
     def __init__(self, rate: float):
@@ -52,12 +52,12 @@ class DropPath(nn.Module):
 
 
 def _activated(x: Tensor, act: nn.Module, layer: nn.Module) -> Tensor:
-    """``layer(act(x))``; a :class:`ConvBN` that was not fused need not keep the activation for backward."""
+    """``layer(act(x))``; an unfused :class:`ConvBN` can drop the activation until the backward pass."""
     return layer(x, act) if isinstance(layer, ConvBN) else layer(act(x))
 
 
 class ChannelMixer(nn.Module):
-    """Residual pair of 1x1 convolutions, twice as wide in between.
+    """Two 1x1 convolutions with twice as many channels in between, and a residual connection.
 
     Args:
         channels: Channels of input and output.
@@ -83,7 +83,7 @@ class Stem(nn.Module):
 
     Args:
         in_channels: Channels of the image.
-        out_channels: Channels of the output, even; half of them in between.
+        out_channels: Channels of the output, even; the first convolution has half as many.
         norm_cfg: See :func:`repvit_mm.layers.build_norm`.
         act_cfg: See :func:`repvit_mm.layers.build_act`.
     """
@@ -148,9 +148,9 @@ class RepViTBlock(nn.Module):
 
 
 def checkpointed(block: nn.Module) -> Callable[[Tensor], Tensor]:
-    """``block`` as a function that keeps no activations and computes them again in the backward pass.
+    """``block`` as a function that keeps no activations and recomputes them in the backward pass.
 
-    The second forward pass leaves running statistics alone, so that training equals training without it.
+    The second forward pass does not update running statistics, so the results of training do not change.
     """
     return lambda x: checkpoint(block, x, use_reentrant=False,
                                 context_fn=lambda: (nullcontext(), _statistics_kept(block)))

@@ -1,4 +1,4 @@
-"""Deploy checkpoints: files of fused weights, marked as fused."""
+"""Deploy checkpoints: files with fused weights, marked as fused."""
 from pathlib import Path
 from typing import NamedTuple
 
@@ -35,7 +35,7 @@ class FusedCheckpoint(NamedTuple):
 
 
 def fuse_checkpoint(config: str | Path, checkpoint: str | Path, out: str | Path, size: int = 224) -> FusedCheckpoint:
-    """Fuse a checkpoint and write it, provided that the outputs stay the same.
+    """Fuse a checkpoint and write it, if the outputs stay the same.
 
     Only RepViT and its classifier are fused. mmcv's ConvModules in necks and heads are not, because the toolboxes'
     loaders and inferencers expect their names; :func:`repvit_mm.fuse` and the exporters fuse them, too.
@@ -56,7 +56,7 @@ def fuse_checkpoint(config: str | Path, checkpoint: str | Path, out: str | Path,
     before = _weigh(model.model)
     fused = fuse(model, own_only=True)
     difference = _largest_difference(model, fused, size)
-    if not difference <= BOUND:  # also if it is not a number
+    if not difference <= BOUND:  # also if it is NaN
         raise CheckpointError(f'{checkpoint} cannot be fused: the outputs would change by {difference:.1e} of the '
                               f'largest value, more than {BOUND:g}')
     meta = {**model.meta, 'fused': True, 'arch': model.arch}

@@ -1,4 +1,4 @@
-"""Writing files whole or not at all, and reading text that may be anything."""
+"""Atomic writing of files and folders, and reading of text that may have any content."""
 import glob
 import json
 import os
@@ -25,7 +25,7 @@ def atomic_write(out: str | Path, folder: bool = False) -> Iterator[Path]:
     """Yield a temporary path, which replaces ``out`` when the block succeeds.
 
     Args:
-        out: The file or folder; it may exist.
+        out: The file or folder; replaced if it exists.
         folder: Whether to write a folder.
 
     Raises:
@@ -47,7 +47,7 @@ def atomic_write(out: str | Path, folder: bool = False) -> Iterator[Path]:
 
 
 def put_in_place(part: Path, out: Path) -> None:
-    """Sync ``part`` to the disk and rename it to ``out``: even a power cut leaves the old content or the new."""
+    """Sync ``part`` to the disk and rename it to ``out``: a power cut leaves the old or the new content."""
     if part.is_dir():
         os.sync()  # much faster than syncing file by file
     else:

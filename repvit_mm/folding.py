@@ -1,8 +1,8 @@
-"""Folding a BatchNorm on its running statistics into the layer before it, and back.
+"""Fold a BatchNorm that uses its running statistics into the layer before it, and unfold it again.
 
-``folded()`` of a layer is the weight and bias of the one convolution that it then amounts to. Fusion stores that
+``folded()`` of a layer returns the weight and bias of the equivalent single convolution. Fusion stores that
 convolution; training on frozen statistics computes it on the fly, with gradients, which costs less than running the
-branches. ``unfolded()`` is the way back: values of the layer's own tensors with which it computes that convolution.
+branches. ``unfolded()`` is the reverse: values for the layer's own tensors that make it equivalent to a convolution.
 """
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, MutableMapping
@@ -14,17 +14,17 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 
 def has_fixed_statistics(norm: nn.Module) -> bool:
-    """Whether ``norm`` maps every input by the same scale and shift: a BatchNorm on its running statistics."""
+    """Whether ``norm`` is a BatchNorm that uses its running statistics: scale and shift do not depend on the input."""
     return isinstance(norm, _BatchNorm) and not norm.training and norm.running_var is not None
 
 
 def can_fold(norm: nn.Module) -> bool:
-    """Whether ``norm`` is a BatchNorm that keeps running statistics, in whatever mode it is now."""
+    """Whether ``norm`` is a BatchNorm that keeps running statistics, in training or evaluation mode."""
     return isinstance(norm, _BatchNorm) and norm.running_var is not None
 
 
 def scale_and_shift(norm: _BatchNorm, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Scale and shift, (channels,) each, by which ``norm`` maps its input on running statistics."""
+    """Scale and shift, (channels,) each, that ``norm`` applies when it uses its running statistics."""
     scale = torch.rsqrt(norm.running_var.to(dtype) + norm.eps)
     if norm.weight is not None:
         scale = scale * norm.weight.to(dtype)
@@ -35,13 +35,13 @@ def scale_and_shift(norm: _BatchNorm, dtype: torch.dtype) -> tuple[Tensor, Tenso
 
 
 def fusion_dtype(weight: Tensor) -> torch.dtype:
-    """Fusion computes in double precision and rounds once; Apple's GPU has no such type."""
+    """Fusion computes in double precision and rounds once; Apple's GPUs (MPS) have no double precision."""
     return torch.float32 if weight.device.type == 'mps' else torch.float64
 
 
 @torch.no_grad()
 def make_conv(like: nn.Conv2d, weight: Tensor, bias: Tensor) -> nn.Conv2d:
-    """A convolution of ``weight`` and ``bias`` with the geometry, dtype, device and memory format of ``like``."""
+    """A convolution with ``weight`` and ``bias``, and the geometry, dtype, device and memory format of ``like``."""
     conv = nn.Conv2d(like.in_channels, like.out_channels, like.kernel_size, like.stride, like.padding, like.dilation,
                      like.groups, padding_mode=like.padding_mode, device='meta')
     # empty_like keeps channels_last strides.
@@ -51,7 +51,7 @@ def make_conv(like: nn.Conv2d, weight: Tensor, bias: Tensor) -> nn.Conv2d:
 
 
 def make_linear(like: nn.Linear, weight: Tensor, bias: Tensor) -> nn.Linear:
-    """A linear layer of ``weight`` and ``bias`` with the dtype and device of ``like``."""
+    """A linear layer with ``weight`` and ``bias``, and the dtype and device of ``like``."""
     linear = nn.Linear(like.in_features, like.out_features, device='meta')
     linear.weight = nn.Parameter(weight.detach().to(like.weight), like.weight.requires_grad)
     linear.bias = nn.Parameter(bias.detach().to(like.weight), like.weight.requires_grad)
@@ -59,7 +59,7 @@ def make_linear(like: nn.Linear, weight: Tensor, bias: Tensor) -> nn.Linear:
 
 
 def fold(conv: nn.Conv2d, norm: _BatchNorm, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Weight and bias of the one convolution that equals ``conv`` and then ``norm``, computed in ``dtype``."""
+    """Weight and bias of the single convolution that equals ``conv`` followed by ``norm``, computed in ``dtype``."""
     scale, shift = scale_and_shift(norm, dtype)
     if conv.bias is not None:
         shift = shift + conv.bias.to(dtype) * scale
@@ -67,7 +67,7 @@ def fold(conv: nn.Conv2d, norm: _BatchNorm, dtype: torch.dtype) -> tuple[Tensor,
 
 
 def fold_into_conv(conv: nn.Conv2d, norm: _BatchNorm) -> nn.Conv2d:
-    """The one convolution that equals ``conv`` and then ``norm``."""
+    """The single convolution that equals ``conv`` followed by ``norm``."""
     return make_conv(conv, *fold(conv, norm, fusion_dtype(conv.weight)))
 
 
@@ -78,9 +78,9 @@ def convolve(conv: nn.Conv2d, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor
 
 
 def adding(norm: _BatchNorm, bias: Tensor | None = None) -> dict[str, Tensor]:
-    """Values of the tensors of ``norm`` with which it only adds ``bias`` on running statistics, and else nothing.
+    """Values for the tensors of ``norm`` that make it only add ``bias`` in evaluation mode, or do nothing without one.
 
-    The variance is the one whose sum with ``eps`` rounds to exactly 1.
+    The variance is ``1 - eps``, whose sum with ``eps`` rounds to exactly 1.
     """
     numbers = {'weight': 1, 'bias': 0, 'running_mean': 0, 'running_var': 1 - norm.eps, 'num_batches_tracked': 0}
     values = {name: torch.full_like(value, numbers[name]) for name, value in norm.state_dict().items()}
@@ -89,13 +89,13 @@ def adding(norm: _BatchNorm, bias: Tensor | None = None) -> dict[str, Tensor]:
 
 def unfold_in(state_dict: MutableMapping[str, Tensor], fused: str, prefix: str,
               unfolded: Callable[[Tensor, Tensor], Mapping[str, Tensor]]) -> None:
-    """Replace weight and bias of a fused layer, if they are there, by the tensors of the layer itself.
+    """Replace weight and bias of a fused layer, if present, by the tensors of the unfused layer.
 
     Args:
         state_dict: Name -> tensor; changed in place.
-        fused: What the names of the fused layer's tensors start with.
-        prefix: What the layer's own start with; if one of them is there, all stays as it is.
-        unfolded: Weight and bias -> the layer's own tensors.
+        fused: Prefix of the names of the fused layer's tensors.
+        prefix: Prefix of the unfused layer's; if one of its tensors is present, nothing is changed.
+        unfolded: Weight and bias -> the unfused layer's tensors.
     """
     names = f'{fused}weight', f'{fused}bias'
     if all(name in state_dict for name in names):
@@ -107,23 +107,23 @@ def unfold_in(state_dict: MutableMapping[str, Tensor], fused: str, prefix: str,
 
 
 class LoadsBothForms(nn.Module):
-    """A module that loads its fused form's tensors and its unfused form's, whichever of the two it is itself."""
+    """A module that loads the tensors of its fused and of its unfused form, whichever form it has itself."""
 
     def to_own_form(self, state_dict: MutableMapping[str, Tensor], prefix: str) -> None:
-        """Replace the tensors of the other form, in place; what does not fit is left for the loader to tell.
+        """Convert tensors of the other form in place; what does not fit is left for the loader to report.
 
         Args:
-            state_dict: Name -> tensor, in our names, not only of this module.
-            prefix: What the names of its tensors start with.
+            state_dict: Name -> tensor, in our names; may hold other modules' tensors, too.
+            prefix: Prefix of the names of this module's tensors.
         """
 
     def _load_from_state_dict(self, state_dict: MutableMapping[str, Tensor], prefix: str, *args) -> None:
-        self.to_own_form(state_dict, prefix)  # whoever loads
+        self.to_own_form(state_dict, prefix)  # here, so that it works with every loader
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
 class Fusible(LoadsBothForms, ABC):
-    """A layer that a simpler one can replace for inference."""
+    """A layer that can be replaced by a simpler one for inference."""
 
     @abstractmethod
     def norms(self) -> list[nn.Module]:
@@ -131,15 +131,15 @@ class Fusible(LoadsBothForms, ABC):
 
     @abstractmethod
     def folded(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Weight and bias of the one convolution, or linear layer, that it amounts to; computed in ``dtype``."""
+        """Weight and bias of the equivalent convolution or linear layer, computed in ``dtype``."""
 
     @abstractmethod
     def unfolded(self, weight: Tensor, bias: Tensor) -> dict[str, Tensor]:
-        """Values of its own tensors for which :meth:`folded` is ``weight`` and ``bias``; needs :meth:`can_fuse`."""
+        """Values for its own tensors for which :meth:`folded` returns these; requires :meth:`can_fuse`."""
 
     @abstractmethod
     def fuse(self) -> nn.Module:
-        """The equal layer without normalisation; needs :meth:`can_fuse`."""
+        """The equivalent layer without normalisation; requires :meth:`can_fuse`."""
 
     def to_own_form(self, state_dict: MutableMapping[str, Tensor], prefix: str) -> None:
         if self.can_fuse():
@@ -150,5 +150,5 @@ class Fusible(LoadsBothForms, ABC):
         return all(map(can_fold, self.norms()))
 
     def runs_on_fixed_statistics(self) -> bool:
-        """Whether it is being trained while its BatchNorms are not."""
+        """Whether it is in training mode while its BatchNorms use their running statistics."""
         return self.training and all(map(has_fixed_statistics, self.norms()))

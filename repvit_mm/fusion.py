@@ -22,8 +22,8 @@ def fuse(model: ModuleT, inplace: bool = False, own_only: bool = False) -> Modul
     Args:
         model: A model in evaluation mode.
         inplace: Change ``model`` itself instead of a copy.
-        own_only: Do not fuse mmcv's ConvModules, so that the names in the state dict outside of RepViT stay those that
-            the toolboxes' loaders expect.
+        own_only: Do not fuse mmcv's ConvModules: outside of RepViT, the state dict keeps the names that the toolboxes'
+            loaders expect.
 
     Returns:
         The fused model, in the dtype, device and memory format of ``model``.

@@ -57,7 +57,7 @@ class InferenceModel(nn.Module):
         model: A RepViT, or a toolbox's model that holds one.
         task: How to run it.
         normalisation: Normalisation of the image.
-        classes: Names of the classes; None if there are none or they are unknown.
+        classes: Names of the classes; None if the model has no classes or they are unknown.
         config: The config it was built from; None for a bare backbone.
         checkpoint: Source of the weights; None if they are random.
 
@@ -103,11 +103,11 @@ class InferenceModel(nn.Module):
 def build_inference_model(source: str | Path, checkpoint: str | Path | None = None) -> InferenceModel:
     """Build the model of a config, or a bare backbone.
 
-    ``init_cfg`` is ignored, so nothing is downloaded for it: weights are those of ``checkpoint``, or else fresh ones.
+    ``init_cfg`` is ignored, so nothing is downloaded for it: weights are those of ``checkpoint``, or random.
 
     Args:
         source: A config of mmpretrain, mmsegmentation or mmdetection with a RepViT, or a name of
-            :data:`repvit_mm.archs.ARCHS`; with ``sam_`` before it, RepViT-SAM's image encoder.
+            :data:`repvit_mm.archs.ARCHS`; with the prefix ``sam_``, RepViT-SAM's image encoder.
         checkpoint: A file or name for :func:`repvit_mm.load_checkpoint`, fused or not.
 
     Returns:
@@ -140,7 +140,7 @@ def _build_from_config(path: Path, checkpoint: Any) -> InferenceModel:
         raise ConfigError(f'{path} has default_scope={config.get("default_scope")!r} and '
                           f'{"a" if "model" in config else "no"} model; expected a model for one of '
                           f'{", ".join(TOOLBOXES)}')
-    if 'data_preprocessor' in config:  # mmpretrain's configs have it next to the model
+    if 'data_preprocessor' in config:  # in mmpretrain's configs it is beside the model
         config.model.setdefault('data_preprocessor', config.data_preprocessor)
     classes = _classes_of(checkpoint) or toolbox.classes(config)
     if checkpoint is not None:

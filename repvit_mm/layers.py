@@ -1,4 +1,4 @@
-"""The layers of RepViT (https://arxiv.org/abs/2307.09283) with a simpler inference form; each owns a ``fuse()``."""
+"""The layers of RepViT (https://arxiv.org/abs/2307.09283) that have a simpler inference form, and their ``fuse()``."""
 from collections.abc import Mapping, MutableMapping
 
 import torch
@@ -26,12 +26,12 @@ ACTIVATIONS = {name: getattr(nn, name) for name in ('GELU', 'ReLU', 'ReLU6', 'Le
 
 
 def build_norm(channels: int, norm_cfg: Mapping) -> nn.Module:
-    """Build the normalisation of a map.
+    """Build the normalisation layer of a feature map.
 
     Args:
-        channels: Channels of the map.
-        norm_cfg: ``type`` is a key of :data:`NORMS`, ``requires_grad=False`` freezes weight and bias, the rest are
-            the class's own settings (``eps``, ``momentum``, ``num_groups``).
+        channels: Channels of the feature map.
+        norm_cfg: ``type`` is a key of :data:`NORMS`, ``requires_grad=False`` freezes weight and bias, the other
+            keys are settings of the class (``eps``, ``momentum``, ``num_groups``).
 
     Raises:
         ConfigError: For an unknown type or a setting that the type does not take.
@@ -49,7 +49,7 @@ def build_norm(channels: int, norm_cfg: Mapping) -> nn.Module:
 
 
 def build_act(act_cfg: Mapping) -> nn.Module:
-    """Build an activation, ``act_cfg['type']`` being a key of :data:`ACTIVATIONS`.
+    """Build an activation; ``act_cfg['type']`` is a key of :data:`ACTIVATIONS`.
 
     Raises:
         ConfigError: For an unknown type or a setting that the type does not take.
@@ -74,11 +74,11 @@ class ConvBN(Fusible):
     Args:
         in_channels: Channels of the input.
         out_channels: Channels of the output.
-        kernel_size: Odd; the padding is half of it.
+        kernel_size: Odd; the padding is ``kernel_size // 2``.
         stride: Stride of the convolution.
         groups: Groups of the convolution.
         norm_cfg: See :func:`build_norm`.
-        zero_init: Start the normalisation's weight at 0, so that a residual branch starts silent.
+        zero_init: Initialise the normalisation's weight to 0, so that a residual branch outputs zero at first.
     """
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int = 1, stride: int = 1, groups: int = 1,
@@ -91,7 +91,7 @@ class ConvBN(Fusible):
             nn.init.zeros_(self.norm.weight)
 
     def forward(self, x: Tensor, act: nn.Module | None = None) -> Tensor:
-        """(N, in_channels, H, W) -> (N, out_channels, ceil(H / stride), ceil(W / stride)), of ``act(x)``."""
+        """``act``, then the layer: (N, in_channels, H, W) -> (N, out_channels, ceil(H / stride), ceil(W / stride))."""
         if self.runs_on_fixed_statistics():
             return convolve(self.conv, x if act is None else act(x), *self.folded(torch.float32))
         return lean_training.normalise(self.norm, lean_training.convolve(self.conv, x, act))
@@ -148,8 +148,8 @@ class RepDWConv(Fusible):
 
     Args:
         channels: Channels of input and output.
-        first_version: A BatchNorm on each convolution and none on the sum, as in the paper's first version. Else
-            the 1x1 has a bias in the place of a BatchNorm, and the sum has one.
+        first_version: Each convolution is followed by a BatchNorm, as in the paper's first version. Otherwise the
+            1x1 has a bias instead, and the sum is followed by a BatchNorm, too.
         norm_cfg: See :func:`build_norm`.
     """
 
@@ -173,7 +173,7 @@ class RepDWConv(Fusible):
         return self.norm(self.dw3x3(x) + self.dw1x1(x) + x)
 
     def _with_scaled_identity(self, x: Tensor) -> Tensor:
-        # A depthwise 1x1 is a scale for each channel, as the identity is.
+        # A depthwise 1x1 convolution scales each channel, and the identity scales it by one.
         if self.first_version:
             scaled = lean_training.affine(x, self.dw1x1.conv.weight.flatten())
             return lean_training.add(self.dw3x3(x), lean_training.normalise(self.dw1x1.norm, scaled), x)
@@ -189,7 +189,7 @@ class RepDWConv(Fusible):
             weight_1x1, bias_1x1 = self.dw1x1.folded(dtype)
         else:
             weight_1x1, bias_1x1 = self.dw1x1.weight.to(dtype), self.dw1x1.bias.to(dtype)
-        # Depthwise, the identity is a 1x1 convolution of weight one; both sit in the middle of the 3x3.
+        # The identity is a depthwise 1x1 convolution of weight one; both 1x1 are added to the centre of the 3x3.
         weight = weight + F.pad(weight_1x1 + 1, (1, 1, 1, 1))
         bias = bias + bias_1x1
         if not self.first_version:
@@ -199,7 +199,7 @@ class RepDWConv(Fusible):
 
     def unfolded(self, weight: Tensor, bias: Tensor) -> dict[str, Tensor]:
         if self.first_version:
-            dw1x1 = self.dw1x1.unfolded(torch.full_like(self.dw1x1.conv.weight, -1), None)  # against the identity
+            dw1x1 = self.dw1x1.unfolded(torch.full_like(self.dw1x1.conv.weight, -1), None)  # cancels the identity
             return {**_under('dw3x3', self.dw3x3.unfolded(weight, bias)), **_under('dw1x1', dw1x1)}
         dw1x1 = {'weight': torch.full_like(self.dw1x1.weight, -1), 'bias': torch.zeros_like(self.dw1x1.bias)}
         return {**_under('dw3x3', self.dw3x3.unfolded(weight, None)), **_under('dw1x1', dw1x1),
@@ -215,11 +215,11 @@ def _under(name: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def pop_folded(state_dict: MutableMapping[str, Tensor], prefix: str,
                norm_cfg: Mapping = {'type': 'BN'}) -> tuple[Tensor, Tensor] | None:
-    """Take the tensors of a layer out of a state dict, folded as the layer itself does it.
+    """Remove the tensors of a layer from a state dict, and fold them as the layer itself does.
 
     Args:
-        state_dict: Name -> tensor. What is folded is removed.
-        prefix: What the names of the layer's tensors start with.
+        state_dict: Name -> tensor. The folded tensors are removed.
+        prefix: Prefix of the names of the layer's tensors.
         norm_cfg: See :func:`build_norm`.
 
     Returns:
@@ -238,7 +238,7 @@ def pop_folded(state_dict: MutableMapping[str, Tensor], prefix: str,
             else:
                 layer = BNLinear(*reversed(shapes['linear.weight']))
         missing, unexpected = layer.load_state_dict(tensors, strict=False, assign=True)
-    except (KeyError, IndexError, ValueError, TypeError, RuntimeError):  # no such layer, or other shapes
+    except (KeyError, IndexError, ValueError, TypeError, RuntimeError):  # another kind of layer, or other shapes
         return None
     if unexpected or any(not name.endswith('num_batches_tracked') for name in missing):
         return None

@@ -1,10 +1,10 @@
-"""Training on batch statistics with half the activations kept for the backward pass, exactly.
+"""Training on batch statistics that keeps half the activations for the backward pass, with the same results.
 
-A depthwise or 1x1 convolution is costly to compute again; what BatchNorms, activations, sums and channel attention make
-of it costs little. So in :func:`half_the_memory` those give maps that carry, as an attribute, the recipe to compute
-them again from what is kept anyhow, and whatever needs such a map in the backward pass keeps its recipe instead. Maps
-without a recipe, evaluation, and norms that are no BatchNorm on batch statistics run as ever; torch.compile decides on
-its own what to keep.
+Convolutions are expensive to recompute; BatchNorms, activation functions, sums and channel attention are cheap. In
+:func:`half_the_memory`, the feature maps that these return carry, as an attribute, a recipe to recompute them from
+tensors that are kept anyway. An operation that needs such a map in the backward pass keeps the recipe instead of the
+map. Maps without a recipe, evaluation, and norms other than a BatchNorm on batch statistics run as usual; torch.compile
+decides itself what to keep.
 """
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -28,16 +28,16 @@ _active: ContextVar[bool] = ContextVar('half_the_memory', default=False)
 
 
 class Maker:
-    """Computes a map again from tensors that the backward pass keeps.
+    """Recomputes a feature map from tensors that are kept for the backward pass.
 
-    A map is made as a part of another, and soon after for a step of the backward pass of its own: once for both.
+    A map can be needed to compute another one, and again in the next step of the backward pass: it is computed once.
     """
 
     def __init__(self, make: Callable[..., Tensor]):
         self.make, self.wanted, self.made = make, False, None
 
     def part(self, *tensors: Tensor) -> Tensor:
-        """The map, for making another one of it."""
+        """The map, to compute another one from it."""
         if self.made is not None:
             return self.made
         made = self.make(*tensors)
@@ -51,12 +51,12 @@ class Maker:
 
 
 class Recipe(NamedTuple):
-    """What a map carries.
+    """How to recompute a map; an attribute of it.
 
     Attributes:
-        maker: Of the map.
-        tensors: What it is made of.
-        version: Of the map: once that is changed in place, the recipe is for another one.
+        maker: Recomputes the map.
+        tensors: The maker's arguments.
+        version: The map's version; once the map is changed in place, the recipe is no longer valid.
     """
 
     maker: Maker
@@ -81,7 +81,7 @@ def _recipe_or_itself(x: Tensor) -> tuple[Maker, tuple[Tensor, ...]]:
 
 
 def kept(x: Tensor) -> Tensor:
-    """``x`` without its recipe: a map that is kept anyhow need not be made again."""
+    """``x`` without its recipe: a map that is kept anyway need not be recomputed."""
     if _recipe(x) is not None:
         x.recipe = None
     return x
@@ -89,7 +89,7 @@ def kept(x: Tensor) -> Tensor:
 
 @contextmanager
 def half_the_memory() -> Iterator[None]:
-    """Keep recipes instead of maps in forward passes; without it, everything below keeps what torch keeps."""
+    """Keep recipes instead of maps in forward passes; outside of it, the functions below keep what torch keeps."""
     token = _active.set(True)
     try:
         yield
@@ -98,7 +98,7 @@ def half_the_memory() -> Iterator[None]:
 
 
 def applies(x: Tensor) -> bool:
-    """Whether a backward pass follows that torch's autograd runs, on a device that has the operations used here."""
+    """Whether torch's autograd runs the backward pass, on a device that has the operations used here."""
     return (torch.is_grad_enabled() and not is_compiling() and not torch.jit.is_tracing()
             and x.device.type in ('cpu', 'cuda'))
 
@@ -121,7 +121,7 @@ def normalise(norm: nn.Module, x: Tensor) -> Tensor:
 
 
 def affine(x: Tensor, scale: Tensor, shift: Tensor | None = None) -> Tensor:
-    """``x * scale + shift`` for each channel, where :func:`applies`: a depthwise 1x1 convolution that costs less."""
+    """``x * scale + shift`` for each channel, where :func:`applies`: a cheaper depthwise 1x1 convolution."""
     scale = scale.to(torch.promote_types(x.dtype, torch.float32))
     shift = torch.zeros_like(scale) if shift is None else shift.to(scale.dtype)
     return _attach(_Affine.apply(x, scale, shift), _scaled, scale, shift, x)
@@ -256,7 +256,7 @@ class _Convolution(Function):
             with torch.enable_grad():
                 x.requires_grad_()
                 y = ctx.act(x.clone() if getattr(ctx.act, 'inplace', False) else x)
-        # With autocast the convolution ran in the type of its output.
+        # With autocast, the convolution ran in the dtype of its output.
         grad_x, grad_weight, _ = torch.ops.aten.convolution_backward(
             grad, y.detach().to(grad.dtype), weight.to(grad.dtype), None, *ctx.geometry, (*needs, False))
         if needs[0] and ctx.act is not None:
@@ -265,7 +265,7 @@ class _Convolution(Function):
 
 
 def _affine(x: Tensor, mean: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-    """``(x - mean) * scale + shift`` for each channel, computed in the type of ``mean``, in that of ``x``."""
+    """``(x - mean) * scale + shift`` for each channel, computed in the dtype of ``mean``, returned in that of ``x``."""
     scale, shift = scale.to(mean.dtype), shift.to(mean.dtype)
     return torch.native_batch_norm(x, scale, shift, mean, torch.ones_like(mean), False, 0., 0.)[0]
 
@@ -275,14 +275,14 @@ def _scaled(scale: Tensor, shift: Tensor, x: Tensor) -> Tensor:
 
 
 def _sums(grad: Tensor, x: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
-    """Sums of ``grad * (x - mean)`` and of ``grad`` for each channel, in the type of ``mean``."""
+    """Sums of ``grad * (x - mean)`` and of ``grad`` for each channel, in the dtype of ``mean``."""
     ones = torch.ones_like(mean)
     return torch.ops.aten.native_batch_norm_backward(grad, x, ones, None, None, mean, ones, True, 0.,
                                                      (False, True, True))[1:]
 
 
 def _group(norm: nn.Module) -> Any:
-    """The processes that share the statistics of ``norm``; None for this one alone."""
+    """The process group that shares the statistics of ``norm``; None if there is only this process."""
     if not isinstance(norm, nn.SyncBatchNorm) or not dist.is_available() or not dist.is_initialized():
         return None
     group = norm.process_group or dist.group.WORLD
@@ -292,7 +292,7 @@ def _group(norm: nn.Module) -> Any:
 def _shared_statistics(x: Tensor, group: Any) -> tuple[Tensor, Tensor, Tensor]:
     """Mean, variance and number of values for each channel, over the processes of ``group``."""
     dtype = torch.promote_types(x.dtype, torch.float32)
-    # Given running statistics, it computes in their type.
+    # Given running statistics, it computes in their dtype.
     mean, variance = torch.batch_norm_update_stats(x, *x.new_zeros(2, x.shape[1], dtype=dtype), 0.)
     local = torch.stack([torch.full_like(mean, x.numel() / x.shape[1]), mean, variance])
     gathered = [torch.empty_like(local) for _ in range(dist.get_world_size(group))]

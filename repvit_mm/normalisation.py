@@ -6,9 +6,9 @@ class Normalisation(NamedTuple):
     """Normalisation of a model's images: ``(pixel - mean) / std`` for each channel, pixels from 0 to 255.
 
     Attributes:
-        mean: Of each channel.
-        std: Of each channel.
-        channels: Their order, ``'RGB'`` or ``'BGR'``.
+        mean: Mean of each channel.
+        std: Standard deviation of each channel.
+        channels: Order of the channels, ``'RGB'`` or ``'BGR'``.
     """
 
     mean: tuple[float, ...]

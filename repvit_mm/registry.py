@@ -1,8 +1,8 @@
 """The scope ``repvit_mm`` of mmengine's registries; mmengine imports it from a module of this name.
 
-What a base config ``repvit_mm::...`` defines is built under this scope. The scope is empty: RepViT itself is in
-the root registries, and everything else in our configs belongs to a toolbox. So it passes every look-up on
-to the enclosing scope, that of the toolbox in use.
+Modules that a base config ``repvit_mm::...`` defines are built in this scope. The scope is empty: RepViT is in the
+root registries, and everything else in our configs belongs to a toolbox. So every look-up is passed on to the
+enclosing scope, that of the toolbox in use.
 """
 import mmengine.registry
 from mmengine.registry import DefaultScope, Registry
