@@ -47,7 +47,7 @@ def finite(least: float = -math.inf, most: float = math.inf) -> Callable[[str], 
 positive = whole_number(1)
 fraction = finite(0, 1)
 port = whole_number(1, 65535)
-#: The longest side of an image that is computed on: more is a typing error that takes all memory.
+#: The longest side of an image; a larger one is a typing error that would take all memory.
 side = whole_number(1, 16384)
 #: The largest seed that numpy, and so mmengine, accepts.
 LARGEST_SEED = 2 ** 32 - 1

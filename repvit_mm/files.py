@@ -126,7 +126,7 @@ def write_json(out: str | Path, content: Any) -> None:
 
 
 def check_regular(path: str | Path) -> None:
-    """Check that a file exists and is no folder, pipe or device: reading those can take forever.
+    """Check that a regular file exists: reading a pipe or device can block forever.
 
     Raises:
         OSError: If not.

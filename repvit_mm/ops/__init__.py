@@ -1,8 +1,8 @@
-"""mmcv's operators where mmcv was installed without its compiled extension: on torchvision's and torch's own.
+"""mmcv's operators on top of torchvision and torch, for an mmcv without its compiled extension.
 
-``mmcv.ops`` imports the extension ``mmcv._ext``. mmcv's wheels on PyPI have none, and building it takes minutes, a
-compiler and a torch that is not too new. :func:`provide` puts :mod:`repvit_mm.ops.extension` in its place.
-A compiled extension that loads always wins.
+``mmcv.ops`` imports the extension ``mmcv._ext``. mmcv's wheels on PyPI lack it, and building it needs
+minutes, a compiler and a torch that is not too new. :func:`provide` puts :mod:`repvit_mm.ops.extension` in its place.
+A compiled extension that can be loaded is always preferred.
 """
 import ctypes
 import re
@@ -34,49 +34,49 @@ class _Finder(MetaPathFinder):
             return compiled
         problem, command = torchvision_problem()
         if problem:
-            # Not an ImportError, which the toolboxes take for an mmcv without operators and put off.
+            # Not an ImportError: toolboxes take that for an mmcv without operators, and fail only later.
             raise UserError(f"mmcv's operators come from torchvision, and {problem}: {command}")
         return util.spec_from_file_location(name, Path(__file__).with_name('extension.py'))
 
 
 def find_compiled(path: Sequence[str] | None) -> ModuleSpec | None:
-    """The compiled extension of the mmcv in these folders, if it has one, whether that loads or not."""
+    """The compiled extension of the mmcv in these folders, if it has one; it may fail to load."""
     return PathFinder.find_spec(EXTENSION, path)
 
 
 def _loads(library: str) -> bool:
     """Whether a compiled extension can be loaded; if not, a warning says why."""
-    import torch  # noqa: F401, its libraries are those that the extension is linked to
+    import torch  # noqa: F401, the extension is linked to its libraries
     try:
         ctypes.CDLL(library)
     except OSError as error:
-        warnings.warn(f"mmcv's compiled operators do not load, so that torchvision's are used; they were compiled for "
-                      f'another torch: {error}', stacklevel=2)
+        warnings.warn(f"mmcv's compiled operators cannot be loaded, and torchvision's are used instead; they were "
+                      f'compiled for another torch: {error}', stacklevel=2)
         return False
     return True
 
 
 def torchvision_problem() -> tuple[str, str]:
-    """Why torchvision cannot be used with this torch, and the command that mends it; both empty if it can."""
+    """Why torchvision cannot be used with this torch, and the command that fixes it; both empty if it can."""
     try:
         import_module('torchvision')
-    except Exception as error:  # one that was built for another torch fails in many ways
+    except Exception as error:  # a torchvision built for another torch fails in many ways
         if isinstance(error, ModuleNotFoundError) and error.name == 'torchvision':
             return 'it is not installed', 'pip install torchvision'
         needed = [line for line in metadata.requires('torchvision') or [] if re.match('torch[^a-z]', line)]
-        return (f'torchvision {metadata.version("torchvision")} needs {needed[0]}, from the same index; installed is '
-                f'torch {metadata.version("torch")} ({str(error).splitlines()[0]})',
+        return (f'torchvision {metadata.version("torchvision")} needs {needed[0]}, from the same index, but '
+                f'torch {metadata.version("torch")} is installed ({str(error).splitlines()[0]})',
                 'pip install --force-reinstall torch torchvision')
     return '', ''
 
 
 def provide() -> None:
-    """From now on, import :data:`EXTENSION` from here where mmcv has none that works. Imports nothing itself."""
+    """Make :data:`EXTENSION` importable from here where mmcv has no working one. Imports nothing itself."""
     if any(isinstance(finder, _Finder) for finder in sys.meta_path):
         return
     if 'mmdet.structures.mask' in sys.modules and 'mmcv.ops' not in sys.modules:
-        warnings.warn("mmdet was imported before repvit_mm, so that what it imported by then, cropping masks for one, "
-                      "goes without mmcv's operators: import repvit_mm first", stacklevel=2)
+        warnings.warn("mmdet was imported before repvit_mm: some of its functions, such as cropping masks, do not find "
+                      "mmcv's operators; import repvit_mm first", stacklevel=2)
     sys.meta_path.insert(0, _Finder())
 
 

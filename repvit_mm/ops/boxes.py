@@ -1,4 +1,4 @@
-"""Boxes: non-maximum suppression and overlaps. A box is x1, y1, x2, y2 in pixels, ``offset`` wider and higher."""
+"""Boxes: non-maximum suppression and overlaps. A box is x1, y1, x2, y2; ``offset`` is added to its size."""
 import numpy as np
 import torch
 import torchvision  # noqa: F401, it registers torch.ops.torchvision
@@ -23,13 +23,13 @@ def overlaps(first: Tensor, second: Tensor, offset: int = 0, of_first: bool = Fa
 
 
 def bbox_overlaps(bboxes1: Tensor, bboxes2: Tensor, ious: Tensor, mode: int, aligned: bool, offset: int) -> None:
-    """Overlaps of each with each (N, M), or of pairs (N), into ``ious``; mode 0 is IoU, 1 the share of the first."""
+    """Overlaps of all boxes (N, M), or of pairs (N), into ``ious``; mode 0 is IoU, 1 is over the first box (IoF)."""
     first, second = wide(bboxes1, bboxes2)
     ious.copy_(overlaps(first if aligned else first[:, None], second, offset, of_first=mode == 1))
 
 
 def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Tensor:
-    """Indices of the boxes that are kept, by falling score; equal scores in the order given."""
+    """Indices of the boxes that are kept, by descending score; equal scores keep their order."""
     boxes, scores = wide(boxes, scores)
     if offset:
         boxes = torch.cat([boxes[:, :2], boxes[:, 2:] + offset], dim=1)
@@ -39,14 +39,14 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Ten
 
 def softnms(boxes: Tensor, scores: Tensor, dets: Tensor, iou_threshold: float, sigma: float, min_score: float,
             method: int, offset: int) -> Tensor:
-    """Weaken the scores of boxes that overlap a better one, and drop those below ``min_score``.
+    """Lower the scores of boxes that overlap a better one, and drop those below ``min_score``.
 
     Args:
         boxes: (N, 4), on the CPU.
         scores: (N).
         dets: (N, 5); its first rows become the boxes that are kept, with their new scores, best first.
-        iou_threshold: From this IoU on, scores are weakened by methods 0 (to nothing) and 1 (linearly).
-        sigma: Of method 2: all scores are weakened by exp(-IoU² / sigma).
+        iou_threshold: From this IoU on, methods 0 and 1 lower scores, to zero and linearly.
+        sigma: For method 2, which multiplies all scores by exp(-IoU² / sigma).
         min_score: Boxes whose score falls below are dropped.
         method: 0, 1 or 2.
         offset: 0 or 1.
@@ -68,7 +68,7 @@ def softnms(boxes: Tensor, scores: Tensor, dets: Tensor, iou_threshold: float, s
             rest[:, 4] *= torch.exp(-iou * iou / sigma)
         else:
             rest[:, 4] *= torch.where(iou >= iou_threshold, 1 - iou if method == 1 else torch.zeros_like(iou), 1)
-        # The last that stay fill the gaps: mmcv's order, which decides between equal scores.
+        # The last remaining boxes fill the gaps. This is mmcv's order, which decides between equal scores.
         stays = rest[:, 4] >= min_score
         count = first + int(stays.sum())
         gaps = first + (~stays[:count - first]).nonzero()[:, 0]
@@ -80,7 +80,7 @@ def softnms(boxes: Tensor, scores: Tensor, dets: Tensor, iou_threshold: float, s
 
 
 def nms_match(dets: Tensor, iou_threshold: float) -> list[list[int]]:
-    """Indices of each box of (N, 5) that NMS keeps, followed by those that it suppresses, by falling score."""
+    """Indices of each box of (N, 5) that NMS keeps, followed by those that it suppresses, by descending score."""
     dets, = wide(dets)
     order, groups = dets[:, 4].argsort(descending=True, stable=True), []
     while len(order):

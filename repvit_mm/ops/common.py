@@ -1,4 +1,4 @@
-"""What the operators share."""
+"""Helpers of the operators."""
 from collections.abc import Callable
 
 import torch
@@ -8,7 +8,7 @@ __all__ = ['gradients', 'wide']
 
 
 def wide(*tensors: Tensor) -> list[Tensor]:
-    """The tensors, those of half precision as float32: all operators compute in float32 or float64."""
+    """The tensors, with half precision converted to float32: all operators compute in float32 or float64."""
     return [x.float() if x.dtype in (torch.float16, torch.bfloat16) else x for x in tensors]
 
 

@@ -1,4 +1,4 @@
-"""What ``mmcv._ext`` has, on the operators of torchvision and torch, for CPU and CUDA.
+"""A replacement for ``mmcv._ext`` on the operators of torchvision and torch, for CPU and CUDA.
 
 The names and arguments are those that ``mmcv.ops`` calls; results are written into the tensors that it passes. This
 file is imported under the name ``mmcv._ext``.
@@ -22,18 +22,18 @@ __all__ = sorted(name for room in (boxes, losses, maps, regions, sampling) for n
 
 
 def get_compiler_version() -> str:
-    """Where the operators are from."""
+    """Where the operators come from."""
     return f'none: operators of torchvision {torchvision.__version__}'
 
 
 def get_compiling_cuda_version() -> str:
-    """The CUDA that torchvision's operators were compiled for, as mmcv says it."""
+    """The CUDA that torchvision's operators were compiled for, in mmcv's notation."""
     version = torch.ops.torchvision._cuda_version()
     return 'not available' if version <= 0 else f'{version // 1000}.{version % 1000 // 10}'
 
 
 def __getattr__(name: str) -> Callable[..., Any]:
-    """An operator that is not here: ``mmcv.ops`` can be imported, and its call says so."""
+    """A missing operator: ``mmcv.ops`` can be imported all the same, and calling the operator raises the error."""
     if name.startswith('__'):
         raise AttributeError(name)
 

@@ -38,7 +38,7 @@ def _signed(input: Tensor, target: Tensor, weight: Tensor, alpha: float) -> tupl
 
 def softmax_focal_loss_forward(input: Tensor, target: Tensor, weight: Tensor, output: Tensor, gamma: float,
                                alpha: float) -> None:
-    """Loss of each prediction, from probabilities (N, C), into ``output`` (N); a negative target is left out."""
+    """Loss of each prediction, from probabilities (N, C), into ``output`` (N); negative targets are ignored."""
     probability, scale = _of_target(input, target, weight, alpha)
     output.copy_(-scale * (1 - probability) ** gamma * _log(probability))
 

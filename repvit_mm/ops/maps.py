@@ -1,4 +1,4 @@
-"""Maps (N, C, H, W) in, maps out: upsampling by content, masked convolution, point-wise attention, SyncBN."""
+"""Operators on feature maps (N, C, H, W): CARAFE, masked convolution, point-wise attention, SyncBN."""
 from functools import partial
 
 import torch
@@ -13,7 +13,7 @@ __all__ = ['carafe_backward', 'carafe_forward', 'carafe_naive_backward', 'carafe
            'sync_bn_forward_var']
 
 
-# CARAFE: upsampling with a kernel of its own for each pixel
+# CARAFE: upsampling with a separate kernel for each pixel
 
 def _carafe(features: Tensor, masks: Tensor, kernel: int, groups: int, scale: int) -> Tensor:
     (n, c, h, w), reach = features.shape, kernel // 2
@@ -53,7 +53,7 @@ def carafe_backward(top_grad: Tensor, rfeatures: Tensor, masks: Tensor, rtop_gra
     carafe_naive_backward(top_grad, rfeatures, masks, bottom_grad, mask_grad, kernel_size, group_size, scale_factor)
 
 
-# Masked convolution: of one map, at given positions only
+# Masked convolution of one map, at given positions only
 
 def masked_im2col_forward(im: Tensor, mask_h_idx: Tensor, mask_w_idx: Tensor, col: Tensor, kernel_h: int,
                           kernel_w: int, pad_h: int, pad_w: int) -> None:
@@ -76,7 +76,7 @@ def _psamask(input: Tensor, collect: bool, h_mask: int, w_mask: int, half_h_mask
     n, _, h, w = input.shape
 
     def index(size: int, limit: int, half: int) -> tuple[Tensor, Tensor]:
-        """For each other pixel and pixel (size, size), the entry of the mask, and whether the mask has one."""
+        """For each pair of pixels (size, size), the index into the mask, and whether the mask covers it."""
         steps = torch.arange(size, device=input.device)
         entry = steps[:, None] - steps + half
         return entry.clamp(0, limit - 1), (entry >= 0) & (entry < limit)
@@ -105,7 +105,7 @@ def psamask_backward(grad_output: Tensor, grad_input: Tensor, psa_type: int, num
     grad_input.copy_(gradients(function, [grad_input], grad_output)[0])
 
 
-# MMSyncBN, which works out each process's share of the statistics; input (N, C, H * W), the rest (C)
+# MMSyncBN: each process computes its share of the statistics; input (N, C, H * W), the rest (C)
 
 def sync_bn_forward_mean(input: Tensor, mean: Tensor) -> None:
     """Mean of each channel."""
@@ -120,7 +120,7 @@ def sync_bn_forward_var(input: Tensor, mean: Tensor, var: Tensor) -> None:
 def sync_bn_forward_output(input: Tensor, mean: Tensor, var: Tensor, weight: Tensor, bias: Tensor,
                            running_mean: Tensor, running_var: Tensor, norm: Tensor, std: Tensor, output: Tensor,
                            eps: float, momentum: float | Tensor, group_size: int) -> None:
-    """The normalised input, what backward needs of it, and the running statistics."""
+    """The normalised input, the tensors for the backward pass, and the running statistics."""
     std.copy_((var + eps).sqrt())
     norm.copy_((input - mean[:, None]) / std[:, None])
     output.copy_(norm * weight[:, None] + bias[:, None])

@@ -1,4 +1,4 @@
-"""Maps (N, C, H, W) pooled in regions. A region is the index of its map, and x1, y1, x2, y2 in the image's pixels."""
+"""RoI pooling of feature maps (N, C, H, W). A region is the index of its image, and x1, y1, x2, y2 in pixels of it."""
 import torch
 import torchvision  # noqa: F401, it registers torch.ops.torchvision
 from torch import Tensor
@@ -14,7 +14,7 @@ def roi_align_forward(input: Tensor, rois: Tensor, output: Tensor, argmax_y: Ten
                       pool_mode: int, aligned: bool) -> None:
     """Average of the samples in each bin of each region, into ``output``."""
     if pool_mode == 0:
-        raise UserError("RoIAlign with pool_mode='max' takes an mmcv with compiled operators: use 'avg'")
+        raise UserError("RoIAlign with pool_mode='max' needs an mmcv with compiled operators; use 'avg'")
     input, rois = wide(input, rois)
     output.copy_(torch.ops.torchvision.roi_align(
         input, rois, spatial_scale, aligned_height, aligned_width, sampling_ratio, aligned))
@@ -31,9 +31,9 @@ def roi_align_backward(grad_output: Tensor, rois: Tensor, argmax_y: Tensor, argm
 
 def roi_pool_forward(input: Tensor, rois: Tensor, output: Tensor, argmax: Tensor, pooled_height: int,
                      pooled_width: int, spatial_scale: float) -> None:
-    """Maximum in each bin of each region, into ``output``, and its position in the map into ``argmax``, -1 if none.
+    """Maximum in each bin of each region, into ``output``, and its position in the map into ``argmax``, -1 if empty.
 
-    torchvision's operator is not this one: it rounds a region to whole pixels before it divides it.
+    torchvision's operator differs: it rounds a region to whole pixels before dividing it into bins.
     """
     def bins(start: Tensor, end: Tensor, count: int, limit: int) -> tuple[Tensor, Tensor]:
         """The positions in each bin of each region (K, count, longest bin), and which of them are in the bin."""

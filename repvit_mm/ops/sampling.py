@@ -1,4 +1,4 @@
-"""Maps (N, C, H, W) sampled where a network says: deformable convolution and attention."""
+"""Feature maps (N, C, H, W) sampled at predicted positions: deformable convolution and attention."""
 from collections.abc import Callable
 
 import torch
@@ -35,7 +35,7 @@ def deform_conv_backward_parameters(input: Tensor, offset: Tensor, gradOutput: T
                                     columns: Tensor, ones: Tensor, kW: int, kH: int, dW: int, dH: int, padW: int,
                                     padH: int, dilationW: int, dilationH: int, group: int, deformable_group: int,
                                     scale: float, im2col_step: int) -> None:
-    """Gradient of the weight; its values do not matter for that."""
+    """Gradient of the weight, which does not depend on the weight's values."""
     found = _convolve_backward(gradOutput, _unmodulated(input, torch.zeros_like(gradWeight), offset), dH, dW, padH,
                                padW, dilationH, dilationW, group, deformable_group, False)
     gradWeight.copy_(found[1] * scale)
@@ -57,7 +57,7 @@ def modulated_deform_conv_backward(input: Tensor, weight: Tensor, bias: Tensor, 
                                    kernel_h: int, kernel_w: int, stride_h: int, stride_w: int, pad_h: int, pad_w: int,
                                    dilation_h: int, dilation_w: int, group: int, deformable_group: int,
                                    with_bias: bool) -> None:
-    """Gradients of all inputs, into the tensors of their names."""
+    """Gradients of all inputs, into the tensors ``grad_*``."""
     found = _convolve_backward(
         grad_output, (input, weight, offset, mask, weight.new_zeros(len(weight))), stride_h, stride_w, pad_h, pad_w,
         dilation_h, dilation_w, group, deformable_group, True)
@@ -73,7 +73,7 @@ def _unmodulated(input: Tensor, weight: Tensor, offset: Tensor) -> tuple[Tensor,
 
 
 def _convolve(tensors: tuple[Tensor, ...], *settings: int) -> Tensor:
-    with torch.autocast(tensors[0].device.type, enabled=False):  # which reaches into torchvision's on the CPU
+    with torch.autocast(tensors[0].device.type, enabled=False):  # on the CPU it would apply inside torchvision's
         return torch.ops.torchvision.deform_conv2d(*_channels_first(tensors), *settings)
 
 
@@ -84,13 +84,13 @@ def _convolve_backward(grad_output: Tensor, tensors: tuple[Tensor, ...], *settin
 
 
 def _channels_first(tensors: tuple[Tensor, ...]) -> list[Tensor]:
-    """As :func:`wide`, with the strides of channels-first: torchvision 0.23 fails on a 1 x 1 weight with others."""
+    """As :func:`wide`, in channels-first memory format: torchvision 0.23 fails on 1 x 1 weights in others."""
     return [x.flatten().view(x.shape) for x in wide(*tensors)]
 
 
 def ms_deform_attn_forward(value: Tensor, value_spatial_shapes: Tensor, value_level_start_index: Tensor,
                            sampling_locations: Tensor, attention_weights: Tensor, im2col_step: int) -> Tensor:
-    """Sum of samples of maps of several levels, (N, queries, channels); mmcv has it in plain torch for the CPU."""
+    """Weighted sum of samples from several levels, (N, queries, channels); mmcv runs plain torch on the CPU."""
     attend = _attention(value_spatial_shapes)
     return attend(*wide(value, sampling_locations, attention_weights)).to(value.dtype)
 
@@ -108,7 +108,7 @@ def ms_deform_attn_backward(value: Tensor, value_spatial_shapes: Tensor, value_l
 
 def _attention(shapes: Tensor) -> Callable[..., Tensor]:
     """mmcv's function of the values, positions and weights."""
-    # Not above: mmcv.ops is still being imported when this module is.
+    # Imported here, as mmcv.ops is still being imported when this module is.
     from mmcv.ops.multi_scale_deform_attn import multi_scale_deformable_attn_pytorch
     sizes = shapes.tolist()
     return lambda value, locations, weights: multi_scale_deformable_attn_pytorch(value, sizes, locations, weights)

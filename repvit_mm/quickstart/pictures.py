@@ -19,7 +19,7 @@ def draw_losses(scalars: Sequence[dict], path: Path, title: str) -> None:
     """Draw the total loss and its parts over the training steps.
 
     Args:
-        scalars: What :func:`repvit_mm.scalars.read_scalars` gives.
+        scalars: What :func:`repvit_mm.scalars.read_scalars` returns.
         path: The PNG to write.
         title: Title of the picture.
     """

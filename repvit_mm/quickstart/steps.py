@@ -20,7 +20,7 @@ from ..processes import run_tool
 from ..scalars import read_scalars
 from .pictures import draw_detections, draw_losses
 
-#: File beside the checkpoints with the settings of the training, its duration, and whether it is done.
+#: File beside the checkpoints: settings and duration of the training, and whether it is complete.
 STATE = 'quickstart.json'
 #: AP has three decimals; fusion may change the last one if two scores are nearly equal.
 TOLERANCE = .002
@@ -156,7 +156,7 @@ class Quickstart:
             self._run_tool('train.py', self.training, *['--resume'] * resume)
             state['done'] = True
         except KeyboardInterrupt:
-            self.console.print('  run the same command again to resume from the last complete epoch')
+            self.console.print('  run the same command again to resume from the last checkpoint')
             raise
         finally:
             state['seconds'] = before + time.monotonic() - start

@@ -1,6 +1,6 @@
-"""The toolboxes that RepViT is trained and tested in: all that one of them needs and the others do not.
+"""The toolboxes that RepViT is trained and tested with; each module holds what is particular to one of them.
 
-A toolbox is a module here and a row of :data:`TOOLBOXES`. None of them is imported before a config asks for it.
+A toolbox is a module here and an entry of :data:`TOOLBOXES`. It is imported only when a config asks for it.
 """
 from mmengine.config import Config
 
@@ -17,5 +17,5 @@ TOOLBOXES: dict[str, Toolbox] = {toolbox.scope: toolbox
 
 
 def toolbox_of(cfg: Config) -> Toolbox:
-    """The toolbox that a config is for; where it is for none of ours, one that checks nothing."""
+    """The toolbox that a config is for; for any other config, a :class:`Toolbox` that checks nothing."""
     return TOOLBOXES.get(cfg.get('default_scope'), Toolbox())

@@ -1,4 +1,4 @@
-"""Counts the objects of a training set that nothing is learned from; mmdet leaves them out without a word."""
+"""Count the objects of a training set that are not learned from; mmdet drops them silently."""
 import json
 import logging
 import math
@@ -21,12 +21,12 @@ _IGNORED = 'are crowds (iscrowd) or are to be ignored'
 
 @master_only
 def check_objects(datasets: Sequence[Any]) -> None:
-    """Count what is learned from, and what is not, in one line for each reason.
+    """Count the objects that are learned from, and log the others, with one line for each reason.
 
-    The files are read once more, of a distributed run by one process: on COCO's training set this takes some seconds.
+    The files are read once more, by one process of a distributed run: on COCO's training set this takes seconds.
 
     Args:
-        datasets: The data sets that a training consists of; those that are not in COCO's format are left alone.
+        datasets: The data sets of a training; those in other formats than COCO are not checked.
 
     Raises:
         DatasetError: If nothing can be learned from any of them.
@@ -62,11 +62,11 @@ def _read(dataset: Any) -> Mapping[str, Any] | None:
 
 
 def count_objects(content: Mapping[str, Any], categories: set) -> Counter:
-    """The number of objects for each reason not to learn from them, and of the others.
+    """The number of objects for each reason why they are not learned from, and of those that are.
 
     Args:
-        content: Of a file in COCO's format.
-        categories: The ids of those that are trained; objects of others do not count.
+        content: Content of a file in COCO format.
+        categories: Ids of the categories that are trained; objects of others are not counted.
     """
     sizes = {image['id']: (image['width'], image['height']) for image in content['images']}
     return Counter(_kind(annotation, sizes.get(annotation['image_id'])) for annotation in content['annotations']

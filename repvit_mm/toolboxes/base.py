@@ -1,4 +1,4 @@
-"""What the tools ask a toolbox about its models, configs and data sets. No toolbox is imported here."""
+"""What the tools need from a toolbox: its models, configs and data sets. No toolbox is imported here."""
 import copy
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,15 +15,15 @@ from .datasets import datasets_of, known_metainfo
 
 
 class Task:
-    """What inference is for one kind of model.
+    """How inference runs for one kind of model.
 
     Attributes:
-        name: What exported files call it.
+        name: Name in exported files.
         covers: The part of the model that runs.
-        decision: How its logits become what an app uses: ``'softmax'`` gives the probability of each class,
-            ``'argmax'`` the class of each pixel; None for maps that are not logits.
-        adds_maps: Whether maps of several resolutions are added up, for which the size of the image has to be a
-            multiple of the largest stride.
+        decision: How an app interprets the logits: ``'softmax'`` gives the probability of each class, ``'argmax'``
+            the class of each pixel; None for outputs that are not logits.
+        adds_maps: Whether maps of several resolutions are added up, which requires an image size that is a multiple
+            of the largest stride.
     """
 
     name: str
@@ -36,16 +36,16 @@ class Task:
         raise NotImplementedError
 
     def output_names(self, backbone: nn.Module, count: int) -> list[str]:
-        """Names of the ``count`` tensors that :meth:`forward` gives."""
+        """Names of the ``count`` tensors that :meth:`forward` returns."""
         return ['logits']
 
     def run_heads(self, model: nn.Module, maps: Sequence[Tensor], proposals: int | None) -> None:
-        """Run the heads that :meth:`forward` leaves out and a count of multiply-adds does not.
+        """Run the heads that :meth:`forward` leaves out, but a count of multiply-adds includes.
 
         Args:
             model: The model.
-            maps: What :meth:`forward` gave.
-            proposals: Proposals per image that the RoI heads of a detector are run on; None leaves them out.
+            maps: What :meth:`forward` returned.
+            proposals: Proposals per image for the RoI heads of a detector; None leaves these heads out.
         """
 
     def counted(self, proposals: int | None) -> str:
@@ -54,13 +54,13 @@ class Task:
 
 
 class Toolbox(Task):
-    """A toolbox, and the task of its models. This class itself is for configs of others: it checks nothing.
+    """A toolbox, and the task of its models. This class itself is for other configs: it checks nothing.
 
     Attributes:
-        scope: The ``default_scope`` of its configs, which is also the name that it is imported by.
-        loader_defaults: Settings of a loader that its own tools take for granted.
-        tta_model: What merges the predictions of augmented images, where the config has no ``tta_model``.
-        dump_metric: What keeps predictions in a file.
+        scope: The ``default_scope`` of its configs, and the name of its package.
+        loader_defaults: Settings of a data loader that its own tools set by default.
+        tta_model: Merges the predictions of augmented images, for configs without a ``tta_model``.
+        dump_metric: Type of the metric that saves predictions.
     """
 
     scope = ''
@@ -72,7 +72,7 @@ class Toolbox(Task):
         """Import the toolbox.
 
         Args:
-            path: Of the config that is for it.
+            path: Path of the config, for the error.
 
         Raises:
             ConfigError: If it is not installed.
@@ -85,32 +85,32 @@ class Toolbox(Task):
             if error.name != self.scope:
                 raise
             raise ConfigError(f'config {path} is for {self.scope}, which is not installed; `repvit-mm '
-                              'doctor` has the command') from error
+                              'doctor` shows the command to install it') from error
 
     def check_config(self, cfg: Config, loaders: Sequence[str]) -> None:
-        """Check that model and data sets of a config fit each other.
+        """Check that the model and the data sets of a config fit each other.
 
         Args:
-            cfg: Changed in place where the model has to follow from the data.
+            cfg: Changed in place where the model depends on the data.
             loaders: Keys of the loaders that the run uses.
 
         Raises:
             ConfigError: If they do not.
-            DatasetError: If the data set does not have what the config says.
+            DatasetError: If the data set does not match the config.
         """
 
     def check_dataset(self, dataset: Any) -> None:
-        """Check a data set that was built.
+        """Check a built data set.
 
         Args:
-            dataset: A data set or a wrapper of some; those of other toolboxes are left alone.
+            dataset: A data set or a wrapper of data sets; those of other toolboxes are not checked.
 
         Raises:
             DatasetError: If annotations do not fit images or classes.
         """
 
     def classes(self, cfg: Config) -> Sequence[str] | None:
-        """Names of the classes that the test data of a config have, where they are known."""
+        """Names of the classes of a config's test data, if they are known."""
         for _, dataset in datasets_of(cfg, ['test_dataloader']):
             metainfo = dataset.get('metainfo') or {}
             if 'classes' in metainfo:
@@ -119,15 +119,15 @@ class Toolbox(Task):
         return None
 
     def fit_to_weights(self, cfg: Config, checkpoint: Any) -> None:
-        """Where a config leaves the number of classes to its data, take it from a checkpoint.
+        """If a config leaves the number of classes to its data, take it from a checkpoint.
 
         Args:
             cfg: Changed in place.
-            checkpoint: What :func:`repvit_mm.checkpoints.read_checkpoint` gave.
+            checkpoint: What :func:`repvit_mm.checkpoints.read_checkpoint` returned.
         """
 
     def enable_tta(self, cfg: Config) -> None:
-        """Test with the config's ``tta_model`` and ``tta_pipeline``, else with every image and its mirror image.
+        """Test with the config's ``tta_model`` and ``tta_pipeline``; without, on every image and its mirror image.
 
         Raises:
             ConfigError: If the toolbox cannot merge the model's predictions.
@@ -140,13 +140,13 @@ class Toolbox(Task):
         cfg.model = ConfigDict(**cfg.get('tta_model', self.tta_model), module=cfg.model)
 
     def mirrored(self, pipeline: Sequence[Mapping]) -> list[dict]:
-        """A pipeline that gives an image, and its mirror image."""
+        """A pipeline that yields each image and its mirror image."""
         *loading, packing = copy.deepcopy(list(pipeline))
         flips = [dict(type='RandomFlip', prob=prob) for prob in (0., 1.)]
         return [*loading, dict(type='TestTimeAug', transforms=[flips, [packing]])]
 
     def enable_slide(self, cfg: Config, size: int) -> None:
-        """Test on overlapping squares of the image, a third of each covered by the next, instead of the whole.
+        """Test on squares of the image that overlap by a third, instead of the whole image.
 
         Args:
             cfg: Changed in place.
@@ -158,14 +158,14 @@ class Toolbox(Task):
         raise ConfigError(f'--slide is for segmentors, but the config has default_scope={cfg.get("default_scope")!r}')
 
     def dump_predictions(self, cfg: Config, out: str) -> None:
-        """Keep the predictions of a test.
+        """Save the predictions of a test.
 
         Args:
             cfg: Changed in place.
             out: A ``.pkl`` file; for segmentation, a directory for label maps.
 
         Raises:
-            ConfigError: If ``out`` does not end with .pkl or .pickle, or its folder cannot be made.
+            ConfigError: If ``out`` does not end with .pkl or .pickle, or its folder cannot be created.
         """
         if not out.endswith(('.pkl', '.pickle')):
             raise ConfigError(f'--out {out} must end with .pkl or .pickle')
@@ -180,7 +180,7 @@ class Toolbox(Task):
             directory: Where the pictures go.
 
         Raises:
-            ConfigError: If the toolbox is not known, or the folder cannot be made.
+            ConfigError: If the toolbox is not known, or the folder cannot be created.
         """
         self._draw(cfg, str(make_folder(directory, '--show-dir').absolute()))
 
@@ -190,13 +190,13 @@ class Toolbox(Task):
 
 
 def evaluators_of(cfg: Config, key: str = 'test_evaluator') -> list[dict]:
-    """The evaluators of a config, which may be one, several or none."""
+    """The evaluators of a config, as a list; it may have one, several or none."""
     evaluators = cfg.get(key) or []
     return [evaluators] if isinstance(evaluators, Mapping) else list(evaluators)
 
 
 def heads_in(parent: Mapping, *names: str) -> Iterator[tuple[str, int]]:
-    """Name and number of classes of each head of a model's config; a head may be a list of some."""
+    """Name and number of classes of each head of a model's config; a head may be a list of heads."""
     for name in names:
         heads = parent.get(name) or []
         for head in [heads] if isinstance(heads, Mapping) else heads:

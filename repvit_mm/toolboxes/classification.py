@@ -25,10 +25,10 @@ class Classification(Toolbox):
         return [model(image, mode='tensor')]
 
     def check_config(self, cfg: Config, loaders: Sequence[str]) -> None:
-        """Make the model tell apart the classes that the image folders of the config hold.
+        """Fit the model to the classes in the image folders of the config.
 
-        Sets the number of classes of the head and of the preprocessor, and leaves out of the top-k accuracies those
-        that so few classes make pointless. Configs with other data sets stay as they are.
+        Sets the number of classes of the head and of the preprocessor, and drops top-k accuracies whose k is not
+        below that number. Configs with other data sets are left unchanged.
 
         Raises:
             DatasetError: See :func:`repvit_mm.classification.folders.find_classes`, or if the data sets of the config
@@ -53,7 +53,7 @@ class Classification(Toolbox):
         print_log(f'{root} has {len(classes)} classes: {shortened(classes)}', 'current')
 
     def fit_to_weights(self, cfg: Config, checkpoint: Any) -> None:
-        """Take the number of classes from a checkpoint where the image folders, which need not be here, are them."""
+        """Take the number of classes from a checkpoint if the image folders, which need not exist here, define it."""
         if not any(_is_image_folder(dataset) for _, dataset in datasets_of(cfg, ['test_dataloader'])):
             return
         tensors = convert_state_dict(tensors_of(checkpoint, 'the checkpoint'))
@@ -62,8 +62,8 @@ class Classification(Toolbox):
                 cfg.model.head.num_classes = len(tensors[name])
 
     def _draw(self, cfg: Config, directory: str) -> None:
-        """A confusion matrix, the worst mistakes and a table, by our own metric."""
-        from .. import classification  # noqa: F401, which registers the report
+        """Write a confusion matrix, the worst mistakes and a table, with our own metric."""
+        from .. import classification  # noqa: F401, it registers the report
         cfg.test_evaluator = [*evaluators_of(cfg), dict(type='ClassificationReport', out_dir=directory)]
 
 

@@ -1,4 +1,4 @@
-"""The data sets inside of the loaders of a config, and inside of the wrappers that were built from it."""
+"""The data sets in a config's data loaders, and those in built wrappers."""
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -9,7 +9,7 @@ LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 
 
 def datasets_of(cfg: Config, loaders: Sequence[str] = LOADERS) -> Iterator[tuple[str, dict]]:
-    """Find the data sets of the loaders, those inside of wrappers (repeated, concatenated, ...) too.
+    """Find the data sets of the loaders, including those in wrappers (repeated, concatenated, ...).
 
     Yields:
         Key of the loader, and the config of a data set that wraps no other.
@@ -19,7 +19,7 @@ def datasets_of(cfg: Config, loaders: Sequence[str] = LOADERS) -> Iterator[tuple
 
 
 def datasets_in(dataset: Any) -> Iterator[dict]:
-    """Find the configs of data sets that wrap no other one inside the config of a data set."""
+    """Find the configs of the innermost data sets in the config of a data set."""
     if not isinstance(dataset, Mapping):
         return
     inside = dataset.get('datasets', [dataset['dataset']] if 'dataset' in dataset else [])
@@ -30,7 +30,7 @@ def datasets_in(dataset: Any) -> Iterator[dict]:
 
 
 def innermost(dataset: Any) -> Iterator[Any]:
-    """The data sets inside of built wrappers, or the data set itself."""
+    """The data sets in built wrappers, or the data set itself."""
     if not hasattr(dataset, 'datasets') and not hasattr(dataset, 'dataset'):
         yield dataset
         return
@@ -39,11 +39,11 @@ def innermost(dataset: Any) -> Iterator[Any]:
 
 
 def known_metainfo(dataset: Mapping, scope: str) -> Mapping:
-    """What the class of a data set's config says of its classes; nothing for a class that is not registered.
+    """``METAINFO`` of the class that a data set's config names; empty if that is not registered.
 
     Args:
         dataset: The config.
-        scope: Of the toolbox whose class it is.
+        scope: Scope of the toolbox that the class belongs to.
     """
     kind = dataset.get('type')
     kind = DATASETS.get(kind if '.' in kind else f'{scope}.{kind}') if isinstance(kind, str) else kind

@@ -21,8 +21,8 @@ from .datasets import datasets_of, innermost, known_metainfo
 class Detection(Toolbox):
     """Detectors and instance segmentors of mmdet.
 
-    Inference stops at the pyramid, which is what can be counted and measured on any picture; boxes and masks come from
-    :mod:`repvit_mm.export.detectors`.
+    Inference stops at the feature pyramid, whose cost does not depend on the content of the image; for boxes and masks
+    see :mod:`repvit_mm.export.detectors`.
     """
 
     name, covers, adds_maps = 'detection', 'backbone and neck', True
@@ -39,7 +39,7 @@ class Detection(Toolbox):
         return [f'level{i}' for i in range(count)]
 
     def run_heads(self, model: nn.Module, maps: Sequence[Tensor], proposals: int | None) -> None:
-        """Run the dense heads, and the RoI heads on as many proposals, the mask head on as many as the test keeps."""
+        """Run the dense heads, the RoI heads on ``proposals`` regions, and the mask head on those that a test keeps."""
         for head in ('rpn_head', 'bbox_head'):
             if hasattr(model, head):
                 getattr(model, head)(maps)
@@ -59,14 +59,13 @@ class Detection(Toolbox):
         check_coco_files()
 
     def check_config(self, cfg: Config, loaders: Sequence[str]) -> None:
-        """Check that the heads are for as many classes as the data sets have.
+        """Check that the heads have as many classes as the data sets.
 
-        mmdet itself stops with an index error once a test is over, or takes objects for those of another class. A
-        detector that takes its classes from words, or has heads for only some of them, as for panoptic segmentation,
-        is left alone.
+        mmdet itself stops with an index error at the end of a test, or confuses classes. Detectors with a language
+        model, and those with heads for only some of the classes, as for panoptic segmentation, are not checked.
 
         Raises:
-            ConfigError: If a head is for another number, or the classes are not a list of names.
+            ConfigError: If a head has another number of classes, or the classes are not a list of names.
         """
         model = cfg.get('model') or {}
         if 'language_model' in model or 'semantic_head' in model:
@@ -76,7 +75,7 @@ class Detection(Toolbox):
             classes = (dataset.get('metainfo') or {}).get('classes',
                                                           known_metainfo(dataset, self.scope).get('classes'))
             if isinstance(classes, str):
-                if os.path.isfile(classes):  # is left to mmengine
+                if os.path.isfile(classes):  # mmengine reads it
                     continue
                 raise ConfigError(f'{where}: classes={classes!r} is one string, not a file; write a list of names, '
                                   f'even for one class: metainfo=dict(classes=[{classes!r}])')
@@ -86,10 +85,10 @@ class Detection(Toolbox):
                                       f'model.{head}.num_classes={num_classes}')
 
     def check_dataset(self, dataset: Any) -> None:
-        """Check that the annotations in COCO's format know every class of the data set, in the same order.
+        """Check that annotations in COCO format have every class of the data set, in the same order.
 
-        mmdet numbers the classes that they know, in their order, and names them in that of the data set. The objects
-        of a training set are counted, too.
+        mmdet numbers the classes in the order of the annotations, but names them in the order of the data set. The
+        objects of a training set are counted, too.
 
         Raises:
             DatasetError: If classes are missing, or in another order, or nothing can be learned.
@@ -107,7 +106,7 @@ class Detection(Toolbox):
         super().enable_tta(cfg)
 
     def mirrored(self, pipeline: Sequence[Mapping]) -> list[dict]:
-        """A pipeline that gives an image, and its mirror image, and tells them apart."""
+        """A pipeline that yields each image and its mirror image, and marks which is which."""
         pipeline = super().mirrored(pipeline)
         (packing,) = pipeline[-1]['transforms'][-1]
         keys = packing.get('meta_keys', ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor'))
@@ -115,7 +114,7 @@ class Detection(Toolbox):
         return pipeline
 
     def _draw(self, cfg: Config, directory: str) -> None:
-        """Over the images, by mmdet's own hook."""
+        """Draw over the images, with mmdet's own hook."""
         hooks = cfg.setdefault('default_hooks', {})
         settings = hooks.get('visualization') or dict(type='DetVisualizationHook')
         hooks['visualization'] = dict(settings, draw=True, test_out_dir=directory)
@@ -160,7 +159,7 @@ def _check_categories(dataset: Any) -> None:
     if classes is None or known is None:
         return
     if len(known) < len(classes):
-        raise DatasetError(f'{dataset.ann_file} knows {len(known)} of the {len(classes)} classes '
+        raise DatasetError(f'{dataset.ann_file} has {len(known)} of the {len(classes)} classes '
                            f"{shortened(classes, 3)}; give the data set the names of its categories, in the file's "
                            'order: metainfo=dict(classes=[...])')
     in_file = [name for name in _category_names(dataset.ann_file) if name in classes]
@@ -171,7 +170,7 @@ def _check_categories(dataset: Any) -> None:
 
 
 def _category_names(path: str) -> list[str]:
-    """The names under ``categories``, or none where they are not to be found without parsing the whole file."""
+    """The names under ``categories``; empty if they cannot be found without parsing the whole file."""
     key = b'"categories"'
     try:
         with open(path, 'rb') as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:

@@ -21,7 +21,7 @@ from ..files import make_folder
 from .base import Toolbox, evaluators_of, heads_in
 from .datasets import datasets_of, innermost, known_metainfo
 
-#: From so many labels on, reading them takes long enough to show progress.
+#: From this many labels on, reading them takes long enough to show progress.
 SHOW_PROGRESS = 1000
 _EXIF_ORIENTATION, _TURNED = 0x0112, (5, 6, 7, 8)
 
@@ -43,7 +43,7 @@ class Segmentation(Toolbox):
         """Check that the classes, the palette and the heads of a config agree.
 
         Raises:
-            ConfigError: If a data set has no classes, its palette does not fit them, or a head has another number.
+            ConfigError: If a data set has no classes, or its palette or a head has another number of them.
         """
         for loader, dataset in datasets_of(cfg, loaders):
             where = f'{cfg.filename or "the config"}, {loader}'
@@ -54,7 +54,7 @@ class Segmentation(Toolbox):
             if not classes:
                 raise ConfigError(f'{where}: {dataset.get("type")} has no classes; give it '
                                   "metainfo=dict(classes=('first', ...), palette=[[R, G, B], ...])")
-            # With some of the classes of a known data set, its whole palette may stay.
+            # A subset of the classes of a known data set may keep its whole palette.
             subset = known.get('classes') and list(classes) != list(known['classes'])
             _check_palette(where, palette or [], len(classes), may_be_longer=bool(subset))
             for head, num_classes in heads_in(cfg.get('model') or {}, 'decode_head', 'auxiliary_head'):
@@ -66,10 +66,10 @@ class Segmentation(Toolbox):
     def check_dataset(self, dataset: Any) -> None:
         """Check that every image has a label of its size and known classes, and every label an image.
 
-        mmseg itself trains on whatever it finds. An image without a label stops the run when it is met; a label
-        outside of the classes is an index error in the loss (on a GPU one that names no cause), or is left out of the
-        figures. All labels are read, by several threads: on two cores, 1,000 of 480 x 360 in 1 s. Of a distributed
-        run, one process does so. Data sets whose pipeline loads no labels are left alone.
+        mmseg itself does not check this. An image without a label stops the run when it is loaded; a label outside
+        of the classes is an index error in the loss (on a GPU without a useful message), or is left out of the
+        metrics. All labels are read, by several threads: on two cores, 1,000 of 480 x 360 in 1 s. In a distributed
+        run, only one process does so. Data sets whose pipeline loads no labels are not checked.
 
         Raises:
             DatasetError: Naming the first file that does not fit.
@@ -84,17 +84,17 @@ class Segmentation(Toolbox):
     def enable_slide(self, cfg: Config, size: int) -> None:
         """Test on overlapping squares; see :meth:`Toolbox.enable_slide`."""
         if size < 32:
-            raise ConfigError(f'--slide {size}: a square has at least 32 pixels a side')
+            raise ConfigError(f'--slide {size}: squares must have at least 32 pixels a side')
         cfg.model.test_cfg = dict(mode='slide', crop_size=(size, size), stride=(size * 2 // 3, size * 2 // 3))
 
     def dump_predictions(self, cfg: Config, out: str) -> None:
-        """Keep the predictions of a test as label maps in the folder ``out``."""
+        """Save the predictions of a test as label maps in the folder ``out``."""
         make_folder(out, '--out')
         cfg.test_evaluator = [{**evaluator, 'output_dir': out} for evaluator in evaluators_of(cfg)]
 
     def _draw(self, cfg: Config, directory: str) -> None:
-        """Beside image and ground truth, with a legend; see :class:`segmentation_pictures.SegmentationPictures`."""
-        from . import segmentation_pictures  # noqa: F401, which registers the hook
+        """Draw beside image and ground truth; see :class:`segmentation_pictures.SegmentationPictures`."""
+        from . import segmentation_pictures  # noqa: F401, it registers the hook
         cfg.setdefault('default_hooks', {})['visualization'] = dict(type='SegmentationPictures', out_dir=directory)
 
 
@@ -145,8 +145,8 @@ def _check_pairs(dataset: Any, pairs: Sequence[_Pair], label_dir: str) -> None:
         missing = [pair for pair in pairs if not os.path.exists(getattr(pair, sought))]
         if missing:
             raise DatasetError(f'{len(missing)} of {len(pairs)} {what} have no {other}, first '
-                               f'{getattr(missing[0], there)}: {getattr(missing[0], sought)} is not there')
-    if dataset.ann_file or dataset._indices is not None:  # what else lies there is left out on purpose
+                               f'{getattr(missing[0], there)}: {getattr(missing[0], sought)} does not exist')
+    if dataset.ann_file or dataset._indices is not None:  # other files are left out on purpose
         return
     used = {os.path.abspath(pair.label) for pair in pairs}
     labels = (os.path.abspath(os.path.join(folder, name)) for folder, _, names in os.walk(label_dir)
@@ -162,7 +162,7 @@ class _Meanings:
     Attributes:
         classes: The number of classes.
         learned: Which values become a class; bool (256,).
-        valid: Which become a class, or are ignored; bool (256,).
+        valid: Which become a class or are ignored; bool (256,).
     """
 
     def __init__(self, dataset: Any):
@@ -178,15 +178,15 @@ class _Meanings:
 
 
 def _look(pair: _Pair, meanings: _Meanings) -> str | bool:
-    """What is wrong with a label, or whether there is a class in it."""
+    """What is wrong with a label, or whether it has a pixel of a class."""
     try:
         with Image.open(pair.label) as picture:
             label = np.asarray(picture)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # all of Pillow
         return f'{pair.label} cannot be read as a label image: {error}'
     if label.ndim != 2:
-        return (f'{pair.label} is a picture of {label.shape[2]} channels; a label has one, of which each value is the '
-                'number of a class')
+        return (f'{pair.label} has {label.shape[2]} channels; a label image has one channel, whose values are the '
+                'numbers of the classes')
     values = np.unique(label) if label.dtype != np.uint8 else np.flatnonzero(np.bincount(label.ravel()))
     if bad := [int(value) for value in values if not 0 <= value < 256 or not meanings.valid[int(value)]]:
         return (f'{pair.label} holds {shortened(map(str, bad), 5)}; for {meanings.classes} classes, expected '
@@ -199,7 +199,7 @@ def _look(pair: _Pair, meanings: _Meanings) -> str | bool:
 
 
 def _image_size(path: str) -> tuple[int, int] | None:
-    """Width and height as OpenCV loads it, from the head of the file; None for formats that Pillow does not know."""
+    """Width and height as OpenCV loads it, from the header of the file; None for formats that Pillow does not know."""
     try:
         with Image.open(path) as picture:
             turned = picture.getexif().get(_EXIF_ORIENTATION) in _TURNED
@@ -209,7 +209,7 @@ def _image_size(path: str) -> tuple[int, int] | None:
 
 
 def _ranges(valid: np.ndarray) -> str:
-    """``0-10 and 255`` for a bool (256,) that is true there."""
+    """``0-10 and 255`` for a bool (256,) that is true at these values."""
     edges = np.flatnonzero(np.diff(np.concatenate([[0], valid, [0]]).astype(np.int8)))
     spans = zip(edges[::2], edges[1::2] - 1, strict=True)
     return ' and '.join(str(first) if first == last else f'{first}-{last}' for first, last in spans)

@@ -13,9 +13,9 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from PIL import Image, ImageDraw, ImageFont
 
-#: Up to so many classes, every picture has the legend of all of them; beyond, of those that occur in it.
+#: Up to this many classes, the legend of a picture has all of them; beyond, those that occur in it.
 MAX_LEGEND = 24
-#: Smaller pictures are enlarged to this length of the shorter side, for the legend to be readable beside them.
+#: Smaller images are enlarged to this length of the shorter side, in proportion to the legend.
 MIN_SIDE = 288
 GAP = 12
 TEXT_SIZE = 15
@@ -26,8 +26,8 @@ PAPER, INK = (255, 255, 255), (45, 45, 50)
 class SegmentationPictures(Hook):
     """Write ground truth and prediction over the photo, with a legend of the classes.
 
-    mmseg's own hook writes the name of each class somewhere into its region; a legend leaves the regions visible. Every
-    image of a test is drawn, under its name below the directory of the images.
+    mmseg's own hook writes the names of the classes over their regions; a legend leaves the regions visible. Every
+    image of a test is drawn, and keeps its path below the directory of the images.
 
     Args:
         out_dir: Where the pictures go.
@@ -57,7 +57,7 @@ class SegmentationPictures(Hook):
 
 
 def _name(img_path: str, dataset: Any) -> str:
-    """Path of an image below the data set's directory of images: names may occur in several of its folders."""
+    """Path of an image below the data set's directory of images: several folders may have files of the same name."""
     prefix = getattr(dataset, 'data_prefix', None)
     folder = prefix.get('img_path') if isinstance(prefix, Mapping) else None
     name = os.path.relpath(img_path, folder) if folder else ''
@@ -70,7 +70,7 @@ def draw_segmentation(image: np.ndarray, maps: Mapping[str, np.ndarray], classes
 
     Args:
         image: RGB, uint8 (H, W, 3).
-        maps: Caption -> label of every pixel, integers (H, W). What is no label (255) stays an uncoloured grey.
+        maps: Caption -> label of every pixel, integers (H, W). Other values (255) stay grey.
         classes: Name of each label.
         palette: RGB of each label, 0-255.
         opacity: Of the colours, 0-1.
@@ -112,7 +112,7 @@ def draw_segmentation(image: np.ndarray, maps: Mapping[str, np.ndarray], classes
 
 def _overlay(photo: np.ndarray, labels: np.ndarray, colours: np.ndarray, opacity: float) -> np.ndarray:
     """``photo`` in grey under the colours, with a fine bright line around each region."""
-    # On a grey photo a colour looks as it does in the legend, whatever is below.
+    # On a grey photo, colours look as they do in the legend.
     grey = np.repeat(cv2.cvtColor(photo, cv2.COLOR_RGB2GRAY)[..., None], 3, axis=2)
     known = (labels >= 0) & (labels < len(colours))
     picture = grey.copy()
@@ -125,7 +125,7 @@ def _overlay(photo: np.ndarray, labels: np.ndarray, colours: np.ndarray, opacity
 
 
 def _legend(maps: Sequence[np.ndarray], classes: Sequence[str]) -> list[int]:
-    """The labels to explain: all of a short list, else those that occur, largest first."""
+    """The labels to explain: all if they are few, otherwise those that occur, largest first."""
     if len(classes) <= MAX_LEGEND:
         return list(range(len(classes)))
     area = sum(np.bincount(labels[(labels >= 0) & (labels < len(classes))], minlength=len(classes)) for labels in maps)
@@ -133,7 +133,7 @@ def _legend(maps: Sequence[np.ndarray], classes: Sequence[str]) -> list[int]:
 
 
 def _flow(text_widths: Sequence[float], page_width: int) -> tuple[list[tuple[int, int]], int]:
-    """Left upper corners of the legend's entries, set in columns as words in a paragraph, and the height of all."""
+    """Upper left corners of the legend's entries, laid out in columns row by row, and their total height."""
     if not text_widths:
         return [], 0
     column = int(max(text_widths)) + TEXT_SIZE + 6 + 2 * GAP

@@ -16,16 +16,16 @@ from ..errors import ConfigError
 
 @HOOKS.register_module()
 class ModelEmaHook(Hook):
-    """Exponential moving average of weights and statistics, from the first step on.
+    """Exponential moving average of weights and statistics, from the first training step on.
 
-    Training, ``state_dict`` in checkpoints and the metrics under their plain names are the raw weights',
+    Training, ``state_dict`` in checkpoints and the metrics under their usual names use the raw weights,
     whose accuracy is the published one. The average is saved as ``ema_state_dict`` and its metrics are
     reported as ``ema/...``. (mmengine's and mmpretrain's EMAHook save them the other way round, and start
-    from the first step's result.)
+    from the weights after the first training step.)
 
     Args:
         decay: Weight of the former average in each step.
-        evaluate: Whether the average is evaluated as well whenever the model is.
+        evaluate: Whether each evaluation of the model also evaluates the average.
     """
 
     def __init__(self, decay: float = 0.99996, evaluate: bool = True):
@@ -41,17 +41,17 @@ class ModelEmaHook(Hook):
         self._loaded = checkpoint.get('ema_state_dict')
 
     def before_train(self, runner: Runner) -> None:
-        """Start the average at the initial weights, or where the resumed training had left it."""
+        """Start the average at the initial weights, or resume it from the checkpoint."""
         self.average = self._make_average(runner)
         if runner._resume and self._loaded is not None:
             self.average.load_state_dict(self._loaded)
         elif runner._resume:
-            print_log('The checkpoint holds no averaged weights: the average starts anew', 'current')
+            print_log('The checkpoint has no averaged weights: averaging starts again', 'current')
         self._loaded = None
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: dict | None = None,
                          outputs: dict | None = None) -> None:
-        """Take the new weights into the average."""
+        """Update the average with the new weights."""
         self.update(_bare_model(runner))
 
     @torch.no_grad()
@@ -78,7 +78,7 @@ class ModelEmaHook(Hook):
                 runner.message_hub.update_scalar(f'val/{name}', value)
 
     def before_test_epoch(self, runner: Runner) -> None:
-        """Evaluate the average first, so that whatever a metric writes is the raw weights' in the end."""
+        """Evaluate the average first: files that a metric writes are then those of the raw weights in the end."""
         self._metrics = {}
         if not self.evaluate or self._loaded is None:
             return
@@ -86,7 +86,7 @@ class ModelEmaHook(Hook):
         try:
             self.average.load_state_dict(self._loaded)
         except RuntimeError:
-            print_log('The averaged weights of the checkpoint are not for this model and are not evaluated', 'current')
+            print_log('The averaged weights of the checkpoint do not fit this model and are not evaluated', 'current')
             return
         self._metrics = self._evaluate(runner, runner.test_loop)
 

@@ -1,4 +1,4 @@
-"""Automatic mixed precision on every device; mmengine's wrapper of optimisers refuses a CPU."""
+"""Automatic mixed precision on every device; mmengine's AMP optimiser wrapper refuses a CPU."""
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -11,10 +11,10 @@ from torch import nn
 
 @OPTIM_WRAPPERS.register_module()
 class Bfloat16OptimWrapper(OptimWrapper):
-    """An optimiser wrapper in bfloat16, which has the range of float32, so that the loss is not scaled."""
+    """An optimiser wrapper for bfloat16, which has the range of float32: the loss is not scaled."""
 
     @contextmanager
     def optim_context(self, model: nn.Module) -> Iterator[None]:
-        """Run what computes the losses in mixed precision."""
+        """Compute the losses in mixed precision."""
         with super().optim_context(model), autocast(dtype=torch.bfloat16):
             yield

@@ -14,15 +14,15 @@ from .mixed_precision import Bfloat16OptimWrapper
 
 @torch.no_grad()
 def adaptive_clip_grad(parameters: Iterable[Tensor], clip_factor: float, eps: float) -> None:
-    """Clip each unit's gradient to a part of the unit's own norm (https://arxiv.org/abs/2102.06171), in place.
+    """Clip each unit's gradient relative to the norm of its weights (https://arxiv.org/abs/2102.06171), in place.
 
-    A unit is what computes one output: a filter, a row of a linear layer; a bias or a BatchNorm's weight is
-    one unit as a whole.
+    A unit computes one output: it is a filter, or a row of a linear layer. A bias or a BatchNorm's weight is
+    one unit.
 
     Args:
         parameters: Those without a gradient are skipped.
         clip_factor: Largest norm of a gradient, relative to the norm of the weights.
-        eps: Least norm that weights count as, so that those at zero can leave it.
+        eps: Lower bound for the norm of the weights, so that weights at zero can be updated.
     """
     for parameter in parameters:
         if parameter.grad is None:
@@ -38,7 +38,7 @@ def _unit_norms(x: Tensor) -> Tensor:
 
 
 class _AdaptiveClip:
-    """Puts :func:`adaptive_clip_grad` where mmengine's optimiser wrappers clip, which is after AMP's unscaling."""
+    """Makes mmengine's optimiser wrappers clip by :func:`adaptive_clip_grad`, after AMP has unscaled gradients."""
 
     def _clip_adaptively(self, clip_factor: float, clip_eps: float) -> None:
         if not (clip_factor > 0 and clip_eps > 0):
@@ -55,7 +55,7 @@ class AdaptiveClipOptimWrapper(OptimWrapper, _AdaptiveClip):
         optimizer: The optimiser.
         clip_factor: See :func:`adaptive_clip_grad`.
         clip_eps: See :func:`adaptive_clip_grad`.
-        accumulative_counts: Iterations whose gradients make one step.
+        accumulative_counts: Iterations whose gradients are accumulated for one optimiser step.
     """
 
     def __init__(self, optimizer: Optimizer, clip_factor: float = 0.02, clip_eps: float = 1e-3,
@@ -72,7 +72,7 @@ class AdaptiveClipAmpOptimWrapper(AmpOptimWrapper, _AdaptiveClip):
         optimizer: The optimiser.
         clip_factor: See :func:`adaptive_clip_grad`.
         clip_eps: See :func:`adaptive_clip_grad`.
-        accumulative_counts: Iterations whose gradients make one step.
+        accumulative_counts: Iterations whose gradients are accumulated for one optimiser step.
         loss_scale: ``'dynamic'``, a fixed number, or settings of torch's ``GradScaler``.
         dtype: ``'float16'`` or ``'bfloat16'``; None leaves it to torch.
     """
@@ -91,18 +91,18 @@ class AdaptiveClipBfloat16OptimWrapper(AdaptiveClipOptimWrapper, Bfloat16OptimWr
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
 class TwoGroupsConstructor:
-    """Builds an optimiser that decays weights, and neither biases nor normalisations.
+    """Builds an optimiser with weight decay on weights, but not on biases and normalisation layers.
 
-    All parameters are in two groups, as in timm. mmengine's constructor, told the same by ``norm_decay_mult``
-    and ``bias_decay_mult``, makes a group of each tensor, and the optimiser then launches its kernels for each
-    one.
+    All parameters are in two groups, as in timm. mmengine's constructor, with ``norm_decay_mult`` and
+    ``bias_decay_mult``, makes one group for each tensor, and the optimiser then launches its kernels for each
+    group.
 
     Args:
         optim_wrapper_cfg: Config of the wrapper, with the optimiser's in ``optimizer``.
-        paramwise_cfg: None; there is nothing to set.
+        paramwise_cfg: None or empty; there is nothing to set.
 
     Raises:
-        ConfigError: If ``paramwise_cfg`` sets something.
+        ConfigError: If ``paramwise_cfg`` is not empty.
     """
 
     def __init__(self, optim_wrapper_cfg: Mapping, paramwise_cfg: Mapping | None = None):
@@ -133,17 +133,17 @@ def parameter_groups(model: nn.Module) -> list[dict]:
 class PublishedCosineLR(_ParamScheduler):
     """The learning rate of each epoch of the published ImageNet runs.
 
-    After a linear warm-up the rate follows a cosine that began at the first epoch, not at the end of the
-    warm-up. Each epoch runs at the rate that the schedule has for the epoch before it, so the first two run
-    at ``warmup_lr``.
+    After a linear warm-up the learning rate follows a cosine that starts at the first epoch, not at the end
+    of the warm-up. Each epoch uses the learning rate that the schedule gives for the epoch before it, so the
+    first two use ``warmup_lr``.
 
     Args:
-        optimizer: The optimiser; the rates of its groups are the peak.
+        optimizer: The optimiser; the learning rates of its groups are the peak.
         epochs: Length of the cosine, the epochs of the whole training.
         warmup_epochs: Length of the warm-up.
-        warmup_lr: Rate at its start.
-        min_lr: Rate at the end of the cosine.
-        last_step: Epochs that are done; -1 starts anew.
+        warmup_lr: Learning rate at its start.
+        min_lr: Learning rate at the end of the cosine.
+        last_step: Epochs already done; -1 for a new training.
 
     Raises:
         ConfigError: If ``epochs`` is not longer than the warm-up.

@@ -36,7 +36,7 @@ def test_compiled_operators_win(find, tmp_path):
 
 def test_compiled_operators_that_do_not_load(find, tmp_path):
     (tmp_path / f'_ext{EXTENSION_SUFFIXES[0]}').write_bytes(b'for another torch')
-    with pytest.warns(UserWarning, match=r"compiled operators do not load, so that torchvision's are used; .*_ext"):
+    with pytest.warns(UserWarning, match=r"operators cannot be loaded, and torchvision's are used instead; .*_ext"):
         spec = find(tmp_path)
     assert spec.origin == OURS
 
@@ -55,7 +55,7 @@ def test_module_is_a_real_one():
 @pytest.mark.parametrize(('error', 'said'), [
     (ModuleNotFoundError(name='torchvision'), 'it is not installed: pip install torchvision$'),
     (RuntimeError('operator torchvision::nms does not exist\nand more'),
-     'torchvision 0.23.0 needs torch==2.8.0, from the same index; installed is torch 2.15.0 '
+     'torchvision 0.23.0 needs torch==2.8.0, from the same index, but torch 2.15.0 is installed '
      r'\(operator torchvision::nms does not exist\): pip install --force-reinstall torch torchvision$'),
     (AttributeError("partially initialized module 'torchvision'"), 'torchvision 0.23.0 needs torch==2.8.0, '),
 ])
@@ -85,5 +85,5 @@ def test_mmdet_that_came_first_is_reported(monkeypatch):
     monkeypatch.setattr(sys, 'meta_path', [])
     monkeypatch.delitem(sys.modules, 'mmcv.ops')
     monkeypatch.setitem(sys.modules, 'mmdet.structures.mask', ModuleType('mask'))
-    with pytest.warns(UserWarning, match='mmdet was imported before repvit_mm, .* import repvit_mm first'):
+    with pytest.warns(UserWarning, match='mmdet was imported before repvit_mm: .* import repvit_mm first'):
         provide()

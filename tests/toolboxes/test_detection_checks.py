@@ -74,7 +74,7 @@ def test_annotations_that_know_more_than_the_classes_pass(build, wrapper):
 
 @pytest.mark.parametrize('wrapper', [False, True])
 def test_annotations_of_other_categories_are_refused(build, wrapper):
-    with pytest.raises(DatasetError, match=r'instances.json knows 2 of the 3 classes cat, dog, cow; give ') as info:
+    with pytest.raises(DatasetError, match=r'instances.json has 2 of the 3 classes cat, dog, cow; give ') as info:
         Detection().check_dataset(build(['dog', 'cow', 'hen'], wrapper))
     assert '\n' not in str(info.value)
 

@@ -169,7 +169,7 @@ def test_squares_are_as_large_as_the_option_says_and_overlap():
 
 @pytest.mark.parametrize('size', [0, 16, -64])
 def test_squares_smaller_than_a_stride_are_refused(size):
-    with pytest.raises(ConfigError, match=f'--slide {size}: a square has at least 32'):
+    with pytest.raises(ConfigError, match=f'--slide {size}: squares must have at least 32'):
         TOOLBOXES['mmseg'].enable_slide(load_config(CONFIG), size)
 
 
