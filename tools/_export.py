@@ -7,6 +7,7 @@ from repvit_mm.arguments import fraction, positive, side
 from repvit_mm.errors import UserError
 from repvit_mm.export import BACKENDS, Options, Selection, export_model
 from repvit_mm.export.backends import check_options
+from repvit_mm.export.calibration import Quantisation, find_pictures
 from repvit_mm.export.coreml import WEIGHTS
 from repvit_mm.export.detectors import spread_outputs
 from repvit_mm.export.report import show
@@ -28,7 +29,7 @@ def build_export_parser(*formats: str) -> argparse.ArgumentParser:
         parser.set_defaults(to=formats)
     else:
         parser.add_argument('--to', choices=BACKENDS, nargs='+', required=True, help='the formats')
-    parser.add_argument('--precision', choices=[*BOUNDS, 'bf16'], nargs='+', default=[None],
+    parser.add_argument('--precision', choices=[*BOUNDS, 'bf16', 'int8'], nargs='+', default=[None],
                         help='a file for each (default: fp16 for Core ML, fp32 for the others)')
     parser.add_argument('--shape', type=side, nargs=2, default=(224, 224), metavar=('H', 'W'),
                         help='height and width of the image (default: 224 224)')
@@ -43,10 +44,18 @@ def build_export_parser(*formats: str) -> argparse.ArgumentParser:
 def _add_optional(parser: argparse.ArgumentParser, options: set[str]) -> None:
     """Add the arguments that not every format has; those that none has keep their defaults."""
     parser.set_defaults(pyramid=False, score_threshold=None, iou_threshold=None, max_detections=None,
-                        dynamic_size=False, also_shape=(), weights='float')
+                        dynamic_size=False, also_shape=(), weights='float', calibrate=None)
     if 'dynamic_size' in options:
         parser.add_argument('--dynamic-size', action='store_true',
                             help='accept any height and width; for a segmentor or detector, any multiple of 32')
+    if 'quantisation' in options:
+        parser.add_argument('--calibrate', metavar='DIR',
+                            help='for int8: a folder of some hundred pictures like those that the model will see')
+        parser.add_argument('--data-root', metavar='PATH',
+                            help="for int8: where the config's test data are, which judge the file (default: where the "
+                                 'config says; without them, the agreement with PyTorch on a quarter of the pictures)')
+        parser.add_argument('--allow-loss', action='store_true',
+                            help='write an int8 file whatever accuracy it loses')
     if 'selection' in options:
         parser.add_argument('--pyramid', action='store_true',
                             help='export backbone and neck of a detector; its heads are left to another program')
@@ -71,7 +80,12 @@ def export(args: argparse.Namespace) -> None:
         UserError: If the arguments contradict each other, or names each file that was not written.
     """
     asked = Options(None, args.pictures, None, args.dynamic_size, tuple(args.also_shape), args.weights)
-    jobs = [(name, check_options(name, asked._replace(precision=precision)))
+    int8 = (None if args.calibrate is None else
+            Quantisation(find_pictures(args.calibrate), args.data_root, args.allow_loss))
+    if int8 is not None and 'int8' not in args.precision:
+        raise UserError('--calibrate is for --precision int8')
+    jobs = [(name, check_options(name, asked._replace(precision=precision,
+                                                      quantisation=int8 if precision == 'int8' else None)))
             for name in args.to for precision in args.precision]
     outs = _outs(args, jobs)
     model = build_inference_model(args.config, args.checkpoint)

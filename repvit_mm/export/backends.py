@@ -3,7 +3,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ..errors import ExportError
 from ..files import atomic_write
@@ -12,7 +12,7 @@ from . import coreml, executorch, litert, ncnn, onnx, openvino
 from .mil_evaluator import quiet
 from .packages import need
 from .proof import prove_with
-from .runtimes import open_executorch, open_litert, open_ncnn, open_onnx, open_openvino
+from .runtimes import open_executorch, open_exported, open_litert, open_ncnn, open_onnx, open_openvino
 from .subject import Options, Subject, subject_of
 from .verification import Comparison, ExportReport, size_on_disk
 
@@ -30,6 +30,8 @@ class Backend(NamedTuple):
         options: Those of :class:`Options` that not every format has.
         beside: Suffixes of the files that belong to it.
         is_folder: Whether it is a folder.
+        engine: A key of :data:`repvit_mm.export.runtimes.ENGINES`, which runs int8 files to judge them.
+        add_facts: ``(path, facts)`` adds metadata to such a file.
     """
 
     suffix: str
@@ -41,14 +43,18 @@ class Backend(NamedTuple):
     options: frozenset[str] = frozenset()
     beside: tuple[str, ...] = ()
     is_folder: bool = False
+    engine: str | None = None
+    add_facts: Callable[[Path, dict[str, Any]], None] | None = None
 
 
 #: Name -> format.
 BACKENDS = {
-    'onnx': Backend('.onnx', ('fp32',), ('onnx', 'onnxruntime'), onnx.build, prove_with(open_onnx), 'onnxruntime',
-                    frozenset({'selection', 'dynamic_size'})),
-    'openvino': Backend('.xml', ('fp32', 'fp16'), ('openvino', 'onnx'), openvino.build, prove_with(open_openvino),
-                        'OpenVINO', frozenset({'selection', 'dynamic_size'}), ('.bin',)),
+    'onnx': Backend('.onnx', ('fp32', 'int8'), ('onnx', 'onnxruntime'), onnx.build, prove_with(open_onnx),
+                    'onnxruntime', frozenset({'selection', 'dynamic_size', 'quantisation'}), engine='onnxruntime',
+                    add_facts=onnx.add_facts),
+    'openvino': Backend('.xml', ('fp32', 'fp16', 'int8'), ('openvino', 'onnx'), openvino.build,
+                        prove_with(open_openvino), 'OpenVINO', frozenset({'selection', 'dynamic_size', 'quantisation'}),
+                        ('.bin',), engine='openvino', add_facts=openvino.add_facts),
     'coreml': Backend('.mlpackage', ('fp16', 'fp32'), ('coremltools',), coreml.build, coreml.prove, coreml.runner(),
                       frozenset({'more_shapes', 'weights'}), is_folder=True),
     'litert': Backend('.tflite', ('fp32',), ('litert_torch', 'ai_edge_litert'), litert.build, prove_with(open_litert),
@@ -66,6 +72,9 @@ _OPTIONAL = {
     'more_shapes': ('--also-shape', 'only Core ML lists its sizes'),
     'weights': ('--weights', 'it is for Core ML'),
 }
+#: Why a format does not have a precision.
+_NO_PRECISION = {'bf16': '; bf16 is how an engine computes, not how a file is stored',
+                 'int8': '; ONNX and OpenVINO have int8, and Core ML --weights int8'}
 
 
 def check_options(name: str, options: Options) -> Options:
@@ -80,8 +89,11 @@ def check_options(name: str, options: Options) -> Options:
             need(package)
     precision = options.precision or backend.precisions[0]
     if precision not in backend.precisions:
-        why = '; bf16 is how an engine computes, not how a file is stored' if precision == 'bf16' else ''
+        why = _NO_PRECISION.get(precision, '')
         raise ExportError(f'{name} has no precision {precision}: choose from {", ".join(backend.precisions)}{why}')
+    if (precision == 'int8') != (options.quantisation is not None):
+        raise ExportError('--precision int8 and --calibrate DIR need each other: the folder holds some hundred '
+                          'pictures like those that the model will see')
     for option, (asked, reason) in _OPTIONAL.items():
         if option not in backend.options and getattr(options, option) != Options._field_defaults[option]:
             raise ExportError(f'{name} does not take {asked}: {reason}')
@@ -117,14 +129,25 @@ def export_model(model: InferenceModel, name: str, shape: Sequence[int], out: st
         raise ExportError(f'{out} must end in {backend.suffix}')
     if options.selection is not None and model.task.name != 'detection':
         raise ExportError(f'{model.name} is not a detector: it has no detections to select')
+    if options.quantisation is not None and (model.config is None or options.selection is None
+                                             and model.task.decision is None):
+        raise ExportError(f'{model.name} in int8: an int8 file is judged by what it decides, and the one of a backbone '
+                          'or a pyramid decides nothing')
     subject = subject_of(model, shape, options)
     with ExitStack() as stack:
         path = stack.enter_context(atomic_write(out, backend.is_folder))
         # They are put in place first: a graph without its weights would be half a file.
         beside = [stack.enter_context(atomic_write(out.with_suffix(suffix))) for suffix in backend.beside]
         operations = backend.build(subject, path, options)
-        comparisons = backend.prove(path, subject, options)
+        comparisons, verdict = [], None
+        if options.precision == 'int8':
+            from .judging import judge  # with the engine, which only this needs
+            verdict = judge(subject, open_exported(path, backend.engine), backend.engine, options)
+            backend.add_facts(path, {'int8': {**verdict._asdict(), 'lost': verdict.lost,
+                                              'calibrated_on': len(options.quantisation.pictures.calibration)}})
+        else:
+            comparisons = backend.prove(path, subject, options)
         for other in beside:
             path.with_suffix(other.suffix).rename(other)
         size = sum(map(size_on_disk, (path, *beside)))
-    return ExportReport(out, size, operations, tuple(comparisons), backend.runner)
+    return ExportReport(out, size, operations, tuple(comparisons), backend.runner, verdict)

@@ -77,10 +77,13 @@ def detect_with_mmdet(whole: WholeDetector, image: Tensor, size: Sequence[int]) 
     """The same of mmdet itself, the masks (N, H, W) in the picture already, of steps of 1/255."""
     from mmdet.structures import DetDataSample
     detector = whole.fused.model
+    config = detector.roi_head.test_cfg if whole.has_regions else {}
     if whole.mask_threshold is not None:
-        detector.roi_head.test_cfg.mask_thr_binary = -1  # probabilities, please
+        config.mask_thr_binary = -1  # probabilities, please
     sample = DetDataSample(metainfo=dict(img_shape=tuple(size), ori_shape=tuple(size), scale_factor=(1., 1.)))
     found = detector.predict(image, [sample])[0].pred_instances
+    if whole.mask_threshold is not None:
+        config.mask_thr_binary = whole.mask_threshold
     masks = found.masks.numpy() if whole.mask_threshold is not None else None
     return Detections(found.bboxes.numpy(), found.scores.numpy(), found.labels.numpy(), masks)
 

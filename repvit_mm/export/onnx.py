@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from .detectors import WholeDetector
 from .packages import need
+from .quantisation import quantise
 from .subject import Options, Subject
 from .verification import GraphNode, check_fused, constant_scales
 
@@ -27,10 +28,14 @@ def build(subject: Subject, path: Path, options: Options) -> Counter[str]:
     onnx = need('onnx')
     save_graph(subject.model, subject.inputs, path, subject.outputs, options.selection is None, options.dynamic_size)
     graph = onnx.load(path)
-    _set_metadata(graph, subject.facts)
+    graph.producer_name, graph.doc_string = 'repvit-mm', subject.facts['description']
+    _add_facts(graph, subject.facts)
     onnx.checker.check_model(graph, full_check=True)
     check_fused(_nodes(graph), subject.convolutions)
     onnx.save(graph, path)
+    if options.precision == 'int8':
+        quantise(path, map(subject.preparation(options), options.quantisation.pictures.calibration))
+        graph = onnx.load(path)
     return Counter(node.op_type for node in graph.graph.node)
 
 
@@ -65,10 +70,16 @@ def save_graph(model: nn.Module, inputs: Mapping[str, Tensor], path: Path, names
                           dynamic_axes={'image': axes, **outputs}, opset_version=OPSET, **legacy)
 
 
-def _set_metadata(graph: Any, metadata: dict[str, Any]) -> None:
-    graph.producer_name = 'repvit-mm'
-    graph.doc_string = metadata['description']
-    for key, value in metadata.items():
+def add_facts(path: Path, facts: Mapping[str, Any]) -> None:
+    """Add metadata to a file."""
+    onnx = need('onnx')
+    graph = onnx.load(path)
+    _add_facts(graph, facts)
+    onnx.save(graph, path)
+
+
+def _add_facts(graph: Any, facts: Mapping[str, Any]) -> None:
+    for key, value in facts.items():
         entry = graph.metadata_props.add()
         entry.key, entry.value = key, value if isinstance(value, str) else json.dumps(value)
 

@@ -1,6 +1,7 @@
 """Pictures on which exported files are compared with their models."""
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,18 +32,28 @@ def load_pictures(shape: Sequence[int], number: int, paths: Sequence[str | Path]
     pictures = []
     for index in range(number):
         path, turn = paths[index % len(paths)], index // len(paths)
-        try:
-            if not Path(path).is_file():  # a pipe would be waited for
-                raise OSError('there is no such file')
-            with Image.open(path) as file:
-                picture = file.convert('RGB')
-        except OSError as error:
-            raise ExportError(f'{path} cannot be read as a picture: {error}') from error
+        picture = read_picture(path)
         margin = min(turn, 4) / 10
         box = (margin * picture.width, margin * picture.height,
                (1 - margin) * picture.width, (1 - margin) * picture.height)
         pictures.append(np.asarray(picture.resize((shape[1], shape[0]), Image.Resampling.BILINEAR, box)))
     return np.stack(pictures)
+
+
+def read_picture(path: str | Path) -> Any:
+    """Read a picture with Pillow, in RGB.
+
+    Raises:
+        ExportError: If the file is missing, or Pillow cannot read it.
+    """
+    from PIL import Image
+    try:
+        if not Path(path).is_file():  # a pipe would be waited for
+            raise OSError('there is no such file')
+        with Image.open(path) as file:
+            return file.convert('RGB')
+    except OSError as error:
+        raise ExportError(f'{path} cannot be read as a picture: {error}') from error
 
 
 def to_pixels(pictures: np.ndarray, channels: str) -> Tensor:

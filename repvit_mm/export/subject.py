@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ..inference import InferenceModel
+from .calibration import Preparation, Quantisation
 from .detectors import Selection, WholeDetector
 from .provenance import describe
 from .verification import check_shape, count_convolutions, fused_for_export
@@ -22,6 +23,7 @@ class Options(NamedTuple):
         dynamic_size: Accept any height and width; for segmentors and detectors, any multiple of 32.
         more_shapes: Further sizes that the file accepts.
         weights: How the weights are stored, a key of :data:`repvit_mm.export.coreml.WEIGHTS`.
+        quantisation: How an int8 file is made and judged; needed for that precision only.
     """
 
     precision: str | None = None
@@ -30,6 +32,7 @@ class Options(NamedTuple):
     dynamic_size: bool = False
     more_shapes: Sequence[Sequence[int]] = ()
     weights: str = 'float'
+    quantisation: Quantisation | None = None
 
 
 class Subject(NamedTuple):
@@ -53,6 +56,15 @@ class Subject(NamedTuple):
     def shape(self) -> tuple[int, int]:
         """Height and width of the image, in pixels."""
         return tuple(self.inputs['image'].shape[2:])
+
+    @property
+    def fused(self) -> InferenceModel:
+        """The fused model, without what a whole detector puts around it."""
+        return self.model.fused if isinstance(self.model, WholeDetector) else self.model
+
+    def preparation(self, options: Options) -> Preparation:
+        """What prepares pictures for the exported file."""
+        return Preparation(self.fused, None if options.dynamic_size else self.shape)
 
 
 @torch.no_grad()

@@ -39,6 +39,31 @@ class Bounds(NamedTuple):
 BOUNDS = {'fp32': Bounds(2e-5, 5e-5, 1e-4, 2e-2, 2e-6), 'fp16': Bounds(2e-2, 5e-3, 1e-2, 0.1, 1e-3)}
 
 
+class Verdict(NamedTuple):
+    """What an int8 file costs in accuracy.
+
+    Attributes:
+        judge: What was measured, on how many pictures.
+        pytorch: Name of a metric -> its value in PyTorch, 0 to 100.
+        file: The same of the file.
+        limit: Points that it may lose.
+    """
+
+    judge: str
+    pytorch: dict[str, float]
+    file: dict[str, float]
+    limit: float
+
+    @property
+    def lost(self) -> float:
+        """Points, of the metric that loses most; 0 if none does."""
+        return max(0., *(value - self.file[name] for name, value in self.pytorch.items()))
+
+    def __str__(self) -> str:
+        values = (f'{name} {self.file[name]:.1f} (PyTorch {value:.1f})' for name, value in self.pytorch.items())
+        return f'{", ".join(values)}, {self.judge}'
+
+
 class Comparison(NamedTuple):
     """An output of an exported file beside PyTorch's.
 
@@ -67,6 +92,7 @@ class ExportReport:
         operations: Operation -> number of occurrences.
         comparisons: One for each output and input size.
         runner: The engine that ran the file.
+        verdict: What an int8 file costs in accuracy; its outputs are not compared.
     """
 
     path: Path
@@ -74,6 +100,7 @@ class ExportReport:
     operations: Counter[str]
     comparisons: tuple[Comparison, ...]
     runner: str
+    verdict: Verdict | None = None
 
 
 class GraphNode(NamedTuple):
