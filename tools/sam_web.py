@@ -6,7 +6,7 @@ import _interrupt  # noqa: F401
 from repvit_mm.arguments import port
 from repvit_mm.errors import ConfigError, run_cli
 from repvit_mm.sam.options import RANDOM_WEIGHTS, add_model_arguments, model_from
-from repvit_mm.sam.webpage import build_page
+from repvit_mm.sam.webpage import LARGEST_UPLOAD, build_page
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -21,7 +21,8 @@ def main() -> None:
     args = build_parser().parse_args()
     page = build_page(model_from(args), '' if args.checkpoint else RANDOM_WEIGHTS)
     try:
-        page.launch(server_name=args.host, server_port=args.port, share=False)
+        page.launch(server_name=args.host, server_port=args.port, share=False,
+                    max_file_size=LARGEST_UPLOAD)
     except OSError as error:
         raise ConfigError(f'the page cannot be served at {args.host}:{args.port} ({error}); '
                           'choose another --port') from error

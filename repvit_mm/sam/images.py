@@ -16,11 +16,12 @@ MOST_PIXELS = 100_000_000
 LARGEST_RATIO = 50
 
 
-def read_image(path: str | Path) -> np.ndarray:
+def read_image(path: str | Path, most_pixels: int = MOST_PIXELS) -> np.ndarray:
     """Read a picture.
 
     Args:
         path: A file in any format that Pillow can read.
+        most_pixels: Larger pictures are refused by their header.
 
     Returns:
         (H, W, 3) uint8 RGB; see :func:`to_rgb` for the conversion of other modes.
@@ -34,6 +35,7 @@ def read_image(path: str | Path) -> np.ndarray:
         raise UserError(f'the picture {path} {reason}')
     try:
         with Image.open(path) as image:
+            _check_size(*image.size, most_pixels)
             return to_rgb(image)
     except UnidentifiedImageError as error:
         raise UserError(f'{path} is not in a picture format that Pillow can read (JPEG, PNG, ...)') from error
@@ -54,9 +56,7 @@ def to_rgb(image: Image.Image) -> np.ndarray:
     Raises:
         UserError: If it is too large or too narrow, or its values are floating-point numbers or beyond 16 bits.
     """
-    if max(image.size) > LARGEST_RATIO * min(image.size) or image.width * image.height > MOST_PIXELS:
-        raise UserError(f'its size is {image.width} x {image.height}; expected at most {MOST_PIXELS:,} pixels, and one '
-                        f'side at most {LARGEST_RATIO} times the other')
+    _check_size(*image.size, MOST_PIXELS)
     image = ImageOps.exif_transpose(image)
     if image.mode == 'F':
         raise UserError('its pixels are floating-point numbers; save it with 8 or 16 bits')
@@ -69,6 +69,12 @@ def to_rgb(image: Image.Image) -> np.ndarray:
         image = image.convert('RGBA')
         image = Image.alpha_composite(Image.new('RGBA', image.size, 'white'), image)
     return np.array(image.convert('RGB'))
+
+
+def _check_size(width: int, height: int, most_pixels: int) -> None:
+    if max(width, height) > LARGEST_RATIO * min(width, height) or width * height > most_pixels:
+        raise UserError(f'its size is {width} x {height}; expected at most {most_pixels:,} pixels, one side at most '
+                        f'{LARGEST_RATIO} times the other')
 
 
 def list_images(folder: str | Path) -> list[Path]:

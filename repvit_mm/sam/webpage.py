@@ -1,4 +1,7 @@
 """A web page that segments pictures by clicks on points or on the corners of a box."""
+import time
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +13,10 @@ from .images import read_image
 from .masks import draw, segment
 from .prompts import BACKGROUND, FOREGROUND, Prompt
 
+#: Bytes of an upload, and pixels: an embedding takes a second whatever the size, but decoding takes memory.
+LARGEST_UPLOAD, MOST_PIXELS = 20 << 20, 40_000_000
+#: Seconds after which an unused session ends, and files of the page are deleted; and how many sessions there are.
+SESSION_SECONDS, MOST_SESSIONS = 3600, 100
 MODES = ('Object', 'Background', 'Box')
 _HELP = ('Upload a picture and click on the object. **Object** adds a point inside it, **Background** one outside, '
          '**Box** takes two clicks on opposite corners.')
@@ -32,9 +39,18 @@ class Session:
         self.embeddings = 0
 
     def upload(self, path: str) -> np.ndarray:
-        """Read a picture and compute its embedding; returns the picture to draw on."""
+        """Read a picture and compute its embedding; returns the picture to draw on.
+
+        Raises:
+            UserError: If it is no picture, damaged or too large; the message is for the visitor and names no path.
+        """
         self.image = None
-        image = read_image(path)
+        if Path(path).stat().st_size > LARGEST_UPLOAD:
+            raise UserError(f'the picture has more than {LARGEST_UPLOAD >> 20} MB')
+        try:
+            image = read_image(path, MOST_PIXELS)
+        except UserError as error:
+            raise UserError(str(error).replace(str(path), 'the picture')) from error
         self._predictor.set_image(image)
         self.embeddings += 1
         self.image = image
@@ -69,6 +85,36 @@ class Session:
                 f'{best.mask.mean():.1%} of the picture, predicted IoU {best.score:.2f}')
 
 
+class Sessions:
+    """The sessions of all visitors; those that are not used for a while end, the oldest first where there are many.
+
+    Args:
+        sam: The model.
+        clock: Gives the time in seconds.
+    """
+
+    def __init__(self, sam: Sam, clock: Callable[[], float] = time.monotonic):
+        self._sam, self._clock = sam, clock
+        self._used: dict[str, tuple[float, Session]] = {}
+
+    def __len__(self) -> int:
+        return len(self._used)
+
+    def of(self, visitor: str) -> Session:
+        """The session of a visitor, a new one if need be."""
+        now = self._clock()
+        _, session = self._used.pop(visitor, (now, None))
+        self._used[visitor] = now, session or Session(self._sam)  # behind all others
+        for name, (last, _) in list(self._used.items()):
+            if now - last > SESSION_SECONDS or len(self._used) > MOST_SESSIONS:
+                del self._used[name]
+        return self._used[visitor][1]
+
+    def end(self, visitor: str) -> None:
+        """Forget a visitor."""
+        self._used.pop(visitor, None)
+
+
 def build_page(sam: Sam, notice: str = '') -> Any:
     """Build the page.
 
@@ -77,7 +123,7 @@ def build_page(sam: Sam, notice: str = '') -> Any:
         notice: Text at the top, e.g. that the weights are random.
 
     Returns:
-        A ``gradio.Blocks``, to be served by ``launch()``.
+        A ``gradio.Blocks``, to be served by ``launch(max_file_size=LARGEST_UPLOAD)``.
 
     Raises:
         ConfigError: If Gradio is not installed.
@@ -87,10 +133,10 @@ def build_page(sam: Sam, notice: str = '') -> Any:
     except ModuleNotFoundError as error:
         raise ConfigError('the web page needs Gradio, which is not installed: '
                           'pip install "repvit-mm[sam-demo]"') from error
-    sessions: dict[str, Session] = {}
+    sessions = Sessions(sam)
 
     def session_of(request: gr.Request) -> Session:
-        return sessions.setdefault(request.session_hash, Session(sam))
+        return sessions.of(request.session_hash)
 
     def upload(path: str | None, request: gr.Request) -> tuple[Any, str]:
         if path is None:
@@ -104,7 +150,7 @@ def build_page(sam: Sam, notice: str = '') -> Any:
         return session_of(request).clear(), ''
 
     def leave(request: gr.Request) -> None:
-        sessions.pop(request.session_hash, None)
+        sessions.end(request.session_hash)
 
     def _told(action: Any) -> tuple[Any, str]:
         try:
@@ -112,13 +158,15 @@ def build_page(sam: Sam, notice: str = '') -> Any:
         except UserError as error:
             raise gr.Error(str(error)) from error
 
-    with gr.Blocks(title='RepViT-SAM') as page:
+    with gr.Blocks(title='RepViT-SAM', delete_cache=(600, SESSION_SECONDS)) as page:
         gr.Markdown('# RepViT-SAM\n' + _HELP)
         if notice:
             gr.Markdown(f'**{notice}**', elem_id='notice')
         with gr.Row():
             source = gr.Image(label='Picture', type='filepath', image_mode=None, sources=['upload', 'clipboard'],
                               elem_id='source')
+            # Gradio would open the picture itself, and end with an error that tells the visitor nothing.
+            source.preprocess = lambda payload: payload and payload.path
             canvas = gr.Image(label='Click here', interactive=False, format='png', elem_id='canvas')
         with gr.Row():
             mode = gr.Radio(MODES, value=MODES[0], label='A click is', elem_id='mode')

@@ -204,7 +204,7 @@ def _image_size(path: str) -> tuple[int, int] | None:
         with Image.open(path) as picture:
             turned = picture.getexif().get(_EXIF_ORIENTATION) in _TURNED
             return picture.size[::-1] if turned else picture.size
-    except (UnidentifiedImageError, OSError):
+    except (UnidentifiedImageError, OSError, Image.DecompressionBombError):
         return None  # an unreadable file is reported when it is loaded
 
 

@@ -9,6 +9,7 @@ import time
 import urllib.request
 from pathlib import Path
 
+import bad_files
 import numpy as np
 import pytest
 import torch
@@ -16,7 +17,14 @@ from PIL import Image
 
 from repvit_mm.errors import UserError
 from repvit_mm.sam import build_sam
-from repvit_mm.sam.webpage import Session
+from repvit_mm.sam.webpage import (
+    LARGEST_UPLOAD,
+    MOST_SESSIONS,
+    SESSION_SECONDS,
+    Session,
+    Sessions,
+    build_page,
+)
 
 ROOT = Path(__file__).parents[2]
 BROWSER = shutil.which('chromium') or shutil.which('chromium-browser') or shutil.which('google-chrome')
@@ -83,6 +91,60 @@ def test_a_bad_picture_is_told_and_the_last_one_is_gone(session, picture, tmp_pa
         session.upload(str(tmp_path / 'text.png'))
     with pytest.raises(UserError, match='upload a picture first'):
         session.click(1, 1, 'Object')
+
+
+@pytest.mark.parametrize(('make', 'message'), [
+    (lambda path: path.write_text('hello'), 'the picture is not in a picture format'),
+    (lambda path: path.write_bytes(b''), 'the picture is not in a picture format'),
+    (lambda path: path.write_bytes(bytes(21 << 20)), 'the picture has more than 20 MB'),
+    (lambda path: bad_files.png_header(path, 65000, 65000), 'the picture is too large'),
+    (lambda path: bad_files.png_header(path, 8000, 8000), 'its size is 8000 x 8000; expected at most 40,000,000'),
+    (lambda path: bad_files.picture(path, 3000, 1), 'its size is 3000 x 1'),
+    (lambda path: bad_files.png_header(path, 80, 80), 'the picture cannot be read'),
+])
+def test_a_visitor_is_told_what_is_wrong_with_a_picture(session, tmp_path, make, message):
+    path = tmp_path / 'secret' / 'picture.png'
+    path.parent.mkdir()
+    make(path)
+    with pytest.raises(UserError) as error:
+        session.upload(str(path))
+    assert message in str(error.value) and 'secret' not in str(error.value)
+
+
+def test_sessions_end_when_they_are_not_used_and_when_there_are_many(session):
+    time = [0.]
+    sessions = Sessions(session._predictor.model, lambda: time[0])
+    first = sessions.of('a')
+    time[0] = SESSION_SECONDS - 1
+    assert sessions.of('a') is first and sessions.of('b') is not first
+    time[0] += SESSION_SECONDS
+    assert sessions.of('b') and sessions.of('a') is first
+    time[0] += SESSION_SECONDS + 1
+    assert sessions.of('b') and len(sessions) == 1 and sessions.of('a') is not first
+    for number in range(MOST_SESSIONS + 5):
+        sessions.of(str(number))
+    assert len(sessions) == MOST_SESSIONS
+    sessions.end('9')
+    assert len(sessions) == MOST_SESSIONS - 1
+
+
+@pytest.mark.skipif(importlib.util.find_spec('gradio') is None, reason='gradio is not installed')
+def test_page_tells_what_is_wrong_with_an_upload_and_refuses_large_ones(session, picture, tmp_path):
+    from gradio_client import Client, handle_file
+    from gradio_client.exceptions import AppError
+    page = build_page(session._predictor.model)
+    (tmp_path / 'text.jpg').write_text('hello')
+    (tmp_path / 'large.png').write_bytes(bytes(LARGEST_UPLOAD + 1))
+    _, url, _ = page.launch(prevent_thread_lock=True, quiet=True, max_file_size=LARGEST_UPLOAD, share=False)
+    try:
+        client = Client(url, verbose=False)
+        assert client.predict(handle_file(str(picture)), api_name='/upload')[1] == 'Click on the object.'
+        with pytest.raises(AppError, match='the picture is not in a picture format'):
+            client.predict(handle_file(str(tmp_path / 'text.jpg')), api_name='/upload')
+        with pytest.raises(Exception, match='413|size'):
+            client.predict(handle_file(str(tmp_path / 'large.png')), api_name='/upload')
+    finally:
+        page.close()
 
 
 def missing_for_the_browser() -> str:
