@@ -10,7 +10,7 @@ from ..errors import UserError
 from ..export.verification import check_shape
 from ..inference import InferenceModel
 from .backends import check_backend, takes
-from .latency import TIMM, TRAININGS, System, Task, build, describe_machine, implementations
+from .latency import OURS, TIMM, TRAININGS, System, Task, build, describe_machine, implementations
 from .limits import Layer, Rates, layers_of, measure
 from .turns import Turn
 
@@ -106,9 +106,9 @@ class BenchmarkResult(NamedTuple):
                 'systems': [{**system._asdict(), **figures._asdict()} for system, figures in self.latencies.items()]}
 
     def recommended(self, model: str, batch_size: int, difference: float) -> System | None:
-        """The fastest system whose outputs differ by so much at most."""
+        """The fastest of our systems whose outputs differ by so much at most."""
         fit = [system for system, figures in self.latencies.items()
-               if (system.model, system.batch_size) == (model, batch_size)
+               if (system.model, system.implementation, system.batch_size) == (model, OURS, batch_size)
                and figures.difference is not None and figures.difference <= difference]
         return min(fit, key=lambda system: self.latencies[system].median, default=None)
 

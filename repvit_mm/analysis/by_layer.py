@@ -26,14 +26,14 @@ KINDS = {
     ChannelMixer: {'conv1': '1x1 convolutions', 'act': 'activation', 'conv2': '1x1 convolutions'},
 }
 #: What a block does beside its layers, and what the model does beside its blocks.
-SUMS, REST = 'sums', 'heads'
+SUMS, REST = 'sums', 'rest'
 
 class Part(NamedTuple):
     """The layers of one kind in a block.
 
     Attributes:
-        block: ``stem``, ``stage1.block2``, ``stage2.downsample``, or ``heads`` for what is not the backbone.
-        kind: A kind of :data:`KINDS`, or ``sums`` or ``heads``.
+        block: ``stem``, ``stage1.block2``, ``stage2.downsample``, or ``rest`` for what is not in a block.
+        kind: A kind of :data:`KINDS`, or ``sums`` or ``rest``.
         median: In milliseconds.
         share: Of the time of all parts.
         macs: Multiply-adds.

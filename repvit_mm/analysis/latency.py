@@ -112,7 +112,8 @@ def timm_counterpart(model: InferenceModel) -> TimmModel | None:
     if not timm.is_model(name):
         return None
     classes = 0 if features else model.model.head.num_classes
-    theirs = timm.create_model(name, num_classes=classes, in_chans=model.in_channels)
+    theirs = timm.create_model(name, num_classes=classes, in_chans=model.in_channels,
+                               distillation=not features and getattr(model.model.head, 'distillation', False))
     theirs.load_state_dict(convert_state_dict(model.model.state_dict(), to='timm'), strict=False)
     return TimmModel(theirs, features)
 

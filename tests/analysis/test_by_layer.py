@@ -42,9 +42,9 @@ def test_times_of_parts_add_up_to_the_models(monkeypatch, tmp_path):
 
 
 def test_what_a_block_does_beside_its_layers_is_its_rest():
-    call = by_layer.Counter({('stem', 'stem'): 3., ('stem', ''): 4., ('heads', ''): 6.})
+    call = by_layer.Counter({('stem', 'stem'): 3., ('stem', ''): 4., ('rest', ''): 6.})
     by_layer._add_rests(call)
-    assert call == {('stem', 'stem'): 3., ('stem', 'sums'): 1., ('heads', 'heads'): 2.}
+    assert call == {('stem', 'stem'): 3., ('stem', 'sums'): 1., ('rest', 'rest'): 2.}
 
 
 @pytest.mark.parametrize(('changes', 'message'), [
