@@ -82,7 +82,7 @@ def _check_all(content: Mapping, name: str, kind: str, is_good: Callable[[Any], 
     for number, entry in enumerate(entries):
         try:
             good = is_good(entry)
-        except (TypeError, KeyError, AttributeError):
+        except (TypeError, KeyError, AttributeError, ValueError, OverflowError):
             good = False
         if not good:
             raise DatasetError(f'{name}: {kind}: entry {number} is {str(entry)[:100]}; expected {expected}')
