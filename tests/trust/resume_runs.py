@@ -64,11 +64,12 @@ def make_config(toolbox: str, folder: Path) -> Config:
     return cfg
 
 
-def train(cfg: Config, work_dir: Path, resume: bool = False, seed: int | None = 3, **options: object) -> None:
+def train(cfg: Config, work_dir: Path, resume: bool = False, seed: int | None = 3,
+          launcher: str = 'none', **options: object) -> None:
     """Do as ``tools/train.py CONFIG --work-dir WORK_DIR [--resume] --cfg-options OPTIONS``; the config stays."""
     cfg = cfg.copy()
     cfg.merge_from_dict(options)
-    args = argparse.Namespace(config=cfg.filename, work_dir=str(work_dir), data_root=None, seed=seed, launcher='none')
+    args = argparse.Namespace(config=cfg.filename, work_dir=str(work_dir), data_root=None, seed=seed, launcher=launcher)
     forget_runs()
     engine.prepare(cfg, args, ('train_dataloader', 'val_dataloader'))
     if resume:
