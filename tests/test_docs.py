@@ -68,6 +68,8 @@ def test_command_and_its_options_exist(words):
         check_tool(program.removeprefix('tools/'), arguments)
     elif program == 'python' and arguments[0].startswith('tools/'):
         check_tool(arguments[0].removeprefix('tools/'), arguments[1:])
+    elif program == 'python' and arguments[0].startswith('examples/'):  # tests/export/test_examples.py runs them
+        assert (ROOT / arguments[0]).is_file() and len(arguments) == 4
     elif program == 'repvit-mm':
         assert arguments[0] in ('doctor', '--help', *find_tools())
     else:

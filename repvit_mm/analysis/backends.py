@@ -86,6 +86,21 @@ def _coreml(model: nn.Module, image: Tensor, dtype: str, threads: int, unit: str
     return lambda: loaded.predict(feed)
 
 
+def _exported(source: Source, image: Tensor, dtype: str, threads: int, name: str) -> Callable[[], Any]:
+    """A format whose files hold one image."""
+    if len(image) > 1:
+        raise UserError(f'the backend {name} runs one image at a time: --batch-size 1')
+    from ..export import BACKENDS as FORMATS
+    from ..export import export_model
+    from ..export.runtimes import ENGINES
+    with tempfile.TemporaryDirectory() as folder:
+        if not isinstance(source, Path):
+            path = Path(folder) / f'model{FORMATS[name].suffix}'
+            source = export_model(source, name, image.shape[2:], path).path
+        file, feed = ENGINES[name][0](source, threads), {'image': image.numpy()}
+    return lambda: file.run(feed)
+
+
 @contextmanager
 @torch.no_grad()
 def _onnx_file(source: Source, image: Tensor) -> Iterator[Path]:
@@ -109,6 +124,9 @@ BACKENDS: dict[str, Backend] = {
     'compile': Backend(partial(_torch, channels_last=True, compiled=True), _EVERY),
     'onnxruntime': Backend(_onnxruntime, {'cpu': ('fp32',)}, 'onnxruntime', endings=('.onnx',)),
     'openvino': Backend(_openvino, {'cpu': ('fp32', 'bf16', 'fp16')}, 'openvino', endings=('.xml', '.onnx')),
+    'ncnn': Backend(partial(_exported, name='ncnn'), {'cpu': ('fp32',)}, 'ncnn', endings=('.param',)),
+    'executorch': Backend(partial(_exported, name='executorch'), {'cpu': ('fp32',)}, 'executorch', endings=('.pte',)),
+    'litert': Backend(partial(_exported, name='litert'), {'cpu': ('fp32',)}, 'ai_edge_litert', endings=('.tflite',)),
     # One for each of coremltools' compute units.
     'coreml': Backend(partial(_coreml, unit='ALL'), {'cpu': ('fp32', 'fp16')}, 'coremltools'),
     'coreml_cpu': Backend(partial(_coreml, unit='CPU_ONLY'), {'cpu': ('fp32', 'fp16')}, 'coremltools'),
@@ -150,7 +168,7 @@ def check_backend(name: str, device: str, dtypes: list[str]) -> list[str]:
 
 
 def takes(name: str, source: Source) -> bool:
-    """Whether a backend can run a model or file: Core ML packages are exported from our models only."""
+    """Whether a backend can run a model or file: what is exported for it is of our models only."""
     if isinstance(source, Path):
         return source.suffix in BACKENDS[name].endings
-    return not name.startswith('coreml') or isinstance(source, InferenceModel)
+    return not name.startswith(('coreml', 'ncnn', 'executorch', 'litert')) or isinstance(source, InferenceModel)

@@ -59,7 +59,7 @@ BACKENDS = {
                       frozenset({'more_shapes', 'weights'}), is_folder=True),
     'litert': Backend('.tflite', ('fp32',), ('litert_torch', 'ai_edge_litert'), litert.build, prove_with(open_litert),
                       'LiteRT, XNNPACK'),
-    'ncnn': Backend('.param', ('fp32', 'fp16'), ('ncnn', 'pnnx'), ncnn.build, prove_with(open_ncnn), 'ncnn',
+    'ncnn': Backend('.ncnn.param', ('fp32', 'fp16'), ('ncnn', 'pnnx'), ncnn.build, prove_with(open_ncnn), 'ncnn',
                     beside=('.bin',)),
     'executorch': Backend('.pte', ('fp32',), ('executorch',), executorch.build, prove_with(open_executorch),
                           'ExecuTorch, XNNPACK'),
@@ -125,7 +125,7 @@ def export_model(model: InferenceModel, name: str, shape: Sequence[int], out: st
     """
     backend, out = BACKENDS[name], Path(out)
     options = check_options(name, options)
-    if out.suffix != backend.suffix:
+    if not out.name.endswith(backend.suffix):
         raise ExportError(f'{out} must end in {backend.suffix}')
     if options.selection is not None and model.task.name != 'detection':
         raise ExportError(f'{model.name} is not a detector: it has no detections to select')

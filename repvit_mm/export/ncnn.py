@@ -1,4 +1,4 @@
-"""ncnn, for phones: the graph in ``.param``, the weights in ``.bin`` beside it. Its converter is pnnx."""
+"""ncnn, for phones: the graph in ``.ncnn.param``, the weights in ``.ncnn.bin`` beside it. Its converter is pnnx."""
 import subprocess
 import tempfile
 import warnings

@@ -2,6 +2,7 @@
 import copy
 import sys
 from importlib.util import find_spec
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -91,7 +92,7 @@ def test_the_file_computes_what_the_unfused_model_computes(name, task, tmp_path)
 
 @pytest.mark.parametrize('name', [marked('ncnn')])
 def test_ncnn_keeps_weights_in_half_precision_on_request(name, small, tmp_path):
-    sizes = [export_model(small, name, (32, 32), tmp_path / 'model.param', Options(precision)).size
+    sizes = [export_model(small, name, (32, 32), tmp_path / 'model.ncnn.param', Options(precision)).size
              for precision in ('fp32', 'fp16')]
     assert sizes[1] < 0.8 * sizes[0]
 
@@ -100,10 +101,10 @@ def test_ncnn_keeps_weights_in_half_precision_on_request(name, small, tmp_path):
 def test_damaged_files_and_those_of_others_are_one_line(name, small, tmp_path):
     row = BACKENDS[name]
     path = tmp_path / f'model{row.suffix}'
-    (tmp_path / 'other.bin').write_text('text')
+    (tmp_path / 'other.ncnn.bin').write_text('text')
     other = tmp_path / f'other{row.suffix}'
     other.write_text('text')
-    with pytest.raises(ExportError, match=r'other\.\w+ has no metadata: it was not written by the exporters'):
+    with pytest.raises(ExportError, match=r'other\.[\w.]+ has no metadata: it was not written by the exporters'):
         open_exported(other, name)
     export_model(small, name, (32, 32), path)
     content = path.read_bytes()
@@ -140,4 +141,10 @@ def test_a_missing_package_is_one_line_that_names_what_installs_it(name, small, 
 
 def test_every_format_that_another_program_runs_here_can_be_tested():
     suffixes = {ending for _, endings in ENGINES.values() for ending in endings}
-    assert suffixes == {row.suffix for name, row in BACKENDS.items() if name != 'coreml'}
+    assert suffixes == {Path(f'model{row.suffix}').suffix for name, row in BACKENDS.items() if name != 'coreml'}
+
+
+def test_no_format_overwrites_a_file_of_another():
+    names = [Path(f'model{row.suffix}').with_suffix(suffix).name for row in BACKENDS.values()
+             for suffix in (Path(f'model{row.suffix}').suffix, *row.beside)]
+    assert len(names) == len(set(names))
