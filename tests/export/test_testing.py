@@ -1,5 +1,6 @@
 """Exported files in the place of the models that they come from."""
 import copy
+from importlib.util import find_spec
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from test_detectors import write_detector
 
 from repvit_mm.configs import load_config
 from repvit_mm.errors import ExportError
-from repvit_mm.export import Options, Selection, export_model
+from repvit_mm.export import BACKENDS, Options, Selection, export_model
 from repvit_mm.export.detectors import spread_outputs
 from repvit_mm.export.testing import use_exported
 from repvit_mm.inference import build_inference_model, randomise_weights
@@ -70,6 +71,20 @@ def test_a_file_gives_the_predictions_of_its_model(task, engine, tmp_path):
             torch.testing.assert_close(ours.bboxes, theirs.bboxes, rtol=0, atol=1e-3)
             torch.testing.assert_close(ours.scores, theirs.scores, rtol=0, atol=1e-4)
             assert ours.masks.shape == theirs.masks.shape and (ours.masks == theirs.masks).float().mean() > 0.9999
+
+
+@pytest.mark.parametrize('engine', ['ncnn', 'executorch', 'litert'])
+def test_a_file_of_one_image_gives_the_predictions_of_its_model(engine, tmp_path):
+    if not all(map(find_spec, BACKENDS[engine].packages)):
+        pytest.skip(f'needs {BACKENDS[engine].packages}')
+    config, model = tiny(tmp_path, 'classification')
+    path = tmp_path / f'model{BACKENDS[engine].suffix}'
+    export_model(model, engine, (64, 96), path)
+    exported = exported_model(config, path, engine)
+    with torch.no_grad():
+        found, expected = (one.test_step(batch('classification', (64, 96))) for one in (exported, model.model))
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours.pred_score, theirs.pred_score, rtol=1e-4, atol=1e-5)
 
 
 @pytest.fixture(scope='module')
