@@ -46,7 +46,7 @@ def judge(subject: Subject, file: ExportedFile, engine_name: str, options: Optio
         ExportError: If the file loses more than it may.
     """
     quantisation, config = options.quantisation, subject.fused.config
-    cfg = _test_config(config, quantisation.data_root)
+    cfg = test_config(config, quantisation.data_root)
     if cfg is None:
         paths = quantisation.pictures.held_out
         share = agreement(subject.model, file, map(subject.preparation(options), paths))
@@ -63,7 +63,7 @@ def judge(subject: Subject, file: ExportedFile, engine_name: str, options: Optio
     return verdict
 
 
-def _test_config(config: Config, data_root: str | None) -> Config | None:
+def test_config(config: Config, data_root: str | None) -> Config | None:
     """A config that is ready for a test; None if its test data are not there."""
     cfg = copy.deepcopy(config)
     if cfg.get('test_evaluator') is None:
@@ -84,7 +84,7 @@ def accuracy(cfg: Config, model: nn.Module | None = None) -> tuple[dict[str, flo
     """Test a model.
 
     Args:
-        cfg: From :func:`_test_config`.
+        cfg: From :func:`test_config`.
         model: In the place of the config's.
 
     Returns:

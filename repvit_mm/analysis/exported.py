@@ -1,0 +1,137 @@
+"""Size, accuracy and latency of exported files beside PyTorch, and the table of them in the documentation."""
+import re
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from ..errors import UserError
+from ..export.detections import detect_with_mmdet
+from ..export.detectors import Selection
+from ..export.judging import accuracy, test_config
+from ..export.pictures import load_pictures, normalise, to_pixels
+from ..export.runtimes import ENGINES
+from ..export.subject import Options, Subject, subject_of
+from ..export.testing import use_exported
+from ..files import atomic_write
+from ..inference import InferenceModel, build_inference_model
+from .turns import Prepared, take_turns
+
+#: The generated part of the document is between these lines.
+BEGIN, END = '<!-- exported: begin -->', '<!-- exported: end -->'
+HEADER = '| model | format | precision | MB | accuracy | ms |\n|---|---|---|---:|---|---:|'
+ROUNDS = 20
+_PYTORCH = Path('PyTorch')
+
+
+class Job(NamedTuple):
+    """What is measured: a model and its files.
+
+    Attributes:
+        config: Of the model.
+        checkpoint: Its weights.
+        data_root: Where its test data are; None for where the config says.
+        shape: Height and width of the image, in pixels.
+        pictures: The first one is timed.
+        threads: Of each engine.
+    """
+
+    config: str
+    checkpoint: str
+    data_root: str | None
+    shape: tuple[int, int]
+    pictures: Sequence[str] = ()
+    threads: int = 2
+
+    def subject(self) -> Subject:
+        """The fused model; of a detector the whole."""
+        model = build_inference_model(self.config, self.checkpoint)
+        return subject_of(model, self.shape, Options(selection=selection_of(model)))
+
+    def inputs(self, subject: Subject) -> dict[str, np.ndarray]:
+        """The picture that is timed."""
+        normalisation = subject.fused.normalisation
+        pixels = to_pixels(load_pictures(self.shape, 1, self.pictures), normalisation.channels)
+        return {'image': normalise(pixels, normalisation).numpy(), 'size': np.array(self.shape, np.float32)}
+
+
+def selection_of(model: InferenceModel) -> Selection | None:
+    """That of a whole detector."""
+    return Selection() if model.task.name == 'detection' else None
+
+
+def measure(job: Job, files: Sequence[Path]) -> list[list[str]]:
+    """The rows of the table: PyTorch, then the files.
+
+    Raises:
+        UserError: If a file cannot be run, or the test data are missing.
+    """
+    subject = job.subject()
+    cfg = test_config(subject.fused.config, job.data_root)
+    if cfg is None:
+        raise UserError(f'the test data of {job.config} are not here: give their place with --data-root PATH')
+    engines = {path: _engine_of(path) for path in files}
+    makers = {path: partial(_prepare_file, job, path, engine) for path, engine in engines.items()}
+    turns = take_turns({_PYTORCH: partial(_prepare_pytorch, job), **makers}, ROUNDS)
+    scores = {_PYTORCH: accuracy(cfg, subject.fused.model)[0]}
+    for path, engine in engines.items():
+        tested = test_config(subject.fused.config, job.data_root)
+        use_exported(tested, str(path), engine)
+        scores[path] = accuracy(tested)[0]
+    rows = []
+    for path, score in scores.items():
+        size = '-' if path is _PYTORCH else f'{_size(path) / 1e6:.1f}'
+        figures = ', '.join(f'{name} {value:.1f}' for name, value in score.items())
+        name = 'PyTorch, fused' if path is _PYTORCH else engines[path]
+        precision = 'fp32' if path is _PYTORCH else next(
+            (kind for kind in ('int8', 'fp16') if path.stem.endswith(kind)), 'fp32')
+        rows.append([subject.fused.name, name, precision, size, figures, f'{np.median(turns[path][1].times):.1f}'])
+    return rows
+
+
+def write_rows(rows: Sequence[Sequence[str]], document: Path) -> None:
+    """Put rows into a document's table, in the place of those of the same model.
+
+    Raises:
+        UserError: If the document does not have the table's markers.
+    """
+    text = document.read_text()
+    marked = re.search(f'{re.escape(BEGIN)}\n(.*?){re.escape(END)}', text, re.DOTALL)
+    if marked is None:
+        raise UserError(f'{document} must have the line {BEGIN}, followed by {END}')
+    lines = [f'| {" | ".join(row)} |' for row in rows]
+    kept = [line for line in marked[1].splitlines()[2:] if not line.startswith(f'| {rows[0][0]} |')]
+    table = '\n'.join([HEADER, *kept, *lines])
+    with atomic_write(document) as path:
+        path.write_text(f'{text[:marked.start()]}{BEGIN}\n{table}\n{END}{text[marked.end():]}')
+
+
+def _engine_of(path: Path) -> str:
+    engine = next((name for name, (_, endings) in ENGINES.items() if path.suffix in endings), None)
+    if engine is None or not path.is_file():
+        raise UserError(f'{path} is not a file that {", ".join(ENGINES)} run')
+    return engine
+
+
+def _size(path: Path) -> int:
+    """Bytes of a file, and of the weights beside it."""
+    weights = [path.with_suffix('.bin')] if path.suffix in ('.xml', '.param') else []
+    return sum(part.stat().st_size for part in (path, *weights))
+
+
+def _prepare_pytorch(job: Job) -> Prepared:
+    torch.set_num_threads(job.threads)
+    subject = job.subject()
+    image = torch.from_numpy(job.inputs(subject)['image'])
+    if selection_of(subject.fused) is not None:
+        return Prepared(lambda: detect_with_mmdet(subject.model, image, job.shape))
+    return Prepared(torch.inference_mode()(lambda: subject.model(image)))
+
+
+def _prepare_file(job: Job, path: Path, engine: str) -> Prepared:
+    file, inputs = ENGINES[engine][0](path, job.threads), job.inputs(job.subject())
+    inputs = inputs if 'score_threshold' in file.facts else {'image': inputs['image']}
+    return Prepared(lambda: file.run(inputs))

@@ -1,0 +1,35 @@
+"""Measure exported files beside PyTorch: tools/export_table.py CONFIG CHECKPOINT FILE... --shape H W."""
+import argparse
+from pathlib import Path
+
+from repvit_mm.analysis.exported import HEADER, Job, measure, write_rows
+from repvit_mm.arguments import positive
+from repvit_mm.errors import run_cli
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description='Size, accuracy and latency of exported files of a model.')
+    parser.add_argument('config', help='config of the model, whose test data give the accuracy')
+    parser.add_argument('checkpoint', help='its weights')
+    parser.add_argument('files', nargs='+', type=Path, metavar='FILE', help='what was exported from them')
+    parser.add_argument('--shape', type=positive, nargs=2, default=(224, 224), metavar=('H', 'W'),
+                        help='height and width of the image (default: 224 224)')
+    parser.add_argument('--data-root', metavar='PATH', help='where the test data are (default: where the config says)')
+    parser.add_argument('--pictures', nargs='+', default=(), metavar='FILE',
+                        help='the first one is timed (default: a photograph that comes with matplotlib)')
+    parser.add_argument('--threads', type=positive, default=2, metavar='N', help='of each engine (default: 2)')
+    parser.add_argument('--write', type=Path, metavar='DOCUMENT', help='put the rows into the table of this document')
+    return parser
+
+
+def main() -> None:
+    args = build_parser().parse_args()
+    rows = measure(Job(args.config, args.checkpoint, args.data_root, tuple(args.shape), args.pictures, args.threads),
+                   args.files)
+    print(HEADER, *(f'| {" | ".join(row)} |' for row in rows), sep='\n')
+    if args.write:
+        write_rows(rows, args.write)
+
+
+if __name__ == '__main__':
+    run_cli(main)
