@@ -23,18 +23,18 @@ def build_export_parser(*formats: str) -> argparse.ArgumentParser:
                                                  'before it is put in place.')
     parser.add_argument('config', help='config of a classifier, segmentor or detector, or an architecture such as m1_1')
     parser.add_argument('checkpoint', nargs='?',
-                        help='its weights, fused or not: path, repvit://NAME or https address; without them they are '
-                             'random, which is enough for timing')
+                        help='weights, fused or not: path, repvit://NAME or https address; random if left out, '
+                             'which is enough for timing')
     if formats:
         parser.set_defaults(to=formats)
     else:
         parser.add_argument('--to', choices=BACKENDS, nargs='+', required=True, help='the formats')
     parser.add_argument('--precision', choices=[*BOUNDS, 'bf16', 'int8'], nargs='+', default=[None],
-                        help='a file for each (default: fp16 for Core ML, fp32 for the others)')
+                        help='one file for each (default: fp16 for Core ML, fp32 for the others)')
     parser.add_argument('--shape', type=side, nargs=2, default=(224, 224), metavar=('H', 'W'),
                         help='height and width of the image (default: 224 224)')
     parser.add_argument('--out', type=Path, metavar='PATH',
-                        help='the file; of several files, the folder (default: NAME_HxW with the suffix of the format)')
+                        help='the file, or the folder of several files (default: NAME_HxW and the usual suffix)')
     parser.add_argument('--pictures', nargs='+', default=(), metavar='FILE',
                         help='pictures to compare the outputs on (default: a photograph that comes with matplotlib)')
     _add_optional(parser, {option for name in asked for option in BACKENDS[name].options})
@@ -42,7 +42,7 @@ def build_export_parser(*formats: str) -> argparse.ArgumentParser:
 
 
 def _add_optional(parser: argparse.ArgumentParser, options: set[str]) -> None:
-    """Add the arguments that not every format has; those that none has keep their defaults."""
+    """Add the arguments that only some formats take; those that these formats do not take keep their defaults."""
     parser.set_defaults(pyramid=False, score_threshold=None, iou_threshold=None, max_detections=None,
                         dynamic_size=False, also_shape=(), weights='float', calibrate=None)
     if 'dynamic_size' in options:
@@ -58,14 +58,14 @@ def _add_optional(parser: argparse.ArgumentParser, options: set[str]) -> None:
                             help='write an int8 file whatever accuracy it loses')
     if 'selection' in options:
         parser.add_argument('--pyramid', action='store_true',
-                            help='export backbone and neck of a detector; its heads are left to another program')
+                            help='export only the backbone and neck of a detector, without its heads')
         parser.add_argument('--score-threshold', type=fraction, metavar='P',
-                            help="give detections that score more, 0 to 1 (default: the config's)")
+                            help="return detections with a higher score, 0 to 1 (default: the config's)")
         parser.add_argument('--iou-threshold', type=fraction, metavar='P',
-                            help='drop one of two detections of a class that overlap by more, 0 to 1 (default: the '
-                                 "config's)")
+                            help='IoU above which only the better of two detections of a class is kept, 0 to 1 '
+                                 "(default: the config's)")
         parser.add_argument('--max-detections', type=positive, metavar='N',
-                            help="give at most so many (default: the config's)")
+                            help="return at most this many (default: the config's)")
     if 'more_shapes' in options:
         parser.add_argument('--also-shape', type=side, nargs=2, action='append', default=[], metavar=('H', 'W'),
                             help='another size for a Core ML package to accept; can be given several times')
@@ -77,7 +77,7 @@ def export(args: argparse.Namespace) -> None:
     """Export what the arguments ask for. A format that fails does not keep the others from being written.
 
     Raises:
-        UserError: If the arguments contradict each other, or names each file that was not written.
+        UserError: If the arguments contradict each other, or a file was not written; names all such files.
     """
     asked = Options(None, args.pictures, None, args.dynamic_size, tuple(args.also_shape), args.weights)
     int8 = (None if args.calibrate is None else
@@ -100,7 +100,7 @@ def export(args: argparse.Namespace) -> None:
         if 'selection' in BACKENDS[name].options:
             options = options._replace(selection=detections)
         elif detections is not None:
-            print(f'{name} cannot hold the detections of an image: backbone and neck of {model.name} are exported')
+            print(f'{name} cannot output detections: backbone and neck of {model.name} are exported')
         try:
             show(export_model(model, name, args.shape, out, options))
         except UserError as error:

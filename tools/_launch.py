@@ -1,4 +1,4 @@
-"""torchrun for dist_train.sh and dist_test.sh: once a process has said why it fails, no traceback of torchrun's own."""
+"""torchrun for dist_train.sh and dist_test.sh, without its own traceback after a process has reported its error."""
 import logging
 import os
 import sys
@@ -21,5 +21,5 @@ if __name__ == '__main__':
     except RuntimeError as error:
         if 'address already in use' not in str(error).lower():
             raise
-        sys.exit(f'error: PORT {os.environ.get("PORT", 29500)} is taken, by another run perhaps; set PORT to another '
+        sys.exit(f'error: PORT {os.environ.get("PORT", 29500)} is in use, perhaps by another run; set PORT to another '
                  'number')

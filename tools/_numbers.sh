@@ -1,4 +1,4 @@
-# For the launch scripts: what srun and torchrun would end with a traceback or another's usage.
+# Checks for the launch scripts; srun and torchrun would fail with a traceback or an unrelated usage message.
 # require_number NAME VALUE LEAST [MOST]
 require_number() {
     case $2 in
@@ -9,7 +9,7 @@ require_number() {
     exit 2
 }
 
-# What dist_train.sh and dist_test.sh take: require_processes GPUS
+# Settings of dist_train.sh and dist_test.sh: require_processes GPUS
 require_processes() {
     require_number GPUS "$1" 1
     require_number NNODES "${NNODES:-1}" 1

@@ -36,26 +36,26 @@ def build_parser() -> argparse.ArgumentParser:
                         help='height and width of the images (default: 224 224)')
     parser.add_argument('--batch-size', type=positive, nargs='+', default=[1], metavar='N', help='default: 1')
     parser.add_argument('--backend', nargs='+', metavar='NAME',
-                        help=f'of {", ".join(BACKENDS)}; with --train of {", ".join(TRAININGS)} (default: eager '
+                        help=f'some of {", ".join(BACKENDS)}; with --train, of {", ".join(TRAININGS)} (default: eager '
                              'channels_last; with --by-layer channels_last)')
     parser.add_argument('--device', choices=['cpu', 'cuda'], default='cpu', help='default: cpu')
     parser.add_argument('--dtype', choices=list(WIDTHS), nargs='+', default=['fp32'], help='default: fp32')
     parser.add_argument('--threads', type=positive, metavar='N', help="CPU threads (default: torch's default)")
     parser.add_argument('--rounds', type=positive, default=20, metavar='N',
-                        help='turns of each system, with three timed calls each (default: 20)')
+                        help='rounds, with three timed calls of each system (default: 20)')
     parser.add_argument('--train', action='store_true',
-                        help='measure a training step, of the training form; in mixed precision with bf16 and fp16')
+                        help='measure a training step of the unfused model; bf16 and fp16 use mixed precision')
     parser.add_argument('--frozen-statistics', action='store_true',
-                        help='with --train: BatchNorms on their running statistics, as dense tasks are trained')
+                        help='with --train: BatchNorms use their running statistics, as in detection and segmentation')
     parser.add_argument('--no-timm', action='store_true', help="leave out timm's models")
     parser.add_argument('--by-layer', action='store_true',
-                        help='measure the blocks of one model, by kinds of layers, with the backend eager or '
+                        help='measure the blocks of one model, by kind of layer, with the backend eager or '
                              'channels_last')
     parser.add_argument('--within', type=finite(0), default=0.05, metavar='D',
-                        help='difference of the outputs, relative to the largest value, that the second recommended '
-                             'backend may have (default: 0.05)')
+                        help='largest difference of the outputs, relative to the largest value, that the second '
+                             'recommended backend may have (default: 0.05)')
     parser.add_argument('--json', metavar='FILE', help='also write the figures to this file')
-    parser.add_argument('--plot', metavar='FILE.png', help='draw them')
+    parser.add_argument('--plot', metavar='FILE.png', help='plot the figures to this file')
     return parser
 
 

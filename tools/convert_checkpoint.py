@@ -10,15 +10,15 @@ from repvit_mm.errors import run_cli
 
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        description='Write a copy of a checkpoint with the names of another format. Its own format is recognised: '
+        description='Write a copy of a checkpoint with the names of another format. The source format is detected: '
                     "the authors' names (either version), timm's or ours; a backbone alone, a classification model, "
                     'or a whole detector or segmentor; fused or not.')
     parser.add_argument('source', metavar='SRC', help='path, repvit://NAME or https address')
     parser.add_argument('destination', metavar='DST', help='the new file (.pth, or .safetensors)')
     parser.add_argument('--to', choices=FORMATS, default='repvit_mm',
-                        help='whose names it gets (default: %(default)s)')
+                        help='format of the new names (default: %(default)s)')
     parser.add_argument('--trust', action='store_true',
-                        help='run code from SRC if it needs that to be read; only for files of known origin')
+                        help='run code from SRC if it cannot be read otherwise; only for files that you trust')
     parser.add_argument('--force', action='store_true', help='replace DST if it exists')
     return parser
 

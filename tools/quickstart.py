@@ -25,7 +25,7 @@ METRICS = {'box AP': 'coco/bbox_mAP', 'box AP50': 'coco/bbox_mAP_50', 'mask AP':
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description='Draw a data set, train a Mask R-CNN on RepViT with it, evaluate, fuse, evaluate again. '
-                    'Run again, an interrupted training resumes from its last complete epoch.')
+                    'Run it again to resume an interrupted training from its last checkpoint.')
     parser.add_argument('--work-dir', metavar='DIR', type=Path, default=Path('work_dirs/quickstart'),
                         help='directory of the results (default: %(default)s)')
     parser.add_argument('--seed', type=seed, default=0, metavar='N', help='seed of scenes and training (default: 0)')
@@ -33,7 +33,7 @@ def build_parser() -> argparse.ArgumentParser:
                         help='scenes to train on (default: %(default)s)')
     parser.add_argument('--val-scenes', type=positive, default=150, metavar='N',
                         help='held-out scenes (default: %(default)s)')
-    parser.add_argument('--fresh', action='store_true', help='replace a detector that is trained already')
+    parser.add_argument('--fresh', action='store_true', help='train again, and replace the earlier detector')
     parser.add_argument('--cfg-options', nargs='+', action=CfgOptions, default={}, metavar='KEY=VALUE',
                         help='override settings of the config, e.g. train_cfg.max_epochs=12')
     return parser

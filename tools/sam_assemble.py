@@ -13,13 +13,13 @@ from repvit_mm.sam import assemble
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description='Put a distilled image encoder and the decoder of a SAM together.')
+    parser = argparse.ArgumentParser(description='Combine a distilled image encoder with the decoder of a SAM.')
     parser.add_argument('encoder', help='checkpoint of a distillation')
     parser.add_argument('sam', help="checkpoint of the teacher, a whole SAM, e.g. Meta's sam_vit_h_4b8939.pth")
     parser.add_argument('out', type=Path, help='the new file')
     parser.add_argument('--arch', choices=sorted(ARCHS), default='m2_3', metavar='NAME',
                         help=f'architecture of the encoder: {", ".join(sorted(ARCHS))} (default: m2_3)')
-    parser.add_argument('--official', action='store_true', help="write the names of the authors' repvit_sam.pt")
+    parser.add_argument('--official', action='store_true', help="use the tensor names of the authors' repvit_sam.pt")
     return parser
 
 

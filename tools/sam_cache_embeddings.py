@@ -20,16 +20,16 @@ from repvit_mm.sam.teacher import SamTeacher
 
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        description="Write the teacher's embeddings of the pictures that a config trains on, in half precision. "
-                    'Run again, it continues where it stopped; existing embeddings are checked.')
+        description="Write the teacher's embeddings of the images that a config trains on, in half precision. "
+                    'Run it again to continue where it stopped; existing embeddings are checked.')
     parser.add_argument('config', help='path of a config with a SamDistiller')
     parser.add_argument('--out', required=True, metavar='DIR', help='folder of the embeddings')
     parser.add_argument('--split', choices=('train', 'val'), default='train',
-                        help='pictures for training or for validation (default: train)')
+                        help='images for training or for validation (default: train)')
     parser.add_argument('--data-root', metavar='PATH', help='folder of the data set')
     parser.add_argument('--part', nargs=2, type=positive, default=(1, 1), metavar=('I', 'N'),
                         help='only part I of N, to split the work between processes')
-    parser.add_argument('--batch-size', type=positive, default=1, metavar='N', help='pictures in a batch (default: 1)')
+    parser.add_argument('--batch-size', type=positive, default=1, metavar='N', help='images in a batch (default: 1)')
     parser.add_argument('--cfg-options', nargs='+', action=CfgOptions, default={}, metavar='KEY=VALUE',
                         help='override settings of the config')
     return parser
@@ -60,7 +60,7 @@ def main() -> None:
         task = progress.add_task('embeddings', total=len(names))
         kept = cache_embeddings(cache, dataset, names, teacher, device, args.batch_size,
                                 lambda count: progress.advance(task, count))
-    print(f'{len(names)} embeddings in {args.out}, {kept} of them from before; train with --cfg-options '
+    print(f'{len(names)} embeddings in {args.out}, {kept} of them already existed; train with --cfg-options '
           f'{loader}.dataset.cache={args.out}')
 
 

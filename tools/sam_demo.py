@@ -1,4 +1,4 @@
-"""Segment a picture with RepViT-SAM: tools/sam_demo.py IMAGE --point X Y [options]."""
+"""Segment an image with RepViT-SAM: tools/sam_demo.py IMAGE --point X Y [options]."""
 import argparse
 from pathlib import Path
 
@@ -19,20 +19,20 @@ from repvit_mm.sam.options import add_model_arguments, grid, model_from
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description='Segment the object at points or in a box, or a whole picture.')
-    parser.add_argument('image', type=Path, help='picture, in any format that Pillow can read')
+    parser = argparse.ArgumentParser(description='Segment the object at points or in a box, or a whole image.')
+    parser.add_argument('image', type=Path, help='image, in any format that Pillow can read')
     parser.add_argument('--point', nargs=2, type=float, action='append', default=[], metavar=('X', 'Y'),
                         help='pixel inside the object; several are allowed')
     parser.add_argument('--background', nargs=2, type=float, action='append', default=[], metavar=('X', 'Y'),
                         help='pixel outside the object; several are allowed')
     parser.add_argument('--box', nargs=4, type=float, metavar=('X1', 'Y1', 'X2', 'Y2'), help='box around the object')
-    parser.add_argument('--everything', action='store_true', help='segment everything in the picture')
+    parser.add_argument('--everything', action='store_true', help='segment everything in the image')
     parser.add_argument('--points-per-side', type=grid, default=32, metavar='N',
-                        help='everything: prompt with a grid of N x N points (default: 32)')
+                        help='with --everything: prompt with a grid of N x N points (default: 32)')
     parser.add_argument('--pred-iou-thresh', type=finite(), default=0.88, metavar='IOU',
-                        help='everything: drop masks with a lower predicted IoU (default: 0.88)')
+                        help='with --everything: drop masks with a lower predicted IoU (default: 0.88)')
     parser.add_argument('--stability-score-thresh', type=finite(), default=0.95, metavar='S',
-                        help='everything: drop masks that are less stable (default: 0.95)')
+                        help='with --everything: drop masks with a lower stability score (default: 0.95)')
     parser.add_argument('--out', type=Path, default=Path('outputs/sam'), metavar='DIR',
                         help='folder of the results (default: outputs/sam)')
     add_model_arguments(parser)

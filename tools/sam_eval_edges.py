@@ -23,7 +23,7 @@ from repvit_mm.sam.options import add_model_arguments, grid, model_from
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description='Detect edges by the masks of RepViT-SAM, and run the benchmark of '
+    parser = argparse.ArgumentParser(description='Detect edges from the masks of RepViT-SAM, and run the benchmark of '
                                                  'BSDS500.')
     parser.add_argument('--data-root', type=Path, default=Path('data/BSDS500'), metavar='PATH',
                         help='folder with images/SPLIT/*.jpg and groundTruth/SPLIT/*.mat, directly or in data/ '
@@ -33,7 +33,7 @@ def build_parser() -> argparse.ArgumentParser:
                         help='prompt with a grid of N x N points (default: 16)')
     parser.add_argument('--thresholds', type=positive, default=99, metavar='N',
                         help='number of thresholds of the benchmark (default: 99)')
-    parser.add_argument('--limit', type=positive, metavar='N', help='only the first N pictures')
+    parser.add_argument('--limit', type=positive, metavar='N', help='only the first N images')
     parser.add_argument('--workers', type=positive, default=os.cpu_count(), metavar='N',
                         help='processes for matching edges (default: one for each core)')
     parser.add_argument('--out', type=Path, default=Path('outputs/sam_edges'), metavar='DIR',

@@ -19,9 +19,9 @@ def build_parser() -> argparse.ArgumentParser:
                                                  'with PyTorch.')
     parser.add_argument('format', choices=_ENDINGS)
     parser.add_argument('--out', type=Path, default=Path('outputs/sam_export'), metavar='DIR',
-                        help='where the files go (default: outputs/sam_export)')
+                        help='folder of the files (default: outputs/sam_export)')
     parser.add_argument('--precision', choices=('fp16', 'fp32'), default='fp16',
-                        help='of the Core ML encoder (default: fp16); the decoder is fp32')
+                        help='precision of the Core ML encoder (default: fp16); the decoder is fp32')
     parser.add_argument('--pictures', nargs='+', type=Path, default=[], metavar='FILE',
                         help='pictures to compare the outputs on (default: a photograph that comes with matplotlib)')
     add_model_arguments(parser)

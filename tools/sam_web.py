@@ -1,4 +1,4 @@
-"""Segment pictures with RepViT-SAM on a web page: tools/sam_web.py [options]."""
+"""Segment images with RepViT-SAM on a web page: tools/sam_web.py [options]."""
 import argparse
 
 import _interrupt  # noqa: F401
@@ -10,7 +10,7 @@ from repvit_mm.sam.webpage import LARGEST_UPLOAD, build_page
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description='Serve a web page that segments uploaded pictures by clicks.')
+    parser = argparse.ArgumentParser(description='Serve a web page that segments uploaded images by clicks.')
     parser.add_argument('--host', default='127.0.0.1', help='address to serve on; 0.0.0.0 for all (default: 127.0.0.1)')
     parser.add_argument('--port', type=port, default=7860, help='default: 7860')
     add_model_arguments(parser)

@@ -18,10 +18,10 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument('checkpoint',
                         help='path, repvit://NAME or https address of weights in any published format; with --backend '
                              'an exported file')
-    parser.add_argument('--backend', choices=ENGINES, help='test a file of export.py')
+    parser.add_argument('--backend', choices=ENGINES, help='test a file of export.py with this runtime')
     parser.add_argument('--out', metavar='PATH',
-                        help='keep the predictions: a .pkl file, for segmentation a directory of label maps')
-    parser.add_argument('--show-dir', metavar='DIR', help='draw the predictions into this directory')
+                        help='save the predictions to this .pkl file; for segmentation, a directory of label maps')
+    parser.add_argument('--show-dir', metavar='DIR', help='draw the predictions, and save them in this directory')
     parser.add_argument('--tta', action='store_true', help='test-time augmentation')
     parser.add_argument('--slide', type=positive, metavar='SIZE',
                         help='segment overlapping squares of SIZE pixels a side instead of whole images')

@@ -12,13 +12,13 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description='Train a model with mmdet, mmseg or mmpretrain.')
     parser.add_argument('config', help='path of the config')
     parser.add_argument('--resume', nargs='?', const='auto', metavar='CHECKPOINT',
-                        help='go on from this checkpoint; without a path, from the last in the work directory')
+                        help='resume from this checkpoint; without a path, from the last in the work directory')
     parser.add_argument('--no-pretrained', action='store_true',
-                        help='start from random weights, without those that the config names')
+                        help='start from random weights instead of those that the config names')
     parser.add_argument('--amp', action='store_true',
-                        help='automatic mixed precision: in optim_wrapper.dtype or float16; on a CPU in bfloat16')
+                        help='automatic mixed precision, in optim_wrapper.dtype (default: float16); on a CPU, bfloat16')
     parser.add_argument('--auto-scale-lr', action='store_true',
-                        help='scale the learning rate by the batch size over the one the config was made for')
+                        help='scale the learning rate to the batch size')
     engine.add_common_arguments(parser)
     return parser
 

@@ -1,5 +1,5 @@
-# The same with a teacher that was fine-tuned before on the same images. Give the config and the checkpoint
-# that its training left in its work directory: python tools/train.py
+# Fine-tuning with a teacher that was fine-tuned before on the same images. Name the config and the checkpoint
+# in the work directory of its training: python tools/train.py
 # configs/classification/finetune_distill_repvit_m0_6.py --data-root PATH --cfg-options
 # model.teacher.model=work_dirs/finetune_repvit_m0_9/finetune_repvit_m0_9.py
 # model.teacher.checkpoint=work_dirs/finetune_repvit_m0_9/epoch_30.pth

@@ -1,4 +1,4 @@
-# A classifier that learns the embedded data set from random weights in minutes on two CPU cores. To draw the data set:
+# A classifier, trained on the embedded data set from random weights in minutes on two CPU cores. To draw the data set:
 # python tools/draw_shapes.py classification data/shapes_classification
 _base_ = '../classification/finetune_repvit_m0_6.py'
 

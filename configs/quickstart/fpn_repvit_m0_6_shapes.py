@@ -1,5 +1,5 @@
-# A Semantic FPN that learns the embedded data set from random weights in minutes on two CPU cores. For published
-# results, see configs/segmentation: this one is narrower and looks at smaller pictures. To draw the data set:
+# A Semantic FPN, trained on the embedded data set from random weights in minutes on two CPU cores. For published
+# results, see configs/segmentation: this model has fewer channels and smaller images. To draw the data set:
 # python tools/draw_shapes.py segmentation data/shapes_segmentation
 _base_ = '../segmentation/fpn_repvit_m0_6.py'
 

@@ -1,5 +1,5 @@
-# A Mask R-CNN that learns the embedded data set from random weights in minutes on two CPU cores: configs/detection at
-# a fifth of the resolution, with a quarter of the channels, and without the finest map. `make quickstart` runs it; to
+# A Mask R-CNN, trained on the embedded data set from random weights in minutes on two CPU cores: configs/detection at
+# a fifth of the resolution, with a quarter of the channels and without the finest map. `make quickstart` runs it; to
 # draw the data set alone: python tools/draw_shapes.py detection data/shapes_detection
 _base_ = [
     'mmdet::_base_/models/mask-rcnn_r50_fpn.py',
@@ -14,9 +14,9 @@ scale = (160, 160)
 max_iters = 1300
 strides = [8, 16, 32]
 channels = 64
-# BatchNorm outside of the backbone, too: it takes the place of pretraining.
+# BatchNorm in neck and heads, too: training starts from random weights.
 norm_cfg = dict(type='BN')
-# Objects are of 20 to 90 pixels: regions of 28 pixels and more come from the map of stride 8, of 56 from that of 16.
+# Objects have 20 to 90 pixels. Regions below 112 pixels (2 x finest_scale) are pooled from the map of stride 8.
 roi_extractor = dict(
     out_channels=channels, featmap_strides=strides, finest_scale=56, roi_layer=dict(sampling_ratio=1))
 
@@ -44,7 +44,7 @@ train_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
     dict(type='Resize', scale=scale, keep_ratio=True),
-    # Shapes are still themselves upside down.
+    # Shapes keep their class when they are flipped.
     dict(type='RandomFlip', prob=[0.25, 0.25, 0.25], direction=['horizontal', 'vertical', 'diagonal']),
     dict(type='PackDetInputs'),
 ]

@@ -1,5 +1,5 @@
-# The recipe on a small scale, to try it on a CPU and your own pictures: a small teacher with random weights, so
-# that no checkpoint is needed. What comes of it segments nothing; it shows that the student learns from the teacher.
+# The recipe on a small scale, to try it on a CPU with your own images. The teacher is small and has random weights, so
+# no checkpoint is needed. The result cannot segment; it shows that the student learns from the teacher.
 _base_ = './_base_/distill_repvit.py'
 image_size = 128
 

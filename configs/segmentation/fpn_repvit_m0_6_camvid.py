@@ -1,9 +1,9 @@
-# Your own data set, by the example of CamVid: 11 classes of street scenes in 480 x 360, a folder of images and one
-# of labels for each split. It starts from random weights and takes some 11 minutes on two CPU cores; the settings for
-# that say so. --data-root PATH tells where the data is.
+# An example of training on your own data set: CamVid has 11 classes of street scenes in 480 x 360, and a folder of
+# images and one of labels for each split. Training starts from random weights and takes about 11 minutes on two CPU
+# cores; comments mark the settings for that. --data-root PATH is the folder of the data.
 _base_ = './fpn_repvit_m0_6.py'
 
-# What a pixel of a label holds is the place of its class here; 255 is ignored.
+# The value of a pixel in a label image is the index of its class here; 255 is ignored.
 metainfo = dict(
     classes=('sky', 'building', 'pole', 'road', 'pavement', 'tree', 'sign', 'fence', 'car', 'pedestrian', 'bicyclist'),
     palette=[[135, 190, 235], [178, 91, 82], [245, 200, 66], [120, 112, 130], [226, 132, 196], [88, 148, 76],
@@ -12,7 +12,7 @@ crop_size = (256, 256)
 
 model = dict(
     data_preprocessor=dict(size=crop_size),
-    # From random weights: the BatchNorms learn their statistics here. To start from ImageNet instead, leave this out.
+    # For random weights: BatchNorm statistics are updated. To start from ImageNet weights, remove this line.
     backbone=dict(init_cfg=None, norm_eval=False),
     # For the CPU: a quarter of the published decoder's width.
     neck=dict(out_channels=64),
@@ -20,7 +20,7 @@ model = dict(
         in_channels=[64, 64, 64, 64],
         channels=64,
         num_classes=11,
-        # The root of median frequency over frequency: else poles and cyclists hardly count.
+        # sqrt(median frequency / frequency); without it, poles and cyclists hardly count.
         loss_decode=dict(class_weight=[0.5, 0.4, 2.2, 0.4, 1.0, 0.7, 1.9, 2.1, 0.9, 2.6, 4.0])))
 
 train_pipeline = [
@@ -69,7 +69,7 @@ tta_pipeline = [
         ]),
 ]
 
-# From random weights: larger steps after a short warm-up, and more decay than fine-tuning takes.
+# For random weights: a higher learning rate after a short warm-up, and more weight decay than for fine-tuning.
 optim_wrapper = dict(optimizer=dict(lr=1.5e-3, weight_decay=0.02))
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.05, begin=0, end=50, by_epoch=False),

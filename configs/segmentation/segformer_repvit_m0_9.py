@@ -1,4 +1,4 @@
-# SegFormer's head of 1x1 convolutions in the place of FPN and FPNHead: a lighter decoder for a device.
+# SegFormer's head of 1x1 convolutions instead of FPN and FPNHead: a lighter decoder for a device.
 _base_ = './fpn_repvit_m0_9.py'
 
 model = dict(

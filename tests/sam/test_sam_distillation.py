@@ -243,7 +243,7 @@ default_hooks = dict(logger=dict(interval=1), checkpoint=dict(interval=25))
     cache, work = folder / 'cache', folder / 'work'
     arguments = (config, '--data-root', folder)
     assert not run_tool('sam_cache_embeddings', *arguments, '--out', cache).status
-    assert '4 of them from before' in run_tool('sam_cache_embeddings', *arguments, '--out', cache).out
+    assert '4 of them already existed' in run_tool('sam_cache_embeddings', *arguments, '--out', cache).out
     assert not run_tool('train', *arguments, '--work-dir', work, '--seed', 0, '--cfg-options',
                         f'train_dataloader.dataset.cache={cache}').status
     log, = work.glob('*/vis_data/scalars.json')

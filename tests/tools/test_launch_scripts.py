@@ -92,7 +92,7 @@ def test_port_that_is_taken_is_one_line(tmp_path):
         number = taken.getsockname()[1]
         status, error = ended(launch('dist_train', 'c.py', 1, cwd=tmp_path, PORT=str(number)))
     assert status == 1 and error.splitlines()[-1] == (
-        f'error: PORT {number} is taken, by another run perhaps; set PORT to another number')
+        f'error: PORT {number} is in use, perhaps by another run; set PORT to another number')
     assert 'Traceback' not in error
 
 

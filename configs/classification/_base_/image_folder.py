@@ -1,5 +1,5 @@
-# Your own images: DATA_ROOT/train/CLASS/*.jpg and DATA_ROOT/val/CLASS/*.jpg, or DATA_ROOT/CLASS/*.jpg. The
-# number of classes is that of the folders.
+# Your own images: DATA_ROOT/train/CLASS/*.jpg and DATA_ROOT/val/CLASS/*.jpg, or DATA_ROOT/CLASS/*.jpg. Each
+# folder is a class.
 data_root = 'data/images'
 data_preprocessor = dict(
     type='ErasingDataPreprocessor',

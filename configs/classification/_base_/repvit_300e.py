@@ -14,10 +14,10 @@ model = dict(
 optim_wrapper = dict(
     type='AdaptiveClipAmpOptimWrapper',
     clip_factor=0.02,
-    # 1e-3 for 512 images; weights decay, biases and BatchNorms do not.
+    # Learning rate: 1e-3 for 512 images. No weight decay on biases and BatchNorms.
     optimizer=dict(type='AdamW', lr=4e-3, weight_decay=0.025),
     constructor='TwoGroupsConstructor')
-# Whatever the batch is, the rate is scaled to it.
+# The learning rate is scaled to the batch size.
 auto_scale_lr = dict(enable=True, base_batch_size=2048)
 
 param_scheduler = dict(type='PublishedCosineLR', epochs=300)

@@ -1,4 +1,4 @@
-# The published ImageNet recipe: as without a teacher, and hard distillation from RegNetY-160.
+# The published ImageNet recipe with a teacher: the recipe without one, and hard distillation from RegNetY-160.
 _base_ = './repvit_300e.py'
 
 model = dict(

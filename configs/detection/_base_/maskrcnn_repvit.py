@@ -11,12 +11,12 @@ model = dict(
     backbone=dict(
         _delete_=True,
         type='RepViT',
-        # The published detectors take the last block but one of each stage, segmentation takes the last.
+        # The published detectors use the last block but one of each stage, segmentation the last.
         feature_tap='penultimate',
-        # The statistics stay those of ImageNet; the weights and biases of the BatchNorms learn.
+        # BatchNorm statistics stay those of ImageNet; BatchNorm weights and biases are trained.
         norm_eval=True))
 
-# Weight decay reaches every parameter, biases and BatchNorms too.
+# Weight decay applies to every parameter, including biases and BatchNorms.
 optim_wrapper = dict(optimizer=dict(_delete_=True, type='AdamW', lr=2e-4, weight_decay=0.05))
 
 param_scheduler = [

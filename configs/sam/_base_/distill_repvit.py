@@ -1,6 +1,6 @@
-# Distilling SAM's ViT-H into a RepViT: its embeddings are learnt by the mean squared error, for 8 epochs, as
-# published (https://arxiv.org/abs/2312.05760), on pictures without labels. The paper trains on 1 % of SA-1B; optimiser
-# and learning rate are ours, the paper does not give them.
+# Distillation of SAM's ViT-H into a RepViT, as published (https://arxiv.org/abs/2312.05760): mean squared error of the
+# embeddings, 8 epochs, images without labels. The paper trains on 1 % of SA-1B; optimiser and learning rate are ours,
+# as the paper does not give them.
 custom_imports = dict(imports=['repvit_mm.sam.distillation'])
 default_scope = None
 image_size = 1024
@@ -40,7 +40,7 @@ param_scheduler = [
     dict(type='LinearLR', start_factor=1e-3, by_epoch=False, begin=0, end=500),
     dict(type='CosineAnnealingLR', eta_min=1e-5, by_epoch=True, begin=0, end=8, convert_to_iter_based=True),
 ]
-auto_scale_lr = dict(base_batch_size=64)  # 8 GPUs x 8 pictures
+auto_scale_lr = dict(base_batch_size=64)  # 8 GPUs x 8 images
 
 default_hooks = dict(
     logger=dict(type='LoggerHook', interval=50),

@@ -14,13 +14,13 @@ model = dict(
     backbone=dict(
         _delete_=True,
         type='RepViT',
-        # Segmentation takes the last block of each stage, the published detectors take the last but one.
+        # Segmentation uses the last block of each stage, the published detectors the last but one.
         feature_tap='stage_end',
-        # The statistics stay those of ImageNet; the weights and biases of the BatchNorms learn.
+        # BatchNorm statistics stay those of ImageNet; BatchNorm weights and biases are trained.
         norm_eval=True),
     decode_head=dict(num_classes=150))
 
-# The published figures were taken at a short side of 512, then both sides up to the next multiple of 32.
+# The published figures were measured at a short side of 512, both sides rounded up to a multiple of 32.
 test_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='Resize', scale=(2048, 512), keep_ratio=True),
@@ -45,7 +45,7 @@ tta_pipeline = [
         ]),
 ]
 
-# Weight decay reaches every parameter, biases and BatchNorms too.
+# Weight decay applies to every parameter, including biases and BatchNorms.
 optim_wrapper = dict(optimizer=dict(_delete_=True, type='AdamW', lr=2e-4, weight_decay=1e-4))
 param_scheduler = [dict(type='PolyLR', power=0.9, eta_min=1e-6, begin=0, end=40000, by_epoch=False)]
 auto_scale_lr = dict(enable=False, base_batch_size=32)
