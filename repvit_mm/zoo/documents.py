@@ -104,9 +104,9 @@ python tools/reproduce_tables.py coco ade20k --data-root coco=/data/coco ade20k=
 ```
 
 Tables (Markdown and JSON) and pictures are written to `outputs/tables`, or to the folder of `--out`. Measurements are
-reused until config, weights, data or versions change, or with `--fresh`. `--models NAME` selects models, `--latency`
-measures the latency of this machine, `--curves PATH` draws training curves. Weights that are not released are expected
-as `MODEL.pth` in the folder of `--weights`. m1, m2 and m3 are from the paper's first version."""
+reused until config, weights, data or versions change; `--fresh` repeats them. `--models NAME` selects models,
+`--latency` measures the latency of this machine, `--curves PATH` draws training curves. Weights that are
+not released are expected as `MODEL.pth` in the folder of `--weights`. m1, m2 and m3 are the first version's."""
 
 
 def _full_table(rows: Sequence[Row]) -> str:
