@@ -178,7 +178,10 @@ class RepViT(BaseModule, LoadsBothForms):
         Raises:
             CheckpointError: If the file is missing, unreadable, or made for another architecture.
         """
-        entries = [self.init_cfg] if isinstance(self.init_cfg, Mapping) else list(self.init_cfg or ())
+        entries = list(self.init_cfg or ()) if isinstance(self.init_cfg, list | tuple | None) else [self.init_cfg]
+        if not all(isinstance(entry, Mapping) for entry in entries):
+            raise ConfigError(f"init_cfg={self.init_cfg!r} must be dict(type='Pretrained', checkpoint=...), "
+                              'or a list of some')
         pretrained = [entry for entry in entries if entry.get('type') in ('Pretrained', PretrainedInit)]
         if len(pretrained) < max(len(entries), 1):
             self.init_cfg, init_cfg = [entry for entry in entries if entry not in pretrained], self.init_cfg

@@ -43,4 +43,4 @@ def _expected(maps: list[int], follower: Mapping) -> Any:
         return maps[-1 if chosen is None else chosen] if not isinstance(chosen, list | tuple) else None
     if chosen is not None:
         maps = [maps[index] for index in chosen]
-    return type(follower['in_channels'])(maps)
+    return tuple(maps) if isinstance(follower['in_channels'], tuple) else maps
