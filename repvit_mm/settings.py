@@ -28,8 +28,9 @@ def _is_whole(value: Any, least: int, most: float = math.inf) -> bool:
 
 _BOUNDS = [
     _Bound(r'model|model\.backbone|train_cfg|val_cfg|test_cfg|optim_wrapper|default_hooks|randomness'
-           r'|(train|val|test)_dataloader(\.dataset)?', 'a dict',
+           r'|(train|val|test)_dataloader', 'a dict',
            lambda value: value is None or isinstance(value, Mapping)),
+    _Bound(r'(train|val|test)_dataloader\.dataset', 'a dict', lambda value: isinstance(value, Mapping)),
     _Bound(r'optim_wrapper\.optimizer|model\.(neck|decode_head|head|rpn_head|roi_head)', 'a dict or a list of some',
            lambda value: value is None or isinstance(value, Mapping | list | tuple)),
     _Bound(r'(train|val|test)_dataloader\.batch_size', f'a whole number from 1 to {_MOST_SAMPLES}',
