@@ -212,7 +212,7 @@ def test_deploy_builds_what_fusion_gives():
     ({'last_stride': 4}, 'must be 1 or 2'),
     ({'with_cp': 'all'}, "False, True or 'cheap'"),
     ({'in_channels': 0}, 'at least 1'),
-    ({'frozen_stages': 5}, '(stem) to 4'),
+    ({'frozen_stages': 5}, '1 to 4'),
     ({'drop_path_rate': 1.}, 'less than 1'),
     ({'norm_cfg': {'type': 'IN'}}, 'BN, SyncBN, GN'),
     ({'act_cfg': {'type': 'gelu'}}, 'GELU'),

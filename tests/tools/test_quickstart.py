@@ -33,10 +33,10 @@ def test_seed_that_no_generator_takes_is_a_usage_error(tmp_path):
     assert run.err.splitlines()[-1].endswith('argument --seed: expected a whole number from 0 to 4294967295, got -1')
 
 
-@pytest.mark.parametrize('arguments, message', [
-    (('--train-scenes', '0'), 'error: the number of train scenes must be at least 1, got 0'),
-    (('--cfg-options', 'optimiser=1'), 'error: --cfg-options optimiser: unknown setting optimiser')])
-def test_mistake_is_one_line(tmp_path, arguments, message):
+@pytest.mark.parametrize('arguments, status, message', [
+    (('--train-scenes', '0'), 2, 'quickstart.py: error: argument --train-scenes: expected a whole number, at least 1'),
+    (('--cfg-options', 'optimiser=1'), 1, 'error: --cfg-options optimiser: unknown setting optimiser')])
+def test_mistake_is_one_line(tmp_path, arguments, status, message):
     run = run_tool('quickstart', '--work-dir', tmp_path / 'run', *arguments)
-    assert run.status == 1
+    assert run.status == status
     assert run.err.splitlines()[-1].startswith(message) and 'Traceback' not in run.err
