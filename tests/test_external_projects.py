@@ -127,7 +127,7 @@ print(json.dumps(dict(package=repvit_mm.__file__, found=found)))
 """
 
 
-#: Those that mmengine's Runner trains, below; the others are trained for a step.
+#: Those that a runner trains, below; the others are trained for a step.
 DETECTORS = [name for name, (toolbox, text) in PROJECT.items() if toolbox == 'mmdet' and HEADER in text]
 OTHERS = [name for name in PROJECT if name not in DETECTORS]  # the first one imports repvit_mm, as the last ones need
 
@@ -208,15 +208,16 @@ print(json.dumps(found))
 
 def test_detectors_train_with_mmengines_runner(stranger, tmp_path):
     """All in one process, without a line of this package beside the import in each config."""
-    for name in DETECTORS:
+    names = [name for name in DETECTORS if name != 'mask_rcnn.py']  # mmdet's own tool trains that, see below
+    for name in names:
         write_project(tmp_path, name)
-    found = json.loads(run(stranger, '-c', RUN, *DETECTORS, cwd=tmp_path).splitlines()[-1])
-    for name in DETECTORS:
+    found = json.loads(run(stranger, '-c', RUN, *names, cwd=tmp_path).splitlines()[-1])
+    for name in names:
         frozen = ['stages', 'stem'] if name == 'cascade_mask_rcnn.py' else []
         assert found[name] == dict(backbone='repvit_mm.backbone', frozen=frozen, learns=True, finite=True)
     losses = losses_in(tmp_path / 'work')  # the visualiser of the first run serves all
-    assert len(losses) == len(DETECTORS) == 5 and all(map(math.isfinite, losses))
-    assert all((tmp_path / 'work' / name / 'epoch_1.pth').is_file() for name in DETECTORS)
+    assert len(losses) == len(names) == 4 and all(map(math.isfinite, losses))
+    assert all((tmp_path / 'work' / name / 'epoch_1.pth').is_file() for name in names)
 
 
 MMDET_TRAIN = Path(find_spec('mmdet').origin).parent / '.mim' / 'tools' / 'train.py'

@@ -232,13 +232,12 @@ class RunsCode:
         return os.mkdir, (str(self.path),)
 
 
-@pytest.mark.parametrize('part', ['neck', 'roi_head.bbox_head', ''])
-def test_init_cfg_of_every_part_runs_no_code(detector, tmp_path, part):
+def test_init_cfg_of_a_head_runs_no_code(detector, tmp_path):
     path = tmp_path / 'bad.pth'
     torch.save(dict(state_dict={}, meta=RunsCode(tmp_path / 'made')), path)
-    key = f'model.{part}.init_cfg'.replace('..', '.')
     assert_one_line(run_tool('train', detector.config, '--data-root', detector.data, '--work-dir', tmp_path / 'work',
-                             '--cfg-options', f'{key}.type=Pretrained', f'{key}.checkpoint={path}'),
+                             '--cfg-options', 'model.roi_head.bbox_head.init_cfg.type=Pretrained',
+                             f'model.roi_head.bbox_head.init_cfg.checkpoint={path}'),
                     r'bad\.pth needs the type .*mkdir')
     assert not (tmp_path / 'made').exists()
 
