@@ -1,12 +1,15 @@
 """Safe reading for mmengine in our tools: checkpoints by our own reader, YAML without Python objects, no pickles."""
+import copy
 import io
 import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any
 
+import yaml
 from mmengine.fileio import LocalBackend, PickleHandler, YamlHandler, register_backend, register_handler
 from mmengine.runner import CheckpointLoader
 from yaml import Node, YAMLError
@@ -19,7 +22,7 @@ from .files import check_regular
 PICTURES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp', '.gif')
 
 try:
-    from yaml import CSafeLoader as SafeLoader  # ten times as fast: a base `mmseg::...` has all its metafiles read
+    from yaml import CSafeLoader as SafeLoader  # ten times as fast
 except ImportError:
     from yaml import SafeLoader
 
@@ -35,10 +38,16 @@ def _read_tuple(loader: _PlainLoader, node: Node) -> tuple:
 _PlainLoader.add_constructor('tag:yaml.org,2002:python/tuple', _read_tuple)
 
 
+@lru_cache(maxsize=1024)
+def _parse(text: str | bytes) -> Any:
+    # For each base `mmseg::...` of a config, mmengine reads all metafiles of mmseg, some two hundred.
+    return yaml.load(text, Loader=_PlainLoader)
+
+
 class _PlainYaml(YamlHandler):
-    def load_from_fileobj(self, file: IO[bytes], **_: Any) -> Any:
+    def load_from_fileobj(self, file: IO, **_: Any) -> Any:
         try:
-            return super().load_from_fileobj(file, Loader=_PlainLoader)
+            return copy.deepcopy(_parse(file.read()))
         except YAMLError as error:
             reason = getattr(error, 'problem', None) or ' '.join(str(error).split())
             raise UserError(f'a YAML file is damaged or holds Python objects: {reason}') from error
