@@ -61,8 +61,8 @@ def test_two_processes_train_as_one(toolbox, tmp_path, monkeypatch):
     with socket.socket() as free:
         free.bind(('127.0.0.1', 0))
         port = free.getsockname()[1]
-    fork = multiprocessing.get_context('fork')
-    processes = [fork.Process(target=one_of_two, args=(rank, port, cfg, tmp_path / 'two')) for rank in range(2)]
+    context = multiprocessing.get_context('spawn')  # torch has no backward pass in a fork of a process that had one
+    processes = [context.Process(target=one_of_two, args=(rank, port, cfg, tmp_path / 'two')) for rank in range(2)]
     for process in processes:
         process.start()
     for process in processes:
