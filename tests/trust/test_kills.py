@@ -13,7 +13,7 @@ from mmengine.registry import HOOKS
 from resume_runs import different, make_config, states_of, train
 
 KILLS = {'mmdet': 17, 'mmseg': 17, 'mmpretrain': 16}
-ITERATIONS = 40
+ITERATIONS = 100
 
 
 @HOOKS.register_module()
