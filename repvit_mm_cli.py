@@ -3,14 +3,15 @@ import ast
 import difflib
 import os
 import re
+import runpy
 import sys
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
+PACKAGE = Path(__file__).resolve().parent / 'repvit_mm'
 #: The tools: included in a wheel, linked in a checkout.
-TOOLS = Path(__file__).resolve().parent / 'repvit_mm' / '.mim' / 'tools'
+TOOLS = PACKAGE / '.mim' / 'tools'
 _DOCTOR = 'Report what is installed, what each missing package disables, and the command that installs it'
 
 
@@ -76,7 +77,7 @@ def main() -> int | None:
     if name in ('-h', '--help', 'help'):
         print(overview(tools))
     elif name == '--version':
-        print(f'repvit-mm {version("repvit-mm")}')
+        print(f'repvit-mm {runpy.run_path(str(PACKAGE / "version.py"))["__version__"]}')
     elif name == 'doctor':
         from repvit_mm.doctor import main as doctor
         return doctor(arguments)

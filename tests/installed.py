@@ -1,4 +1,4 @@
-"""The wheel of this clone, and environments that have it and not the clone."""
+"""The wheel and the sdist of this clone, and environments that have a wheel and not the clone."""
 import os
 import shutil
 import subprocess
@@ -6,8 +6,11 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+#: What a wheel is built from, and what else an sdist carries.
 SOURCES = ('LICENSE', 'MANIFEST.in', 'README.md', 'configs', 'model-index.yml', 'pyproject.toml',
            'repvit_mm', 'repvit_mm_cli.py', 'setup.py', 'tools')
+MORE_SOURCES = ('CHANGELOG.md', 'CITATION.cff', 'Makefile', 'docs', 'examples', 'install', 'mkdocs.yml', 'tests',
+                *(path.name for path in ROOT.glob('requirements*')))
 
 
 def run(*command, **kwargs):
@@ -23,18 +26,31 @@ def attempt(*command, **kwargs):
     return subprocess.run([str(part) for part in command], capture_output=True, text=True, env=env, **kwargs)
 
 
-def build_wheel(folder):
-    """Build the wheel into ``folder``, from a copy: a build leaves its folders beside the sources."""
+def copy_sources(folder, names):
+    """Copy files and folders of this clone: a build leaves its own beside the sources. Returns the copy."""
     source = folder / 'source'
     source.mkdir()
-    for name in SOURCES:
+    for name in names:
         if (ROOT / name).is_dir():
-            shutil.copytree(ROOT / name, source / name, symlinks=True)
+            shutil.copytree(ROOT / name, source / name, symlinks=True, ignore=shutil.ignore_patterns('__pycache__'))
         else:
             shutil.copy(ROOT / name, source)
+    return source
+
+
+def build_wheel(folder, source=None):
+    """Build the wheel of ``source``, a folder or an sdist (default: this clone), into ``folder``."""
     run(sys.executable, '-m', 'pip', 'wheel', '--no-deps', '--no-index', '--no-build-isolation', '--no-cache-dir',
-        '--wheel-dir', folder, source)
+        '--wheel-dir', folder, source or copy_sources(folder, SOURCES))
     path, = folder.glob('*.whl')
+    return path
+
+
+def build_sdist(folder):
+    """Build the sdist of this clone into ``folder``, as ``python -m build`` does."""
+    run(sys.executable, '-c', 'import sys; from setuptools import build_meta; build_meta.build_sdist(sys.argv[1])',
+        folder, cwd=copy_sources(folder, SOURCES + MORE_SOURCES))
+    path, = folder.glob('*.tar.gz')
     return path
 
 
@@ -44,5 +60,6 @@ def make_environment(folder, wheel, *paths):
     site_packages, = folder.glob('lib/python*/site-packages')
     # As paths, not as sites: the .pth files in there, an editable install of this clone among them, are not read.
     (site_packages / 'toolboxes.pth').write_text(''.join(f'{path}\n' for path in paths))
-    run(sys.executable, '-m', 'pip', 'install', '--no-deps', '--no-index', '--target', site_packages, wheel)
-    return folder / 'bin' / 'python'
+    python = folder / 'bin' / 'python'
+    run(sys.executable, '-m', 'pip', '--python', python, 'install', '--no-deps', '--no-index', wheel)
+    return python

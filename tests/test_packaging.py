@@ -1,13 +1,15 @@
-"""The wheel: what it asks for, what it carries, and its configs as bases of another project's."""
+"""The wheel and the sdist: what they ask for and carry, and the wheel's configs as bases of another project's."""
 import json
+import re
 import sys
+import tarfile
 import zipfile
 from email.parser import Parser
 from pathlib import Path
 
 import pytest
 import yaml
-from installed import ROOT, run
+from installed import ROOT, build_sdist, build_wheel, make_environment, run
 from mmengine import Config
 from packaging.requirements import Requirement
 
@@ -23,9 +25,29 @@ def metadata(wheel):
         return Parser().parsestr(archive.read(name).decode())
 
 
-def test_version_has_one_home(metadata, wheel):
+@pytest.fixture(scope='module')
+def sdist(tmp_path_factory):
+    return build_sdist(tmp_path_factory.mktemp('sdist'))
+
+
+@pytest.fixture(scope='module')
+def wheel_of_sdist(sdist, tmp_path_factory):
+    """As pip makes one before it installs an sdist."""
+    return build_wheel(tmp_path_factory.mktemp('wheel_of_sdist'), sdist)
+
+
+def test_every_home_of_the_version_gives_the_same(metadata, wheel, sdist):
     assert metadata['Version'] == __version__
     assert wheel.name.startswith(f'repvit_mm-{__version__}-')
+    assert sdist.name == f'repvit_mm-{__version__}.tar.gz'
+    assert yaml.safe_load((ROOT / 'CITATION.cff').read_text())['version'] == __version__
+
+
+def test_the_changelog_starts_with_this_version():
+    headings = re.findall(r'^## (.+)$', (ROOT / 'CHANGELOG.md').read_text(), re.M)
+    released = yaml.safe_load((ROOT / 'CITATION.cff').read_text())['date-released']
+    assert headings[0] == f'{__version__} ({released})'
+    assert len(set(headings)) == len(headings)
 
 
 def test_nothing_is_required(metadata):
@@ -58,6 +80,44 @@ def test_wheel_carries_the_configs_and_tools(wheel):
     expected = {path.relative_to(ROOT).as_posix() for folder in ('configs', 'tools')
                 for path in (ROOT / folder).rglob('*') if path.is_file() and '__pycache__' not in path.parts}
     assert carried == expected | {'model-index.yml'}
+
+
+def test_sdist_carries_every_file_of_the_repository(sdist):
+    if not (ROOT / '.git').exists():
+        pytest.skip('this copy of the sources has no git, which lists them')
+    tracked = run('git', 'ls-files', cwd=ROOT).splitlines()
+    with tarfile.open(sdist) as archive:
+        carried = {member.name.partition('/')[2] for member in archive if member.isfile()}
+    links = {name for name in tracked if name.startswith('repvit_mm/.mim/')}  # to folders, which are carried as such
+    assert sorted({name for name in tracked if name[0] != '.'} - links - carried) == []
+
+
+def test_wheel_of_the_sdist_is_that_of_the_clone(wheel, wheel_of_sdist):
+    def contents(path):
+        with zipfile.ZipFile(path) as archive:
+            return {name: archive.read(name) for name in archive.namelist() if not name.endswith('/RECORD')}
+    assert contents(wheel_of_sdist) == contents(wheel)
+
+
+FIND = """
+import repvit_mm_cli, sys
+assert repvit_mm_cli.PACKAGE.is_relative_to(sys.prefix)
+folder = repvit_mm_cli.TOOLS.parent
+print(*(path.relative_to(folder) for path in folder.rglob('*.py')))
+"""
+
+
+@pytest.mark.parametrize('built', ['wheel', 'wheel_of_sdist'])
+def test_installed_without_anything_else(built, request, tmp_path):
+    """The command tells its version and its commands; the configs and tools are there."""
+    python = make_environment(tmp_path / 'environment', request.getfixturevalue(built))
+    command = python.parent / 'repvit-mm'
+    assert run(command, '--version', cwd=tmp_path) == f'repvit-mm {__version__}\n'
+    listed = set(re.findall(r'^  ([\w-]+) ', run(command, '--help', cwd=tmp_path), re.M))
+    assert {'train', 'test', 'fuse', 'doctor'} <= listed
+    found = run(python, '-c', FIND, cwd=tmp_path).split()
+    assert {path.relative_to(ROOT).as_posix() for path in CONFIGS} <= set(found)
+    assert 'tools/train.py' in found
 
 
 def test_model_index_lists_every_metafile_and_these_only_configs():
