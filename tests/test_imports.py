@@ -9,7 +9,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[1] / 'repvit_mm'
 #: The rooms from the top down; those of a line do not import each other.
 ROOMS = (
-    'zoo quickstart', 'deploy', 'analysis', 'export', 'engine', 'inference', 'configs', 'toolboxes',
+    'zoo quickstart', 'deploy', 'analysis', 'export', 'engine', 'inference scripts', 'configs', 'toolboxes',
     'classification datasets safe_files sam training', 'backbone', 'checkpoints', 'fusion', 'blocks', 'layers',
     'lean_training', 'folding', 'doctor', 'archs normalisation ops processes registry scalars scopes settings',
     'arguments coco_files files', 'errors', 'version')

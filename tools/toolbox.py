@@ -1,0 +1,32 @@
+"""Run a script of mmdet, mmseg or mmpretrain, such as confusion_matrix: tools/toolbox.py TOOLBOX SCRIPT ..."""
+import argparse
+
+import _interrupt  # noqa: F401
+
+from repvit_mm.errors import run_cli
+from repvit_mm.scripts import TOOLBOXES, describe_script, find_scripts, run_script
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description="Run a toolbox's own script on a config of this package or of yours, with everything that "
+                    '`import repvit_mm` provides: operators of mmcv, bases of configs, published checkpoints.')
+    parser.add_argument('toolbox', choices=TOOLBOXES, help='whose script')
+    parser.add_argument('script', nargs='?', help='its name; lists all if left out')
+    parser.add_argument('arguments', nargs=argparse.REMAINDER, metavar='...', help='its arguments; --help lists them')
+    return parser
+
+
+def main() -> None:
+    args = build_parser().parse_args()
+    if args.script is not None:
+        run_script(args.toolbox, args.script, args.arguments)
+        return
+    scripts = find_scripts(args.toolbox)
+    width = max(map(len, scripts))
+    for name, path in scripts.items():
+        print(f'{name:{width}}  {describe_script(path)}'.rstrip())
+
+
+if __name__ == '__main__':
+    run_cli(main)
