@@ -19,6 +19,8 @@ CONFIGS = Path(__file__).parents[1] / 'configs' / 'detection'
 FINAL_ARCHS = [name for name, spec in ARCHS.items() if not spec.first_version]
 #: The paper's first version had Mask R-CNN with m3.
 ALL_ARCHS = [*FINAL_ARCHS, 'm3']
+#: Recipes without a published run.
+OWN_RECIPES = ('finetune_maskrcnn_repvit_m1_1', 'rtmdet-ins_repvit_m0_9', 'rtmdet_repvit_m0_9')
 ITERATIONS = 7330  # of an epoch: 117,266 images with objects, 16 at a time
 
 #: (epoch, iteration, learning rate) from the log of a published run, which rounds to five decimals.
@@ -37,12 +39,16 @@ def mmdet_scope():
 
 
 @cache
-def read_once(arch):
-    return Config.fromfile(CONFIGS / f'maskrcnn_repvit_{arch}.py')
+def read_once(name):
+    return Config.fromfile(CONFIGS / f'{name}.py')
+
+
+def read_named(name):
+    return deepcopy(read_once(name))
 
 
 def read(arch):
-    return deepcopy(read_once(arch))
+    return read_named(f'maskrcnn_repvit_{arch}')
 
 
 def learning_rates(cfg, steps):
@@ -121,23 +127,62 @@ def test_architectures_differ_in_nothing_else(arch):
     assert cfg.to_dict() == reference.to_dict()
 
 
-def test_every_config_is_of_a_known_architecture():
-    assert {path.stem for path in CONFIGS.glob('*.py')} == {f'maskrcnn_repvit_{name}' for name in ALL_ARCHS}
+def test_every_config_is_of_a_known_architecture_or_recipe():
+    published_recipe = {f'maskrcnn_repvit_{name}' for name in ALL_ARCHS}
+    assert {path.stem for path in CONFIGS.glob('*.py')} == published_recipe | set(OWN_RECIPES)
 
 
-def test_detector_builds_and_learns():
+@pytest.mark.parametrize('name', [f'maskrcnn_repvit_{arch}' for arch in ALL_ARCHS] + list(OWN_RECIPES))
+def test_images_are_normalised_as_the_weights_expect(name):
+    """Pictures are read as BGR; the weights were trained on RGB, less ImageNet's mean, over its deviation."""
+    cfg = read_named(name)
+    mean, deviation = torch.tensor([123.675, 116.28, 103.53]), torch.tensor([58.395, 57.12, 57.375])
+    image = (mean + torch.tensor([3., 2., 1.]) * deviation).flip(0).view(3, 1, 1).expand(3, 32, 32)
+    inputs = MODELS.build(cfg.model.data_preprocessor)(dict(inputs=[image], data_samples=None))['inputs']
+    torch.testing.assert_close(inputs[0, :, 5, 5], torch.tensor([3., 2., 1.]))
+
+
+@pytest.mark.parametrize('name', ['rtmdet_repvit_m0_9', 'rtmdet-ins_repvit_m0_9'])
+def test_rtmdet_takes_the_maps_of_its_strides_and_scales_its_learning_rate(name):
+    cfg = read_named(name)
+    backbone = MODELS.build({**cfg.model.backbone, 'init_cfg': None})
+    assert list(backbone.out_channels) == cfg.model.neck.in_channels
+    assert list(backbone.out_strides) == cfg.model.bbox_head.anchor_generator.strides
+    assert cfg.model.backbone.init_cfg.checkpoint.removeprefix('repvit://') in published()
+    assert cfg.auto_scale_lr.base_batch_size == 8 * cfg.train_dataloader.batch_size
+
+
+def test_fine_tuning_starts_from_a_whole_detector_and_spares_its_backbone():
+    cfg = read_named('finetune_maskrcnn_repvit_m1_1')
+    assert cfg.load_from.removeprefix('repvit://') in published() and cfg.model.backbone.init_cfg is None
+    model = nn.ModuleDict(dict(backbone=nn.Linear(2, 2), neck=nn.Linear(2, 2)))
+    groups = build_optim_wrapper(model, cfg.optim_wrapper).optimizer.param_groups
+    rates = {id(parameter): group['lr'] for group in groups for parameter in group['params']}
+    assert rates[id(model.backbone.weight)] == pytest.approx(rates[id(model.neck.weight)] / 10)
+    published_recipe = read('m1_1')
+    assert rates[id(model.neck.weight)] < published_recipe.optim_wrapper.optimizer.lr
+    assert cfg.train_cfg.max_epochs == cfg.param_scheduler[1].end < published_recipe.train_cfg.max_epochs
+    # The same detector: otherwise the weights would not fit.
+    del cfg.model.backbone['init_cfg'], published_recipe.model.backbone['init_cfg']
+    assert cfg.model.to_dict() == published_recipe.model.to_dict()
+
+
+@pytest.mark.parametrize('name', ['maskrcnn_repvit_m0_6', *OWN_RECIPES])
+def test_detector_builds_and_learns(name):
     from mmdet.structures import DetDataSample
     from mmdet.structures.mask import BitmapMasks
     from mmengine.structures import InstanceData
-    cfg = read('m0_6')
+    cfg = read_named(name)
     cfg.model.backbone.init_cfg = None
     model = MODELS.build(cfg.model).train()
-    assert not any(m.training for m in model.backbone.modules() if isinstance(m, nn.BatchNorm2d))
+    norms = [m for m in model.backbone.modules() if isinstance(m, nn.BatchNorm2d)]
+    assert {norm.training for norm in norms} == {not cfg.model.backbone.get('norm_eval', False)}
     sample = DetDataSample(metainfo=dict(img_shape=(64, 64), ori_shape=(64, 64), scale_factor=(1., 1.)))
-    mask = torch.zeros(1, 64, 64)
-    mask[:, 8:40, 8:48] = 1
-    sample.gt_instances = InstanceData(bboxes=torch.tensor([[8., 8., 48., 40.]]), labels=torch.tensor([3]),
-                                       masks=BitmapMasks(mask.numpy(), 64, 64))
+    sample.gt_instances = InstanceData(bboxes=torch.tensor([[8., 8., 48., 40.]]), labels=torch.tensor([3]))
+    if 'segm' in cfg.val_evaluator.metric:
+        mask = torch.zeros(1, 64, 64)
+        mask[:, 8:40, 8:48] = 1
+        sample.gt_instances.masks = BitmapMasks(mask.numpy(), 64, 64)
     data = model.data_preprocessor(dict(inputs=[torch.zeros(3, 64, 64)], data_samples=[sample]), training=True)
     loss, _ = model.parse_losses(model(**data, mode='loss'))
     loss.backward()
