@@ -4,6 +4,8 @@ import re
 import sys
 from collections.abc import Callable, Iterable
 
+from .heap import keep_freed_memory
+
 #: Environment variable that shows, if it is 1, where an error that is reported in one line was raised.
 TRACEBACK_VARIABLE = 'REPVIT_MM_TRACEBACK'
 #: Characters of a message; it may quote a name from a file, of any length.
@@ -60,7 +62,7 @@ def explain(error: Exception) -> str | None:
 
 
 def run_cli(main: Callable[[], int | None]) -> None:
-    """Run a tool's ``main`` and exit.
+    """Run a tool's ``main`` and exit, in a process that keeps its memory until then.
 
     A :class:`UserError`, a file that cannot be read or written, and a lack of memory become one line on stderr and exit
     status 1, Ctrl-C becomes status 130. Any other exception is a bug and keeps its traceback, as all do where the
@@ -69,6 +71,7 @@ def run_cli(main: Callable[[], int | None]) -> None:
     Args:
         main: The tool; returns its exit status, or None for 0.
     """
+    keep_freed_memory()
     try:
         status = main()
     except KeyboardInterrupt:

@@ -28,6 +28,7 @@ class Backend(NamedTuple):
         package: Required package beside torch.
         fused: Whether it runs the fused form.
         endings: Of files that it takes.
+        keeps_memory: Whether the process keeps freed memory, as our tools do.
     """
 
     prepare: Callable[[Source, Tensor, str, int], Callable[[], Any]]
@@ -35,6 +36,7 @@ class Backend(NamedTuple):
     package: str | None = None
     fused: bool = True
     endings: tuple[str, ...] = ()
+    keeps_memory: bool = False
 
 
 def _torch(model: nn.Module, image: Tensor, dtype: str, threads: int, channels_last: bool = False,
@@ -121,7 +123,8 @@ BACKENDS: dict[str, Backend] = {
     'unfused': Backend(_torch, _EVERY, fused=False),  # compare with eager for the gain by fusion
     'eager': Backend(_torch, _EVERY),
     'channels_last': Backend(partial(_torch, channels_last=True), _EVERY),
-    'compile': Backend(partial(_torch, channels_last=True, compiled=True), _EVERY),
+    'tools': Backend(partial(_torch, channels_last=True), _EVERY, keeps_memory=True),
+    'compile': Backend(partial(_torch, channels_last=True, compiled=True), _EVERY, keeps_memory=True),
     'onnxruntime': Backend(_onnxruntime, {'cpu': ('fp32',)}, 'onnxruntime', endings=('.onnx',)),
     'openvino': Backend(_openvino, {'cpu': ('fp32', 'bf16', 'fp16')}, 'openvino', endings=('.xml', '.onnx')),
     'ncnn': Backend(partial(_exported, name='ncnn'), {'cpu': ('fp32',)}, 'ncnn', endings=('.param',)),

@@ -18,6 +18,7 @@ from ..archs import ARCHS
 from ..backbone import RepViT
 from ..checkpoints import convert_state_dict
 from ..fusion import fuse
+from ..heap import keep_freed_memory
 from ..inference import BACKBONE, InferenceModel, build_inference_model, randomise_weights
 from .backends import BACKENDS, Source
 from .limits import DTYPES, finished
@@ -49,18 +50,20 @@ class Training(NamedTuple):
 
     Attributes:
         channels_last: The memory format.
+        keeps_memory: Whether the process keeps freed memory, as our tools do.
         compiled: Whether by torch.compile.
         cheap: Whether with ``with_cp='cheap'``, for which timm has nothing.
     """
 
     channels_last: bool = True
+    keeps_memory: bool = True
     compiled: bool = False
     cheap: bool = False
 
 
 #: Name -> way of training.
-TRAININGS = {'eager': Training(channels_last=False), 'channels_last': Training(), 'cheap': Training(cheap=True),
-             'compile': Training(compiled=True)}
+TRAININGS = {'eager': Training(channels_last=False, keeps_memory=False), 'channels_last': Training(keeps_memory=False),
+             'tools': Training(), 'cheap': Training(cheap=True), 'compile': Training(compiled=True)}
 
 
 def build(source: str) -> InferenceModel | Path:
@@ -154,6 +157,8 @@ class Task(NamedTuple):
     frozen_statistics: bool = False
 
     def __call__(self) -> Prepared:
+        if (TRAININGS if self.train else BACKENDS)[self.system.backend].keeps_memory:
+            keep_freed_memory()
         torch.set_num_threads(self.threads)
         torch.backends.cudnn.benchmark = True
         model = build(self.source)

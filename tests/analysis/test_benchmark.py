@@ -179,6 +179,16 @@ def test_a_training_step_is_one_step_of_training(small, frozen):
     assert not small.training and all(parameter.grad is None for parameter in small.parameters())
 
 
+@pytest.mark.parametrize('train', [False, True])
+@pytest.mark.parametrize('backend', ['channels_last', 'tools'])
+def test_tools_keep_freed_memory(small, monkeypatch, train, backend):
+    kept = []
+    monkeypatch.setattr(latency, 'keep_freed_memory', lambda: kept.append(True))
+    monkeypatch.setattr(latency, 'build', lambda source: small)
+    latency.Task('small', System('small', OURS, backend, 'fp32', 2), (32, 32), 'cpu', 1, train)()
+    assert kept == [True] * (backend == 'tools')
+
+
 def test_a_training_is_measured_beside_timms(monkeypatch):
     monkeypatch.setattr(turns, 'START', 'forkserver')  # torch has no backward pass in a fork of a process that had one
     result = run(SMALL._replace(train=True, batch_sizes=(2,), backends=('eager', 'cheap')))
@@ -190,11 +200,11 @@ def test_a_training_is_measured_beside_timms(monkeypatch):
 
 
 @pytest.mark.parametrize('changes, message', [
-    ({'backends': ['tpu']}, "unknown backend 'tpu'; choose from unfused, eager, channels_last, compile, onnx"),
+    ({'backends': ['tpu']}, "unknown backend 'tpu'; choose from unfused, eager, channels_last, tools, compile, on"),
     ({'backends': ['coreml']}, 'coreml needs macOS; docs/benchmark.md'),
     ({'backends': ['onnxruntime'], 'dtypes': ['bf16']}, 'onnxruntime supports fp32 on cpu, not bf16'),
     ({'backends': ['openvino'], 'device': 'cuda'}, 'openvino runs on cpu only, not on cuda'),
-    ({'backends': ['onnxruntime'], 'train': True}, 'a training step runs on eager, channels_last, cheap, compile'),
+    ({'backends': ['onnxruntime'], 'train': True}, 'a training step runs on eager, channels_last, tools, cheap, com'),
     ({'configs': ['absent.onnx']}, 'there is no file absent.onnx'),
     ({'train': True}, '--train needs --batch-size 2 or more'),
     ({'batch_sizes': [0]}, '--batch-size and --rounds must be at least 1'),
