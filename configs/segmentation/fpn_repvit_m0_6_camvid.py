@@ -77,6 +77,4 @@ param_scheduler = [
 ]
 train_cfg = dict(max_iters=900, val_interval=300)
 default_hooks = dict(checkpoint=dict(interval=300, max_keep_ckpts=1))
-custom_imports = dict(imports=['repvit_mm', 'repvit_mm.training'])
-custom_hooks = [dict(type='ChannelsLast')]
 auto_scale_lr = dict(base_batch_size=8)

@@ -15,7 +15,7 @@ from mmengine.fileio import LocalBackend, get_file_backend
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.model import BaseTTAModel, is_model_wrapper, revert_sync_batchnorm
-from mmengine.registry import OPTIMIZERS, RUNNERS
+from mmengine.registry import HOOKS, OPTIMIZERS, RUNNERS
 from mmengine.runner import BaseLoop, Priority, load_state_dict
 from torch import nn
 from torch.utils.data import DataLoader
@@ -28,6 +28,7 @@ from ..fusion import fuse
 from ..safe_files import read_without_code
 from ..toolboxes import TOOLBOXES
 from ..toolboxes.datasets import datasets_in, innermost
+from ..training import ChannelsLast
 from .checkpoint_hook import CheckpointHook
 from .data import check_samples, expected_paths
 from .distributed import check_launcher, without_gpu
@@ -61,13 +62,16 @@ class Runner(mmengine.runner.Runner):
             super().setup_env({**env_cfg, 'dist_cfg': {**env_cfg.get('dist_cfg', {}), 'backend': 'gloo'}})
 
     def wrap_model(self, model_wrapper_cfg: Mapping[str, Any] | None, model: nn.Module) -> nn.Module:
-        """Move the model to its device and make it a distributed one where the run is."""
+        """Move the model to its device, in its memory format, and make it a distributed one where the run is."""
         if get_device() == 'cpu' and self.distributed and not is_model_wrapper(model):
             self.cfg.sync_bn = None
             model = revert_sync_batchnorm(model)
             unused = self.cfg.get('find_unused_parameters', False)
             model_wrapper_cfg = {'broadcast_buffers': False, 'find_unused_parameters': unused,
                                  **(model_wrapper_cfg or {}), 'device_ids': None}
+        for hook in self.cfg.get('custom_hooks') or ():
+            if isinstance(hook, Mapping) and hook.get('type') == ChannelsLast.__name__:
+                HOOKS.build(hook).change_format(model)
         return super().wrap_model(model_wrapper_cfg, model)
 
     @staticmethod

@@ -2,11 +2,17 @@
 from copy import deepcopy
 from types import SimpleNamespace
 
+import mmengine.runner
 import pytest
+import tool_runs
 import torch
+from mmengine.config import Config
+from mmengine.model import revert_sync_batchnorm
+from mmengine.registry import MODELS, DefaultScope
 from oracles import randomise_norms, relative_error
 from torch import nn
 
+from repvit_mm.engine import Runner
 from repvit_mm.ops import is_provided
 from repvit_mm.training import ChannelsLast, memory_format
 
@@ -29,11 +35,8 @@ def random_boxes(count, size, generator):
 @pytest.fixture
 def detector(tmp_path):
     """A small Mask R-CNN in double precision, in which rounding does not change what is sampled, and its data."""
-    import tool_runs
     from mmdet.structures import DetDataSample
     from mmdet.structures.mask import BitmapMasks
-    from mmengine.config import Config
-    from mmengine.registry import MODELS, DefaultScope
     from mmengine.structures import InstanceData
     (tmp_path / 'config.py').write_text(tool_runs.DETECTION)
     torch.manual_seed(0)
@@ -73,6 +76,24 @@ def test_losses_and_gradients_of_a_detector_are_equal(detector):
         assert (ours[name] - gradient).abs().max() <= 1e-6 * max(1, gradient.abs().max()), name
 
 
+@pytest.mark.parametrize('toolbox', ['mmseg', 'mmpretrain'])
+def test_outputs_and_gradients_of_other_models_are_equal(tmp_path, toolbox):
+    pytest.importorskip(toolbox)
+    (tmp_path / 'config.py').write_text(tool_runs.TOOLBOXES[toolbox][0])
+    torch.manual_seed(0)
+    with DefaultScope.overwrite_default_scope(toolbox):
+        model = revert_sync_batchnorm(MODELS.build(Config.fromfile(tmp_path / 'config.py').model))
+    model = randomise_norms(model).double().eval()  # without dropout
+    image, results = torch.randn(2, 3, 64, 64, dtype=torch.double), []
+    for one in (deepcopy(model), change_format(model)):
+        output, *_ = one.extract_feat(image)
+        (output * torch.arange(output.numel()).view_as(output).sin()).sum().backward()
+        results.append([output, *(x.grad for x in one.parameters() if x.grad is not None)])
+    assert model.backbone.stem.conv1.conv.weight.is_contiguous(memory_format=torch.channels_last)
+    for found, expected in zip(*results, strict=True):
+        assert relative_error(found, expected) < 1e-11
+
+
 def roi_extractor(maps):
     from mmdet.models.roi_heads.roi_extractors import SingleRoIExtractor
     layer = SingleRoIExtractor(dict(type='RoIAlign', output_size=7, sampling_ratio=2), 8, [4, 8], finest_scale=12)
@@ -107,3 +128,31 @@ def test_a_model_without_mmcvs_operators_is_changed_all_the_same(monkeypatch):
     monkeypatch.setattr(memory_format, 'is_provided', lambda: False)
     model = change_format(nn.Sequential(nn.Conv2d(3, 4, 3)))
     assert model[0].weight.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_a_gpu_can_be_left_out(monkeypatch):
+    for device, is_changed in (('cuda', False), ('cpu', True)):
+        monkeypatch.setattr(memory_format, 'get_device', lambda device=device: device)
+        model = nn.Conv2d(3, 4, 3)
+        ChannelsLast(on_gpu=False).before_run(SimpleNamespace(model=model))
+        assert model.weight.is_contiguous(memory_format=torch.channels_last) == is_changed
+
+
+def test_the_format_is_changed_before_a_model_is_distributed(monkeypatch):
+    formats = []
+    monkeypatch.setattr(mmengine.runner.Runner, 'wrap_model', lambda self, cfg, model: formats.append(
+        model.weight.is_contiguous(memory_format=torch.channels_last)))
+    for hooks in ([], [dict(type='ChannelsLast')]):
+        runner = Runner.__new__(Runner)
+        runner.cfg, runner._distributed = Config(dict(custom_hooks=hooks)), False
+        runner.wrap_model(None, nn.Conv2d(3, 4, 3))
+    assert formats == [False, True]
+
+
+@pytest.mark.parametrize('base', [
+    'classification/_base_/repvit_300e', 'classification/finetune_repvit_m0_9', 'detection/_base_/maskrcnn_repvit',
+    'sam/_base_/distill_repvit', 'segmentation/_base_/fpn_repvit'])
+def test_recipes_train_in_channels_last(base):
+    cfg = Config.fromfile(tool_runs.REPOSITORY / f'configs/{base}.py')
+    assert 'ChannelsLast' in [hook.type for hook in cfg.custom_hooks]
+    assert 'repvit_mm.training' in cfg.custom_imports.imports

@@ -27,4 +27,4 @@ test_cfg = {}
 
 default_hooks = dict(
     checkpoint=dict(interval=1, max_keep_ckpts=2, save_best='accuracy/top1', rule='greater'))
-custom_hooks = [dict(type='ModelEmaHook', decay=0.99996)]
+custom_hooks = [dict(type='ModelEmaHook', decay=0.99996), dict(type='ChannelsLast')]

@@ -5,7 +5,8 @@ _base_ = [
     'mmdet::_base_/schedules/schedule_1x.py',
     'mmdet::_base_/default_runtime.py',
 ]
-custom_imports = dict(imports=['repvit_mm'])
+custom_imports = dict(imports=['repvit_mm', 'repvit_mm.training'])
+custom_hooks = [dict(type='ChannelsLast', on_gpu=False)]
 
 model = dict(
     backbone=dict(

@@ -1,7 +1,8 @@
 # Distillation of SAM's ViT-H into a RepViT, as published (https://arxiv.org/abs/2312.05760): mean squared error of the
 # embeddings, 8 epochs, images without labels. The paper trains on 1 % of SA-1B; optimiser and learning rate are ours,
 # as the paper does not give them.
-custom_imports = dict(imports=['repvit_mm.sam.distillation'])
+custom_imports = dict(imports=['repvit_mm.sam.distillation', 'repvit_mm.training'])
+custom_hooks = [dict(type='ChannelsLast', on_gpu=False)]
 default_scope = None
 image_size = 1024
 

@@ -6,7 +6,8 @@ _base_ = [
     'mmseg::_base_/schedules/schedule_40k.py',
     'mmseg::_base_/default_runtime.py',
 ]
-custom_imports = dict(imports=['repvit_mm'])
+custom_imports = dict(imports=['repvit_mm', 'repvit_mm.training'])
+custom_hooks = [dict(type='ChannelsLast', on_gpu=False)]
 
 model = dict(
     data_preprocessor=dict(size=(512, 512)),
