@@ -115,6 +115,15 @@ class Runner(mmengine.runner.Runner):
             raise ConfigError(f'optim_wrapper.optimizer.type={kind} is not a known optimiser{hint}')
         return super().build_optim_wrapper(optim_wrapper)
 
+    def scale_lr(self, optim_wrapper: Any, auto_scale_lr: Mapping[str, Any] | None = None) -> None:
+        """Scale the learning rate to the config's batch size; a loader with a batch sampler does not know its own."""
+        loader = self._train_dataloader
+        self._train_dataloader = self.cfg.get('train_dataloader') or loader
+        try:
+            super().scale_lr(optim_wrapper, auto_scale_lr)
+        finally:
+            self._train_dataloader = loader
+
     def _init_model_weights(self) -> None:
         seed_all(self.seed, WEIGHTS)  # whatever was drawn before, for the data sets for example
         try:
