@@ -1,5 +1,4 @@
 """Data sets of images in one folder per class."""
-import random
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -10,11 +9,10 @@ from mmpretrain.datasets import BaseDataset
 from PIL import Image
 from rich.progress import track
 
+from ..class_folders import SPLITS, find_classes, images_of, split_folder
 from ..errors import ConfigError, DatasetError, shortened
+from ..picture_files import held_out
 
-EXTENSIONS = ('.jpg', '.jpeg', '.png', '.webp', '.bmp', '.ppm', '.pgm', '.tif', '.tiff')
-#: ``split`` -> names of its folder, in the order in which they are looked for.
-SPLITS = {'train': ('train', 'training'), 'val': ('val', 'valid', 'validation', 'test')}
 #: Values of ``corrupt``: how to treat images that cannot be decoded.
 CORRUPT = ('stop', 'skip', 'unchecked')
 
@@ -61,12 +59,12 @@ class ImageFolder(BaseDataset):
 
     def load_data_list(self) -> list[dict]:
         """Find the images of the split and, unless unchecked, decode each once."""
-        folder, is_split = _split_folder(self.data_root, self.split)
+        folder, is_split = split_folder(self.data_root, self.split)
         samples = []
         for label, name in enumerate(self.metainfo['classes']):
             if self.split == 'val' and is_split and not (folder / name).is_dir():
                 continue  # a class without validation images
-            paths = _images(folder / name)
+            paths = images_of(folder / name)
             if not is_split:
                 paths = self._part(paths)
             samples += [{'img_path': str(path), 'gt_label': label} for path in paths]
@@ -79,9 +77,8 @@ class ImageFolder(BaseDataset):
 
     def _part(self, paths: list[Path]) -> list[Path]:
         """The split's part of a class's images."""
-        mixed = random.Random(0).sample(paths, len(paths))
-        count = min(max(1, round(len(paths) * self.val_part)), len(paths) - 1)
-        return sorted(mixed[:count] if self.split == 'val' else mixed[count:])
+        val = held_out(paths, self.val_part)
+        return val if self.split == 'val' else sorted(set(paths) - set(val))
 
     def _report(self, errors: Mapping[str, str], total: int) -> None:
         named = '; '.join(f'{path}: {reason}' for path, reason in list(errors.items())[:10])
@@ -98,67 +95,6 @@ class ImageFolder(BaseDataset):
             return super().prepare_data(idx)
         except (OSError, SyntaxError) as error:  # PIL raises SyntaxError for a broken PNG
             raise DatasetError(f'{self.get_data_info(idx)["img_path"]} cannot be decoded: {error}') from error
-
-
-def find_classes(data_root: str | Path) -> list[str]:
-    """Names of the classes of a folder, see :class:`ImageFolder`.
-
-    Raises:
-        DatasetError: If the folder is missing, has no classes, has a class without images, has splits that do not
-            match, or has them one level further down.
-    """
-    root = Path(data_root).expanduser()
-    if not root.is_dir():
-        raise DatasetError(f'there is no folder {root}; give the folder of the images with --data-root')
-    splits = _split_folders(root)
-    if not splits and (inside := [name for name in _subfolders(root) if _split_folders(root / name)]):
-        raise DatasetError(f'{root} has no folder for the training split ({", ".join(SPLITS["train"])}), but '
-                           f'{root / inside[0]} has; give that one with --data-root')
-    first, *others = splits.values() if splits else (root,)
-    classes = _subfolders(first)
-    if not classes:
-        raise DatasetError(f'{root} has no folders; expected a folder of images for each class')
-    for other in others:
-        if extra := sorted(set(_subfolders(other)) - set(classes)):
-            raise DatasetError(f'{other} has the classes {shortened(extra)}, which {first} does not have')
-    for folder in [split / name for split in (first, *others) for name in _subfolders(split)]:
-        count = len(_images(folder))
-        if count == 0:
-            raise DatasetError(f'the class folder {folder} has no images ({", ".join(EXTENSIONS)}); add images or '
-                               'remove the folder')
-        if count == 1 and not splits:
-            raise DatasetError(f'the class folder {folder} has only one image; training and validation need one each')
-    return classes
-
-
-def _split_folder(root: str | Path, split: str) -> tuple[Path, bool]:
-    """The folder with a split's classes, and whether it holds only that split."""
-    folders = _split_folders(Path(root).expanduser())
-    if not folders:
-        return Path(root).expanduser(), False
-    if split not in folders:
-        raise DatasetError(f'{root} has the folder {next(iter(folders.values())).name}, but no folder for {split} '
-                           f'({", ".join(SPLITS[split])})')
-    return folders[split], True
-
-
-def _split_folders(root: Path) -> dict[str, Path]:
-    """Split -> its folder. A folder without subfolders is not a split, but a class of that name."""
-    found = {}
-    for split, names in SPLITS.items():
-        folders = [root / name for name in names if (root / name).is_dir() and _subfolders(root / name)]
-        if folders:
-            found[split] = folders[0]
-    return found
-
-
-def _subfolders(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith('.'))
-
-
-def _images(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob('*') if path.suffix.lower() in EXTENSIONS
-                  and not path.name.startswith('.'))
 
 
 def _decode_all(paths: Sequence[str], what: str) -> dict[str, str]:

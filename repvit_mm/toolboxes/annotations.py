@@ -16,7 +16,7 @@ _FOREIGN = 'are of an image that the file does not list'
 _INFINITE = 'have a box with infinite values or NaN'
 _OUTSIDE = 'have a box outside of their image'
 _EMPTY = 'have no area, or a box of less than a pixel'
-_IGNORED = 'are crowds (iscrowd) or are to be ignored'
+IGNORED = 'are crowds (iscrowd) or are to be ignored'
 
 
 @master_only
@@ -83,4 +83,4 @@ def _kind(annotation: Mapping[str, Any], size: tuple[float, float] | None) -> st
         return _OUTSIDE if width > 0 and height > 0 else _EMPTY
     if annotation['area'] <= 0 or width < 1 or height < 1:
         return _EMPTY
-    return _IGNORED if annotation.get('iscrowd') or annotation.get('ignore') else LEARNED
+    return IGNORED if annotation.get('iscrowd') or annotation.get('ignore') else LEARNED

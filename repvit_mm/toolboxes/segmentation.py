@@ -12,18 +12,18 @@ from mmengine.config import Config
 from mmengine.dist import master_only
 from mmengine.fileio import list_from_file
 from mmengine.logging import print_log
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from rich.progress import track
 from torch import Tensor, nn
 
 from ..errors import ConfigError, DatasetError, shortened
 from ..files import make_folder
+from ..picture_files import picture_size
 from .base import Toolbox, evaluators_of, heads_in
 from .datasets import datasets_of, innermost, known_metainfo
 
 #: From this many labels on, reading them takes long enough to show progress.
 SHOW_PROGRESS = 1000
-_EXIF_ORIENTATION, _TURNED = 0x0112, (5, 6, 7, 8)
 
 
 class Segmentation(Toolbox):
@@ -191,21 +191,11 @@ def _look(pair: _Pair, meanings: _Meanings) -> str | bool:
     if bad := [int(value) for value in values if not 0 <= value < 256 or not meanings.valid[int(value)]]:
         return (f'{pair.label} holds {shortened(map(str, bad), 5)}; for {meanings.classes} classes, expected '
                 f'{_ranges(meanings.valid)}')
-    size = _image_size(pair.image)
+    size = picture_size(pair.image)
     if size and size != label.shape[::-1]:
         return (f'{pair.image} is {size[0]} x {size[1]} pixels, but its label {pair.label} is {label.shape[1]} x '
                 f'{label.shape[0]}')
     return bool(meanings.learned[values.astype(int)].any())
-
-
-def _image_size(path: str) -> tuple[int, int] | None:
-    """Width and height as OpenCV loads it, from the header of the file; None for formats that Pillow does not know."""
-    try:
-        with Image.open(path) as picture:
-            turned = picture.getexif().get(_EXIF_ORIENTATION) in _TURNED
-            return picture.size[::-1] if turned else picture.size
-    except (UnidentifiedImageError, OSError, Image.DecompressionBombError):
-        return None  # an unreadable file is reported when it is loaded
 
 
 def _ranges(valid: np.ndarray) -> str:

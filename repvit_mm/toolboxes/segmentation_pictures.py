@@ -90,7 +90,7 @@ def draw_segmentation(image: np.ndarray, maps: Mapping[str, np.ndarray], classes
     enlarged = {caption: cv2.resize(labels.astype(np.int32), (width, height), interpolation=cv2.INTER_NEAREST)
                 for caption, labels in maps.items()}
     colours = np.asarray(palette, np.uint8)
-    panels = {'image': photo, **{caption: _overlay(photo, labels, colours, opacity)
+    panels = {'image': photo, **{caption: overlay_labels(photo, labels, colours, opacity)
                                  for caption, labels in enlarged.items()}}
 
     font, caption_height = _font(), TEXT_SIZE + GAP
@@ -110,8 +110,18 @@ def draw_segmentation(image: np.ndarray, maps: Mapping[str, np.ndarray], classes
     return np.asarray(page)
 
 
-def _overlay(photo: np.ndarray, labels: np.ndarray, colours: np.ndarray, opacity: float) -> np.ndarray:
-    """``photo`` in grey under the colours, with a fine bright line around each region."""
+def overlay_labels(photo: np.ndarray, labels: np.ndarray, colours: np.ndarray, opacity: float) -> np.ndarray:
+    """Draw the colours of labels over a photo.
+
+    Args:
+        photo: RGB, uint8 (H, W, 3).
+        labels: Label of every pixel, integers (H, W).
+        colours: RGB of each label, uint8 (labels, 3).
+        opacity: Of the colours, 0-1.
+
+    Returns:
+        RGB, uint8 (H, W, 3): the photo in grey under the colours, with a fine bright line around each region.
+    """
     # On a grey photo, colours look as they do in the legend.
     grey = np.repeat(cv2.cvtColor(photo, cv2.COLOR_RGB2GRAY)[..., None], 3, axis=2)
     known = (labels >= 0) & (labels < len(colours))

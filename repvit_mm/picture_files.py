@@ -1,0 +1,33 @@
+"""Files of pictures: which they are, how large, and which of them are held out."""
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from PIL import Image, UnidentifiedImageError
+
+EXTENSIONS = ('.jpg', '.jpeg', '.png', '.webp', '.bmp', '.ppm', '.pgm', '.tif', '.tiff')
+_EXIF_ORIENTATION, _TURNED = 0x0112, (5, 6, 7, 8)
+
+T = TypeVar('T')
+
+
+def picture_size(path: str | Path) -> tuple[int, int] | None:
+    """Width and height as OpenCV loads it, from the header of the file; None for formats that Pillow does not know."""
+    try:
+        with Image.open(path) as picture:
+            turned = picture.getexif().get(_EXIF_ORIENTATION) in _TURNED
+            return picture.size[::-1] if turned else picture.size
+    except (UnidentifiedImageError, OSError, Image.DecompressionBombError):
+        return None  # an unreadable file is reported when it is loaded
+
+
+def held_out(items: Sequence[T], part: float) -> list[T]:
+    """The items that are held out for validation: always the same, if the items are the same and in the same order.
+
+    Args:
+        items: At least two.
+        part: Their fraction, 0-1; at least one is held out, and one is left.
+    """
+    count = min(max(1, round(len(items) * part)), len(items) - 1)
+    return sorted(random.Random(0).sample(items, len(items))[:count])
