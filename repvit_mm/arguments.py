@@ -1,4 +1,4 @@
-"""Types of numbers for argparse; a number out of range is a usage error."""
+"""Arguments that several tools take, and types of numbers for argparse: a number out of range is a usage error."""
 import argparse
 import math
 from collections.abc import Callable
@@ -52,3 +52,14 @@ side = whole_number(1, 16384)
 #: The largest seed that numpy, and so mmengine, accepts.
 LARGEST_SEED = 2 ** 32 - 1
 seed = whole_number(0, LARGEST_SEED)
+
+# What tools that share an argument say about it.
+MODEL = 'config of a classifier, segmentor or detector, or an architecture such as m1_1'
+CHECKPOINT = 'weights in any published format, fused or not: path, repvit://NAME or https address'
+PICTURES = 'pictures to compare the outputs on (default: a photograph that comes with matplotlib)'
+
+
+def add_shape(parser: argparse.ArgumentParser) -> None:
+    """Add ``--shape H W``."""
+    parser.add_argument('--shape', type=side, nargs=2, default=(224, 224), metavar=('H', 'W'),
+                        help='height and width of the image (default: 224 224)')

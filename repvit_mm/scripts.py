@@ -2,17 +2,25 @@
 
 A toolbox installs them in its folder ``.mim/tools``. Started as they are, those that import models before they read a
 config do not find mmcv's operators where mmcv is not compiled, and those of mmseg do not find ``mmseg::`` in a config
-where mmseg is the onedl fork: both need ``import repvit_mm`` first, which is done here.
+where mmseg is the onedl fork: both need ``import repvit_mm`` first, which is done here. Two scripts fail on
+configs like ours, and are helped: :data:`_HELP`.
 """
 import ast
 import difflib
 import os
 import runpy
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from importlib.util import find_spec
+from inspect import signature
 from pathlib import Path
+from typing import Any
 
+from matplotlib import _tight_bbox
+from mmengine.config import Config
+
+from .checkpoints.schemes import replaced
 from .configs import find_config
 from .errors import UserError, shortened
 
@@ -51,7 +59,7 @@ def describe_script(path: Path) -> str:
         if isinstance(node, ast.Call) and getattr(node.func, 'attr', getattr(node.func, 'id', '')) == 'ArgumentParser':
             for word in node.keywords:
                 if word.arg == 'description' and isinstance(word.value, ast.Constant):
-                    return str(word.value.value)
+                    return ' '.join(str(word.value.value).split())
     return (ast.get_docstring(tree) or '').partition('\n')[0]
 
 
@@ -78,4 +86,43 @@ def run_script(toolbox: str, name: str, arguments: Sequence[str]) -> None:
     sys.path[:0] = [str(path.parent), os.getcwd()]
     sys.argv = [str(path), *(str(find_config(word)) if word.endswith('.py') and word[0] != '-' and '=' not in word
                              and not Path(word).exists() else word for word in arguments)]
-    runpy.run_path(str(path), run_name='__main__')
+    with _HELP.get(toolbox, nullcontext)():
+        runpy.run_path(str(path), run_name='__main__')
+
+
+@contextmanager
+def _browsing() -> Iterator[None]:
+    """mmpretrain's browse_dataset gives all settings of the visualiser but ``type`` to a class, and calls matplotlib.
+
+    One setting is the ``_scope_`` that mmengine adds to what a config takes from ``mmpretrain::``; the function of
+    matplotlib has one more argument in today's releases.
+    """
+    read, adjust = Config.fromfile, _tight_bbox.adjust_bbox
+
+    def fromfile(*arguments: Any, **settings: Any) -> Config:
+        cfg = read(*arguments, **settings)
+        (cfg.get('visualizer') or {}).pop('_scope_', None)
+        return cfg
+
+    def adjust_bbox(figure: Any, *arguments: Any) -> Any:
+        renderer = [figure.canvas.get_renderer()] * ('renderer' in signature(adjust).parameters)
+        return adjust(figure, *arguments, *renderer)
+    with replaced(Config, 'fromfile', staticmethod(fromfile)), replaced(_tight_bbox, 'adjust_bbox', adjust_bbox):
+        yield
+
+
+@contextmanager
+def _classes_of_config() -> Iterator[None]:
+    """mmseg's confusion_matrix takes the classes from a data set's class, not from its ``metainfo`` in the config."""
+    from mmseg.datasets import BaseSegDataset
+    build = BaseSegDataset.__init__
+
+    def init(self: BaseSegDataset, *arguments: Any, **settings: Any) -> None:
+        build(self, *arguments, **settings)
+        self.METAINFO = self.metainfo
+    with replaced(BaseSegDataset, '__init__', init):
+        yield
+
+
+#: Toolbox -> what its scripts need in addition.
+_HELP = {'mmpretrain': _browsing, 'mmseg': _classes_of_config}

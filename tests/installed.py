@@ -6,11 +6,10 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-#: What a wheel is built from, and what else an sdist carries.
+#: What a wheel is built from, and what runs leave behind.
 SOURCES = ('LICENSE', 'MANIFEST.in', 'README.md', 'configs', 'model-index.yml', 'pyproject.toml',
            'repvit_mm', 'repvit_mm_cli.py', 'setup.py', 'tools')
-MORE_SOURCES = ('CHANGELOG.md', 'CITATION.cff', 'Makefile', 'docs', 'examples', 'install', 'mkdocs.yml', 'tests',
-                *(path.name for path in ROOT.glob('requirements*')))
+LEFT_BEHIND = ('build', 'data', 'dist', 'outputs', 'work_dirs')
 
 
 def run(*command, **kwargs):
@@ -48,8 +47,10 @@ def build_wheel(folder, source=None):
 
 def build_sdist(folder):
     """Build the sdist of this clone into ``folder``, as ``python -m build`` does."""
+    names = [path.name for path in ROOT.iterdir()
+             if path.name[0] != '.' and path.name not in LEFT_BEHIND and path.suffix not in ('.egg-info', '.log')]
     run(sys.executable, '-c', 'import sys; from setuptools import build_meta; build_meta.build_sdist(sys.argv[1])',
-        folder, cwd=copy_sources(folder, SOURCES + MORE_SOURCES))
+        folder, cwd=copy_sources(folder, names))
     path, = folder.glob('*.tar.gz')
     return path
 

@@ -1,4 +1,5 @@
 """README and docs: their commands, the options in them, and what they link to, exist; their Python runs."""
+import argparse
 import os
 import re
 import shlex
@@ -52,6 +53,22 @@ def check_pip(words):
         assert re.search(rf'^{extra} = \[', PYPROJECT, re.M), f'no extra {extra}'
 
 
+def check_command(program, arguments):
+    """Of ``repvit-mm``, or of mim, which starts the same tools: ``mim run repvit-mm TOOL``, ``mim train repvit-mm``."""
+    if program == 'mim':
+        arguments = arguments[1:] if arguments[0] == 'run' else [arguments[1], arguments[0], *arguments[2:]]
+        assert arguments[0] == 'repvit-mm'
+        own = argparse.ArgumentParser()
+        own.add_argument('--gpus')
+        own.add_argument('--checkpoint')
+        settings, arguments = own.parse_known_args(arguments)
+        arguments += [settings.checkpoint] * (settings.checkpoint is not None)
+        arguments = arguments[1:]
+    name, *rest = arguments
+    if name not in ('doctor', '--help'):
+        check_tool(find_tools()[name.replace('_', '-')].path.name, rest)
+
+
 @pytest.mark.parametrize('words', commands())
 def test_command_and_its_options_exist(words):
     while '=' in words[0]:  # environment variables
@@ -70,8 +87,8 @@ def test_command_and_its_options_exist(words):
         check_tool(arguments[0].removeprefix('tools/'), arguments[1:])
     elif program == 'python' and arguments[0].startswith('examples/'):  # tests/export/test_examples.py runs them
         assert (ROOT / arguments[0]).is_file() and len(arguments) == 4
-    elif program == 'repvit-mm':
-        assert arguments[0] in ('doctor', '--help', *find_tools())
+    elif program in ('repvit-mm', 'mim'):
+        check_command(program, arguments)
     else:
         pytest.fail(f'nothing checks {program}: leave it out of the pages, or check it here')
     for word in words:
@@ -95,6 +112,19 @@ def test_what_a_page_names_is_there(path):
         assert not anchor or anchor in headings, target
     for name in re.findall(r'`((?:tools|configs|repvit_mm|install|docs)/[\w./-]+\.\w+)`', text):
         assert (ROOT / name).exists() or list(ROOT.glob(name.replace('MODEL', '*'))), name
+
+
+def test_the_names_of_tensors_that_a_page_gives():
+    """Each row against the names of a whole classifier, in both formats."""
+    heads = [f'head.{layer}.{name}' for layer in ('fc', 'fc_dist')
+             for name in ('norm.weight', 'norm.bias', 'norm.running_mean', 'norm.running_var', 'linear.weight',
+                          'linear.bias')]
+    ours = {f'backbone.{name}': value for name, value in RepViT('m0_6').state_dict().items()}
+    ours.update(dict.fromkeys(heads, torch.zeros(1)))
+    official = dict(zip(convert_state_dict(ours, to='official'), ours, strict=True))
+    page = (ROOT / 'docs' / 'from_the_authors.md').read_text()
+    rows = re.findall(r'^\| `((?:features|classifier)\..+?)`.* \| `(.+)` \|$', page, re.M)
+    assert len(rows) == 12 and {theirs: official.get(theirs) for theirs, _ in rows} == dict(rows)
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from repvit_mm.arguments import fraction, positive, side
+from repvit_mm.arguments import CHECKPOINT, MODEL, PICTURES, add_shape, fraction, positive, side
 from repvit_mm.errors import UserError
 from repvit_mm.export import BACKENDS, Options, Selection, export_model
 from repvit_mm.export.backends import check_options
@@ -21,22 +21,20 @@ def build_export_parser(*formats: str) -> argparse.ArgumentParser:
     asked = formats or tuple(BACKENDS)
     parser = argparse.ArgumentParser(description='Export the fused form of a model, and compare each file with PyTorch '
                                                  'before it is put in place.')
-    parser.add_argument('config', help='config of a classifier, segmentor or detector, or an architecture such as m1_1')
+    parser.add_argument('config', help=MODEL)
     parser.add_argument('checkpoint', nargs='?',
-                        help='weights, fused or not: path, repvit://NAME or https address; random if left out, '
-                             'which is enough for timing')
+                        help=f'{CHECKPOINT}; random if left out, which is enough for timing')
     if formats:
         parser.set_defaults(to=formats)
     else:
         parser.add_argument('--to', choices=BACKENDS, nargs='+', required=True, help='the formats')
     parser.add_argument('--precision', choices=[*BOUNDS, 'bf16', 'int8'], nargs='+', default=[None],
                         help='one file for each (default: fp16 for Core ML, fp32 for the others)')
-    parser.add_argument('--shape', type=side, nargs=2, default=(224, 224), metavar=('H', 'W'),
-                        help='height and width of the image (default: 224 224)')
+    add_shape(parser)
     parser.add_argument('--out', type=Path, metavar='PATH',
                         help='the file, or the folder of several files (default: NAME_HxW and the usual suffix)')
     parser.add_argument('--pictures', nargs='+', default=(), metavar='FILE',
-                        help='pictures to compare the outputs on (default: a photograph that comes with matplotlib)')
+                        help=PICTURES)
     _add_optional(parser, {option for name in asked for option in BACKENDS[name].options})
     return parser
 
@@ -51,7 +49,7 @@ def _add_optional(parser: argparse.ArgumentParser, options: set[str]) -> None:
     if 'quantisation' in options:
         parser.add_argument('--calibrate', metavar='DIR',
                             help='for int8: a folder of some hundred pictures like those that the model will see')
-        parser.add_argument('--data-root', metavar='PATH',
+        parser.add_argument('--data-root', metavar='DIR',
                             help="for int8: where the config's test data are, which judge the file (default: where the "
                                  'config says; without them, the agreement with PyTorch on a quarter of the pictures)')
         parser.add_argument('--allow-loss', action='store_true',
@@ -68,9 +66,10 @@ def _add_optional(parser: argparse.ArgumentParser, options: set[str]) -> None:
                             help="return at most this many (default: the config's)")
     if 'more_shapes' in options:
         parser.add_argument('--also-shape', type=side, nargs=2, action='append', default=[], metavar=('H', 'W'),
-                            help='another size for a Core ML package to accept; can be given several times')
+                            help='another size for a Core ML package to accept; several are allowed')
         parser.add_argument('--weights', choices=list(WEIGHTS), default='float',
-                            help='how Core ML stores weights; int8 and palette6 are approximations (default: float)')
+                            help='how Core ML stores weights; int8 and palette6 are approximations '
+                                 '(default: %(default)s)')
 
 
 def export(args: argparse.Namespace) -> None:

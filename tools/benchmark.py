@@ -20,7 +20,7 @@ from repvit_mm.analysis.report import (
     plot_layers,
     recommendations,
 )
-from repvit_mm.arguments import finite, positive, side
+from repvit_mm.arguments import add_shape, finite, positive
 from repvit_mm.errors import UserError, run_cli
 from repvit_mm.files import atomic_write, check_writable, write_json
 
@@ -32,17 +32,20 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument('configs', nargs='+', metavar='config',
                         help='configs of classifiers, segmentors or detectors, architectures such as m1_1, or files '
                              "of the backends; sam_m2_3 is RepViT-SAM's image encoder")
-    parser.add_argument('--shape', type=side, nargs=2, default=(224, 224), metavar=('H', 'W'),
-                        help='height and width of the images (default: 224 224)')
-    parser.add_argument('--batch-size', type=positive, nargs='+', default=[1], metavar='N', help='default: 1')
+    add_shape(parser)
+    parser.add_argument('--batch-size', type=positive, nargs='+', default=[1], metavar='N',
+                        help='images in a batch (default: 1)')
     parser.add_argument('--backend', nargs='+', metavar='NAME',
                         help=f'some of {", ".join(BACKENDS)}; with --train, of {", ".join(TRAININGS)} (default: eager '
                              'channels_last; with --by-layer channels_last)')
-    parser.add_argument('--device', choices=['cpu', 'cuda'], default='cpu', help='default: cpu')
-    parser.add_argument('--dtype', choices=list(WIDTHS), nargs='+', default=['fp32'], help='default: fp32')
-    parser.add_argument('--threads', type=positive, metavar='N', help="CPU threads (default: torch's default)")
+    parser.add_argument('--device', choices=['cpu', 'cuda'], default='cpu',
+                        help='where the models run (default: %(default)s)')
+    parser.add_argument('--dtype', choices=list(WIDTHS), nargs='+', default=['fp32'],
+                        help='precision of the models (default: fp32)')
+    parser.add_argument('--threads', type=positive, metavar='N',
+                        help="CPU threads of each engine (default: torch's number)")
     parser.add_argument('--rounds', type=positive, default=20, metavar='N',
-                        help='rounds, with three timed calls of each system (default: 20)')
+                        help='rounds, with three timed calls of each system (default: %(default)s)')
     parser.add_argument('--train', action='store_true',
                         help='measure a training step of the unfused model; bf16 and fp16 use mixed precision')
     parser.add_argument('--frozen-statistics', action='store_true',
@@ -53,9 +56,9 @@ def build_parser() -> argparse.ArgumentParser:
                              'channels_last')
     parser.add_argument('--within', type=finite(0), default=0.05, metavar='D',
                         help='largest difference of the outputs, relative to the largest value, that the second '
-                             'recommended backend may have (default: 0.05)')
+                             'recommended backend may have (default: %(default)s)')
     parser.add_argument('--json', metavar='FILE', help='also write the figures to this file')
-    parser.add_argument('--plot', metavar='FILE.png', help='plot the figures to this file')
+    parser.add_argument('--plot', metavar='FILE', help='also plot the figures to this file (.png)')
     return parser
 
 

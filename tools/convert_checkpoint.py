@@ -3,6 +3,7 @@ import argparse
 
 import _interrupt  # noqa: F401
 
+from repvit_mm.arguments import CHECKPOINT
 from repvit_mm.checkpoints import FORMATS, convert_file
 from repvit_mm.checkpoints.reading import WEIGHT_KEYS
 from repvit_mm.errors import run_cli
@@ -13,7 +14,7 @@ def build_parser() -> argparse.ArgumentParser:
         description='Write a copy of a checkpoint with the names of another format. The source format is detected: '
                     "the authors' names (either version), timm's or ours; a backbone alone, a classification model, "
                     'or a whole detector or segmentor; fused or not.')
-    parser.add_argument('source', metavar='SRC', help='path, repvit://NAME or https address')
+    parser.add_argument('source', metavar='SRC', help=CHECKPOINT)
     parser.add_argument('destination', metavar='DST', help='the new file (.pth, or .safetensors)')
     parser.add_argument('--to', choices=FORMATS, default='repvit_mm',
                         help='format of the new names (default: %(default)s)')

@@ -15,11 +15,11 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description='Draw scenes of geometric objects, for the configs in configs/quickstart. The same seed gives the '
                     'same scenes; a complete folder is not drawn again.')
-    parser.add_argument('layout', choices=LAYOUTS, help="COCO's, mmsegmentation's or mmpretrain's")
+    parser.add_argument('layout', choices=LAYOUTS, help='the task; gives the layout that its toolbox reads')
     parser.add_argument('folder', metavar='DIR', type=Path, help='folder of the data set')
     parser.add_argument('--train', type=positive, metavar='N', help='scenes to train on')
     parser.add_argument('--val', type=positive, metavar='N', help='held-out scenes')
-    parser.add_argument('--seed', type=seed, default=0, metavar='N', help='default: 0')
+    parser.add_argument('--seed', type=seed, default=0, metavar='N', help='seed of the scenes (default: %(default)s)')
     return parser
 
 

@@ -3,21 +3,22 @@ import argparse
 from pathlib import Path
 
 from repvit_mm.analysis.exported import HEADER, Job, measure, write_rows
-from repvit_mm.arguments import positive
+from repvit_mm.arguments import CHECKPOINT, add_shape, positive
 from repvit_mm.errors import run_cli
 
 
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description='Size, accuracy and latency of exported files of a model.')
     parser.add_argument('config', help='config of the model, whose test data give the accuracy')
-    parser.add_argument('checkpoint', help='its weights')
+    parser.add_argument('checkpoint', help=CHECKPOINT)
     parser.add_argument('files', nargs='+', type=Path, metavar='FILE', help='what was exported from them')
-    parser.add_argument('--shape', type=positive, nargs=2, default=(224, 224), metavar=('H', 'W'),
-                        help='height and width of the image (default: 224 224)')
-    parser.add_argument('--data-root', metavar='PATH', help='where the test data are (default: where the config says)')
+    add_shape(parser)
+    parser.add_argument('--data-root', metavar='DIR',
+                        help='where the test data are (default: where the config says)')
     parser.add_argument('--pictures', nargs='+', default=(), metavar='FILE',
                         help='the first one is timed (default: a photograph that comes with matplotlib)')
-    parser.add_argument('--threads', type=positive, default=2, metavar='N', help='of each engine (default: 2)')
+    parser.add_argument('--threads', type=positive, default=2, metavar='N',
+                        help='CPU threads of each engine (default: %(default)s)')
     parser.add_argument('--write', type=Path, metavar='DOCUMENT', help='put the rows into the table of this document')
     return parser
 

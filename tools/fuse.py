@@ -3,6 +3,7 @@ import argparse
 
 import _interrupt  # noqa: F401
 
+from repvit_mm.arguments import CHECKPOINT, MODEL
 from repvit_mm.deploy import fuse_checkpoint
 from repvit_mm.errors import run_cli
 
@@ -12,8 +13,8 @@ def build_parser() -> argparse.ArgumentParser:
         description='Fold the BatchNorms and branches of RepViT, and of its classifier, into single layers. The file '
                     "that is written loads like any other, into fused and unfused models; the toolboxes' own layers "
                     'stay as they are, so that their loaders know them.')
-    parser.add_argument('config', help='config of a classifier, segmentor or detector, or an architecture such as m1_1')
-    parser.add_argument('checkpoint', help='path, repvit://NAME or https address of weights in any published format')
+    parser.add_argument('config', help=MODEL)
+    parser.add_argument('checkpoint', help=CHECKPOINT)
     parser.add_argument('out', help='the file to write')
     return parser
 

@@ -6,7 +6,7 @@ from rich.console import Console
 
 from repvit_mm.analysis import count
 from repvit_mm.analysis.report import complexity_table, what_is_counted
-from repvit_mm.arguments import side, whole_number
+from repvit_mm.arguments import MODEL, add_shape, whole_number
 from repvit_mm.errors import run_cli
 from repvit_mm.files import write_json
 from repvit_mm.inference import build_inference_model
@@ -14,14 +14,13 @@ from repvit_mm.inference import build_inference_model
 
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description='Count the parameters and multiply-adds of a model, stage by stage.')
-    parser.add_argument('config', help='config of a classifier, segmentor or detector, or an architecture such as m1_1')
-    parser.add_argument('--shape', type=side, nargs=2, default=(224, 224), metavar=('H', 'W'),
-                        help='height and width of the image (default: 224 224)')
+    parser.add_argument('config', help=MODEL)
+    add_shape(parser)
     parser.add_argument('--fused', action='store_true', help='count the fused form only')
     parser.add_argument('--proposals', type=whole_number(0), metavar='N',
                         help="also count a detector's RoI heads, with N proposals per image")
     parser.add_argument('--depth', type=whole_number(0), default=2, metavar='N',
-                        help='levels of the tree (default: 2, the stages)')
+                        help='levels of the tree (default: %(default)s, the stages)')
     parser.add_argument('--json', metavar='FILE', help='also write the tree to this file')
     return parser
 

@@ -15,7 +15,7 @@ def build_parser() -> argparse.ArgumentParser:
         description='Look at a folder of data, say what it holds and what looks wrong, draw some pictures with their '
                     'annotations, and write a config that trains on it. The folder itself is not changed.')
     parser.add_argument('data', metavar='DIR', help='folder of the data')
-    parser.add_argument('--out', metavar='FOLDER', help='where the config goes (default: NAME_repvit, here)')
+    parser.add_argument('--out', metavar='DIR', help='where the config goes (default: NAME_repvit, here)')
     parser.add_argument('--format', choices=FORMATS, help=f'of several formats in the folder, take this one: {kinds}')
     parser.add_argument('--train', metavar='FILE', help="of several files in COCO's format, train on this one")
     parser.add_argument('--val', metavar='FILE', help="of several files in COCO's format, validate with this one")

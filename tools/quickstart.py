@@ -27,8 +27,9 @@ def build_parser() -> argparse.ArgumentParser:
         description='Draw a data set, train a Mask R-CNN on RepViT with it, evaluate, fuse, evaluate again. '
                     'Run it again to resume an interrupted training from its last checkpoint.')
     parser.add_argument('--work-dir', metavar='DIR', type=Path, default=Path('work_dirs/quickstart'),
-                        help='directory of the results (default: %(default)s)')
-    parser.add_argument('--seed', type=seed, default=0, metavar='N', help='seed of scenes and training (default: 0)')
+                        help='folder of the results (default: %(default)s)')
+    parser.add_argument('--seed', type=seed, default=0, metavar='N',
+                        help='seed of scenes and training (default: %(default)s)')
     parser.add_argument('--train-scenes', type=positive, default=1200, metavar='N',
                         help='scenes to train on (default: %(default)s)')
     parser.add_argument('--val-scenes', type=positive, default=150, metavar='N',

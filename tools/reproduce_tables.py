@@ -33,16 +33,17 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument('--download', action='store_true', help="download released weights into torch's cache")
     parser.add_argument('--boxes', type=Path, metavar='FILE',
                         help="a detector's results in COCO's format, to prompt RepViT-SAM with")
-    parser.add_argument('--gpus', type=int, default=1, metavar='N', help='processes for each test (default: 1)')
+    parser.add_argument('--gpus', type=int, default=1, metavar='N',
+                        help='processes for each test (default: %(default)s)')
     parser.add_argument('--cfg-options', nargs='+', default=[], metavar='KEY=VALUE',
                         help='override settings of the configs, e.g. test_dataloader.batch_size=64')
     parser.add_argument('--latency', action='store_true', help='measure the latency of this machine')
     parser.add_argument('--device', choices=['cpu', 'cuda'], help='for --latency (default: the GPU if there is one)')
     parser.add_argument('--curves', nargs='+', type=Path, default=[], metavar='PATH',
-                        help='draw training curves from work directories, scalars.json of mmengine, or tables (CSV)')
+                        help='draw training curves from work folders, scalars.json of mmengine, or tables (CSV)')
     parser.add_argument('--fresh', action='store_true', help='ignore the records of earlier runs')
     parser.add_argument('--out', type=Path, default=Path('outputs/tables'), metavar='DIR',
-                        help='folder of tables, pictures and records (default: outputs/tables)')
+                        help='folder of tables, pictures and records (default: %(default)s)')
     parser.add_argument('--write-docs', action='store_true',
                         help="only generate the tables in a checkout's README.md and docs/zoo.md")
     return parser

@@ -18,7 +18,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument('sam', help="checkpoint of the teacher, a whole SAM, e.g. Meta's sam_vit_h_4b8939.pth")
     parser.add_argument('out', type=Path, help='the new file')
     parser.add_argument('--arch', choices=sorted(ARCHS), default='m2_3', metavar='NAME',
-                        help=f'architecture of the encoder: {", ".join(sorted(ARCHS))} (default: m2_3)')
+                        help=f'architecture of the encoder: {", ".join(sorted(ARCHS))} (default: %(default)s)')
     parser.add_argument('--official', action='store_true', help="use the tensor names of the authors' repvit_sam.pt")
     return parser
 

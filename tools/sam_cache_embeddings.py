@@ -25,11 +25,12 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument('config', help='path of a config with a SamDistiller')
     parser.add_argument('--out', required=True, metavar='DIR', help='folder of the embeddings')
     parser.add_argument('--split', choices=('train', 'val'), default='train',
-                        help='images for training or for validation (default: train)')
-    parser.add_argument('--data-root', metavar='PATH', help='folder of the data set')
+                        help='images for training or for validation (default: %(default)s)')
+    parser.add_argument('--data-root', metavar='DIR', help='where the data set is (default: where the config says)')
     parser.add_argument('--part', nargs=2, type=positive, default=(1, 1), metavar=('I', 'N'),
                         help='only part I of N, to split the work between processes')
-    parser.add_argument('--batch-size', type=positive, default=1, metavar='N', help='images in a batch (default: 1)')
+    parser.add_argument('--batch-size', type=positive, default=1, metavar='N',
+                        help='images in a batch (default: %(default)s)')
     parser.add_argument('--cfg-options', nargs='+', action=CfgOptions, default={}, metavar='KEY=VALUE',
                         help='override settings of the config')
     return parser

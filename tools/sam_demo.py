@@ -28,13 +28,13 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument('--box', nargs=4, type=float, metavar=('X1', 'Y1', 'X2', 'Y2'), help='box around the object')
     parser.add_argument('--everything', action='store_true', help='segment everything in the image')
     parser.add_argument('--points-per-side', type=grid, default=32, metavar='N',
-                        help='with --everything: prompt with a grid of N x N points (default: 32)')
-    parser.add_argument('--pred-iou-thresh', type=finite(), default=0.88, metavar='IOU',
-                        help='with --everything: drop masks with a lower predicted IoU (default: 0.88)')
-    parser.add_argument('--stability-score-thresh', type=finite(), default=0.95, metavar='S',
-                        help='with --everything: drop masks with a lower stability score (default: 0.95)')
+                        help='with --everything: prompt with a grid of N x N points (default: %(default)s)')
+    parser.add_argument('--pred-iou-threshold', type=finite(), default=0.88, metavar='P',
+                        help='with --everything: drop masks with a lower predicted IoU (default: %(default)s)')
+    parser.add_argument('--stability-score-threshold', type=finite(), default=0.95, metavar='P',
+                        help='with --everything: drop masks with a lower stability score (default: %(default)s)')
     parser.add_argument('--out', type=Path, default=Path('outputs/sam'), metavar='DIR',
-                        help='folder of the results (default: outputs/sam)')
+                        help='folder of the results (default: %(default)s)')
     add_model_arguments(parser)
     return parser
 
@@ -66,8 +66,8 @@ def _everything(sam: Sam, image: np.ndarray, args: argparse.Namespace) -> list[d
     with Progress(console=Console(stderr=True)) as progress:
         task = progress.add_task('everything', total=args.points_per_side ** 2)
         return segment_everything(
-            sam, image, args.points_per_side, pred_iou_thresh=args.pred_iou_thresh,
-            stability_score_thresh=args.stability_score_thresh,
+            sam, image, args.points_per_side, pred_iou_thresh=args.pred_iou_threshold,
+            stability_score_thresh=args.stability_score_threshold,
             on_progress=lambda count: progress.advance(task, count))
 
 

@@ -15,16 +15,18 @@ from repvit_mm.sam.options import add_model_arguments, model_from
 
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description='Prompt RepViT-SAM with boxes, and compute the COCO AP of its masks.')
-    parser.add_argument('--data-root', type=Path, default=Path('data/coco'), metavar='PATH',
-                        help='folder with annotations/instances_SPLIT.json and SPLIT/ (default: data/coco)')
-    parser.add_argument('--split', default='val2017', metavar='NAME', help='default: val2017')
+    parser.add_argument('--data-root', type=Path, default=Path('data/coco'), metavar='DIR',
+                        help='folder with annotations/instances_SPLIT.json and SPLIT/ (default: %(default)s)')
+    parser.add_argument('--split', default='val2017', metavar='NAME',
+                        help='part of the data set (default: %(default)s)')
     parser.add_argument('--boxes', default='gt', metavar='FILE',
-                        help="a detector's results in COCO's format, or gt for the annotated boxes (default: gt)")
-    parser.add_argument('--score-thresh', type=finite(), default=0., metavar='S',
-                        help='drop boxes of the detector with a lower score (default: 0)')
+                        help="a detector's results in COCO's format, or gt for the annotated boxes "
+                             '(default: %(default)s)')
+    parser.add_argument('--score-threshold', type=finite(), default=0., metavar='P',
+                        help='drop boxes of the detector with a lower score (default: %(default)s)')
     parser.add_argument('--limit', type=positive, metavar='N', help='only the first N images')
     parser.add_argument('--out', type=Path, default=Path('outputs/sam_coco'), metavar='DIR',
-                        help='folder of results and metrics (default: outputs/sam_coco)')
+                        help='folder of results and metrics (default: %(default)s)')
     add_model_arguments(parser)
     return parser
 
@@ -33,7 +35,7 @@ def main() -> None:
     args = build_parser().parse_args()
     coco = load_annotations(args.data_root / 'annotations' / f'instances_{args.split}.json')
     prompts = (ground_truth_boxes(coco) if args.boxes == 'gt' else
-               detected_boxes(args.boxes, coco, args.score_thresh))
+               detected_boxes(args.boxes, coco, args.score_threshold))
     image_ids = sorted(coco.imgs)[:args.limit]
     sam, out = model_from(args), make_folder(args.out, '--out')
     with Progress(*Progress.get_default_columns(), MofNCompleteColumn(), console=Console(stderr=True)) as progress:

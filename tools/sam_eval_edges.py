@@ -25,19 +25,20 @@ from repvit_mm.sam.options import add_model_arguments, grid, model_from
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description='Detect edges from the masks of RepViT-SAM, and run the benchmark of '
                                                  'BSDS500.')
-    parser.add_argument('--data-root', type=Path, default=Path('data/BSDS500'), metavar='PATH',
+    parser.add_argument('--data-root', type=Path, default=Path('data/BSDS500'), metavar='DIR',
                         help='folder with images/SPLIT/*.jpg and groundTruth/SPLIT/*.mat, directly or in data/ '
-                             '(default: data/BSDS500)')
-    parser.add_argument('--split', default='test', choices=('train', 'val', 'test'), help='default: test')
+                             '(default: %(default)s)')
+    parser.add_argument('--split', default='test', choices=('train', 'val', 'test'),
+                        help='part of the data set (default: %(default)s)')
     parser.add_argument('--points-per-side', type=grid, default=16, metavar='N',
-                        help='prompt with a grid of N x N points (default: 16)')
+                        help='prompt with a grid of N x N points (default: %(default)s)')
     parser.add_argument('--thresholds', type=positive, default=99, metavar='N',
-                        help='number of thresholds of the benchmark (default: 99)')
+                        help='number of thresholds of the benchmark (default: %(default)s)')
     parser.add_argument('--limit', type=positive, metavar='N', help='only the first N images')
     parser.add_argument('--workers', type=positive, default=os.cpu_count(), metavar='N',
                         help='processes for matching edges (default: one for each core)')
     parser.add_argument('--out', type=Path, default=Path('outputs/sam_edges'), metavar='DIR',
-                        help='folder of edge maps and metrics (default: outputs/sam_edges)')
+                        help='folder of edge maps and metrics (default: %(default)s)')
     add_model_arguments(parser)
     return parser
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import _interrupt  # noqa: F401
 from rich.console import Console
 
+from repvit_mm.arguments import PICTURES
 from repvit_mm.errors import run_cli
 from repvit_mm.export.report import show
 from repvit_mm.export.sam import export_decoder, export_encoder
@@ -17,13 +18,13 @@ _ENDINGS = {'onnx': '.onnx', 'coreml': '.mlpackage'}
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description='Export encoder and decoder as two files, and compare their outputs '
                                                  'with PyTorch.')
-    parser.add_argument('format', choices=_ENDINGS)
+    parser.add_argument('format', choices=_ENDINGS, help='of both files')
     parser.add_argument('--out', type=Path, default=Path('outputs/sam_export'), metavar='DIR',
-                        help='folder of the files (default: outputs/sam_export)')
+                        help='folder of the files (default: %(default)s)')
     parser.add_argument('--precision', choices=('fp16', 'fp32'), default='fp16',
-                        help='precision of the Core ML encoder (default: fp16); the decoder is fp32')
+                        help='precision of the Core ML encoder (default: %(default)s); the decoder is fp32')
     parser.add_argument('--pictures', nargs='+', type=Path, default=[], metavar='FILE',
-                        help='pictures to compare the outputs on (default: a photograph that comes with matplotlib)')
+                        help=PICTURES)
     add_model_arguments(parser)
     return parser
 

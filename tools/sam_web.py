@@ -11,8 +11,9 @@ from repvit_mm.sam.webpage import LARGEST_UPLOAD, build_page
 
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description='Serve a web page that segments uploaded images by clicks.')
-    parser.add_argument('--host', default='127.0.0.1', help='address to serve on; 0.0.0.0 for all (default: 127.0.0.1)')
-    parser.add_argument('--port', type=port, default=7860, help='default: 7860')
+    parser.add_argument('--host', default='127.0.0.1',
+                        help='address to serve on; 0.0.0.0 for all (default: %(default)s)')
+    parser.add_argument('--port', type=port, default=7860, help='port to serve on (default: %(default)s)')
     add_model_arguments(parser)
     return parser
 

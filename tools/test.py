@@ -4,7 +4,7 @@ import argparse
 import _interrupt  # noqa: F401
 
 from repvit_mm import engine
-from repvit_mm.arguments import positive
+from repvit_mm.arguments import CHECKPOINT, positive
 from repvit_mm.configs import load_config
 from repvit_mm.errors import run_cli
 from repvit_mm.export.runtimes import ENGINES
@@ -16,12 +16,11 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description='Test a model with mmdet, mmseg or mmpretrain.')
     parser.add_argument('config', help='path of the config')
     parser.add_argument('checkpoint',
-                        help='path, repvit://NAME or https address of weights in any published format; with --backend '
-                             'an exported file')
+                        help=f'{CHECKPOINT}; with --backend an exported file')
     parser.add_argument('--backend', choices=ENGINES, help='test a file of export.py with this runtime')
     parser.add_argument('--out', metavar='PATH',
-                        help='save the predictions to this .pkl file; for segmentation, a directory of label maps')
-    parser.add_argument('--show-dir', metavar='DIR', help='draw the predictions, and save them in this directory')
+                        help='save the predictions to this .pkl file; for segmentation, a folder of label maps')
+    parser.add_argument('--show-dir', metavar='DIR', help='draw the predictions, and save them in this folder')
     parser.add_argument('--tta', action='store_true', help='test-time augmentation')
     parser.add_argument('--slide', type=positive, metavar='SIZE',
                         help='segment overlapping squares of SIZE pixels a side instead of whole images')

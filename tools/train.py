@@ -12,7 +12,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description='Train a model with mmdet, mmseg or mmpretrain.')
     parser.add_argument('config', help='path of the config')
     parser.add_argument('--resume', nargs='?', const='auto', metavar='CHECKPOINT',
-                        help='resume from this checkpoint; without a path, from the last in the work directory')
+                        help='resume from this checkpoint; without a path, from the last in the work folder')
     parser.add_argument('--no-pretrained', action='store_true',
                         help='start from random weights instead of those that the config names')
     parser.add_argument('--amp', action='store_true',

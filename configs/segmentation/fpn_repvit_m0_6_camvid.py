@@ -1,6 +1,6 @@
 # An example of training on your own data set: CamVid has 11 classes of street scenes in 480 x 360, and a folder of
 # images and one of labels for each split. Training starts from random weights and takes about 11 minutes on two CPU
-# cores; comments mark the settings for that. --data-root PATH is the folder of the data.
+# cores; comments mark the settings for that. --data-root DIR is the folder of the data.
 _base_ = './fpn_repvit_m0_6.py'
 
 # The value of a pixel in a label image is the index of its class here; 255 is ignored.

@@ -72,7 +72,7 @@ def measure(job: Job, files: Sequence[Path]) -> list[list[str]]:
     subject = job.subject()
     cfg = test_config(subject.fused.config, job.data_root)
     if cfg is None:
-        raise UserError(f'the test data of {job.config} are not here: give their place with --data-root PATH')
+        raise UserError(f'the test data of {job.config} are not here: give their place with --data-root DIR')
     engines = {path: _engine_of(path) for path in files}
     makers = {path: partial(_prepare_file, job, path, engine) for path, engine in engines.items()}
     turns = take_turns({_PYTORCH: partial(_prepare_pytorch, job), **makers}, ROUNDS)

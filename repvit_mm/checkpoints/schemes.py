@@ -2,6 +2,7 @@
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from inspect import getattr_static
 from typing import Any
 
 import mmengine.runner.checkpoint
@@ -30,8 +31,8 @@ def load_by_scheme(name: str, read: Callable[[Any], Any]) -> Any:
     """
     load = CheckpointLoader._get_checkpoint_loader(name)
     try:
-        with _replaced(torch, 'load', lambda file, *_, **__: read(file)), \
-                _replaced(mmengine.runner.checkpoint, 'load_from_http', lambda url, *_, **__: read(fetch(url))):
+        with replaced(torch, 'load', lambda file, *_, **__: read(file)), \
+                replaced(mmengine.runner.checkpoint, 'load_from_http', lambda url, *_, **__: read(fetch(url))):
             return load(name, map_location='cpu')
     except UserError:
         raise
@@ -41,8 +42,9 @@ def load_by_scheme(name: str, read: Callable[[Any], Any]) -> Any:
 
 
 @contextmanager
-def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
-    before = getattr(owner, name)
+def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
+    """Give ``owner`` another attribute ``name`` inside of a ``with``."""
+    before = getattr_static(owner, name)  # a static method stays one
     setattr(owner, name, value)
     try:
         yield

@@ -67,7 +67,7 @@ def check_data(cfg: Config, loaders: Sequence[str]) -> None:
             continue  # Not on this file system.
         paths = expected_paths(dataset)
         if missing := [path for path in paths if not os.path.exists(path)]:
-            moved = 'give its place with --data-root PATH' if dataset.get('data_root') else 'set its paths'
+            moved = 'give its place with --data-root DIR' if dataset.get('data_root') else 'set its paths'
             raise DatasetError(f'data set not found: {loader} expects {shortened(paths)}, but {missing[0]} is not '
                                f'there (current directory: {os.getcwd()}); put or link it there, or {moved}')
     for key in EVALUATORS:

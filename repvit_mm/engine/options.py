@@ -26,14 +26,14 @@ class CfgOptions(DictAction):
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what ``tools/train.py`` and ``tools/test.py`` both take."""
     parser.add_argument('--work-dir', metavar='DIR', help='logs and checkpoints (default: work_dirs/CONFIG_NAME)')
-    parser.add_argument('--data-root', metavar='PATH',
-                        help='where the data set is, for every loader and evaluator of the config')
+    parser.add_argument('--data-root', metavar='DIR',
+                        help='where the data set is, for every loader and evaluator (default: where the config says)')
     parser.add_argument('--seed', type=seed, metavar='N', help='seed of all random numbers (default: random)')
     parser.add_argument('--cfg-options', nargs='+', action=CfgOptions, default={}, metavar='KEY=VALUE',
                         help='override settings of the config, e.g. train_dataloader.batch_size=4 '
                              '"param_scheduler.1.milestones=[8,11]"; no spaces inside a value')
     parser.add_argument('--launcher', choices=('none', 'pytorch', 'slurm', 'mpi'), default='none',
-                        help='what started the processes of a distributed run')
+                        help='what started the processes of a distributed run (default: %(default)s)')
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
 
 

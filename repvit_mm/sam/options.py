@@ -20,11 +20,11 @@ RANDOM_WEIGHTS = ('Without a checkpoint the weights are random, and the masks ar
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options that :func:`model_from` reads."""
     parser.add_argument('--arch', choices=sorted(ARCHS), default='m2_3', metavar='NAME',
-                        help=f'architecture of the image encoder: {", ".join(sorted(ARCHS))} (default: m2_3)')
+                        help=f'architecture of the image encoder: {", ".join(sorted(ARCHS))} (default: %(default)s)')
     parser.add_argument('--checkpoint', metavar='FILE',
                         help='weights; repvit://sam are the published ones, for m2_3 (default: random weights)')
     parser.add_argument('--image-size', type=whole_number(16, 8192, multiple_of=16), default=1024, metavar='PIXELS',
-                        help='longer side to which pictures are scaled, a multiple of 16 (default: 1024)')
+                        help='longer side to which pictures are scaled, a multiple of 16 (default: %(default)s)')
     parser.add_argument('--device', metavar='NAME', help='cpu, cuda, cuda:1, ... (default: the GPU if there is one)')
 
 

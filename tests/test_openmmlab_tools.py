@@ -1,0 +1,93 @@
+"""docs/openmmlab_tools.md: every script of a toolbox that it names runs as written there, on small runs."""
+import re
+import shlex
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.fileio import PickleHandler
+from mmengine.fileio.handlers import file_handlers
+from running import run_tool
+
+from repvit_mm.datasets import SceneSpec, write_classification, write_coco, write_segmentation
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = (ROOT / 'docs' / 'openmmlab_tools.md').read_text()
+CONFIGS = {'DET': 'maskrcnn_repvit_m0_6_shapes', 'SEG': 'fpn_repvit_m0_6_shapes',
+           'CLS': 'classifier_repvit_m0_6_shapes'}
+#: Two steps instead of the whole training, each logged and the last one saved.
+SHORT = {'DET': 'train_cfg.max_iters=2 train_cfg.val_interval=2 train_dataloader.batch_size=2',
+         'SEG': 'train_cfg.max_iters=2 train_cfg.val_interval=2 train_dataloader.batch_size=2',
+         'CLS': 'train_cfg.max_epochs=2'}
+ROWS = re.findall(r'^\| `(mm[a-z]+ .+?)` \|', PAGE, re.M)
+
+
+def arguments(line):
+    """The words of a command on the page, as a shell gives them, with the small runs' names."""
+    for long, short in (('iter_1300', 'iter_2'), ('epoch_40', 'epoch_2')):
+        line = line.replace(long, short)
+    for word in shlex.split(line):
+        found = sorted(Path().glob(word)) if '*' in word else [word]
+        yield from (f'quickstart/{CONFIGS[path]}.py' if path in CONFIGS else str(path) for path in found)
+
+
+@pytest.fixture(scope='module')
+def runs(tmp_path_factory):
+    """A folder with the runs that the page starts from, of two steps each."""
+    folder = tmp_path_factory.mktemp('openmmlab')
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        write_coco('data/shapes_detection', SceneSpec(size=64), train=4, val=4, quiet=True)
+        write_segmentation('data/shapes_segmentation', SceneSpec(size=64), train=4, val=4, quiet=True)
+        write_classification('data/shapes_classification', train=64, val=8, quiet=True)
+        for tool, line in re.findall(r'^python tools/(\w+)\.py (.*)$', PAGE, re.M):
+            if tool in ('train', 'test'):
+                short = f'--cfg-options {SHORT[line.split()[0]]} default_hooks.logger.interval=1' * (tool == 'train')
+                result = run_tool(tool, *arguments(f'{line} {short}'))
+                assert result.status == 0, result.err
+    return folder
+
+
+@pytest.fixture
+def here(runs, monkeypatch):
+    monkeypatch.chdir(runs)
+    monkeypatch.setenv('MPLBACKEND', 'Agg')
+    monkeypatch.setattr(sys, 'path', sys.path[:])
+    # The tools that made the runs, in this process, keep pickles from being read; scripts read those of the user.
+    for suffix in ('pkl', 'pickle'):
+        monkeypatch.setitem(file_handlers, suffix, PickleHandler())
+    return runs
+
+
+@pytest.mark.parametrize('line', ROWS)
+def test_the_script_runs(here, line):
+    words = list(arguments(line))
+    result = run_tool('toolbox', *words)
+    assert result.status == 0, result.err
+    assert 'Traceback' not in result.err
+    written = [path for path in words if path.startswith('work_dirs') and
+               words[words.index(path) - 1] in ('--out', '--output-dir', '--out-dir', '--show-path', '--save-path')]
+    for path in written:
+        assert Path(path).is_file() or any(Path(path).iterdir())
+
+
+def test_the_config_of_the_page_trains(here):
+    """Four batches for a step, averaged weights, and a stop when nothing gets better."""
+    config, = re.findall(r'^```python\n(.+?)^```', PAGE, re.M | re.S)
+    if find_spec('tensorboard') is None:
+        config = config.replace(", dict(type='TensorboardVisBackend')", '')
+    Path('mine.py').write_text(config)
+    result = run_tool('train', 'mine.py', '--cfg-options', *SHORT['SEG'].split(), 'train_cfg.max_iters=12',
+                      'custom_hooks.2.patience=1', 'custom_hooks.2.min_delta=100',
+                      'default_hooks.checkpoint.interval=2')
+    assert result.status == 0, result.err
+    saved, = Path('work_dirs/mine').glob('iter_*.pth')
+    assert saved.name == 'iter_4.pth'  # the second test ended it
+    checkpoint = torch.load(saved, weights_only=False)
+    assert {state['step'].item() for state in checkpoint['optimizer']['state'].values()} == {1}
+    averaged, raw = checkpoint['state_dict'], checkpoint['ema_state_dict']
+    assert any(not torch.equal(value, raw[f'module.{name}']) for name, value in averaged.items())

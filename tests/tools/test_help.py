@@ -1,0 +1,98 @@
+"""``--help`` of all tools, side by side: an option that several tools have is the same one in each, and says so."""
+import argparse
+import re
+from collections import defaultdict
+
+import pytest
+from running import load_tool
+
+from repvit_mm_cli import find_tools
+
+NAMES = [tool.path.stem for tool in find_tools().values() if tool.path.suffix == '.py']
+#: What a value is called. Options that are chosen from a list need no such name.
+METAVARS = {'DIR', 'FILE', 'PATH', 'CHECKPOINT', 'DOCUMENT', 'N', 'D', 'P', 'SIZE', 'PIXELS', 'NAME', 'KEY=VALUE',
+            '[NAME=]DIR', 'H', 'W', 'X', 'Y', 'X1', 'Y1', 'X2', 'Y2', 'I'}
+#: Options that are called the same, and whose values differ: what each says is its own.
+OF_SEVERAL_MEANINGS = {
+    '--arch': 'of the image encoder, or of the encoder to combine',
+    '--backend': 'of one file, or several to compare',
+    '--boxes': 'required by one data set',
+    '--cfg-options': 'examples of each tool',
+    '--data-root': 'of one',
+    '--device': 'any of torch, or one kind',
+    '--fresh': 'what is redone',
+    '--json': 'what is written',
+    '--out': 'what is written',
+    '--pictures': 'compared or timed',
+    '--points-per-side': 'with or without --everything',
+    '--precision': 'of one file, or of several',
+    '--score-threshold': "the model's or the boxes', with their defaults",
+    '--seed': 'of data or of training',
+    '--split': "the data set's names",
+    '--threads': 'defaults of each',
+    '--to': 'formats of exports or of names',
+    '--train': 'scenes, a file, or training steps',
+    '--val': 'scenes, or a file',
+    '--weights': 'a folder, or a kind of number',
+    '--work-dir': 'of one run',
+}
+
+
+def actions(name):
+    parser = load_tool(name).build_parser()
+    return [action for action in parser._actions if action.dest not in ('help', 'local_rank')]
+
+
+@pytest.fixture(scope='module')
+def options():
+    """Option -> tool -> its action."""
+    found = defaultdict(dict)
+    for name in NAMES:
+        for action in actions(name):
+            for option in action.option_strings:
+                found[option][name] = action
+    return found
+
+
+def expanded(action):
+    """The help of an argument, as it is shown."""
+    return argparse.HelpFormatter('tool')._expand_help(action)
+
+
+def test_an_option_of_several_tools_is_one(options):
+    shared = {option: tools for option, tools in options.items() if len(tools) > 1}
+    assert len(shared) > 15
+    differing = {option for option, tools in shared.items()
+                 if len({(expanded(action), str(action.metavar), type(action)) for action in tools.values()}) > 1}
+    assert differing <= set(OF_SEVERAL_MEANINGS)
+    assert {option for option in OF_SEVERAL_MEANINGS if option not in options} == set()  # the table is not out of date
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_each_argument_says_what_it_is(name):
+    for action in actions(name):
+        text = expanded(action)
+        assert text and text[-1] != '.' and len(text) < 300, action.dest
+        assert not text.startswith('default'), f'{action.dest} tells its default, but not what it is'
+        assert not re.search(r'\b(directory|thresh|dir|config file)\b', text), action.dest
+        for metavar in [action.metavar] if isinstance(action.metavar, str) else action.metavar or ():
+            assert metavar in METAVARS or not action.option_strings, action.option_strings
+        assert all(re.fullmatch(r'--[a-z0-9]+(-[a-z0-9]+)*', option) for option in action.option_strings)
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_defaults_are_told_as_they_are(name):
+    for action in actions(name):
+        shown = re.findall(r'\(default: (.*?)[,;)]', expanded(action))
+        default = action.default
+        if default is None or default is False or default in ([], (), {}, [None]) or not action.option_strings:
+            continue
+        words = ' '.join(map(str, default)) if isinstance(default, list | tuple) else str(default)
+        assert shown == [words] or (name, action.dest) in {
+            ('sam_eval_edges', 'workers'), ('sam_cache_embeddings', 'part')}, f'{action.dest}: {shown}, {words}'
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_a_tool_says_in_sentences_what_it_does(name):
+    text = load_tool(name).build_parser().description
+    assert text[0].isupper() and text[-1] == '.'
