@@ -2,6 +2,7 @@
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 
+import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
@@ -120,7 +121,14 @@ class Downsample(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, in_channels, H, W) -> (N, out_channels, ceil(H / stride), ceil(W / stride))."""
-        return self.channel_mixer(self.channel(self.spatial(x)))
+        return self.channel_mixer(self.channel(self._downsampled(x)))
+
+    def _downsampled(self, x: Tensor) -> Tensor:
+        if x.device.type != 'cpu' or x.dtype == next(self.spatial.parameters()).dtype:
+            return self.spatial(x)
+        # In mixed precision: on a CPU, gradients of a strided depthwise convolution take ten times as long in bfloat16.
+        with torch.autocast('cpu', enabled=False):
+            return self.spatial(x.float())
 
 
 class RepViTBlock(nn.Module):

@@ -180,6 +180,22 @@ def test_mixed_precision_differs_by_its_rounding_only(branches):
             assert relative_error(results[key], exact[key]) < 2 * relative_error(others[key], exact[key]) + 1e-2, key
 
 
+def test_mixed_precision_leaves_the_strided_depthwise_convolution_in_single_precision():
+    """Whose gradients in bfloat16 take a CPU ten times as long."""
+    layer = Downsample(8, 12, 2, BN, GELU)
+    dtypes = {}
+    for name in ('spatial.norm', 'channel.norm'):
+        layer.get_submodule(name).register_forward_pre_hook(
+            lambda module, args, name=name: dtypes.update({name: args[0].dtype}))
+    for dtype in (torch.bfloat16, torch.float32):
+        x = torch.randn(2, 8, 6, 6, dtype=dtype, requires_grad=True)
+        with torch.autocast('cpu', torch.bfloat16, enabled=dtype == torch.bfloat16):
+            layer(x).float().sum().backward()
+        assert dtypes == {'spatial.norm': torch.float32, 'channel.norm': dtype} and x.grad.dtype == dtype
+    weights_too = layer.to(torch.bfloat16)
+    assert weights_too(x.bfloat16()).dtype == dtypes['spatial.norm'] == torch.bfloat16
+
+
 def test_what_does_not_learn_gets_no_gradient():
     layer = RepViTBlock(8, True, False, {'type': 'BN', 'requires_grad': False}, GELU).train()
     layer.channel_mixer.conv1.conv.requires_grad_(False)
