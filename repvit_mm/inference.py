@@ -152,7 +152,8 @@ def _build_from_config(path: Path, checkpoint: Any) -> InferenceModel:
         raise ConfigError(f'the model of {path} cannot be built: {" ".join(str(error).split())}') from error
     if not any(isinstance(module, RepViT) for module in model.modules()):
         raise ConfigError(f"the model of {path} has no RepViT; expected backbone=dict(type='RepViT', ...)")
-    return InferenceModel(path.stem, model, toolbox, normalisation_of(model.data_preprocessor), classes, config)
+    return InferenceModel(path.stem, model, toolbox.task_of(model), normalisation_of(model.data_preprocessor), classes,
+                          config)
 
 
 def normalisation_of(preprocessor: nn.Module) -> Normalisation:

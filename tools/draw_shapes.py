@@ -5,10 +5,11 @@ from pathlib import Path
 import _interrupt  # noqa: F401
 
 from repvit_mm.arguments import positive, seed
-from repvit_mm.datasets import write_classification, write_coco, write_segmentation
+from repvit_mm.datasets import write_classification, write_coco, write_multilabel, write_segmentation
 from repvit_mm.errors import run_cli
 
-LAYOUTS = {'detection': write_coco, 'segmentation': write_segmentation, 'classification': write_classification}
+LAYOUTS = {'detection': write_coco, 'segmentation': write_segmentation, 'classification': write_classification,
+           'multilabel': write_multilabel}
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -5,10 +5,11 @@ The only part of the package that imports mmpretrain; configs list it in ``custo
 from .distillation import DistilledClassifier
 from .folders import ImageFolder, find_classes
 from .head import RepViTClsHead
+from .label_files import read_label_file
 from .preprocessing import ErasingDataPreprocessor
 from .report import ClassificationReport
 
 __all__ = [
     'ClassificationReport', 'DistilledClassifier', 'ErasingDataPreprocessor', 'ImageFolder', 'RepViTClsHead',
-    'find_classes',
+    'find_classes', 'read_label_file',
 ]

@@ -7,6 +7,7 @@ Example:
     >>> root = write_coco('data/shapes', train=800, val=100)    # CocoDataset
     >>> root = write_segmentation('data/shapes_seg')            # BaseSegDataset
     >>> root = write_classification('data/shapes_cls')          # mmpretrain's CustomDataset
+    >>> root = write_multilabel('data/shapes_multilabel')       # mmpretrain's MultiLabelDataset
 """
 import io
 import json
@@ -103,9 +104,19 @@ def _classification_files(split: str, scenes: Iterable[tuple[int, Scene]]) -> It
         yield f'{split}/{CLASSES[scene.objects[0].label]}/{index:06d}.png', _png(scene.image)
 
 
+def _multilabel_files(split: str, scenes: Iterable[tuple[int, Scene]]) -> Iterator[tuple[str, bytes]]:
+    samples = []
+    for index, scene in scenes:
+        samples.append(dict(img_path=f'{split}/{index:06d}.png', gt_label=sorted({obj.label for obj in scene.objects})))
+        yield f'images/{split}/{index:06d}.png', _png(scene.image)
+    content = dict(metainfo=dict(classes=list(CLASSES)), data_list=samples)
+    yield f'annotations/{split}.json', json.dumps(content, separators=(',', ':')).encode()
+
+
 COCO = Layout('coco', ('images', 'annotations'), _coco_files)
 SEGMENTATION = Layout('segmentation', ('img_dir', 'ann_dir'), _segmentation_files)
 CLASSIFICATION = Layout('classification', SPLITS, _classification_files, one_object=True)
+MULTILABEL = Layout('multilabel', ('images', 'annotations'), _multilabel_files)
 
 
 def write_coco(root: str | Path, spec: SceneSpec = SCENES, seed: int = 0, train: int = 1200, val: int = 150,
@@ -146,6 +157,14 @@ def write_classification(root: str | Path, spec: SceneSpec = SINGLE_OBJECTS, see
     """Write pictures of one object each as ``{train,val}/CLASS/*.png``, with balanced classes; ``spec.objects`` is
     ignored. Arguments and errors: :func:`write_coco`."""
     return _write(Path(root), CLASSIFICATION, replace(spec, objects=(1, 1)), seed, dict(train=train, val=val), quiet)
+
+
+def write_multilabel(root: str | Path, spec: SceneSpec = SCENES, seed: int = 0, train: int = 1200, val: int = 150,
+                     quiet: bool = False) -> Path:
+    """Write scenes as a multi-label data set: ``images/{train,val}/*.png``, and in ``annotations/{train,val}.json`` the
+    classes that are in each, in the format of mmpretrain's ``MultiLabelDataset``. Arguments and errors:
+    :func:`write_coco`."""
+    return _write(Path(root), MULTILABEL, spec, seed, dict(train=train, val=val), quiet)
 
 
 def is_complete(root: Path, layout: Layout, spec: SceneSpec, seed: int, counts: dict[str, int]) -> bool:

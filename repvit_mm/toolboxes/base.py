@@ -118,6 +118,10 @@ class Toolbox(Task):
             return known_metainfo(dataset, self.scope).get('classes') if 'type' in dataset else None
         return None
 
+    def task_of(self, model: nn.Module) -> Task:
+        """How inference runs for a built model: by default, as for all models of the toolbox."""
+        return self
+
     def fit_to_weights(self, cfg: Config, checkpoint: Any) -> None:
         """If a config leaves the number of classes to its data, take it from a checkpoint.
 

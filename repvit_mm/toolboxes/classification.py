@@ -1,4 +1,5 @@
 """MMPretrain."""
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -8,7 +9,7 @@ from torch import Tensor, nn
 
 from ..checkpoints import convert_state_dict, tensors_of
 from ..errors import DatasetError, shortened
-from .base import Toolbox, evaluators_of
+from .base import Task, Toolbox, evaluators_of
 from .datasets import datasets_of
 
 
@@ -25,18 +26,22 @@ class Classification(Toolbox):
         return [model(image, mode='tensor')]
 
     def check_config(self, cfg: Config, loaders: Sequence[str]) -> None:
-        """Fit the model to the classes in the image folders of the config.
+        """Fit the model to the classes in the image folders or label files of the config.
 
         Sets the number of classes of the head and of the preprocessor, and drops top-k accuracies whose k is not
         below that number. Configs with other data sets are left unchanged.
 
         Raises:
-            DatasetError: See :func:`repvit_mm.classification.folders.find_classes`, or if the data sets of the config
-                have different classes.
+            DatasetError: See :func:`repvit_mm.classification.find_classes` and
+                :func:`repvit_mm.classification.read_label_file`, or if the data sets of the config have different
+                classes.
         """
-        from ..classification import find_classes  # imports mmpretrain, and registers what configs name
+        # This imports mmpretrain, and registers what configs name.
+        from ..classification import find_classes, read_label_file
         roots = sorted({dataset['data_root'] for _, dataset in datasets_of(cfg) if _is_image_folder(dataset)})
-        found = {root: find_classes(root) for root in roots}
+        files = sorted({os.path.join(dataset.get('data_root') or '', dataset['ann_file'])
+                        for _, dataset in datasets_of(cfg, loaders) if _has_label_file(dataset)})
+        found = {root: find_classes(root) for root in roots} | {path: read_label_file(path) for path in files}
         if not found:
             return
         (root, classes), *others = found.items()
@@ -53,19 +58,45 @@ class Classification(Toolbox):
         print_log(f'{root} has {len(classes)} classes: {shortened(classes)}', 'current')
 
     def fit_to_weights(self, cfg: Config, checkpoint: Any) -> None:
-        """Take the number of classes from a checkpoint if the image folders, which need not exist here, define it."""
-        if not any(_is_image_folder(dataset) for _, dataset in datasets_of(cfg, ['test_dataloader'])):
+        """Take the number of classes from a checkpoint if the data, which need not exist here, define it."""
+        if not any(_is_image_folder(dataset) or _has_label_file(dataset)
+                   for _, dataset in datasets_of(cfg, ['test_dataloader'])):
             return
         tensors = convert_state_dict(tensors_of(checkpoint, 'the checkpoint'))
         for name in ('head.fc.linear.weight', 'head.fc.weight'):
             if name in tensors:
                 cfg.model.head.num_classes = len(tensors[name])
 
+    def task_of(self, model: nn.Module) -> Task:
+        """Itself, or another one for several labels per image, whose scores do not exclude each other."""
+        from mmpretrain.models import MultiLabelClsHead
+        return MULTI_LABEL if isinstance(getattr(model, 'head', None), MultiLabelClsHead) else self
+
     def _draw(self, cfg: Config, directory: str) -> None:
-        """Write a confusion matrix, the worst mistakes and a table, with our own metric."""
+        """Write a confusion matrix, the worst mistakes and a table, with our own metric.
+
+        Images with several labels are drawn with their scores, by mmpretrain's own hook.
+        """
+        if any(_has_label_file(dataset) for _, dataset in datasets_of(cfg, ['test_dataloader'])):
+            cfg.default_hooks.visualization = dict(
+                type='VisualizationHook', enable=True, interval=1, out_dir=directory)
+            return
         from .. import classification  # noqa: F401, it registers the report
         cfg.test_evaluator = [*evaluators_of(cfg), dict(type='ClassificationReport', out_dir=directory)]
 
 
+class _MultiLabel(Classification):
+    """Classifiers with several labels per image: a sigmoid for each score, so nothing decides between them."""
+
+    decision = None
+
+
+MULTI_LABEL = _MultiLabel()
+
+
 def _is_image_folder(dataset: Mapping) -> bool:
     return dataset.get('type') in ('ImageFolder', 'repvit_mm.ImageFolder')
+
+
+def _has_label_file(dataset: Mapping) -> bool:
+    return dataset.get('type') in ('MultiLabelDataset', 'mmpretrain.MultiLabelDataset') and 'ann_file' in dataset

@@ -8,7 +8,7 @@ from mmpretrain import ImageClassificationInferencer
 from PIL import Image
 from running import run_tool
 
-from repvit_mm.datasets import write_classification
+from repvit_mm.datasets import CLASSES, write_classification, write_multilabel
 
 CONFIGS = 'configs/classification'
 COLOURS = dict(blue=(40, 60, 220), green=(40, 200, 60), red=(220, 50, 40))
@@ -120,3 +120,24 @@ def test_the_quickstart_classifier_trains_on_the_shapes(tmp_path):
     scalars = [json.loads(line) for line in log.splitlines()]
     assert len([entry for entry in scalars if 'loss' in entry]) == 2
     assert {'accuracy/top1', 'accuracy/top5'} <= set(scalars[-1]), 'eight classes were found'
+
+
+@pytest.mark.slow
+def test_several_labels_are_trained_tested_and_drawn(tmp_path):
+    root = write_multilabel(tmp_path / 'labels', train=16, val=4, quiet=True)
+    file = root / 'annotations' / 'train.json'
+    content = json.loads(file.read_text())
+    content['data_list'][0]['gt_label'] = []  # an image may have none
+    file.write_text(json.dumps(content))
+    config = 'configs/classification/multilabel_repvit_m0_9.py'
+    run('train', config, '--data-root', root, '--no-pretrained', '--work-dir', tmp_path / 'work',
+        '--cfg-options', *SMALL, 'train_cfg.max_epochs=1')
+    saved = torch.load(tmp_path / 'work' / 'epoch_1.pth', weights_only=False)
+    assert len(saved['state_dict']['head.fc.weight']) == len(CLASSES)
+    assert tuple(saved['meta']['dataset_meta']['classes']) == CLASSES
+    file.unlink()  # a test needs its own labels only
+    run('test', config, tmp_path / 'work' / 'epoch_1.pth', '--data-root', root, '--work-dir', tmp_path / 'test',
+        '--show-dir', tmp_path / 'show', '--cfg-options', *SMALL)
+    metrics = json.loads(next(tmp_path.glob('test/*/*.json')).read_text())
+    assert {'multi-label/mAP', 'multi-label/f1-score'} <= set(metrics)
+    assert len(list((tmp_path / 'show').rglob('*.png'))) == 4

@@ -15,6 +15,7 @@ from repvit_mm.datasets import (
     shapes,
     write_classification,
     write_coco,
+    write_multilabel,
     write_segmentation,
 )
 from repvit_mm.errors import ConfigError, DatasetError, UserError
@@ -22,7 +23,7 @@ from repvit_mm.errors import ConfigError, DatasetError, UserError
 TOOL = Path(__file__).parents[2] / 'tools/draw_shapes.py'
 SPEC = SceneSpec(size=64)
 SETTINGS = dict(spec=SPEC, seed=3, train=6, val=2, quiet=True)
-WRITERS = pytest.mark.parametrize('write', [write_coco, write_segmentation, write_classification])
+WRITERS = pytest.mark.parametrize('write', [write_coco, write_segmentation, write_classification, write_multilabel])
 
 
 def scene(split, index):
@@ -119,6 +120,19 @@ def test_mmpretrain_reads_the_classification_layout(tmp_path):
         assert dataset[0]['img'].shape == (64, 64, 3)
 
 
+def test_mmpretrain_reads_the_multilabel_layout(tmp_path):
+    from mmpretrain.datasets import MultiLabelDataset
+    from mmpretrain.utils import register_all_modules
+    register_all_modules(init_default_scope=True)
+    root = write_multilabel(tmp_path / 'labels', **SETTINGS)
+    dataset = MultiLabelDataset(ann_file='annotations/train.json', data_root=str(root), data_prefix='images',
+                                pipeline=[dict(type='LoadImageFromFile')])
+    assert tuple(dataset.CLASSES) == CLASSES and len(dataset) == 6
+    for index in range(6):
+        assert set(dataset[index]['gt_label']) == {obj.label for obj in scene('train', index).objects}
+        assert np.array_equal(dataset[index]['img'][..., ::-1], scene('train', index).image)
+
+
 @WRITERS
 def test_complete_folder_is_used_again(tmp_path, write, monkeypatch):
     root = write(tmp_path / 'data', **SETTINGS)
@@ -209,7 +223,8 @@ def test_empty_split_is_refused(tmp_path, split):
 
 
 @pytest.mark.parametrize('layout, write', [
-    ('detection', write_coco), ('segmentation', write_segmentation), ('classification', write_classification)])
+    ('detection', write_coco), ('segmentation', write_segmentation), ('classification', write_classification),
+    ('multilabel', write_multilabel)])
 def test_the_tool_draws_each_layout(tmp_path, layout, write):
     settings = [layout, tmp_path / 'tool', '--train', 8, '--val', 2, '--seed', 3]
     assert run_tool('draw_shapes', *settings).status == 0
