@@ -16,6 +16,7 @@ _FOREIGN = 'are of an image that the file does not list'
 _INFINITE = 'have a box with infinite values or NaN'
 _OUTSIDE = 'have a box outside of their image'
 _EMPTY = 'have no area, or a box of less than a pixel'
+_NO_POLYGONS = 'have no polygons, and LoadAnnotations with poly2mask=False takes no other masks: leave that setting out'
 IGNORED = 'are crowds (iscrowd) or are to be ignored'
 
 
@@ -31,12 +32,13 @@ def check_objects(datasets: Sequence[Any]) -> None:
     Raises:
         DatasetError: If nothing can be learned from any of them.
     """
-    files = [(dataset.ann_file, _read(dataset), set(dataset.cat_ids)) for dataset in datasets if _is_coco(dataset)]
-    if len(files) < len(datasets) or any(content is None for _, content, _ in files):
+    files = [(dataset.ann_file, _read(dataset), set(dataset.cat_ids), _takes_polygons_only(dataset))
+             for dataset in datasets if _is_coco(dataset)]
+    if len(files) < len(datasets) or any(content is None for _, content, _, _ in files):
         return
     learned, complaints = 0, []
-    for path, content, categories in files:
-        counts = count_objects(content, categories)
+    for path, content, categories, polygons_only in files:
+        counts = count_objects(content, categories, polygons_only)
         learned += counts.pop(LEARNED, 0)
         lines = [f'{path}: {number} of {len(content["annotations"])} objects {reason}'
                  for reason, number in counts.items()]
@@ -54,6 +56,12 @@ def _is_coco(dataset: Any) -> bool:
             and '://' not in str(dataset.ann_file))
 
 
+def _takes_polygons_only(dataset: Any) -> bool:
+    """Whether masks are kept as polygons, as for RTMDet-Ins; mmdet then ignores objects with other masks."""
+    steps = getattr(getattr(dataset, 'pipeline', None), 'transforms', [])
+    return any(getattr(step, 'with_mask', False) and not getattr(step, 'poly2mask', True) for step in steps)
+
+
 def _read(dataset: Any) -> Mapping[str, Any] | None:
     with open(dataset.ann_file) as file:
         content = json.load(file)
@@ -61,19 +69,20 @@ def _read(dataset: Any) -> Mapping[str, Any] | None:
     return None if panoptic or 'annotations' not in content else content
 
 
-def count_objects(content: Mapping[str, Any], categories: set) -> Counter:
+def count_objects(content: Mapping[str, Any], categories: set, polygons_only: bool = False) -> Counter:
     """The number of objects for each reason why they are not learned from, and of those that are.
 
     Args:
         content: Content of a file in COCO format.
         categories: Ids of the categories that are trained; objects of others are not counted.
+        polygons_only: Whether objects with masks of another kind are ignored.
     """
     sizes = {image['id']: (image['width'], image['height']) for image in content['images']}
-    return Counter(_kind(annotation, sizes.get(annotation['image_id'])) for annotation in content['annotations']
-                   if annotation['category_id'] in categories)
+    return Counter(_kind(annotation, sizes.get(annotation['image_id']), polygons_only)
+                   for annotation in content['annotations'] if annotation['category_id'] in categories)
 
 
-def _kind(annotation: Mapping[str, Any], size: tuple[float, float] | None) -> str:
+def _kind(annotation: Mapping[str, Any], size: tuple[float, float] | None, polygons_only: bool) -> str:
     if size is None:
         return _FOREIGN
     x, y, width, height = annotation['bbox']
@@ -83,4 +92,6 @@ def _kind(annotation: Mapping[str, Any], size: tuple[float, float] | None) -> st
         return _OUTSIDE if width > 0 and height > 0 else _EMPTY
     if annotation['area'] <= 0 or width < 1 or height < 1:
         return _EMPTY
-    return IGNORED if annotation.get('iscrowd') or annotation.get('ignore') else LEARNED
+    if annotation.get('iscrowd') or annotation.get('ignore'):
+        return IGNORED
+    return _NO_POLYGONS if polygons_only and not isinstance(annotation.get('segmentation'), list) else LEARNED

@@ -110,14 +110,14 @@ USELESS = [
 
 @pytest.fixture
 def check_training(tmp_path):
-    def check(*annotations, images=({'id': 7},)):
+    def check(*annotations, images=({'id': 7},), pipeline=()):
         path = tmp_path / 'instances.json'
         path.write_text(json.dumps(dict(
             images=[dict(file_name='7.jpg', height=4, width=5, **image) for image in images],
             annotations=[dict(GOOD, id=number) | changes for number, changes in enumerate(annotations)],
             categories=[{'id': 3 * number + 1, 'name': name} for number, name in enumerate([*NAMES, 'hen'])])))
         Detection().check_dataset(DATASETS.build(dict(
-            type='mmdet.CocoDataset', ann_file=str(path), data_prefix=dict(img='images'), pipeline=[],
+            type='mmdet.CocoDataset', ann_file=str(path), data_prefix=dict(img='images'), pipeline=list(pipeline),
             metainfo=dict(classes=NAMES))))
     return check
 
@@ -151,6 +151,17 @@ def test_a_good_training_set_is_not_mentioned(check_training, lines):
 def test_images_that_share_an_id_are_counted(check_training, lines):
     check_training({}, images=[{'id': 7}] * 3)
     assert len(lines) == 1 and ' 2 images have the id of another one' in lines[0]
+
+
+def test_masks_that_mmdet_ignores_are_counted(check_training, lines):
+    load = dict(type='mmdet.LoadAnnotations', with_mask=True)
+    masks = [dict(segmentation=dict(size=[4, 5], counts=[6, 2, 12])), dict(segmentation=[[1, 1, 3, 1, 3, 3]])]
+    check_training(*masks, pipeline=[load])
+    assert not lines
+    check_training(*masks, pipeline=[dict(load, poly2mask=False)])
+    assert len(lines) == 1 and ' 1 of 2 objects have no polygons' in lines[0]
+    with pytest.raises(DatasetError, match='nothing can be learned .* poly2mask=False'):
+        check_training(masks[0], pipeline=[dict(load, poly2mask=False)])
 
 
 def test_data_sets_of_other_kinds_are_left_alone():
