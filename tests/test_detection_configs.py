@@ -21,6 +21,8 @@ FINAL_ARCHS = [name for name, spec in ARCHS.items() if not spec.first_version]
 ALL_ARCHS = [*FINAL_ARCHS, 'm3']
 #: Recipes without a published run.
 OWN_RECIPES = ('finetune_maskrcnn_repvit_m1_1', 'rtmdet-ins_repvit_m0_9', 'rtmdet_repvit_m0_9')
+#: The same on the embedded data set.
+SMALL_RECIPES = ('../quickstart/rtmdet-ins_repvit_m0_9_shapes', '../quickstart/rtmdet_repvit_m0_9_shapes')
 ITERATIONS = 7330  # of an epoch: 117,266 images with objects, 16 at a time
 
 #: (epoch, iteration, learning rate) from the log of a published run, which rounds to five decimals.
@@ -152,6 +154,13 @@ def test_rtmdet_takes_the_maps_of_its_strides_and_scales_its_learning_rate(name)
     assert cfg.auto_scale_lr.base_batch_size == 8 * cfg.train_dataloader.batch_size
 
 
+def test_rtmdet_ins_on_the_shapes_is_the_same_but_for_its_classes():
+    ours, small = read_named('rtmdet-ins_repvit_m0_9').model, read_named(SMALL_RECIPES[0]).model
+    assert (ours.bbox_head.pop('num_classes'), small.bbox_head.pop('num_classes')) == (80, 8)
+    assert ours.backbone.pop('init_cfg') and small.backbone.pop('init_cfg') is None
+    assert ours.to_dict() == small.to_dict()
+
+
 def test_fine_tuning_starts_from_a_whole_detector_and_spares_its_backbone():
     cfg = read_named('finetune_maskrcnn_repvit_m1_1')
     assert cfg.load_from.removeprefix('repvit://') in published() and cfg.model.backbone.init_cfg is None
@@ -167,7 +176,7 @@ def test_fine_tuning_starts_from_a_whole_detector_and_spares_its_backbone():
     assert cfg.model.to_dict() == published_recipe.model.to_dict()
 
 
-@pytest.mark.parametrize('name', ['maskrcnn_repvit_m0_6', *OWN_RECIPES])
+@pytest.mark.parametrize('name', ['maskrcnn_repvit_m0_6', *OWN_RECIPES, *SMALL_RECIPES])
 def test_detector_builds_and_learns(name):
     from mmdet.structures import DetDataSample
     from mmdet.structures.mask import BitmapMasks

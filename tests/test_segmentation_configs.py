@@ -151,7 +151,8 @@ def test_the_decoders_cost_what_the_table_says(name, cost):
 
 
 @pytest.mark.parametrize('name', ['segmentation/fpn_repvit_m0_6', 'segmentation/segformer_repvit_m0_9',
-                                  'segmentation/fpn_repvit_m0_6_camvid', 'quickstart/fpn_repvit_m0_6_shapes'])
+                                  'segmentation/fpn_repvit_m0_6_camvid', 'quickstart/fpn_repvit_m0_6_shapes',
+                                  'quickstart/segformer_repvit_m0_9_shapes'])
 def test_a_segmentor_trains_a_step_on_any_size(name):
     cfg = read(name)
     classes = len((cfg.train_dataloader.dataset.get('metainfo') or {}).get('classes', range(150)))

@@ -1,7 +1,8 @@
 # RTMDet on RepViT, for boxes: mmdet's recipe for RTMDet-tiny, whose neck has the channels of m0_9's maps. It was not
 # trained on COCO here, and no figure is published.
 _base_ = 'mmdet::rtmdet/rtmdet_tiny_8xb32-300e_coco.py'
-custom_imports = dict(imports=['repvit_mm'])
+custom_imports = dict(imports=['repvit_mm', 'repvit_mm.training'])
+custom_hooks = [*_base_.custom_hooks, dict(type='ChannelsLast', on_gpu=False)]
 
 model = dict(
     # CSPNeXt takes BGR, RepViT takes RGB.
