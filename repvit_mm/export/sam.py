@@ -39,8 +39,8 @@ from torch import Tensor
 
 from ..errors import ExportError
 from ..files import atomic_write
+from ..images import read_image
 from ..inference import SAM_ENCODER, InferenceModel
-from ..sam.images import read_image
 from ..sam.prompts import Prompt
 from .backends import export_model
 from .mil_evaluator import MILProgram, quiet

@@ -10,9 +10,9 @@ except ModuleNotFoundError as error:
     raise ConfigError(f'RepViT-SAM needs segment-anything, and {error.name} is not installed; '
                       'pip install "repvit-mm[sam]"') from error
 
+from ..images import read_image, to_rgb
 from .build import assemble, build_sam
 from .encoder import SamEncoder
-from .images import read_image, to_rgb
 from .masks import Mask, segment, segment_everything
 from .prompts import Prompt
 

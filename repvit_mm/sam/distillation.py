@@ -17,10 +17,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ..errors import CheckpointError, ConfigError, DatasetError, UserError
+from ..images import list_images, to_rgb
 from ..normalisation import IMAGENET
 from .embedding_cache import EmbeddingCache, picture_digest
 from .encoder import SamEncoder
-from .images import list_images, to_rgb
 from .teacher import SamTeacher
 
 STRIDE, CHANNELS = 16, 256  # of the embeddings of every SAM

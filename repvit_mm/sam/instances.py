@@ -18,7 +18,7 @@ from segment_anything.modeling import Sam
 from ..coco_files import check_coco_files
 from ..errors import DatasetError, UserError
 from ..files import check_regular, read_json
-from .images import read_image
+from ..images import read_image
 from .masks import Mask
 
 #: Name -> position in ``COCOeval.stats``.

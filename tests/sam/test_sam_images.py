@@ -5,8 +5,8 @@ from PIL import Image
 from sam_samples import picture, save_picture
 
 from repvit_mm.errors import UserError
+from repvit_mm.images import list_images
 from repvit_mm.sam import read_image
-from repvit_mm.sam.images import list_images
 
 
 def test_rgb_is_read_as_it_is(tmp_path):

@@ -1,18 +1,18 @@
-"""Reading pictures of any format as 8-bit RGB, upright, as SAM expects them."""
+"""Reading pictures of any format as 8-bit RGB, upright."""
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from ..errors import UserError
-from ..files import atomic_write
+from .errors import UserError
+from .files import atomic_write
 
 #: Suffixes of the files that count as pictures in a folder.
 SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp')
 
 #: Larger pictures are refused by their header; they would take more than 1 GB.
 MOST_PIXELS = 100_000_000
-#: Of narrower pictures, nothing would be left at SAM's input size.
+#: Of narrower pictures, nothing would be left at the input size of a model.
 LARGEST_RATIO = 50
 
 
