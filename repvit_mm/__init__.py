@@ -1,8 +1,10 @@
 """RepViT for OpenMMLab: one backbone for mmpretrain, mmdetection and mmsegmentation."""
+from typing import Any
+
 from .version import __version__
 
-__all__ = ['ARCHS', 'RepViT', '__version__', 'config_path', 'convert_state_dict', 'fuse', 'load_checkpoint',
-           'out_channels']
+__all__ = ['ARCHS', 'RepViT', '__version__', 'config_path', 'convert_state_dict', 'fuse', 'get_model', 'list_models',
+           'load_checkpoint', 'out_channels']
 
 try:
     from mmengine.config.utils import MODULE2PACKAGE
@@ -28,3 +30,10 @@ else:
 
     provide()
     add_scopes(MODULE2PACKAGE)
+
+    def __getattr__(name: str) -> Any:
+        # Their module imports that of every toolbox, which a backbone does not need.
+        if name in ('get_model', 'list_models'):
+            from . import models
+            return getattr(models, name)
+        raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

@@ -3,6 +3,7 @@ import difflib
 import inspect
 import os
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -60,15 +61,15 @@ def find_config(path: str | Path) -> Path:
     """Find a config file: ``path`` itself, or else the config of that name installed with this package.
 
     Args:
-        path: A file, or an installed config as ``configs/detection/x.py``, ``detection/x.py`` or
-            ``repvit_mm::detection/x.py``.
+        path: A file, or an installed config as ``configs/detection/x.py``, ``detection/x.py``,
+            ``repvit_mm::detection/x.py`` or ``x``.
 
     Raises:
         ConfigError: If it does not exist.
     """
     path = Path(path).expanduser()
     name = str(path).removeprefix('repvit_mm::').removeprefix(f'configs{os.sep}')
-    installed = INSTALLED_CONFIGS / name  # is path itself if that is absolute
+    installed = installed_configs().get(name, INSTALLED_CONFIGS / name)  # is path itself if that is absolute
     for file in (path, installed):
         if file.is_file():
             return file
@@ -78,11 +79,17 @@ def find_config(path: str | Path) -> Path:
                       f'{f"did you mean {path.with_name(close[0])}?" if close else _nearest_installed(name)}')
 
 
+@cache
+def installed_configs() -> dict[str, Path]:
+    """The configs installed with this package: name without folder and suffix -> file."""
+    return {file.stem: file for file in sorted(INSTALLED_CONFIGS.glob('*/*.py'))}
+
+
 def config_path(name: str) -> str:
     """Path of a config installed with this package, for ``_base_`` in a config of another project.
 
     Args:
-        name: The config, for example ``detection/maskrcnn_repvit_m1_1.py``.
+        name: The config, for example ``detection/maskrcnn_repvit_m1_1.py`` or ``maskrcnn_repvit_m1_1``.
 
     Raises:
         ConfigError: If it does not exist.
@@ -92,14 +99,14 @@ def config_path(name: str) -> str:
 
         >>> _base_ = __import__('repvit_mm').config_path('detection/maskrcnn_repvit_m1_1.py')
     """
-    path = INSTALLED_CONFIGS / name
+    path = installed_configs().get(name, INSTALLED_CONFIGS / name)
     if not path.is_file():
         raise ConfigError(f'there is no config {name}; {_nearest_installed(name)}')
     return str(path)
 
 
 def _nearest_installed(name: str) -> str:
-    found = {file.name: file for file in INSTALLED_CONFIGS.glob('*/*.py')}
+    found = {file.name: file for file in installed_configs().values()}
     close = difflib.get_close_matches(os.path.basename(name), found, n=1)
     if close:
         return f'did you mean {found[close[0]].relative_to(INSTALLED_CONFIGS)}?'

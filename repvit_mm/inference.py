@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from .archs import ARCHS
 from .backbone import RepViT
 from .checkpoints import load_into, read_checkpoint
-from .configs import load_config
+from .configs import installed_configs, load_config
 from .errors import ConfigError
 from .normalisation import IMAGENET, Normalisation
 from .toolboxes import TOOLBOXES, Task, toolbox_of
@@ -106,8 +106,9 @@ def build_inference_model(source: str | Path, checkpoint: str | Path | None = No
     ``init_cfg`` is ignored, so nothing is downloaded for it: weights are those of ``checkpoint``, or random.
 
     Args:
-        source: A config of mmpretrain, mmsegmentation or mmdetection with a RepViT, or a name of
-            :data:`repvit_mm.archs.ARCHS`; with the prefix ``sam_``, RepViT-SAM's image encoder.
+        source: A config of mmpretrain, mmsegmentation or mmdetection with a RepViT, as for
+            :func:`repvit_mm.configs.find_config`, or a name of :data:`repvit_mm.archs.ARCHS`; with the prefix
+            ``sam_``, RepViT-SAM's image encoder.
         checkpoint: A file or name for :func:`repvit_mm.load_checkpoint`, fused or not.
 
     Returns:
@@ -132,7 +133,7 @@ def build_inference_model(source: str | Path, checkpoint: str | Path | None = No
 
 
 def _build_from_config(path: Path, checkpoint: Any) -> InferenceModel:
-    if not path.suffix and not path.exists():
+    if not path.suffix and not path.exists() and str(path) not in installed_configs():
         raise ConfigError(f'{path} is neither an architecture nor a config; architectures are {", ".join(ARCHS)}')
     config = load_config(path)
     toolbox = toolbox_of(config)
@@ -169,7 +170,8 @@ def normalisation_of(preprocessor: nn.Module) -> Normalisation:
 
 def _classes_of(checkpoint: Any) -> Sequence[str] | None:
     """Names of the classes, as mmengine stores them in checkpoints."""
-    return (_meta_of(checkpoint).get('dataset_meta') or {}).get('classes')
+    stored = _meta_of(checkpoint).get('dataset_meta')
+    return stored.get('classes') if isinstance(stored, Mapping) else None
 
 
 def _meta_of(checkpoint: Any) -> dict[str, Any]:

@@ -38,7 +38,7 @@ INSTALLED = INSTALLED_CONFIGS / 'detection' / 'maskrcnn_repvit_m1_1.py'
 
 @pytest.mark.parametrize('name', [
     'configs/detection/maskrcnn_repvit_m1_1.py', 'detection/maskrcnn_repvit_m1_1.py',
-    'repvit_mm::detection/maskrcnn_repvit_m1_1.py', INSTALLED])
+    'repvit_mm::detection/maskrcnn_repvit_m1_1.py', 'maskrcnn_repvit_m1_1', INSTALLED])
 def test_config_that_is_not_here_is_taken_from_the_package(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
     assert find_config(name) == INSTALLED

@@ -9,7 +9,8 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[1] / 'repvit_mm'
 #: The rooms from the top down; those of a line do not import each other.
 ROOMS = (
-    'zoo quickstart own_data', 'deploy', 'analysis', 'export', 'engine', 'inference scripts', 'configs', 'toolboxes',
+    'zoo quickstart own_data', 'deploy infer', 'analysis', 'export', 'engine', 'models', 'inference scripts', 'configs',
+    'toolboxes',
     'classification datasets safe_files sam training', 'backbone', 'checkpoints', 'fusion', 'blocks', 'layers',
     'lean_training', 'folding', 'doctor', 'archs normalisation ops processes registry scalars scopes settings',
     'class_folders', 'arguments coco_files images picture_files', 'files', 'errors', 'heap version')

@@ -12,11 +12,16 @@ from .download import SCHEME
 from .formats import find_backbones, is_head, rename
 from .loading import check_arch, is_unbuilt
 from .reading import read_checkpoint, tensors_of
+from .release import published
+
+#: Where the addresses of the authors' release begin, under which mmengine's Inferencers ask for published weights.
+RELEASE = 'https://github.com/THU-MIG/RepViT/releases/download/'
 
 
-@CheckpointLoader.register_scheme(prefixes=SCHEME, force=True)
+@CheckpointLoader.register_scheme(prefixes=(SCHEME, RELEASE), force=True)
 def load_for_mmengine(filename: str, map_location: Any = None, logger: Any = None) -> dict[str, Any]:
-    """Read a checkpoint for mmengine. Registered for ``repvit://``, as in ``load_from='repvit://m1_1_coco'``.
+    """Read a checkpoint for mmengine. Registered for ``repvit://``, as in ``load_from='repvit://m1_1_coco'``, and for
+    the addresses of the same files.
 
     Args:
         filename: See :func:`repvit_mm.checkpoints.read_checkpoint`.
@@ -29,6 +34,8 @@ def load_for_mmengine(filename: str, map_location: Any = None, logger: Any = Non
     Raises:
         CheckpointError: If the name is unknown, or the file cannot be downloaded or read.
     """
+    if str(filename).startswith(RELEASE):
+        filename = next((f'{SCHEME}{name}' for name, file in published().items() if file.url == filename), filename)
     checkpoint = read_checkpoint(filename)
     tensors = tensors_of(checkpoint, filename)
     rest = checkpoint if isinstance(checkpoint, Mapping) else {}

@@ -6,10 +6,11 @@ from .distillation import DistilledClassifier
 from .folders import ImageFolder, find_classes
 from .head import RepViTClsHead
 from .label_files import read_label_file
+from .names import register_names
 from .preprocessing import ErasingDataPreprocessor
 from .report import ClassificationReport
 
 __all__ = [
     'ClassificationReport', 'DistilledClassifier', 'ErasingDataPreprocessor', 'ImageFolder', 'RepViTClsHead',
-    'find_classes', 'read_label_file',
+    'find_classes', 'read_label_file', 'register_names',
 ]

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config, ConfigDict
+from mmengine.registry import DATASETS, init_default_scope
 from torch import Tensor, nn
 
 from ..errors import ConfigError
@@ -121,6 +122,36 @@ class Toolbox(Task):
     def task_of(self, model: nn.Module) -> Task:
         """How inference runs for a built model: by default, as for all models of the toolbox."""
         return self
+
+    def attach(self, model: nn.Module, cfg: Config, meta: Mapping[str, Any]) -> None:
+        """Attach to a model what the toolbox's own functions for inference expect, and select its scope as they do.
+
+        Args:
+            model: Gets the config as ``cfg``, and names and colours of its classes as ``dataset_meta``.
+            cfg: What it was built from.
+            meta: The ``meta`` of its checkpoint, whose classes go before those of the config.
+
+        Raises:
+            ConfigError: If the data set of the config cannot be built, even without its files.
+        """
+        init_default_scope(self.scope)
+        try:
+            known = self.data_meta(cfg)
+        except (AssertionError, KeyError, TypeError, ValueError) as error:
+            raise ConfigError(f'the test data of {cfg.filename} is not a data set of {self.scope}: '
+                              f'{" ".join(str(error).split())}') from error
+        stored = meta.get('dataset_meta', meta)  # versions of 2022 wrote CLASSES and PALETTE into meta itself
+        stored = {str(key).lower(): value for key, value in stored.items()} if isinstance(stored, Mapping) else {}
+        model.cfg, model.dataset_meta = cfg, {'classes': stored.get('classes') or known.get('classes')}
+        palettes = [palette for palette in (known.get('palette'), stored.get('palette'))
+                    if palette and len(palette) >= len(model.dataset_meta['classes'] or ())]
+        model.dataset_meta['palette'] = palettes[0] if palettes else 'random'
+
+    def data_meta(self, cfg: Config) -> Mapping[str, Any]:
+        """What the test data of a config says about its classes, ``classes`` and ``palette``, without its files."""
+        for _, dataset in datasets_of(cfg, ['test_dataloader']):
+            return DATASETS.build(ConfigDict(dataset, lazy_init=True, pipeline=[])).metainfo
+        return {}
 
     def fit_to_weights(self, cfg: Config, checkpoint: Any) -> None:
         """If a config leaves the number of classes to its data, take it from a checkpoint.

@@ -57,6 +57,15 @@ class Classification(Toolbox):
                 evaluator['topk'] = tuple(k for k in evaluator['topk'] if k < len(classes)) or (1,)
         print_log(f'{root} has {len(classes)} classes: {shortened(classes)}', 'current')
 
+    def attach(self, model: nn.Module, cfg: Config, meta: Mapping[str, Any]) -> None:
+        """Attach config and classes, under mmpretrain's names, too; see :meth:`Toolbox.attach`."""
+        super().attach(model, cfg, meta)
+        model._config, model._dataset_meta, model._metainfo = cfg, model.dataset_meta, None
+
+    def data_meta(self, cfg: Config) -> Mapping[str, Any]:
+        """The classes of the test data, as far as they are known without the files."""
+        return {'classes': self.classes(cfg)}
+
     def fit_to_weights(self, cfg: Config, checkpoint: Any) -> None:
         """Take the number of classes from a checkpoint if the data, which need not exist here, define it."""
         if not any(_is_image_folder(dataset) or _has_label_file(dataset)

@@ -2,7 +2,7 @@
 import logging
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -12,6 +12,7 @@ from mmengine.config import Config
 from mmengine.dist import master_only
 from mmengine.fileio import list_from_file
 from mmengine.logging import print_log
+from mmengine.registry import DATASETS
 from PIL import Image
 from rich.progress import track
 from torch import Tensor, nn
@@ -61,6 +62,14 @@ class Segmentation(Toolbox):
                 if num_classes != len(classes):
                     raise ConfigError(f'{where}: the data set has {len(classes)} classes, but '
                                       f'model.{head}.num_classes={num_classes}')
+
+    def attach(self, model: nn.Module, cfg: Config, meta: Mapping[str, Any]) -> None:
+        """Attach config, classes and colours; see :meth:`Toolbox.attach`."""
+        super().attach(model, cfg, meta)
+        classes, palette = (model.dataset_meta[key] for key in ('classes', 'palette'))
+        if palette == 'random' or len(palette) != len(classes):  # mmseg draws colours where there are none
+            drawn = DATASETS.build(dict(type='BaseSegDataset', metainfo=dict(classes=classes), lazy_init=True))
+            model.dataset_meta['palette'] = drawn.metainfo['palette']
 
     @master_only
     def check_dataset(self, dataset: Any) -> None:

@@ -1,0 +1,115 @@
+"""tools/infer.py with a small model of each toolbox: the results are those of the toolbox's own function."""
+import json
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from oracles import randomise_norms
+from PIL import Image
+from pycocotools import mask as mask_utils
+from running import run_tool
+from tool_runs import set_up
+
+from repvit_mm import get_model
+
+
+class Task(NamedTuple):
+    config: str
+    checkpoint: str
+    pictures: list
+
+
+@pytest.fixture(scope='module', params=['mmdet', 'mmseg', 'mmpretrain'])
+def task(request, tmp_path_factory):
+    """A model with random weights that all show, in the folder of its config, and two pictures."""
+    root = tmp_path_factory.mktemp(request.param)
+    config, data = set_up(request.param, root)
+    torch.manual_seed(0)
+    model = randomise_norms(get_model(config))
+    torch.save({'state_dict': model.state_dict()}, root / 'x.pth')
+    pictures = sorted(data.rglob('val/**/*.png'))[:2]
+    return Task(config, root / 'x.pth', pictures)
+
+
+def expected(task, model, picture):
+    """The same from the toolbox's own function, with a model that is not fused."""
+    array = np.asarray(Image.open(picture).convert('RGB'))[..., ::-1].copy()
+    if hasattr(model, 'roi_head'):
+        from mmdet.apis import inference_detector
+        return inference_detector(model, array).pred_instances
+    if hasattr(model, 'decode_head'):
+        from mmseg.apis import inference_model
+        return inference_model(model, array).pred_sem_seg.data[0].numpy()
+    from mmpretrain import ImageClassificationInferencer
+    return ImageClassificationInferencer(model)(array)[0]
+
+
+@pytest.mark.slow
+def test_results_are_those_of_the_toolbox(task, tmp_path):
+    done = run_tool('infer', task.config, *task.pictures, '--checkpoint', task.checkpoint, '--out', tmp_path,
+                    '--batch-size', 2, '--device', 'cpu', '--score-threshold', 0.02)
+    assert (done.status, done.out.count('.png: ')) == (0, 2), done.err
+    results = json.loads((tmp_path / 'predictions.json').read_text())
+    model = get_model(task.config, task.checkpoint)
+    for picture, found in zip(task.pictures, results['pictures'], strict=True):
+        wanted = expected(task, model, picture)
+        with Image.open(found['drawing']) as drawing:
+            assert drawing.mode == 'RGB' and len(drawing.getcolors(1 << 24)) > 1
+        if results['task'] == 'detection':
+            check_objects(found['objects'], wanted[wanted.scores > 0.02], results['classes'])
+        elif results['task'] == 'segmentation':
+            labels = np.asarray(Image.open(found['labels']))
+            assert (labels == wanted).mean() > 0.999  # fused weights are rounded otherwise
+            best = found['classes'][0]
+            assert best['share'] == pytest.approx((labels == best['label']).mean())
+            assert best['class'] == results['classes'][best['label']]
+        else:
+            assert found['classes'][0]['class'] == wanted['pred_class']
+            assert [entry['score'] for entry in found['classes']] == pytest.approx(
+                sorted(wanted['pred_scores'], reverse=True)[:5], abs=1e-4)
+
+
+def check_objects(objects, wanted, classes):
+    assert len(objects) == len(wanted) > 0
+    scores = [found['score'] for found in objects]
+    np.testing.assert_allclose(scores, wanted.scores.numpy(), atol=1e-4)
+    for i, found in enumerate(objects):
+        match = [j for j in range(len(wanted)) if np.allclose(found['box'], wanted.bboxes[j].numpy(), atol=0.05)
+                 and found['label'] == wanted.labels[j]]
+        assert match, f'object {i}'
+        assert found['class'] == classes[found['label']]
+        masks = [(mask_utils.decode(found['mask']) == wanted.masks[j].numpy()).mean() for j in match]
+        assert max(masks) > 0.99
+
+
+def test_checkpoint_alone_takes_the_config_beside_it(task, tmp_path):
+    done = run_tool('infer', task.checkpoint, task.pictures[0], '--out', tmp_path / 'out', '--device', 'cpu')
+    assert done.status == 0, done.err
+    assert (tmp_path / 'out/predictions.json').is_file()
+
+
+@pytest.mark.parametrize(('arguments', 'message'), [
+    (['maskrcnn_repvit_m1_2'], 'there is no model maskrcnn_repvit_m1_2; did you mean maskrcnn_repvit_m1_'),
+    (['m1_1'], 'm1_1 is a backbone alone'),
+    (['maskrcnn_repvit_m0_6'], 'no weights are published for maskrcnn_repvit_m0_6; give yours with --checkpoint'),
+    (['distill_repvit_m2_3'], 'there is no model distill_repvit_m2_3'),
+    (['repvit://m9_9'], 'repvit://m9_9 is not a published checkpoint'),
+    (['no.py'], 'there is no config no.py'), (['no.pth'], 'there is no checkpoint no.pth'),
+    (['m1_1.pth'], '. has no configs beside m1_1.pth; name the config'),
+    (['fpn_repvit_m0_6', '--checkpoint', 'no.pth'], 'there is no file no.pth'),
+    (['fpn_repvit_m0_6', '--checkpoint', 'm1_1.pth'], 'm1_1.pth holds the weights of m1_1, but the model is m0_6'),
+    (['fpn_repvit_m1_1', '--checkpoint', 'm1_1.pth'], 'it fits the backbone only'),
+    (['fpn_repvit_m0_6', '--device', 'cuda:77'], '--device cuda:77: torch has no such device'),
+])
+def test_wrong_model(tmp_path, monkeypatch, arguments, message):
+    from repvit_mm import RepViT
+    monkeypatch.chdir(tmp_path)
+    Image.new('RGB', (8, 8)).save('x.png')
+    if 'm1_1.pth' in arguments:
+        torch.save(RepViT('m1_1').state_dict(), 'm1_1.pth')
+    if '--device' in arguments:
+        arguments = [*arguments, '--checkpoint', 'x.pth']
+    done = run_tool('infer', arguments[0], 'x.png', *arguments[1:])
+    assert done.status == 1 and message in done.err.splitlines()[-1], done.err
+    assert not list(tmp_path.glob('outputs/infer/*'))

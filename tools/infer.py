@@ -1,0 +1,39 @@
+"""Predict on pictures, folders, videos or a camera, with any model: tools/infer.py MODEL INPUT... [options]."""
+import argparse
+
+import _interrupt  # noqa: F401
+
+from repvit_mm.arguments import fraction, positive
+from repvit_mm.errors import run_cli
+from repvit_mm.infer import Run, find_inputs, load_predictor
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description='Draw what a detector, segmentor or classifier predicts.')
+    parser.add_argument('model', help='name of a model, such as maskrcnn_repvit_m1_1; a config; repvit://NAME; or a '
+                                      'checkpoint in the folder of its training')
+    parser.add_argument('inputs', nargs='+', metavar='INPUT',
+                        help="pictures, videos, folders of them, patterns such as 'photos/**/*.jpg', or camera:0")
+    parser.add_argument('--checkpoint', metavar='FILE',
+                        help='path, repvit://NAME or https address of the weights (default: those that MODEL names, or '
+                             'the published ones)')
+    parser.add_argument('--out', default='outputs/infer', metavar='DIR',
+                        help='folder of the drawings and of predictions.json (default: outputs/infer)')
+    parser.add_argument('--score-threshold', type=fraction, default=0.3, metavar='SCORE',
+                        help='of detectors: leave out objects with a lower score (default: 0.3)')
+    parser.add_argument('--batch-size', type=positive, default=1, metavar='N',
+                        help='pictures or frames at a time, which speeds up a GPU (default: 1)')
+    parser.add_argument('--max-frames', type=positive, metavar='N', help='stop a video or camera after N frames')
+    parser.add_argument('--device', metavar='NAME', help='cpu, cuda, cuda:1, ... (default: the GPU if there is one)')
+    return parser
+
+
+def main() -> None:
+    args = build_parser().parse_args()
+    run = Run(find_inputs(args.inputs), args.out, args.batch_size, args.max_frames)
+    predictor = load_predictor(args.model, args.checkpoint, args.device, args.score_threshold)
+    run.start(predictor, model=args.model, checkpoint=args.checkpoint)
+
+
+if __name__ == '__main__':
+    run_cli(main)
