@@ -141,7 +141,8 @@ class Toolbox(Task):
             raise ConfigError(f'the test data of {cfg.filename} is not a data set of {self.scope}: '
                               f'{" ".join(str(error).split())}') from error
         stored = meta.get('dataset_meta', meta)  # versions of 2022 wrote CLASSES and PALETTE into meta itself
-        stored = {str(key).lower(): value for key, value in stored.items()} if isinstance(stored, Mapping) else {}
+        stored = {str(key).lower(): value for key, value in stored.items()
+                  if isinstance(value, list | tuple)} if isinstance(stored, Mapping) else {}
         model.cfg, model.dataset_meta = cfg, {'classes': stored.get('classes') or known.get('classes')}
         palettes = [palette for palette in (known.get('palette'), stored.get('palette'))
                     if palette and len(palette) >= len(model.dataset_meta['classes'] or ())]
