@@ -31,6 +31,8 @@ from ..files import put_in_place
 from .release import published
 
 SCHEME = 'repvit://'
+#: Where the addresses of the authors' release begin, under which mmengine's Inferencers ask for published weights.
+RELEASE = 'https://github.com/THU-MIG/RepViT/releases/download/'
 #: Environment variable with the address of a mirror of the authors' release.
 MIRROR_VARIABLE = 'REPVIT_MM_WEIGHTS_URL'
 #: Environment variable that allows unencrypted addresses if it is 1.

@@ -8,14 +8,11 @@ from mmengine.runner import CheckpointLoader
 from torch import Tensor, nn
 
 from ..errors import CheckpointError
-from .download import SCHEME
+from .download import RELEASE, SCHEME
 from .formats import find_backbones, is_head, rename
 from .loading import check_arch, is_unbuilt
 from .reading import read_checkpoint, tensors_of
 from .release import published
-
-#: Where the addresses of the authors' release begin, under which mmengine's Inferencers ask for published weights.
-RELEASE = 'https://github.com/THU-MIG/RepViT/releases/download/'
 
 
 @CheckpointLoader.register_scheme(prefixes=(SCHEME, RELEASE), force=True)

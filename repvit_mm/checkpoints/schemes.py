@@ -10,12 +10,12 @@ import torch
 from mmengine.runner import CheckpointLoader
 
 from ..errors import CheckpointError, UserError
-from .download import SCHEME, fetch
+from .download import RELEASE, SCHEME, fetch
 
 
 def has_scheme(name: str) -> bool:
     """Whether ``name`` has a scheme of mmengine (``s3://``, ``torchvision://``, ...) other than http and ours."""
-    ours = ('', 'http://', 'https://', SCHEME)
+    ours = ('', 'http://', 'https://', SCHEME, RELEASE)
     return any(re.match(prefix, name) for prefix in CheckpointLoader._schemes if prefix not in ours)
 
 
