@@ -1,11 +1,10 @@
-"""Models by name, and what the toolboxes' own functions and Inferencers make of our names."""
+"""Models by name, and what the toolboxes' own functions and Inferencers make of them."""
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import yaml
-from mmengine.registry import MODELS, init_default_scope
 from oracles import randomise_norms
 from PIL import Image
 from running import forget_runs
@@ -13,7 +12,6 @@ from running import forget_runs
 import repvit_mm
 from repvit_mm.checkpoints import convert_state_dict, published
 from repvit_mm.errors import CheckpointError, ConfigError
-from repvit_mm.registry import SCOPE
 
 ROOT = Path(__file__).resolve().parents[1]
 CLASSIFIER, SEGMENTOR = 'repvit_m0_6_distill_300e', 'fpn_repvit_m1_1'
@@ -92,9 +90,9 @@ def test_wrong_names(weights, name, pretrained, error, message):
         repvit_mm.get_model(name, pretrained)
 
 
-def test_mmsegs_inferencer_takes_our_names_and_our_models(weights, clean, picture):
+def test_mmsegs_own_functions_take_our_config_and_our_model(weights, clean, picture):
     from mmseg.apis import MMSegInferencer, inference_model
-    inferencer = MMSegInferencer(SEGMENTOR, scope=SCOPE, device='cpu')
+    inferencer = MMSegInferencer(repvit_mm.config_path(SEGMENTOR), 'repvit://m1_1_ade20k', device='cpu')
     assert is_same(inferencer.model, weights[SEGMENTOR])
     labels = inference_model(repvit_mm.get_model(SEGMENTOR, pretrained=True), picture).pred_sem_seg.data[0]
     assert len(labels.unique()) > 1
@@ -112,20 +110,3 @@ def test_mmpretrain_takes_our_names_and_our_models(weights, clean, picture):
     assert is_same(by_name.model, weights[CLASSIFIER])
     ours = mmpretrain.ImageClassificationInferencer(repvit_mm.get_model(CLASSIFIER, pretrained=True))
     np.testing.assert_array_equal(by_name(picture)[0]['pred_scores'], ours(picture)[0]['pred_scores'])
-
-
-def test_a_model_tells_its_toolbox_where_our_scope_is_the_default(clean):
-    import mmdet.models
-    import mmseg.models
-    for kind, module in (('MaskRCNN', mmdet.models), ('EncoderDecoder', mmseg.models), ('MaskRCNN', mmdet.models)):
-        init_default_scope(SCOPE)
-        with MODELS.switch_scope_and_registry(None) as registry:
-            assert registry.get(kind) is getattr(module, kind)
-        with MODELS.switch_scope_and_registry(None) as registry:  # and all that follows is looked up there
-            assert registry.get('ResNet').__module__.startswith(module.__name__)
-
-
-def test_unknown_model_in_our_scope(clean):
-    init_default_scope(SCOPE)
-    with MODELS.switch_scope_and_registry(None) as registry:
-        assert registry.get('NoSuchDetector') is None

@@ -75,7 +75,8 @@ class Detector(Predictor):
     def __init__(self, model: nn.Module, threshold: float):
         from mmdet.apis import DetInferencer
         super().__init__(model, threshold)
-        model.cfg.visualizer = dict(type='DetLocalVisualizer', name='infer')  # without the backends of a training
+        model.cfg.visualizer = dict(  # without the backends of a training
+            type='DetLocalVisualizer', name='infer', alpha=0.6, line_width=2)
         self.inferencer = _with_model(DetInferencer, model)(model.cfg)
 
     def predict(self, pictures: Sequence[np.ndarray]) -> Sequence[Any]:

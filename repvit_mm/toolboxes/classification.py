@@ -64,7 +64,8 @@ class Classification(Toolbox):
 
     def data_meta(self, cfg: Config) -> Mapping[str, Any]:
         """The classes of the test data, as far as they are known without the files."""
-        return {'classes': self.classes(cfg)}
+        given = [dataset.get('classes') for _, dataset in datasets_of(cfg, ['test_dataloader'])]
+        return {'classes': self.classes(cfg) or (given[0] if given and isinstance(given[0], list | tuple) else None)}
 
     def fit_to_weights(self, cfg: Config, checkpoint: Any) -> None:
         """Take the number of classes from a checkpoint if the data, which need not exist here, define it."""

@@ -1,4 +1,5 @@
 """MMSegmentation."""
+import copy
 import logging
 import os
 import time
@@ -66,6 +67,8 @@ class Segmentation(Toolbox):
     def attach(self, model: nn.Module, cfg: Config, meta: Mapping[str, Any]) -> None:
         """Attach config, classes and colours; see :meth:`Toolbox.attach`."""
         super().attach(model, cfg, meta)
+        for _, dataset in datasets_of(cfg, ['test_dataloader']):  # mmseg's inference_model reads this variable
+            cfg.test_pipeline = copy.deepcopy(dataset.get('pipeline'))
         classes, palette = (model.dataset_meta[key] for key in ('classes', 'palette'))
         if palette == 'random' or len(palette) != len(classes):  # mmseg draws colours where there are none
             drawn = DATASETS.build(dict(type='BaseSegDataset', metainfo=dict(classes=classes), lazy_init=True))
