@@ -18,11 +18,11 @@ def build_parser() -> argparse.ArgumentParser:
                         help='path, repvit://NAME or https address of the weights (default: those that MODEL names, or '
                              'the published ones)')
     parser.add_argument('--out', default='outputs/infer', metavar='DIR',
-                        help='folder of the drawings and of predictions.json (default: outputs/infer)')
-    parser.add_argument('--score-threshold', type=fraction, default=0.3, metavar='SCORE',
-                        help='of detectors: leave out objects with a lower score (default: 0.3)')
+                        help='folder of the drawings and of predictions.json (default: %(default)s)')
+    parser.add_argument('--score-threshold', type=fraction, default=0.3, metavar='P',
+                        help='of detectors: leave out objects with a lower score, 0 to 1 (default: %(default)s)')
     parser.add_argument('--batch-size', type=positive, default=1, metavar='N',
-                        help='pictures or frames at a time, which speeds up a GPU (default: 1)')
+                        help='images in a batch (default: %(default)s)')
     parser.add_argument('--max-frames', type=positive, metavar='N', help='stop a video or camera after N frames')
     parser.add_argument('--device', metavar='NAME', help='cpu, cuda, cuda:1, ... (default: the GPU if there is one)')
     return parser

@@ -18,6 +18,7 @@ OF_SEVERAL_MEANINGS = {
     '--backend': 'of one file, or several to compare',
     '--boxes': 'required by one data set',
     '--cfg-options': 'examples of each tool',
+    '--checkpoint': 'of an image encoder, or of any model',
     '--data-root': 'of one',
     '--device': 'any of torch, or one kind',
     '--fresh': 'what is redone',
