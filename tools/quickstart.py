@@ -1,6 +1,8 @@
 """Train, evaluate and fuse a small Mask R-CNN on a data set drawn on the spot: tools/quickstart.py [options]."""
 import argparse
+import os
 import resource
+import shlex
 import signal
 import sys
 import time
@@ -58,6 +60,30 @@ def print_facts(console: Console, minutes: dict[str, float], paths: dict[str, Pa
         console.print(f'{name:<12} {fact}', highlight=False, markup=False, soft_wrap=True)
 
 
+def print_next_steps(console: Console, job: Quickstart, checkpoint: Path) -> None:
+    """What to type next: commands for this Python and these files, to copy from the terminal."""
+    scene = min((job.data / 'images' / 'val').iterdir())
+    width, height = job.cfg.scale
+    steps = {
+        'Draw the detections on all held-out scenes:':
+            ['test.py', job.config, checkpoint, '--show-dir', job.work_dir / 'pictures'],
+        'Export the whole detector, and compare it with PyTorch on a scene:':
+            ['export.py', job.config, checkpoint, '--to', 'onnx', '--shape', height, width, '--pictures', scene,
+             '--out', job.work_dir / 'detector.onnx'],
+    }
+    console.print('\nWhat to type next:')
+    for what, (tool, *arguments) in steps.items():
+        command = shlex.join(map(str, [_from_here(sys.executable), _from_here(TOOLS / tool), *arguments]))
+        console.print(f'# {what}\n{command}', highlight=False, markup=False, soft_wrap=True)
+    console.print('# Your own data, and the other tasks: docs/own_data.md', highlight=False)
+
+
+def _from_here(path: str | Path) -> str:
+    """A path as one types it: relative to the current folder if it is inside."""
+    relative = os.path.relpath(path)
+    return str(path) if relative.startswith(os.pardir) else relative
+
+
 def main() -> None:
     args = build_parser().parse_args()
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
@@ -80,6 +106,7 @@ def main() -> None:
     print_facts(
         console, {'this run': (time.monotonic() - start) / 60, 'training': job.training_seconds / 60},
         {'checkpoint': checkpoint, 'fused': result.path, 'losses': losses, 'predictions': predictions})
+    print_next_steps(console, job, checkpoint)
 
 
 if __name__ == '__main__':

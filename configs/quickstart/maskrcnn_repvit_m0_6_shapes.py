@@ -11,7 +11,7 @@ custom_imports = dict(imports=['repvit_mm', 'repvit_mm.training'])
 data_root = 'data/shapes_detection/'
 classes = ('circle', 'square', 'triangle', 'star', 'heart', 'cross', 'ring', 'crescent')
 scale = (160, 160)
-max_iters = 1300
+max_iters = 1450
 strides = [8, 16, 32]
 channels = 64
 # BatchNorm in neck and heads, too: training starts from random weights.

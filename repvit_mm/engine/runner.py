@@ -12,7 +12,7 @@ from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.dist import master_only
 from mmengine.fileio import LocalBackend, get_file_backend
-from mmengine.hooks import Hook
+from mmengine.hooks import EMAHook, Hook
 from mmengine.logging import print_log
 from mmengine.model import BaseTTAModel, is_model_wrapper, revert_sync_batchnorm
 from mmengine.registry import HOOKS, OPTIMIZERS, RUNNERS
@@ -139,6 +139,8 @@ class Runner(mmengine.runner.Runner):
     def test(self) -> dict[str, float]:
         """Test the model that ``load_from`` names, all of it; mistakes of the user raise a UserError."""
         self._complete = True
+        # What EMAHook saved as the model's weights are the averaged ones, and its copy of the model would not be fused.
+        self._hooks = [hook for hook in self._hooks if type(hook) is not EMAHook]
         self.model.eval()  # fused checkpoints are for evaluation mode only
         with user_errors(self.cfg):
             return super().test()

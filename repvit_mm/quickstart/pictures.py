@@ -3,6 +3,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+import cv2
 import matplotlib
 import numpy as np
 from matplotlib import patheffects, ticker
@@ -13,6 +14,10 @@ from pycocotools import mask as mask_utils
 
 #: Detections with a lower score are not drawn.
 SCORE = .5
+#: Of two detections whose masks have a higher IoU, only the surer one is drawn.
+OVERLAP = .5
+#: Masks are drawn at this multiple of their resolution, with borders smoothed over this many of their pixels.
+ENLARGED, SMOOTHED = 4, 1.
 
 
 def draw_losses(scalars: Sequence[dict], path: Path, title: str) -> None:
@@ -63,25 +68,42 @@ def draw_detections(predictions: Path, annotations: Path, images: Path, path: Pa
     figure.suptitle(title)
     for axes, sample in zip(figure.subplots(rows, columns, squeeze=False).flat, samples, strict=False):
         axes.imshow(Image.open(images / sample['file_name']), interpolation='bicubic')
-        for instance in found:
-            if instance['image_id'] == sample['id'] and instance['score'] >= SCORE:
-                _draw_instance(axes, instance, names[instance['category_id']])
+        instances = [one for one in found if one['image_id'] == sample['id'] and one['score'] >= SCORE]
+        for instance in _distinct(instances)[::-1]:  # the surest on top
+            _draw_instance(axes, instance, names[instance['category_id']])
     for axes in figure.axes:
         axes.set_axis_off()
     figure.savefig(path)
 
 
+def _distinct(instances: Sequence[dict]) -> list[dict]:
+    """Detections of different objects, the surest first: without further guesses at the class of the same one."""
+    kept = []
+    for instance in sorted(instances, key=lambda one: -one['score']):
+        others = [one['segmentation'] for one in kept]
+        if not kept or mask_utils.iou([instance['segmentation']], others, [False] * len(others)).max() <= OVERLAP:
+            kept.append(instance)
+    return kept
+
+
 def _draw_instance(axes: Axes, instance: dict, name: str) -> None:
-    mask = mask_utils.decode(instance['segmentation']).astype(float)
     colour = matplotlib.colormaps['tab10'](instance['category_id'] % 10)
-    overlay = np.zeros((*mask.shape, 4))
-    overlay[...] = colour
-    overlay[..., 3] = .35 * mask
-    axes.imshow(overlay, interpolation='bilinear')
-    if 0 < mask.sum() < mask.size:
-        outline = axes.contour(mask, [.5], colors=[colour], linewidths=1.2)
-        outline.set_path_effects([patheffects.withStroke(linewidth=2., foreground='white')])
+    coverage = _coverage(mask_utils.decode(instance['segmentation']))
+    height, width = (side / ENLARGED for side in coverage.shape)
+    overlay = np.full((*coverage.shape, 4), colour)
+    overlay[..., 3] = .35 * coverage
+    extent = (-.5, width - .5, height - .5, -.5)
+    axes.imshow(overlay, interpolation='bilinear', extent=extent)
+    if coverage.min() < .5 <= coverage.max():
+        outline = axes.contour(coverage, [.5], colors=[colour], linewidths=1.5, origin='upper', extent=extent)
+        outline.set_path_effects([patheffects.withStroke(linewidth=3., foreground='white')])
     x, y, width, height = instance['bbox']
     axes.text(x + width / 2, y + height / 2, f'{name} {instance["score"]:.2f}', color='white', fontsize=7.5,
               ha='center', va='center', clip_on=True,
               bbox=dict(boxstyle='round,pad=.25', facecolor=colour, linewidth=0))
+
+
+def _coverage(mask: np.ndarray) -> np.ndarray:
+    """A mask of 0 and 1, enlarged: how far each pixel is inside, 0 to 1, without the steps of the pixels."""
+    enlarged = cv2.resize(mask.astype(np.float32), None, fx=ENLARGED, fy=ENLARGED, interpolation=cv2.INTER_LINEAR)
+    return np.clip(4 * cv2.GaussianBlur(enlarged, (0, 0), SMOOTHED * ENLARGED) - 1.5, 0, 1)

@@ -261,6 +261,21 @@ def test_a_fused_file_is_tested_at_its_speed_and_not_trained(make_runner, tmp_pa
     assert all(torch.equal(value, fused.state_dict()[name]) for name, value in runner.model.state_dict().items())
 
 
+def test_a_fused_file_is_tested_where_the_config_averages_weights(make_runner, tmp_path, monkeypatch):
+    fused = fuse(ToyPyramid().eval())
+    torch.save({'state_dict': fused.state_dict()}, tmp_path / 'x.pth')
+    runner = make_runner(model=dict(type='ToyPyramid'), load_from=str(tmp_path / 'x.pth'))
+    runner.register_hook(dict(type='EMAHook'))
+
+    def test(self):
+        self.call_hook('before_run')
+        self.load_or_resume()
+        self.call_hook('before_test_epoch')
+    monkeypatch.setattr('mmengine.runner.Runner.test', test)
+    runner.test()
+    assert all(torch.equal(value, fused.state_dict()[name]) for name, value in runner.model.state_dict().items())
+
+
 def test_what_mmengine_has_a_scheme_for_is_loaded(make_runner, tmp_path, monkeypatch):
     weights = {'linear.weight': torch.full((1, 1), 3.), 'linear.bias': torch.full((1,), 4.)}
     torch.save({'state_dict': weights}, tmp_path / 'x.pth')

@@ -7,7 +7,7 @@ from PIL import Image
 from pycocotools import mask as mask_utils
 
 from repvit_mm.datasets import CLASSES, SceneSpec, draw_scene
-from repvit_mm.quickstart.pictures import draw_detections, draw_losses
+from repvit_mm.quickstart.pictures import _distinct, draw_detections, draw_losses
 
 
 def scalars(step, loss):
@@ -54,3 +54,13 @@ def test_predictions_are_drawn_over_the_pictures(sheet):
 def test_sheet_has_only_the_rows_it_needs(sheet):
     height, width = sheet(.9).shape[:2]
     assert height < .7 * width
+
+
+def test_of_two_guesses_at_an_object_the_surer_one_is_drawn():
+    def detection(score, left):
+        mask = np.zeros((20, 20), np.uint8, 'F')
+        mask[5:15, left:left + 8] = 1
+        return dict(score=score, segmentation=mask_utils.encode(mask))
+    doubtful, sure, other = detection(.6, 2), detection(.9, 3), detection(.7, 9)
+    assert _distinct([doubtful, sure, other]) == [sure, other]
+    assert _distinct([]) == []

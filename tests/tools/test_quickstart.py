@@ -1,9 +1,11 @@
 """The quickstart from nothing to its summary, as far as a few steps of training go."""
 import re
+import shlex
+from pathlib import Path
 
 import pytest
 from PIL import Image
-from running import run_tool
+from running import load_tool, run_tool
 
 SMALL = ('--train-scenes', '6', '--val-scenes', '2', '--cfg-options', 'train_cfg.max_iters=2',
          'train_cfg.val_interval=2', 'default_hooks.logger.interval=1', 'train_dataloader.batch_size=2')
@@ -23,6 +25,12 @@ def test_quickstart_goes_from_nothing_to_a_summary(tmp_path):
     for name in ('losses.png', 'predictions.png'):
         assert str(tmp_path / 'run' / name) in run.out
         assert min(Image.open(tmp_path / 'run' / name).size) > 300
+    commands = [line for line in run.out.splitlines() if re.search(r'tools/\w+\.py ', line)]
+    assert len(commands) == 2
+    for command in commands:
+        _, tool, *arguments = shlex.split(command)
+        load_tool(Path(tool).stem).build_parser().parse_args(arguments)
+        assert all(Path(word).exists() for word in [tool, *arguments[:2]])
     for name in ('train/iter_2.pth', 'fused.pth'):
         assert str(tmp_path / 'run' / name) in run.out and (tmp_path / 'run' / name).is_file()
 
