@@ -1,4 +1,4 @@
-# Several labels for each image, trained on the embedded data set from random weights in minutes on two CPU cores. To
+# Several labels for each image, trained on the embedded data set from random weights on a CPU. To
 # draw the data set: python tools/draw_shapes.py multilabel data/shapes_multilabel
 _base_ = '../classification/multilabel_repvit_m0_9.py'
 

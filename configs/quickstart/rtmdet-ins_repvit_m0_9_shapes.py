@@ -1,4 +1,4 @@
-# RTMDet-Ins, trained on the embedded data set from random weights in minutes on two CPU cores: the head of
+# RTMDet-Ins, trained on the embedded data set from random weights on a CPU: the head of
 # configs/detection/rtmdet-ins_repvit_m0_9.py in place of RTMDet's. To draw the data set:
 # python tools/draw_shapes.py detection data/shapes_detection
 _base_ = './rtmdet_repvit_m0_9_shapes.py'

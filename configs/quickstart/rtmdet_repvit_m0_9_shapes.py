@@ -1,4 +1,4 @@
-# RTMDet, trained on the embedded data set from random weights in minutes on two CPU cores: configs/detection with
+# RTMDet, trained on the embedded data set from random weights on a CPU: configs/detection with
 # smaller images, a short schedule, and neither mosaics nor mixed pictures. To draw the data set:
 # python tools/draw_shapes.py detection data/shapes_detection
 _base_ = '../detection/rtmdet_repvit_m0_9.py'

@@ -1,4 +1,4 @@
-# SegFormer's head on RepViT, trained on the embedded data set from random weights in minutes on two CPU cores. To draw
+# SegFormer's head on RepViT, trained on the embedded data set from random weights on a CPU. To draw
 # the data set: python tools/draw_shapes.py segmentation data/shapes_segmentation
 _base_ = './fpn_repvit_m0_6_shapes.py'
 
