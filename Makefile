@@ -4,6 +4,7 @@ VENV ?= .venv
 VENV_UPSTREAM ?= .venv-upstream
 VENV_NEWEST ?= .venv-newest
 VENV_OPERATORS ?= .venv-operators
+VENV_DEVICES ?= .venv-devices
 PYTHON ?= python3
 ARGS ?=
 DEVICE ?= cuda
@@ -14,7 +15,7 @@ INSTALL = @install/environment.sh '$(VENV)' '$(PYTHON)' --quiet
 UPSTREAM_DAY = 2026-11-25
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart sam-demo sam-demo-setup test check-upstream check-newest check-operators check-trust check-gpu lint docs lock clean
+.PHONY: help setup quickstart sam-demo sam-demo-setup test check-upstream check-newest check-operators check-devices check-trust check-gpu lint docs lock clean
 
 help:  ## list the targets
 	@echo 'usage: make TARGET [VENV=.venv] [PYTHON=python3] [ARGS=...]'
@@ -59,6 +60,14 @@ check-operators:  ## compare torchvision's operators with mmcv's, which VENV_OPE
 	@MMCV_WITH_OPS=1 CFLAGS='-O2 -g0' CUDA_VISIBLE_DEVICES= $(INTO_OPERATORS) --no-build-isolation --no-cache \
 	  --no-deps "$$(grep '^onedl-mmcv==' requirements.txt)"
 	@'$(abspath $(VENV_OPERATORS))/bin/python' -m pytest -s tests/ops $(ARGS)
+
+# They bring along much that nothing else needs, and are not for every Python: an environment of their own.
+INTO_DEVICES = install/environment.sh '$(VENV_DEVICES)' '$(PYTHON)' --quiet
+check-devices:  ## test the exports to all formats, ExecuTorch and LiteRT too (Python 3.11 or later), in VENV_DEVICES
+	@echo '-e .' | $(INTO_DEVICES) --no-deps -r requirements.txt -r -
+	@$(INTO_DEVICES) -c requirements.txt executorch
+	@$(INTO_DEVICES) --no-deps -r requirements-litert.txt
+	@$(call PYTEST,$(VENV_DEVICES)) tests/export $(ARGS)
 
 check-trust: setup  ## kill trainings, fuzz what reads files, and try a table of bad inputs (20 minutes)
 	@$(call PYTEST,$(VENV)) tests/trust --trust $(ARGS)

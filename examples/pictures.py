@@ -1,5 +1,7 @@
-"""Pictures in and out of an exported classifier, with numpy and Pillow only."""
+"""Pictures in and out of an exported file, with numpy and Pillow only."""
+import colorsys
 import json
+import sys
 import zipfile
 
 import numpy as np
@@ -13,22 +15,97 @@ def facts_at_the_end(path):
 
 
 def prepare(path, facts, height, width):
-    """A picture, and the image of it that the model takes: float32 (1, 3, height, width), normalised."""
+    """A picture, and the inputs that hold it: float32 `image` (1, 3, height, width), normalised, and `size` (2,).
+
+    For a detector the picture keeps its ratio, zeros fill the rest, and `size` is its height and width there."""
     picture = Image.open(path).convert('RGB')
-    pixels = np.asarray(picture.resize((width, height), Image.Resampling.BILINEAR), np.float32)
+    rows, columns = height, width
+    if facts['task'] == 'detection':
+        scale = min(height / picture.height, width / picture.width)
+        rows, columns = round(picture.height * scale), round(picture.width * scale)
+    pixels = np.asarray(picture.resize((columns, rows), Image.Resampling.BILINEAR), np.float32)
     if facts['channels'] == 'BGR':
         pixels = pixels[..., ::-1]
-    image = (pixels - facts['mean']) / facts['std']
-    return picture, np.ascontiguousarray(image.transpose(2, 0, 1)[None], np.float32)
+    image = np.zeros((1, 3, height, width), np.float32)
+    image[0, :, :rows, :columns] = ((pixels - facts['mean']) / facts['std']).transpose(2, 0, 1)
+    return picture, {'image': image, 'size': np.array([rows, columns], np.float32)}
 
 
-def label(picture, logits, facts, out):
+def draw(picture, inputs, outputs, facts, out):
+    """Write the picture with what a file found in it, and print that; outputs are arrays by name."""
+    names = facts.get('classes') or []
+    if facts['task'] == 'classification':
+        label_best(picture, outputs['logits'][0], names)
+    elif facts['task'] == 'segmentation':
+        picture = colour(picture, outputs['logits'][0], names)
+    elif 'boxes' in outputs:
+        picture = outline(picture, inputs['size'], outputs, names, facts.get('mask_threshold', 0.5))
+    else:
+        sys.exit(f'{facts["description"]}: this file gives maps, and there is nothing to draw')
+    picture.save(out)
+
+
+def name_of(index, names):
+    return names[index] if index < len(names) else f'class {index}'
+
+
+def write(picture, place, text):
+    ImageDraw.Draw(picture).text(place, text, (255, 255, 255), stroke_width=2, stroke_fill=(0, 0, 0))
+
+
+def colour_of(index):
+    """A colour (3,) for a class; neighbours in number are far apart in hue."""
+    return 255 * np.array(colorsys.hsv_to_rgb(index * 0.618 % 1, 0.75, 0.95))
+
+
+def label_best(picture, logits, names):
     """Write the best class onto the picture, and print the best three."""
     shares = np.exp(logits - logits.max())
     shares /= shares.sum()
-    names = facts.get('classes') or []
-    lines = [f'{shares[i]:6.1%} {names[i] if len(names) == len(logits) else f"class {i}"}'
-             for i in logits.argsort()[::-1][:3]]
+    lines = [f'{shares[i]:6.1%} {name_of(i, names)}' for i in logits.argsort()[::-1][:3]]
     print(*lines, sep='\n')
-    ImageDraw.Draw(picture).text((8, 8), lines[0], (255, 255, 255), stroke_width=2, stroke_fill=(0, 0, 0))
-    picture.save(out)
+    write(picture, (8, 8), lines[0])
+
+
+def colour(picture, logits, names):
+    """The picture under the colours of its classes, with their names; prints the share of each."""
+    classes = logits.argmax(0)
+    found, counts = np.unique(classes, return_counts=True)
+    colours = np.array([colour_of(index) for index in range(len(logits))])
+    map_ = Image.fromarray(colours[classes].astype(np.uint8)).resize(picture.size, Image.Resampling.NEAREST)
+    picture = Image.blend(picture, map_, 0.55)
+    for index, count in zip(found, counts, strict=True):
+        print(f'{count / classes.size:6.1%} {name_of(index, names)}')
+        rows, columns = np.nonzero(classes == index)
+        nearest = np.hypot(rows - rows.mean(), columns - columns.mean()).argmin()
+        write(picture, (columns[nearest] * picture.width / classes.shape[1] - 12,
+                        rows[nearest] * picture.height / classes.shape[0] - 6), name_of(index, names))
+    return picture
+
+
+def outline(picture, size, outputs, names, threshold):
+    """The picture with boxes, masks and names of what was found; prints them, in pixels of the picture."""
+    pixels = np.asarray(picture, np.float32)
+    scale = np.tile([picture.width / size[1], picture.height / size[0]], 2)
+    there = np.flatnonzero(outputs['scores'] > 0)
+    boxes = np.clip(outputs['boxes'] * scale, 0, np.tile(picture.size, 2))
+    for i in there if 'masks' in outputs else ():
+        inside = paste(outputs['masks'][i], boxes[i], picture.height, picture.width) >= threshold
+        pixels = np.where(inside[..., None], 0.5 * pixels + 0.5 * colour_of(outputs['labels'][i]), pixels)
+    picture = Image.fromarray(pixels.astype(np.uint8))
+    for i in there[::-1]:  # the best one on top
+        box, label = boxes[i], outputs['labels'][i]
+        ImageDraw.Draw(picture).rectangle(box.tolist(), outline=tuple(colour_of(label).astype(int)), width=2)
+        write(picture, (box[0] + 3, box[1] + 2), f'{name_of(label, names)} {outputs["scores"][i]:.2f}')
+    for i in there:
+        print(f'{outputs["scores"][i]:.3f} {name_of(outputs["labels"][i], names)}', *boxes[i].round(1))
+    return picture
+
+
+def paste(mask, box, height, width):
+    """A mask (M, M) of a box, put into the picture: (height, width), interpolated between the centres of its cells."""
+    def shares(pixels, start, end):
+        places = (np.arange(pixels) + 0.5 - start) / max(end - start, 1e-6) * len(mask) - 0.5
+        return np.maximum(0, 1 - abs(places[:, None] - np.arange(len(mask))))
+    left, top, right, bottom = box
+    return shares(height, top, bottom) @ mask @ shares(width, left, right).T

@@ -1,14 +1,15 @@
-"""Classify a picture with onnxruntime: with_onnxruntime.py MODEL.onnx PICTURE OUT.png."""
+"""Run a model on a picture with onnxruntime: with_onnxruntime.py MODEL.onnx PICTURE OUT.png."""
 import json
 import sys
 
 import onnxruntime
-from pictures import label, prepare
+from pictures import draw, prepare
 
 model, path, out = sys.argv[1:]
 session = onnxruntime.InferenceSession(model, providers=['CPUExecutionProvider'])
-entries = session.get_modelmeta().custom_metadata_map
-facts = {'channels': entries['channels'],
-         **{key: json.loads(entries[key]) for key in ('mean', 'std', 'classes') if key in entries}}
-picture, image = prepare(path, facts, *session.get_inputs()[0].shape[2:])
-label(picture, session.run(['logits'], {'image': image})[0][0], facts, out)
+facts = dict(session.get_modelmeta().custom_metadata_map)
+facts.update({key: json.loads(facts[key]) for key in ('mean', 'std', 'classes', 'mask_threshold') if key in facts})
+picture, inputs = prepare(path, facts, *session.get_inputs()[0].shape[2:])
+names = [output.name for output in session.get_outputs()]
+found = session.run(names, {value.name: inputs[value.name] for value in session.get_inputs()})
+draw(picture, inputs, dict(zip(names, found, strict=True)), facts, out)

@@ -6,7 +6,7 @@ from pathlib import Path
 from repvit_mm.arguments import CHECKPOINT, MODEL, PICTURES, add_shape, fraction, positive, side
 from repvit_mm.errors import UserError
 from repvit_mm.export import BACKENDS, Options, Selection, export_model
-from repvit_mm.export.backends import check_options
+from repvit_mm.export.backends import check_options, why_no_detections
 from repvit_mm.export.calibration import Quantisation, find_pictures
 from repvit_mm.export.coreml import WEIGHTS
 from repvit_mm.export.detectors import spread_outputs
@@ -96,10 +96,10 @@ def export(args: argparse.Namespace) -> None:
         print(f'{model.name} has random weights: give a checkpoint for anything but timing')
     failures = []
     for (name, options), out in zip(jobs, outs, strict=True):
-        if 'selection' in BACKENDS[name].options:
+        if detections is not None and (reason := why_no_detections(name, model)):
+            print(f'{name} holds no detections: {reason}. Backbone and neck of {model.name} are exported')
+        else:
             options = options._replace(selection=detections)
-        elif detections is not None:
-            print(f'{name} cannot output detections: backbone and neck of {model.name} are exported')
         try:
             show(export_model(model, name, args.shape, out, options))
         except UserError as error:

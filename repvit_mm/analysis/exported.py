@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from ..errors import UserError
+from ..export.backends import BACKENDS
 from ..export.detections import detect_with_mmdet
 from ..export.detectors import Selection
 from ..export.judging import accuracy, test_config
@@ -16,6 +17,7 @@ from ..export.pictures import load_pictures, normalise, to_pixels
 from ..export.runtimes import ENGINES
 from ..export.subject import Options, Subject, subject_of
 from ..export.testing import use_exported
+from ..export.verification import size_on_disk
 from ..files import atomic_write
 from ..inference import InferenceModel, build_inference_model
 from .turns import Prepared, take_turns
@@ -46,10 +48,10 @@ class Job(NamedTuple):
     pictures: Sequence[str] = ()
     threads: int = 2
 
-    def subject(self) -> Subject:
-        """The fused model; of a detector the whole."""
+    def subject(self, fixed: bool = False) -> Subject:
+        """The fused model; of a detector the whole, on request of fixed shapes."""
         model = build_inference_model(self.config, self.checkpoint)
-        return subject_of(model, self.shape, Options(selection=selection_of(model)))
+        return subject_of(model, self.shape, Options(selection=selection_of(model)), fixed)
 
     def inputs(self, subject: Subject) -> dict[str, np.ndarray]:
         """The picture that is timed."""
@@ -64,7 +66,8 @@ def selection_of(model: InferenceModel) -> Selection | None:
 
 
 def measure(job: Job, files: Sequence[Path]) -> list[list[str]]:
-    """The rows of the table: PyTorch, then the files.
+    """The rows of the table: PyTorch, then the files. Packages of Core ML are compared with PyTorch instead: what runs
+    them off a Mac tells nothing of their speed.
 
     Raises:
         UserError: If a file cannot be run, or the test data are missing.
@@ -73,7 +76,8 @@ def measure(job: Job, files: Sequence[Path]) -> list[list[str]]:
     cfg = test_config(subject.fused.config, job.data_root)
     if cfg is None:
         raise UserError(f'the test data of {job.config} are not here: give their place with --data-root DIR')
-    engines = {path: _engine_of(path) for path in files}
+    packages = [path for path in files if path.suffix == BACKENDS['coreml'].suffix]
+    engines = {path: _engine_of(path) for path in files if path not in packages}
     makers = {path: partial(_prepare_file, job, path, engine) for path, engine in engines.items()}
     turns = take_turns({_PYTORCH: partial(_prepare_pytorch, job), **makers}, ROUNDS)
     scores = {_PYTORCH: accuracy(cfg, subject.fused.model)[0]}
@@ -86,10 +90,23 @@ def measure(job: Job, files: Sequence[Path]) -> list[list[str]]:
         size = '-' if path is _PYTORCH else f'{_size(path) / 1e6:.1f}'
         figures = ', '.join(f'{name} {value:.1f}' for name, value in score.items())
         name = 'PyTorch, fused' if path is _PYTORCH else engines[path]
-        precision = 'fp32' if path is _PYTORCH else next(
-            (kind for kind in ('int8', 'fp16') if path.stem.endswith(kind)), 'fp32')
+        precision = 'fp32' if path is _PYTORCH else _precision_of(path, 'fp32')
         rows.append([subject.fused.name, name, precision, size, figures, f'{np.median(turns[path][1].times):.1f}'])
-    return rows
+    return rows + [_package_row(job, path) for path in packages]
+
+
+def _package_row(job: Job, path: Path) -> list[str]:
+    """The row of a Core ML package."""
+    subject, precision = job.subject(fixed=True), _precision_of(path, 'fp16')
+    options = Options(precision, job.pictures, selection_of(subject.fused))
+    results = BACKENDS['coreml'].prove(path, subject, options)
+    figures = ', '.join(f'{result.output} {result.difference:.1e}' for result in results[:4])
+    return [subject.fused.name, 'coreml', precision, f'{size_on_disk(path) / 1e6:.1f}', f'differs: {figures}', '-']
+
+
+def _precision_of(path: Path, default: str) -> str:
+    """As the exporters name files of several precisions."""
+    return next((kind for kind in ('int8', 'fp16', 'fp32') if path.name.split('.')[0].endswith(kind)), default)
 
 
 def write_rows(rows: Sequence[Sequence[str]], document: Path) -> None:

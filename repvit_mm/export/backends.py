@@ -9,6 +9,7 @@ from ..errors import ExportError
 from ..files import atomic_write
 from ..inference import InferenceModel
 from . import coreml, executorch, litert, ncnn, onnx, openvino
+from .detectors import why_not_fixed
 from .mil_evaluator import quiet
 from .packages import need
 from .proof import prove_with
@@ -30,6 +31,7 @@ class Backend(NamedTuple):
         options: Those of :class:`Options` that not every format has.
         beside: Suffixes of the files that belong to it.
         is_folder: Whether it is a folder.
+        fixed: Whether all shapes are known before a picture is seen.
         engine: A key of :data:`repvit_mm.export.runtimes.ENGINES`, which runs int8 files to judge them.
         add_facts: ``(path, facts)`` adds metadata to such a file.
     """
@@ -43,31 +45,31 @@ class Backend(NamedTuple):
     options: frozenset[str] = frozenset()
     beside: tuple[str, ...] = ()
     is_folder: bool = False
+    fixed: bool = False
     engine: str | None = None
     add_facts: Callable[[Path, dict[str, Any]], None] | None = None
 
 
 #: Name -> format.
 BACKENDS = {
-    'onnx': Backend('.onnx', ('fp32', 'int8'), ('onnx', 'onnxruntime'), onnx.build, prove_with(open_onnx),
+    'onnx': Backend('.onnx', ('fp32', 'fp16', 'int8'), ('onnx', 'onnxruntime'), onnx.build, prove_with(open_onnx),
                     'onnxruntime', frozenset({'selection', 'dynamic_size', 'quantisation'}), engine='onnxruntime',
                     add_facts=onnx.add_facts),
     'openvino': Backend('.xml', ('fp32', 'fp16', 'int8'), ('openvino', 'onnx'), openvino.build,
                         prove_with(open_openvino), 'OpenVINO', frozenset({'selection', 'dynamic_size', 'quantisation'}),
                         ('.bin',), engine='openvino', add_facts=openvino.add_facts),
     'coreml': Backend('.mlpackage', ('fp16', 'fp32'), ('coremltools',), coreml.build, coreml.prove, coreml.runner(),
-                      frozenset({'more_shapes', 'weights'}), is_folder=True),
-    'litert': Backend('.tflite', ('fp32',), ('litert_torch', 'ai_edge_litert'), litert.build, prove_with(open_litert),
-                      'LiteRT, XNNPACK'),
+                      frozenset({'selection', 'more_shapes', 'weights'}), is_folder=True, fixed=True),
+    'litert': Backend('.tflite', ('fp32', 'fp16'), ('litert_torch', 'ai_edge_litert'), litert.build,
+                      prove_with(open_litert), 'LiteRT, XNNPACK', frozenset({'selection'}), fixed=True),
     'ncnn': Backend('.ncnn.param', ('fp32', 'fp16'), ('ncnn', 'pnnx'), ncnn.build, prove_with(open_ncnn), 'ncnn',
-                    beside=('.bin',)),
+                    beside=('.bin',), fixed=True),
     'executorch': Backend('.pte', ('fp32',), ('executorch',), executorch.build, prove_with(open_executorch),
-                          'ExecuTorch, XNNPACK'),
+                          'ExecuTorch, XNNPACK', frozenset({'selection'}), fixed=True),
 }
 #: Option -> how it is given on the command line, and why a format does not have it.
 _OPTIONAL = {
-    'selection': ('a detector without --pyramid', 'its files hold backbone and neck of a detector, not the number of '
-                                                  'detections that an image happens to have'),
+    'selection': ('a detector without --pyramid', 'it has no TopK and no Gather, which the selection of boxes needs'),
     'dynamic_size': ('--dynamic-size', 'its files are for images of one size'),
     'more_shapes': ('--also-shape', 'only Core ML lists its sizes'),
     'weights': ('--weights', 'it is for Core ML'),
@@ -98,6 +100,14 @@ def check_options(name: str, options: Options) -> Options:
         if option not in backend.options and getattr(options, option) != Options._field_defaults[option]:
             raise ExportError(f'{name} does not take {asked}: {reason}')
     return options._replace(precision=precision)
+
+
+def why_no_detections(name: str, model: InferenceModel) -> str:
+    """Why a format does not hold the whole of a detector that others hold; empty if it does."""
+    backend = BACKENDS[name]
+    if 'selection' not in backend.options:
+        return _OPTIONAL['selection'][1]
+    return f'{model.name} {why_not_fixed(model)}' if backend.fixed and why_not_fixed(model) else ''
 
 
 def export_model(model: InferenceModel, name: str, shape: Sequence[int], out: str | Path,
@@ -133,7 +143,7 @@ def export_model(model: InferenceModel, name: str, shape: Sequence[int], out: st
                                              and model.task.decision is None):
         raise ExportError(f'{model.name} in int8: an int8 file is judged by what it decides, and the one of a backbone '
                           'or a pyramid decides nothing')
-    subject = subject_of(model, shape, options)
+    subject = subject_of(model, shape, options, backend.fixed)
     with ExitStack() as stack:
         path = stack.enter_context(atomic_write(out, backend.is_folder))
         # They are put in place first: a graph without its weights would be half a file.

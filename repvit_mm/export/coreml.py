@@ -13,9 +13,13 @@ from torch import Tensor, nn
 
 from ..errors import ExportError
 from ..inference import InferenceModel
+from .detections import prove_detections
+from .detector_operations import DETECTOR_OPERATIONS
+from .detectors import WholeDetector
 from .mil_evaluator import MILProgram, quiet
 from .pictures import load_pictures, normalise, to_pixels
 from .provenance import PAPER
+from .runtimes import ExportedFile
 from .subject import Options, Subject
 from .verification import BOUNDS, Comparison, GraphNode, check_fused, compare, constant_scales
 
@@ -33,12 +37,13 @@ class CoreMLModel(nn.Module):
     which would not be true of the means.
 
     Args:
-        fused: In its fused form; modified in place.
+        model: In its fused form; modified in place.
     """
 
-    def __init__(self, fused: InferenceModel):
+    def __init__(self, model: InferenceModel | WholeDetector):
         super().__init__()
-        self.fused = fused
+        self.model = model
+        self.fused = fused = model.fused if isinstance(model, WholeDetector) else model
         mean, std, self.channels = fused.normalisation
         self.scale = len(std) / sum(std)
         self.bias = [-value * self.scale for value in mean]
@@ -47,18 +52,17 @@ class CoreMLModel(nn.Module):
         stem.weight.data = (stem.weight.double() * factors[:, None, None]).float()
 
     def forward(self, image: Tensor) -> Tensor | tuple[Tensor, ...]:
-        """(1, 3, H, W), scaled and shifted -> probabilities, a map of classes (1, H, W), or feature maps."""
-        outputs = self.fused(image)
+        """(1, 3, H, W), scaled and shifted -> probabilities, a map of classes (1, H, W), detections, or maps."""
+        outputs = self.model(image)
         if self.fused.task.decision == 'softmax':
             return outputs[0].softmax(1)
         if self.fused.task.decision == 'argmax':
             return outputs[0].argmax(1)
         return outputs
 
-    def output_names(self, count: int) -> list[str]:
-        """Names of the outputs."""
-        names = {'softmax': ['probabilities'], 'argmax': ['classes']}
-        return names.get(self.fused.task.decision) or self.fused.output_names(count)
+    def output_names(self, names: Sequence[str]) -> Sequence[str]:
+        """Names of the outputs, of which those of the model are given."""
+        return {'softmax': ['probabilities'], 'argmax': ['classes']}.get(self.fused.task.decision, names)
 
 
 def build(subject: Subject, path: Path, options: Options) -> Counter[str]:
@@ -66,7 +70,8 @@ def build(subject: Subject, path: Path, options: Options) -> Counter[str]:
 
     The input ``image`` is an image with pixels from 0 to 255, in the channel order of the model. The outputs are
     ``classLabel`` and ``classLabel_probs`` of a classifier, the int32 map ``classes`` of a segmentor, the maps of a
-    backbone (``stage1``, ...) or of a detector's neck (``level0``, ...), in the precision of the program.
+    backbone (``stage1``, ...) or of a detector's neck (``level0``, ...), in the precision of the program, or what a
+    whole detector finds.
 
     Returns:
         How often each operation occurs.
@@ -74,12 +79,16 @@ def build(subject: Subject, path: Path, options: Options) -> Counter[str]:
     Raises:
         ExportError: If the image does not have three channels, or the program is not fused.
     """
-    model = subject.model
+    model, whole = subject.fused, isinstance(subject.model, WholeDetector)
     if model.in_channels != 3:
         raise ExportError(f'{model.name} expects {model.in_channels} channels, but an image in Core ML has 3')
+    if whole and (options.more_shapes or options.weights != 'float'):
+        raise ExportError(f'{model.name} with its detections has one size, and weights as they are: --also-shape and '
+                          '--weights are for --pyramid')
     shapes = _shapes(subject, options)
     with quiet():
-        package = _convert(CoreMLModel(copy.deepcopy(model)).eval(), shapes, options.precision)
+        package = _convert(CoreMLModel(copy.deepcopy(subject.model)).eval(), shapes, options.precision,
+                           subject.outputs)
         package = _compress(package, options.weights)
         _set_metadata(package, subject, shapes)
         package.save(str(path))
@@ -94,10 +103,29 @@ def prove(path: Path, subject: Subject, options: Options) -> list[Comparison]:
     Raises:
         ExportError: If it does not compute what PyTorch does.
     """
-    bound = max(BOUNDS[options.precision].outputs, WEIGHTS[options.weights])
-    program = MILProgram(path)
+    bounds = BOUNDS[options.precision]
+    if isinstance(subject.model, WholeDetector):
+        return prove_detections(open_detector(path, subject), subject.model, subject.shape, bounds, options.pictures)
+    program, bound = MILProgram(path), max(bounds.outputs, WEIGHTS[options.weights])
     return [result for size in _shapes(subject, options)
             for result in _prove(path, program, subject.model, size, bound, options.pictures)]
+
+
+def open_detector(path: Path, subject: Subject) -> ExportedFile:
+    """The package as a file that takes normalised images."""
+    program = MILProgram(path, DETECTOR_OPERATIONS)
+    mean, std, channels = subject.fused.normalisation
+    shift, scale = (np.array(values, np.float32)[:, None, None] for values in (mean, std))
+
+    def run(inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        pixels = (inputs['image'] * scale + shift).round()
+        if runs_core_ml():
+            picture = pixels[0, ::-1 if channels == 'BGR' else 1].transpose(1, 2, 0).astype(np.uint8)
+            found = predict(path, picture, ())
+        else:
+            found = program.run(image=torch.from_numpy(pixels))
+        return {name: found[name].numpy() for name in subject.outputs}
+    return ExportedFile(path, run, tuple(subject.inputs['image'].shape), subject.facts)
 
 
 def runner() -> str:
@@ -110,7 +138,7 @@ def _shapes(subject: Subject, options: Options) -> list[tuple[int, ...]]:
 
 
 @torch.no_grad()
-def _convert(wrapped: CoreMLModel, shapes: Sequence[Sequence[int]], precision: str) -> Any:
+def _convert(wrapped: CoreMLModel, shapes: Sequence[Sequence[int]], precision: str, names: Sequence[str]) -> Any:
     import coremltools as ct
     image = torch.zeros(1, 3, *shapes[0])
     outputs = wrapped(image)
@@ -118,15 +146,21 @@ def _convert(wrapped: CoreMLModel, shapes: Sequence[Sequence[int]], precision: s
         traced = torch.jit.trace(wrapped, image, check_trace=False)
     sizes = [(1, 3, *size) for size in shapes]
     is_classifier = wrapped.fused.task.decision == 'softmax'
-    names = wrapped.output_names(1 if isinstance(outputs, Tensor) else len(outputs))
+    half = ct.transform.FP16ComputePrecision(_is_layer) if isinstance(wrapped.model, WholeDetector) else (
+        ct.precision.FLOAT16)
     return ct.convert(
         traced, convert_to='mlprogram', minimum_deployment_target=ct.target.iOS16, skip_model_load=True,
         inputs=[ct.ImageType('image', sizes[0] if len(sizes) == 1 else ct.EnumeratedShapes(sizes, sizes[0]),
                              wrapped.scale, wrapped.bias, getattr(ct.colorlayout, wrapped.channels))],
-        outputs=[ct.TensorType(name) for name in names],
+        outputs=[ct.TensorType(name) for name in wrapped.output_names(names)],
         classifier_config=ct.ClassifierConfig(class_labels(wrapped.fused, outputs.shape[1]), 'classLabel',
                                               'probabilities') if is_classifier else None,
-        compute_precision=ct.precision.FLOAT16 if precision == 'fp16' else ct.precision.FLOAT32)
+        compute_precision=half if precision == 'fp16' else ct.precision.FLOAT32)
+
+
+def _is_layer(operation: Any) -> bool:
+    """Whether an operation computes a map; boxes need more than half precision."""
+    return operation.outputs[0].rank == 4 and operation.op_type not in ('resample', 'concat', 'expand_dims', 'stack')
 
 
 def class_labels(model: InferenceModel, number: int) -> list[str]:
@@ -155,7 +189,7 @@ def _set_metadata(package: Any, subject: Subject, shapes: Sequence[Sequence[int]
     for key, value in facts.items():
         package.user_defined_metadata[key] = value if isinstance(value, str) else json.dumps(value)
     package.input_description['image'] = (
-        f'{subject.model.normalisation.channels} image of {" or ".join(f"{w} x {h}" for h, w in shapes)} pixels '
+        f'{subject.fused.normalisation.channels} image of {" or ".join(f"{w} x {h}" for h, w in shapes)} pixels '
         '(width x height), values from 0 to 255; normalised inside')
 
 

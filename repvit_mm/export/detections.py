@@ -69,7 +69,9 @@ def detect(file: ExportedFile, image: Tensor, size: Sequence[int]) -> Detections
         size: Height and width of the picture in it.
     """
     outputs = file.run({'image': image.numpy(), 'size': np.array(size, np.float32)})
-    return Detections(**outputs)
+    there = outputs['scores'] > 0  # all, but in a file of fixed shapes
+    found = Detections(**{name: values[there] for name, values in outputs.items()})
+    return found._replace(boxes=np.minimum(found.boxes, np.tile(np.array(size[::-1], np.float32), 2)))
 
 
 @torch.no_grad()
@@ -112,7 +114,8 @@ def unmatched(these: Detections, those: Detections, side: int, bounds: Bounds) -
 
 def prove_detections(file: ExportedFile, whole: WholeDetector, shape: Sequence[int], bounds: Bounds,
                      pictures: Sequence[str | Path] = ()) -> list[Comparison]:
-    """Compare what a file finds with what mmdet finds: two pictures that fill the image and one that does not.
+    """Compare what a file finds with what mmdet finds: two pictures that fill the image and one that does not (a third
+    that does, if its shapes are fixed).
 
     Where two scores are equal but for rounding, or two boxes overlap by just the threshold, rounding decides what is
     found. As many detections may differ as differ in mmdet when noise of that size is added to the picture. A picture
@@ -162,7 +165,8 @@ def _cases(whole: WholeDetector, shape: Sequence[int],
            pictures: Sequence[str | Path]) -> list[tuple[Tensor, tuple[int, int]]]:
     """Images and the size of the picture in them."""
     height, width = shape
-    sizes = [(height, width), (height, width), (height - height // 5, width - width // 7)]
+    smaller = (height, width) if whole.fixed else (height - height // 5, width - width // 7)
+    sizes = [(height, width), (height, width), smaller]
     photographs = [load_pictures(size, index + 1, pictures)[-1:] for index, size in enumerate(sizes)]
     normalisation, cases = whole.fused.normalisation, []
     for pixels in [*photographs, np.full((1, height, width, 3), 128, np.uint8)]:

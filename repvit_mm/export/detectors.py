@@ -14,6 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ..errors import ExportError
 from ..inference import InferenceModel
 from .pictures import load_pictures, normalise, to_pixels
+from .steps import FixedSteps, Steps
 
 #: What can be exported, for the message about what cannot.
 SUPPORTED = ('one-stage detectors whose head decodes as BaseDenseHead does (RetinaNet, FCOS, ATSS, RTMDet, ...) and '
@@ -40,6 +41,8 @@ class WholeDetector(nn.Module):
     Args:
         fused: See :func:`repvit_mm.export.fused_for_export`; its head gets the selection as its ``test_cfg``.
         selection: Which detections are kept.
+        fixed: Height and width of the image, in pixels, to have all shapes fixed; None for shapes that follow what is
+            found.
 
     Attributes:
         selection: The same, with what the config says for None.
@@ -49,10 +52,12 @@ class WholeDetector(nn.Module):
         ExportError: If a part is not supported, or the selection is out of range.
     """
 
-    def __init__(self, fused: InferenceModel, selection: Selection = Selection()):  # noqa: B008, it is immutable
+    def __init__(self, fused: InferenceModel, selection: Selection = Selection(),  # noqa: B008, it is immutable
+                 fixed: Sequence[int] | None = None):
         super().__init__()
-        self.fused = fused
-        check_supported(fused)
+        self.fused, self.fixed = fused, fixed
+        check_supported(fused, fixed is not None)
+        self.steps = Steps() if fixed is None else FixedSteps()
         head = fused.model.roi_head if self.has_regions else fused.model.bbox_head
         self.selection = _apply(selection, head)
         self.mask_threshold = head.test_cfg.mask_thr_binary if self.output_names[3:] else None
@@ -70,46 +75,58 @@ class WholeDetector(nn.Module):
 
     def example(self, shape: Sequence[int]) -> dict[str, Tensor]:
         """Inputs by name, for an image of a height and width in pixels."""
-        return {'image': torch.zeros(1, self.fused.in_channels, *shape), 'size': torch.tensor(shape, dtype=torch.float)}
+        image = {'image': torch.zeros(1, self.fused.in_channels, *shape)}
+        return image if self.fixed else {**image, 'size': torch.tensor(shape, dtype=torch.float)}
 
     def facts(self, shape: Sequence[int], dynamic_size: bool) -> dict[str, Any]:
         """How to use the exported graph, for its metadata."""
         stride = max(self.fused.backbone.out_strides)
         sizes = f'any multiple of {stride}' if dynamic_size else ' x '.join(map(str, shape))
+        normalise = 'channels in the order `channels`, (pixel - mean) / std'
         facts = {
             'description': f'RepViT {self.fused.arch}, {type(self.fused.model).__name__}',
             'task': 'detection', 'covers': 'the whole detector',
-            'preprocessing': f'scale the picture, keeping its ratio, to fit into height x width = {sizes}; channels in '
-                             'the order `channels`, (pixel - mean) / std; put it at the upper left of an image '
-                             '(1, 3, height, width) of zeros. size: height and width of the scaled picture, float32',
-            'postprocessing': 'boxes (left, top, right, bottom) are in pixels of the image: divide by the scale. A '
-                              'label is an index into classes. masks are probabilities in a grid of cells that fills '
-                              'the box: interpolate linearly between the centres of the cells; an object is where '
-                              'they are at least mask_threshold',
+            'preprocessing': f'scale the picture to height x width = {sizes}; {normalise}' if self.fixed else
+                             f'scale the picture, keeping its ratio, to fit into height x width = {sizes}; '
+                             f'{normalise}; put it at the upper left of an image (1, 3, height, width) of zeros. '
+                             'size: height and width of the scaled picture, float32',
+            'postprocessing': f'{"what has the score 0 is not there. " if self.fixed else ""}boxes (left, top, right, '
+                              'bottom) are in pixels of the image: divide by the scale. A label is an index into '
+                              'classes. masks are probabilities in a grid of cells that fills the box: interpolate '
+                              'linearly between the centres of the cells; an object is where they are at least '
+                              'mask_threshold',
             **self.selection._asdict()}
         return facts if self.mask_threshold is None else {**facts, 'mask_threshold': self.mask_threshold}
 
-    def forward(self, image: Tensor, size: Tensor) -> tuple[Tensor, ...]:
+    def forward(self, image: Tensor, size: Tensor | None = None) -> tuple[Tensor, ...]:
         """Detect.
 
         Args:
             image: (1, channels, H, W), normalised; what is right of and below the picture is 0.
-            size: (2,), float: height and width of the picture in it. Boxes end there.
+            size: (2,), float: height and width of the picture in it. Boxes end there. With fixed shapes boxes end where
+                the image does.
 
         Returns:
             ``boxes`` (N, 4): left, top, right, bottom in pixels of ``image``; ``scores`` (N,), falling; ``labels``
-            (N,), int64; and with masks (N, M, M): probabilities of a grid of cells that fills the box.
+            (N,), int64; and with masks (N, M, M): probabilities of a grid of cells that fills the box. With fixed
+            shapes N is the largest number of detections, and a score is 0 where there are fewer.
         """
-        detector = self.fused.model
+        if self.fixed:
+            size = torch.tensor(self.fixed, dtype=torch.float)
+        detector, steps = self.fused.model, self.steps
         maps = detector.extract_feat(image)
         if not self.has_regions:
-            return _detect_densely(detector.bbox_head, maps, size)
-        regions = _detect_densely(detector.rpn_head, maps, size, by_level=True)[0]
-        return _detect_in_regions(detector.roi_head, maps, regions, size)
+            return _detect_densely(detector.bbox_head, maps, size, steps)
+        regions = _detect_densely(detector.rpn_head, maps, size, steps, by_level=True)[:2]
+        return _detect_in_regions(detector.roi_head, maps, regions, size, steps)
 
 
-def check_supported(model: InferenceModel) -> None:
+def check_supported(model: InferenceModel, fixed: bool = False) -> None:
     """Refuse a detector that decodes, selects or suppresses otherwise than :class:`WholeDetector` does.
+
+    Args:
+        model: A detector.
+        fixed: With fixed shapes.
 
     Raises:
         ExportError: Names the part.
@@ -126,6 +143,17 @@ def check_supported(model: InferenceModel) -> None:
         nms = (head.test_cfg or {}).get('nms') or {}
         if nms.get('type') != 'nms' or set(nms) - {'type', 'iou_threshold', 'split_thr'}:
             raise ExportError(_refusal(model, f'{type(head).__name__} with the suppression {dict(nms)}'))
+    if fixed and (reason := why_not_fixed(model)):
+        raise ExportError(f'{model.name} {reason}; --pyramid exports its backbone and neck')
+
+
+def why_not_fixed(model: InferenceModel) -> str:
+    """Why a detector that is supported does not have a form of fixed shapes; empty if it has one."""
+    layers = [module for module in model.modules() if hasattr(module, 'sampling_ratio')]
+    if any(layer.sampling_ratio <= 0 or not layer.aligned for layer in layers):
+        return ('takes as many samples of a region as its size asks for (RoIAlign with sampling_ratio=0), and a graph '
+                'of fixed shapes needs their number: set roi_layer.sampling_ratio in the config, with aligned=True')
+    return ''
 
 
 def _parts(detector: nn.Module) -> Iterator[tuple[Any, type, tuple[str, ...]]]:
@@ -170,7 +198,7 @@ def _apply(selection: Selection, head: nn.Module) -> Selection:
     return Selection(config.score_thr, config.nms.iou_threshold, config.max_per_img)
 
 
-def _detect_densely(head: nn.Module, maps: Sequence[Tensor], size: Tensor,
+def _detect_densely(head: nn.Module, maps: Sequence[Tensor], size: Tensor, steps: Steps,
                     by_level: bool = False) -> tuple[Tensor, ...]:
     """Boxes, scores and labels of a dense head.
 
@@ -178,22 +206,18 @@ def _detect_densely(head: nn.Module, maps: Sequence[Tensor], size: Tensor,
         head: Of one stage, or the first of two.
         maps: Of the neck.
         size: See :meth:`WholeDetector.forward`.
+        steps: What selects.
         by_level: Suppress within each map instead of within each class, and keep any score: regions.
     """
     config, found = head.test_cfg, []
     outputs = head(maps)
-    priors = head.prior_generator.grid_priors([scores.shape[-2:] for scores in outputs[0]], device=size.device)
+    priors = steps.priors(head, [scores.shape[-2:] for scores in outputs[0]])
     for level, (points, *values) in enumerate(zip(priors, *outputs, strict=True)):
         # (1, K * C, H, W) -> (H * W * K, C), as the priors are ordered
         logits, deltas, *quality = (value[0].permute(1, 2, 0).reshape(-1, channels) for value, channels in zip(
             values, (head.cls_out_channels, head.bbox_coder.encode_size, 1), strict=False))
         scores = logits.sigmoid() if head.use_sigmoid_cls else logits.softmax(1)[:, :-1]
-        classes = scores.shape[1]
-        scores, index = scores.flatten().topk(_at_most(config.get('nms_pre', -1), scores.flatten()))
-        if not by_level:
-            kept = (scores > config.score_thr).nonzero().squeeze(1)
-            scores, index = scores[kept], index[kept]
-        rows, labels = index // classes, index % classes
+        scores, rows, labels = steps.pairs(scores, config.get('nms_pre', -1), None if by_level else config.score_thr)
         if quality:
             scores = scores * quality[0].sigmoid().squeeze(1)[rows]
         groups = torch.full_like(labels, level) if by_level else labels
@@ -201,68 +225,41 @@ def _detect_densely(head: nn.Module, maps: Sequence[Tensor], size: Tensor,
     points, deltas, scores, groups = (torch.cat(parts) for parts in zip(*found, strict=True))
     boxes = _clip(head.bbox_coder.decode(points, deltas), size)
     if config.get('min_bbox_size', -1) >= 0:
-        kept = ((boxes[:, 2:] - boxes[:, :2]) > config.min_bbox_size).all(1).nonzero().squeeze(1)
-        boxes, scores, groups = boxes[kept], scores[kept], groups[kept]
-    return _suppress(boxes, scores, groups, config)
+        kept = ((boxes[:, 2:] - boxes[:, :2]) > config.min_bbox_size).all(1)
+        scores, boxes, groups = steps.where(kept, scores, boxes, groups)
+    return steps.suppress(boxes, scores, groups, config.nms.iou_threshold, config.max_per_img)
 
 
-def _detect_in_regions(head: nn.Module, maps: Sequence[Tensor], regions: Tensor, size: Tensor) -> tuple[Tensor, ...]:
+def _detect_in_regions(head: nn.Module, maps: Sequence[Tensor], regions: Sequence[Tensor], size: Tensor,
+                       steps: Steps) -> tuple[Tensor, ...]:
     """Boxes, scores, labels and masks of the second stage.
 
     Args:
         head: The second stage.
         maps: Of the neck.
-        regions: (R, 4), of the first stage.
+        regions: Boxes (R, 4), and scores (R,) of the first stage.
         size: See :meth:`WholeDetector.forward`.
+        steps: What selects.
     """
-    logits, deltas = head.bbox_head(_pool(head.bbox_roi_extractor, maps, regions))
-    scores = logits.softmax(1)[:, :-1]
-    rows, labels = (scores > head.test_cfg.score_thr).nonzero().unbind(1)
-    deltas = deltas.reshape(deltas.shape[0], -1, head.bbox_head.bbox_coder.encode_size)
+    (regions, objectness), config = regions, head.test_cfg
+    logits, deltas = head.bbox_head(steps.pool(head.bbox_roi_extractor, maps, regions))
+    scores = steps.existing(objectness, logits.softmax(1)[:, :-1])
+    scores, rows, labels = steps.pairs(scores, steps.candidates(config.max_per_img), config.score_thr)
+    coder = head.bbox_head.bbox_coder
+    deltas = deltas.reshape(deltas.shape[0], -1, coder.encode_size)
     deltas = deltas[rows, torch.zeros_like(labels) if head.bbox_head.reg_class_agnostic else labels]
-    boxes = _clip(head.bbox_head.bbox_coder.decode(regions[rows], deltas), size)
-    boxes, scores, labels = _suppress(boxes, scores[rows, labels], labels, head.test_cfg)
+    boxes = _clip(coder.decode(regions[rows], deltas), size)
+    boxes, scores, labels = steps.suppress(boxes, scores, labels, config.nms.iou_threshold, config.max_per_img)
     if not head.with_mask:
         return boxes, scores, labels
-    masks = head.mask_head(_pool(head.mask_roi_extractor, maps, boxes))
+    masks = head.mask_head(steps.pool(head.mask_roi_extractor, maps, boxes))
     channel = torch.zeros_like(labels) if head.mask_head.class_agnostic else labels
     return boxes, scores, labels, masks[torch.arange(labels.shape[0]), channel].sigmoid()
-
-
-def _at_most(number: int, values: Tensor) -> Tensor:
-    """The smaller one of a number and the length of ``values``, which a graph of flexible size computes."""
-    length = torch.as_tensor(values.shape[0])
-    return torch.minimum(length, torch.tensor(number)) if number > 0 else length
 
 
 def _clip(boxes: Tensor, size: Tensor) -> Tensor:
     """Boxes (N, 4) cut off at the borders of the picture."""
     return torch.minimum(boxes.clamp(min=0), size[[1, 0, 1, 0]])
-
-
-def _suppress(boxes: Tensor, scores: Tensor, groups: Tensor, config: Any) -> tuple[Tensor, ...]:
-    """Boxes, scores and groups that are left after suppression within each group, the best first."""
-    from torchvision.ops import nms
-    # Each group is moved to a place of its own, by as much as mmcv moves it: rounding then falls the same way. The
-    # zero keeps the maximum defined when there is no box.
-    step = torch.cat([boxes.flatten(), boxes.new_zeros(1)]).max() + 1
-    kept = nms(boxes + (groups.to(boxes) * step)[:, None], scores, config.nms.iou_threshold)[:config.max_per_img]
-    return boxes[kept], scores[kept], groups[kept]
-
-
-def _pool(extractor: nn.Module, maps: Sequence[Tensor], boxes: Tensor) -> Tensor:
-    """(N, 4) -> (N, channels, M, M): each box from the map of its size."""
-    from torchvision.ops import roi_align
-    rois = torch.cat([boxes.new_zeros(boxes.shape[0], 1), boxes], 1)  # all of picture 0
-    layers = extractor.roi_layers
-    pooled = boxes.new_zeros(boxes.shape[0], extractor.out_channels, *layers[0].output_size)
-    levels = extractor.map_roi_levels(rois, len(layers))
-    for level, (features, layer) in enumerate(zip(maps, layers, strict=False)):
-        rows = (levels == level).nonzero().squeeze(1)
-        values = roi_align(features, rois[rows], layer.output_size, layer.spatial_scale, layer.sampling_ratio,
-                           layer.aligned)
-        pooled = pooled.index_put((rows,), values)
-    return pooled
 
 
 @torch.no_grad()

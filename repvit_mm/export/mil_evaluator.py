@@ -196,8 +196,10 @@ class MILProgram:
                                   f'{", ".join(self._known)}')
             given = {key: [values[one.name] for one in value] if isinstance(value, list | tuple)
                      else values[value.name] for key, value in op.inputs.items() if value is not None}
-            (output,) = op.outputs
-            values[output.name] = _rounded(self._known[op.op_type](given), output)
+            results = self._known[op.op_type](given)
+            results = (results,) if len(op.outputs) == 1 else results
+            for result, output in zip(results, op.outputs, strict=True):
+                values[output.name] = _rounded(result, output)
         return {name: value for name, value in values.items() if isinstance(value, Tensor)}
 
 

@@ -33,10 +33,19 @@ def build(subject: Subject, path: Path, options: Options) -> Counter[str]:
     onnx.checker.check_model(graph, full_check=True)
     check_fused(_nodes(graph), subject.convolutions)
     onnx.save(graph, path)
-    if options.precision == 'int8':
+    if options.precision == 'fp16':
+        onnx.save(_halved(graph), path)
+    elif options.precision == 'int8':
         quantise(path, map(subject.preparation(options), options.quantisation.pictures.calibration))
-        graph = onnx.load(path)
+    graph = onnx.load(path)
     return Counter(node.op_type for node in graph.graph.node)
+
+
+def _halved(graph: Any) -> Any:
+    """The graph with weights and maps in half precision, and inputs and outputs in single precision."""
+    need('onnxruntime')
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+    return convert_float_to_float16(graph, keep_io_types=True)
 
 
 @torch.no_grad()

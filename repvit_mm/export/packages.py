@@ -6,6 +6,7 @@ from ..errors import ExportError
 
 #: Packages that the extra of the others does not bring along.
 INSTALLED_BY = {'executorch': 'pip install "repvit-mm[executorch]"', 'ai_edge_litert': 'pip install ai-edge-litert',
+                'ai_edge_quantizer': 'pip install --no-deps -r requirements-litert.txt',
                 'litert_torch': 'pip install --no-deps -r requirements-litert.txt'}
 
 

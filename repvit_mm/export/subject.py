@@ -68,8 +68,14 @@ class Subject(NamedTuple):
 
 
 @torch.no_grad()
-def subject_of(model: InferenceModel, shape: Sequence[int], options: Options) -> Subject:
+def subject_of(model: InferenceModel, shape: Sequence[int], options: Options, fixed: bool = False) -> Subject:
     """Prepare a model for export; it stays as it is.
+
+    Args:
+        model: The model.
+        shape: Height and width of the image, in pixels.
+        options: Of the export.
+        fixed: Whether all shapes of a whole detector are fixed.
 
     Raises:
         ExportError: If it cannot be exported for images of this shape.
@@ -81,7 +87,7 @@ def subject_of(model: InferenceModel, shape: Sequence[int], options: Options) ->
         inputs = {'image': torch.zeros(1, fused.in_channels, *shape)}
         outputs, facts, subject = fused.output_names(len(fused(inputs['image']))), describe(fused), fused
     else:
-        subject = WholeDetector(fused, options.selection)
+        subject = WholeDetector(fused, options.selection, tuple(shape) if fixed else None)
         inputs, outputs = subject.example(shape), subject.output_names
         facts = {**describe(fused), **subject.facts(shape, options.dynamic_size)}
     return Subject(subject, inputs, outputs, facts, count_convolutions(subject, *inputs.values()))

@@ -1,8 +1,12 @@
 """The table of exported files in the documentation."""
+from types import SimpleNamespace
+
 import pytest
 
+from repvit_mm.analysis import exported
 from repvit_mm.analysis.exported import BEGIN, END, HEADER, write_rows
 from repvit_mm.errors import UserError
+from repvit_mm.export import BACKENDS, Comparison
 
 
 def test_the_rows_of_a_model_take_the_place_of_its_old_ones(tmp_path):
@@ -14,3 +18,17 @@ def test_the_rows_of_a_model_take_the_place_of_its_old_ones(tmp_path):
     (tmp_path / 'other.md').write_text('text\n')
     with pytest.raises(UserError, match='other.md must have the line'):
         write_rows([['a']], tmp_path / 'other.md')
+
+
+def test_a_core_ml_package_is_compared_with_pytorch_and_not_timed(tmp_path, monkeypatch):
+    (tmp_path / 'm_fp32.mlpackage').mkdir()
+    (tmp_path / 'm_fp32.mlpackage' / 'weights').write_bytes(bytes(1_500_000))
+    subject = SimpleNamespace(fused=SimpleNamespace(name='m', task=SimpleNamespace(name='classification')))
+    monkeypatch.setattr(exported.Job, 'subject', lambda job, fixed: subject)
+
+    def prove(path, given, options):
+        assert given is subject and options.precision == 'fp32' and options.selection is None
+        return [Comparison('logits', (1, 7), 1.2e-3, 1e-4, 2e-2)]
+    monkeypatch.setitem(BACKENDS, 'coreml', BACKENDS['coreml']._replace(prove=prove))
+    row = exported._package_row(exported.Job('m.py', 'm.pth', None, (32, 32)), tmp_path / 'm_fp32.mlpackage')
+    assert row == ['m', 'coreml', 'fp32', '1.5', 'differs: logits 1.2e-03', '-']

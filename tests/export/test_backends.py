@@ -18,7 +18,8 @@ from repvit_mm.inference import BACKBONE, InferenceModel, randomise_weights
 
 def marked(name):
     packages = BACKENDS[name].packages
-    return pytest.param(name, marks=pytest.mark.skipif(not all(map(find_spec, packages)), reason=f'needs {packages}'))
+    return pytest.param(name, marks=pytest.mark.skipif(not all(map(find_spec, packages)),
+                                                       reason=f'needs {packages}: make check-devices'))
 
 
 NAMES = [marked(name) for name in BACKENDS]

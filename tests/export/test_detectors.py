@@ -16,7 +16,8 @@ from repvit_mm.export.verification import fused_for_export
 from repvit_mm.inference import build_inference_model, randomise_weights
 
 BASES = {
-    'mask_rcnn': None,
+    'mask_rcnn': 0,  # samples of a cell: as many as its size asks for
+    'mask_rcnn_sampled': 2,
     'retinanet': ('mmdet::retinanet/retinanet_r50_fpn_1x_coco.py', (0, 1, 2, 3), 'neck=dict(in_channels={}, '
                   'out_channels=16), bbox_head=dict(in_channels=16, feat_channels=16, stacked_convs=1, num_classes=5)'),
     'rtmdet': ('mmdet::rtmdet/rtmdet_tiny_8xb32-300e_coco.py', (1, 2, 3), 'neck=dict(in_channels={}, out_channels=16), '
@@ -29,15 +30,15 @@ WIDTHS = (8, 16, 24, 32)
 
 def write_detector(folder, kind):
     path = folder / f'{kind}.py'
-    if BASES[kind] is None:
+    if isinstance(BASES[kind], int):
         path.write_text(f"""
 _base_ = {str(write_config(folder, 'detection'))!r}
-roi = dict(roi_layer=dict(output_size=7), out_channels=16)
+roi = dict(roi_layer=dict(output_size=7, sampling_ratio={BASES[kind]}), out_channels=16)
 model = dict(
     neck=dict(out_channels=16), rpn_head=dict(in_channels=16, feat_channels=16),
     roi_head=dict(
         bbox_roi_extractor=roi, bbox_head=dict(in_channels=16, fc_out_channels=32, num_classes=5),
-        mask_roi_extractor=dict(out_channels=16),
+        mask_roi_extractor=dict(roi_layer=dict(sampling_ratio={BASES[kind]}), out_channels=16),
         mask_head=dict(in_channels=16, conv_out_channels=16, num_convs=1, num_classes=5)),
     test_cfg=dict(rpn=dict(nms_pre=100, max_per_img=50), rcnn=dict(score_thr=0.2, max_per_img=30)))
 """)
@@ -52,6 +53,14 @@ model = dict(
     return path
 
 
+def spread_detector(folder, kind):
+    """The tiny detector of a kind, with random weights that find objects."""
+    model = build_inference_model(write_detector(folder, kind))
+    randomise_weights(model)
+    spread_outputs(model)
+    return model
+
+
 @pytest.fixture(scope='module')
 def detector(tmp_path_factory):
     """Gives the tiny detector of a kind, with random weights; each is built once."""
@@ -59,9 +68,7 @@ def detector(tmp_path_factory):
 
     def get(kind):
         if kind not in built:
-            built[kind] = build_inference_model(write_detector(tmp_path_factory.mktemp(kind), kind))
-            randomise_weights(built[kind])
-            spread_outputs(built[kind])
+            built[kind] = spread_detector(tmp_path_factory.mktemp(kind), kind)
         return built[kind]
     return get
 

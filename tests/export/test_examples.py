@@ -4,38 +4,86 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from inference_models import tiny_model
 from PIL import Image
+from test_detectors import by_mmdet, spread_detector
 
-from repvit_mm.export import BACKENDS, export_model, load_pictures
+from repvit_mm.export import BACKENDS, Options, Selection, export_model, load_pictures
 from repvit_mm.export.pictures import normalise, to_pixels
 
 EXAMPLES = Path(__file__).parents[2] / 'examples'
 #: Runs the script that follows with the arguments that follow, where neither torch nor this package can be imported.
 WITHOUT_TORCH = ("import runpy, sys; sys.argv.pop(0); sys.modules.update(dict.fromkeys(['torch', 'repvit_mm'])); "
                  "sys.path.insert(0, sys.argv[0].rpartition('/')[0]); runpy.run_path(sys.argv[0], run_name='__main__')")
+#: Example -> format.
+FORMATS = {'onnxruntime': 'onnx', 'openvino': 'openvino', 'ncnn': 'ncnn', 'litert': 'litert'}
 
 
-@pytest.mark.parametrize(('example', 'name'), [('onnxruntime', 'onnx'), ('openvino', 'openvino'), ('ncnn', 'ncnn'),
-                                               ('litert', 'litert')])
-def test_a_picture_is_labelled_without_torch(example, name, tmp_path):
+def run(example, model, folder, options=Options(), size=(64, 96)):  # noqa: B008, it is immutable
+    """Export a model, run an example on a photograph of a size; gives pixels, what was printed, and the picture."""
+    name = FORMATS[example]
     if not all(map(find_spec, BACKENDS[name].packages)):
-        pytest.skip(f'needs {BACKENDS[name].packages}')
+        pytest.skip(f'needs {BACKENDS[name].packages}: make check-devices')
+    file = folder / f'model{BACKENDS[name].suffix}'
+    export_model(model, name, (64, 96), file, options)
+    pixels = load_pictures(size, 1)
+    Image.fromarray(pixels[0]).save(folder / 'picture.png')
+    result = subprocess.run([sys.executable, '-c', WITHOUT_TORCH, EXAMPLES / f'with_{example}.py', file,
+                             folder / 'picture.png', folder / 'out.png'], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    drawn = np.asarray(Image.open(folder / 'out.png'))
+    assert drawn.shape == pixels[0].shape and (drawn != pixels[0]).any()
+    return pixels, result.stdout.splitlines(), drawn
+
+
+@pytest.mark.parametrize('example', FORMATS)
+def test_a_picture_is_labelled_without_torch(example, tmp_path):
     model = tiny_model(tmp_path, 'classification')
     model.classes = ('crane', 'dog', 'cat', 'cow', 'hen', 'fox', 'emu')
-    file = tmp_path / f'model{BACKENDS[name].suffix}'
-    export_model(model, name, (64, 96), file)
-    pixels = load_pictures((64, 96), 1)
-    Image.fromarray(pixels[0]).save(tmp_path / 'picture.png')
-    result = subprocess.run([sys.executable, '-c', WITHOUT_TORCH, EXAMPLES / f'with_{example}.py', file,
-                             tmp_path / 'picture.png', tmp_path / 'out.png'], capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
+    pixels, lines, _ = run(example, model, tmp_path)
     with torch.no_grad():
         shares = model(normalise(to_pixels(pixels, 'RGB'), model.normalisation))[0].softmax(1)[0]
-    printed = [line.split('% ') for line in result.stdout.splitlines()[-3:]]
+    printed = [line.split('% ') for line in lines[-3:]]
     best = shares.argsort(descending=True)[:3]
     assert [name for _, name in printed] == [model.classes[i] for i in best]
     assert [float(share) for share, _ in printed] == pytest.approx((100 * shares[best]).tolist(), abs=0.06)
-    assert Image.open(tmp_path / 'out.png').size == (96, 64)
+
+
+@pytest.mark.parametrize('example', FORMATS)
+def test_a_picture_is_coloured_by_its_classes_without_torch(example, tmp_path):
+    model = tiny_model(tmp_path, 'segmentation')
+    model.classes = ('road', 'sky', 'tree', 'car', 'pole')
+    pixels, lines, drawn = run(example, model, tmp_path)
+    with torch.no_grad():
+        classes = model(normalise(to_pixels(pixels, 'RGB'), model.normalisation))[0].argmax(1)[0]
+    printed = {name: float(share) for share, name in (line.split('% ') for line in lines)}
+    shares = (100 * classes.flatten().bincount(minlength=5) / classes.numel()).tolist()
+    assert printed == pytest.approx({name: share for name, share in zip(model.classes, shares, strict=True) if share},
+                                    abs=0.1)
+    # What the largest class adds to the picture is the same at most of its pixels; names cover some.
+    added = (drawn - 0.45 * pixels[0])[(classes == int(np.argmax(shares))).numpy()]
+    assert (np.abs(added - np.median(added, 0)) < 2).mean() > 0.5
+
+
+@pytest.mark.parametrize('example, kind', [('onnxruntime', 'mask_rcnn'), ('openvino', 'rtmdet'), ('litert', 'rtmdet')])
+def test_objects_are_outlined_without_torch(example, kind, tmp_path):
+    model = spread_detector(tmp_path, kind)
+    model.classes = ('car', 'bus', 'man', 'dog', 'cat')
+    # Half as large again as the image, and of another ratio: it is scaled, and zeros fill the rest.
+    pixels, lines, drawn = run(example, model, tmp_path, Options(selection=Selection()), (90, 144))
+    picture = Image.fromarray(pixels[0]).resize((96, 60), Image.Resampling.BILINEAR)
+    image = normalise(to_pixels(np.asarray(picture)[None], model.normalisation.channels), model.normalisation)
+    found = by_mmdet(model, torch.nn.functional.pad(image, (0, 0, 0, 4)), (64, 96) if example == 'litert' else (60, 96))
+    names = [model.classes[label] for label in found.labels]
+    printed = [line.split() for line in lines]
+    assert len(found) > 5 and sorted(name for _, name, *_ in printed) == sorted(names)
+    best, (score, _, *box) = found[found.scores.argmax()], printed[0]
+    assert float(score) == pytest.approx(float(best.scores), abs=1e-3)
+    expected = (best.bboxes[0] * 1.5).clamp(max=torch.tensor([144., 90.] * 2))
+    assert [float(value) for value in box] == pytest.approx(expected.tolist(), abs=0.1)
+    left, top, right, _ = (int(value) for value in expected)
+    row = np.abs(drawn[min(top, 89), left:right].astype(int) - pixels[0, min(top, 89), left:right]).sum(1)
+    assert (row > 0).mean() > 0.8

@@ -76,7 +76,7 @@ def test_a_file_gives_the_predictions_of_its_model(task, engine, tmp_path):
 @pytest.mark.parametrize('engine', ['ncnn', 'executorch', 'litert'])
 def test_a_file_of_one_image_gives_the_predictions_of_its_model(engine, tmp_path):
     if not all(map(find_spec, BACKENDS[engine].packages)):
-        pytest.skip(f'needs {BACKENDS[engine].packages}')
+        pytest.skip(f'needs {BACKENDS[engine].packages}: make check-devices')
     config, model = tiny(tmp_path, 'classification')
     path = tmp_path / f'model{BACKENDS[engine].suffix}'
     export_model(model, engine, (64, 96), path)

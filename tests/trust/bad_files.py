@@ -107,6 +107,12 @@ def zipped(path, **entries):
             archive.writestr(f'x/{name.replace("_", ".")}', content)
 
 
+def with_facts(path, **facts):
+    """An exported file of which only the metadata are there."""
+    with zipfile.ZipFile(path, 'w') as archive:
+        archive.writestr('metadata.json', json.dumps(facts))
+
+
 def deflated_pickle(path='x.pth', megabytes=4000):
     """A checkpoint in a few megabytes whose pickle would be 4 GB of zeros."""
     packer = zlib.compressobj(9, zlib.DEFLATED, -15)
