@@ -91,10 +91,12 @@ def test_the_file_computes_what_the_unfused_model_computes(name, task, tmp_path)
         np.testing.assert_allclose(ours, theirs.numpy(), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize('name', [marked('ncnn')])
-def test_ncnn_keeps_weights_in_half_precision_on_request(name, small, tmp_path):
-    sizes = [export_model(small, name, (32, 32), tmp_path / 'model.ncnn.param', Options(precision)).size
-             for precision in ('fp32', 'fp16')]
+@pytest.mark.parametrize('name', [marked('ncnn'), marked('onnx'), marked('litert')])
+def test_weights_are_kept_in_half_precision_on_request(name, tmp_path):
+    wide = InferenceModel('wide', RepViT({'widths': (64, 128), 'depths': (1, 1)}, out_indices=(0, 1)), BACKBONE)
+    randomise_weights(wide)
+    path = tmp_path / f'model{BACKENDS[name].suffix}'
+    sizes = [export_model(wide, name, (32, 32), path, Options(precision)).size for precision in ('fp32', 'fp16')]
     assert sizes[1] < 0.8 * sizes[0]
 
 
