@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from test_backends import marked
-from test_detectors import by_mmdet, spread_detector
+from test_detectors import by_mmdet, channels, regions, score_threshold, spread_detector, suppression, weight
 from torchvision.ops import batched_nms, roi_align
 
 from repvit_mm.errors import ExportError
@@ -87,29 +87,8 @@ def test_regions_are_pooled_as_torchvision_pools_them(samples):
     torch.testing.assert_close(steps._pool(layer, features, boxes), expected, rtol=1e-4, atol=1e-4)
 
 
-def weight(whole):
-    whole.fused.backbone.stages[2].blocks[0].token_mixer.bias.data += 0.01
-
-
-def channels(whole):
-    stem = whole.fused.backbone.stem.conv1
-    stem.weight.data = stem.weight.data.flip(1)
-
-
-def score_threshold(whole):
-    whole.fused.model.roi_head.test_cfg.score_thr = 0.3
-
-
-def suppression(whole):
-    whole.fused.model.roi_head.test_cfg.nms.iou_threshold = 0.45
-
-
 def no_suppression(whole):
     whole.steps.ROUNDS = 0
-
-
-def regions(whole):
-    whole.fused.model.rpn_head.test_cfg.max_per_img = 45
 
 
 def places(whole):
