@@ -115,6 +115,25 @@ def make_folder(path: str | Path, option: str = '') -> Path:
     return path
 
 
+def check_folder(path: str | Path, option: str = '') -> Path:
+    """Check before a long computation that a folder for results can be created and written; it leaves nothing behind.
+
+    Args:
+        path: The folder; parents may be missing.
+        option: The option that names it, for the error.
+
+    Raises:
+        UserError: If not.
+    """
+    path = Path(path).expanduser()
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    make_folder(path, option)
+    check_writable(path / 'results')
+    for folder in missing:
+        folder.rmdir()
+    return path
+
+
 def write_json(out: str | Path, content: Any) -> None:
     """Write ``content`` as JSON.
 

@@ -6,9 +6,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from .errors import UserError
 from .files import atomic_write
-
-#: Suffixes of the files that count as pictures in a folder.
-SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp')
+from .picture_files import EXTENSIONS
 
 #: Larger pictures are refused by their header; they would take more than 1 GB.
 MOST_PIXELS = 100_000_000
@@ -86,9 +84,9 @@ def list_images(folder: str | Path) -> list[Path]:
     folder = Path(folder).expanduser()
     if not folder.is_dir():
         raise UserError(f'the folder {folder} does not exist; expected a folder of pictures')
-    paths = sorted(path for path in folder.rglob('*') if path.suffix.lower() in SUFFIXES and path.is_file())
+    paths = sorted(path for path in folder.rglob('*') if path.suffix.lower() in EXTENSIONS and path.is_file())
     if not paths:
-        raise UserError(f'{folder} holds no picture ({", ".join(SUFFIXES)})')
+        raise UserError(f'{folder} holds no picture ({", ".join(EXTENSIONS)})')
     return paths
 
 

@@ -11,7 +11,7 @@ from .checkpoints import published
 from .checkpoints.download import SCHEME
 from .configs import CONFIG_SUFFIXES, find_config, installed_configs
 from .errors import CheckpointError, ConfigError
-from .inference import InferenceModel, build_inference_model
+from .inference import build_inference_model
 from .toolboxes import toolbox_of
 
 #: Suffixes of checkpoints, beside which their config is looked for.
@@ -80,7 +80,7 @@ def get_model(name: str | Path, pretrained: bool | str | Path = False) -> nn.Mod
                               f'{", ".join(list_models("*_repvit_*", pretrained=True))} and for classifiers')
     built = build_inference_model(named.source, weights)
     if built.config is not None:
-        prepare_for_toolbox(built)
+        toolbox_of(built.config).attach(built.model, built.config, built.meta)
     return built.model
 
 
@@ -108,12 +108,6 @@ def find_model(name: str | Path) -> Named:
             else f'give a config, a checkpoint, or a name: {", ".join(names)}'))
     config = find_config(path)
     return Named(str(config), _published_configs().get(config.resolve()))
-
-
-def prepare_for_toolbox(built: InferenceModel) -> None:
-    """Attach to a model what its toolbox's own functions expect, see :func:`get_model`."""
-    toolbox = toolbox_of(built.config)
-    toolbox.attach(built.model, built.config, built.meta)
 
 
 def _configs() -> dict[str, Path]:

@@ -6,6 +6,7 @@ from typing import TypeVar
 
 from PIL import Image, UnidentifiedImageError
 
+#: Suffixes of the files that count as pictures in a folder.
 EXTENSIONS = ('.jpg', '.jpeg', '.png', '.webp', '.bmp', '.ppm', '.pgm', '.tif', '.tiff')
 _EXIF_ORIENTATION, _TURNED = 0x0112, (5, 6, 7, 8)
 

@@ -13,7 +13,7 @@ ROOMS = (
     'toolboxes',
     'classification datasets safe_files sam training', 'backbone', 'checkpoints', 'fusion', 'blocks', 'layers',
     'lean_training', 'folding', 'doctor', 'archs normalisation ops processes registry scalars scopes settings',
-    'class_folders', 'arguments coco_files images picture_files', 'files', 'errors', 'heap version')
+    'class_folders', 'arguments coco_files images', 'files picture_files', 'errors', 'heap version')
 LEVELS = {room: level for level, line in enumerate(ROOMS) for room in line.split()}
 #: They stand above all rooms.
 FACADES = ('__init__', '__main__')

@@ -99,6 +99,13 @@ def test_mmsegs_own_functions_take_our_config_and_our_model(weights, clean, pict
     np.testing.assert_array_equal(inferencer(picture)['predictions'], labels)
 
 
+def test_segmentor_without_names_of_classes_numbers_them(clean, tmp_path):
+    (tmp_path / 'x.py').write_text("_base_ = 'repvit_mm::segmentation/fpn_repvit_m0_6.py'\n"
+                                   "test_dataloader = dict(dataset=dict(type='BaseSegDataset'))")
+    meta = repvit_mm.get_model(tmp_path / 'x.py').dataset_meta
+    assert meta['classes'][::149] == ['class 0', 'class 149'] and len(meta['palette']) == 150
+
+
 def test_mmpretrain_takes_our_names_and_our_models(weights, clean, picture):
     import mmpretrain
 

@@ -20,7 +20,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument('--out', default='outputs/infer', metavar='DIR',
                         help='folder of the drawings and of predictions.json (default: %(default)s)')
     parser.add_argument('--score-threshold', type=fraction, default=0.3, metavar='P',
-                        help='of detectors: leave out objects with a lower score, 0 to 1 (default: %(default)s)')
+                        help='leave out objects, and labels of a picture that may have several, with a lower score, '
+                             '0 to 1 (default: %(default)s)')
     parser.add_argument('--batch-size', type=positive, default=1, metavar='N',
                         help='images in a batch (default: %(default)s)')
     parser.add_argument('--max-frames', type=positive, metavar='N', help='stop a video or camera after N frames')

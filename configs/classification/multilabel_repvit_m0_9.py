@@ -1,6 +1,6 @@
 # Several labels for each image, from DATA_ROOT/annotations/train.json and val.json (docs/own_data.md). No figure is
 # published.
-#   python tools/train.py configs/classification/multilabel_repvit_m0_9.py --data-root PATH
+#   python tools/train.py configs/classification/multilabel_repvit_m0_9.py --data-root DIR
 _base_ = './finetune_repvit_m0_9.py'
 
 model = dict(

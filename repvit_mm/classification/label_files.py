@@ -1,9 +1,9 @@
 """Annotation files of images with several labels, in the format of mmpretrain's ``MultiLabelDataset``."""
-import json
 from pathlib import Path
 from typing import Any
 
 from ..errors import DatasetError
+from ..files import read_json
 
 FORMAT = '{"metainfo": {"classes": [NAME, ...]}, "data_list": [{"img_path": PATH, "gt_label": [NUMBER, ...]}, ...]}'
 
@@ -19,14 +19,10 @@ def read_label_file(path: str | Path) -> list[str]:
     Raises:
         DatasetError: If it cannot be read, has another format, or a label is not the number of a class.
     """
+    content = read_json(path)
     try:
-        content = json.loads(Path(path).read_text())
         classes, samples = content['metainfo']['classes'], content['data_list']
         labels = [(str(sample['img_path']), sample['gt_label']) for sample in samples]
-    except OSError as error:
-        raise DatasetError(f'{path} cannot be read: {error.strerror}') from error
-    except ValueError as error:
-        raise DatasetError(f'{path} is not JSON: {error}') from error
     except (KeyError, TypeError) as error:
         raise DatasetError(f'{path} is not a file of labels: expected {FORMAT}') from error
     if not (isinstance(classes, list) and classes and all(isinstance(name, str) for name in classes)):

@@ -10,10 +10,10 @@ from mmengine.registry import DefaultScope
 
 from ..errors import ExportError
 from ..inference import InferenceModel
+from ..picture_files import EXTENSIONS
 from ..toolboxes.datasets import datasets_of
 from .pictures import read_picture
 
-SUFFIXES = ('.bmp', '.jpeg', '.jpg', '.png', '.ppm', '.tif', '.tiff', '.webp')
 #: Fewer pictures do not show the range of a map; more than this take time and change nothing.
 LEAST, MOST = 8, 300
 #: Of so many pictures, one is held out.
@@ -36,10 +36,10 @@ def find_pictures(folder: str | Path) -> Pictures:
     folder = Path(folder).expanduser()
     if not folder.is_dir():
         raise ExportError(f'--calibrate {folder}: there is no such folder')
-    paths = sorted(path for path in folder.rglob('*') if path.suffix.lower() in SUFFIXES and path.is_file())
+    paths = sorted(path for path in folder.rglob('*') if path.suffix.lower() in EXTENSIONS and path.is_file())
     if len(paths) < LEAST:
-        raise ExportError(f'--calibrate {folder}: it holds {len(paths)} pictures ({", ".join(SUFFIXES)}), and at least '
-                          f'{LEAST} are needed; some hundred like those that the model will see are good')
+        raise ExportError(f'--calibrate {folder}: it holds {len(paths)} pictures ({", ".join(EXTENSIONS)}), and at '
+                          f'least {LEAST} are needed; some hundred like those that the model will see are good')
     number = min(len(paths), MOST)
     paths = [paths[index * len(paths) // number] for index in range(number)]
     for path in paths:

@@ -13,6 +13,7 @@ from ..errors import CheckpointError, ConfigError
 from ..fusion import fuse
 from ..models import find_model, get_model
 from ..toolboxes import toolbox_of
+from ..toolboxes.classification import MULTI_LABEL
 
 #: The most probable classes of a picture that are reported.
 TOP = 5
@@ -23,7 +24,7 @@ class Predictor:
 
     Args:
         model: See :func:`repvit_mm.get_model`; on its device.
-        threshold: Objects need a higher score.
+        threshold: Objects, and labels of a picture that may have several, need a higher score.
 
     Attributes:
         task: Name of the task.
@@ -146,7 +147,7 @@ class Segmentor(Predictor):
 
 
 class Classifier(Predictor):
-    """The class of the picture, with mmpretrain's ImageClassificationInferencer."""
+    """The class of the picture, or all of its labels, with mmpretrain's ImageClassificationInferencer."""
 
     task = 'classification'
 
@@ -154,6 +155,9 @@ class Classifier(Predictor):
         from mmpretrain.apis import ImageClassificationInferencer
         from mmpretrain.visualization import UniversalVisualizer
         super().__init__(model, threshold)
+        self.several = toolbox_of(model.cfg).task_of(model) is MULTI_LABEL
+        if self.several:
+            model.head.thr = threshold  # what is drawn is what is reported
         self.inferencer = ImageClassificationInferencer(model)
         self.visualizer = UniversalVisualizer(name='infer')
 
@@ -166,19 +170,19 @@ class Classifier(Predictor):
         return self._draw(picture, sample, resize=None)
 
     def _draw(self, picture: np.ndarray, sample: Any, resize: int | None) -> np.ndarray:
-        self.visualizer.visualize_cls(picture, sample, self.classes, draw_gt=False, resize=resize)
-        return self.visualizer.get_image()
+        return self.visualizer.visualize_cls(picture, sample, self.classes, draw_gt=False, resize=resize)
 
     def describe(self, sample: Any) -> dict[str, Any]:
-        """``classes``: the most probable ones and their scores."""
-        scores, labels = sample.pred_score.cpu().topk(min(TOP, len(sample.pred_score)))
+        """``classes`` and their scores, best first: the most probable ones, or the labels of the picture."""
+        number = len(sample.pred_label) if self.several else min(TOP, len(sample.pred_score))
+        scores, labels = sample.pred_score.cpu().topk(number)
         return {'classes': [{'class': self.name_of(label), 'label': label, 'score': score}
                             for score, label in zip(scores.tolist(), labels.tolist(), strict=True)]}
 
     def summary(self, description: Mapping[str, Any]) -> str:
-        """``star 0.98``."""
-        best = description['classes'][0]
-        return f'{best["class"]} {best["score"]:.2f}'
+        """``star 0.98``, or ``star 0.98, ring 0.71``."""
+        shown = description['classes'] if self.several else description['classes'][:1]
+        return ', '.join(f'{found["class"]} {found["score"]:.2f}' for found in shown) or 'nothing'
 
 
 #: Scope of a toolbox -> what predicts with its models.
@@ -193,7 +197,7 @@ def load_predictor(model: str, checkpoint: str | None = None, device: str | None
         model: What :func:`repvit_mm.get_model` takes.
         checkpoint: Its weights; by default those that ``model`` names, or the published ones.
         device: Such as ``cuda:1``; by default the GPU if there is one.
-        threshold: Objects need a higher score.
+        threshold: See :class:`Predictor`.
 
     Raises:
         ConfigError: If there is no such model or device, or the model is a backbone alone.
@@ -202,7 +206,7 @@ def load_predictor(model: str, checkpoint: str | None = None, device: str | None
     named = find_model(model)
     if Path(named.source).suffix == '':
         raise ConfigError(f'{model} is a backbone alone, which predicts nothing; name a detector, a segmentor or a '
-                          f'classifier, such as maskrcnn_repvit_{model}')
+                          'classifier, such as maskrcnn_repvit_m1_1')
     if checkpoint is None and named.weights is None:
         raise CheckpointError(f'no weights are published for {model}; give yours with --checkpoint')
     device = device or get_device()

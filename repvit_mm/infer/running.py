@@ -10,8 +10,9 @@ from rich.console import Console
 from rich.progress import Progress
 
 from ..errors import ConfigError, UserError
-from ..files import atomic_write, check_writable, make_folder, write_json
-from ..images import SUFFIXES, read_image
+from ..files import atomic_write, check_folder, make_folder, write_json
+from ..images import read_image
+from ..picture_files import EXTENSIONS
 from .predictors import Predictor
 from .sources import Frames, Inputs, write_video
 
@@ -40,7 +41,7 @@ class Run:
     """
 
     def __init__(self, inputs: Inputs, out: str | Path, batch_size: int = 1, max_frames: int | None = None):
-        self.inputs, self.out = inputs, make_folder(out, '--out')
+        self.inputs, self.out = inputs, check_folder(out, '--out')
         self.batch_size, self.max_frames = batch_size, max_frames
         self.failures, self.console = 0, Console(highlight=False, soft_wrap=True)
         self.drawings = {file: self._drawing_of(file, name) for file, name in inputs.names().items()}
@@ -48,7 +49,6 @@ class Run:
         for drawing in self.drawings.values():
             if drawing.resolve() in files:
                 raise ConfigError(f'--out {out}: the drawing would replace {drawing}; choose another folder')
-        check_writable(self.out / RESULTS)
 
     def start(self, predictor: Predictor, **facts: Any) -> None:
         """Predict, draw and write.
@@ -73,7 +73,7 @@ class Run:
             if self.inputs.camera is not None:
                 drawing = self.out / f'camera_{self.inputs.camera}.mp4'
                 results['videos'].append(self._video(self.inputs.camera, drawing, predictor, progress))
-        write_json(self.out / RESULTS, results)
+        write_json(make_folder(self.out, '--out') / RESULTS, results)
         done = len(pictures) + len(results['videos'])
         self.console.print(f'wrote {self.out / RESULTS} and the drawings', markup=False)
         if self.failures:
@@ -82,7 +82,7 @@ class Run:
     def _drawing_of(self, file: Path, name: Path) -> Path:
         if file in self.inputs.videos:
             return self.out / name.with_name(f'{name.stem}.mp4' if name.suffix == '.mp4' else f'{name.name}.mp4')
-        return self.out / (name if name.suffix.lower() in SUFFIXES else name.with_name(f'{name.name}.png'))
+        return self.out / (name if name.suffix.lower() in EXTENSIONS else name.with_name(f'{name.name}.png'))
 
     def _report(self, file: Path, error: Exception) -> dict[str, Any]:
         """One line for a file that cannot be decoded, on stderr, and what the results say of it."""

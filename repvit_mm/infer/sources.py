@@ -11,7 +11,7 @@ import numpy as np
 
 from ..errors import UserError
 from ..files import atomic_write, check_regular
-from ..images import SUFFIXES
+from ..picture_files import EXTENSIONS
 
 #: Suffixes of the files that count as videos.
 VIDEOS = ('.avi', '.m4v', '.mkv', '.mov', '.mp4', '.mpeg', '.mpg', '.webm', '.wmv')
@@ -36,8 +36,9 @@ class Inputs(NamedTuple):
     def names(self) -> dict[Path, Path]:
         """File -> its path below the folder that all of them have in common, unique among the results."""
         files = [*self.pictures, *self.videos]
-        common = os.path.commonpath([file.absolute().parent for file in files]) if files else ''
-        return {file: file.absolute().relative_to(common) for file in files}
+        places = {file: Path(os.path.abspath(file)) for file in files}  # without '..', which would lead out of a folder
+        common = os.path.commonpath([place.parent for place in places.values()]) if files else ''
+        return {file: place.relative_to(common) for file, place in places.items()}
 
 
 def find_inputs(words: Sequence[str]) -> Inputs:
@@ -55,7 +56,7 @@ def find_inputs(words: Sequence[str]) -> Inputs:
         if len(words) > 1 or not number.isdecimal():
             raise UserError(f'{" ".join(words)}: a camera is given alone, as {CAMERA}0')
         return Inputs([], [], int(number))
-    files = dict.fromkeys(file for word in words for file in _files_of(word))  # each once
+    files = {os.path.abspath(file): file for word in words for file in _files_of(word)}.values()  # each once
     return Inputs([file for file in files if file.suffix.lower() not in VIDEOS],
                   [file for file in files if file.suffix.lower() in VIDEOS])
 
@@ -70,9 +71,9 @@ def _files_of(word: str) -> list[Path]:
         return [path]
     else:
         raise UserError(f'there is no picture, video or folder {word}')
-    files = [file for file in found if file.suffix.lower() in (*SUFFIXES, *VIDEOS) and file.is_file()]
+    files = [file for file in found if file.suffix.lower() in (*EXTENSIONS, *VIDEOS) and file.is_file()]
     if not files:
-        raise UserError(f'{where} no picture ({", ".join(SUFFIXES)}) and no video ({", ".join(VIDEOS)})')
+        raise UserError(f'{where} no picture ({", ".join(EXTENSIONS)}) and no video ({", ".join(VIDEOS)})')
     return files
 
 

@@ -15,13 +15,13 @@ from .tree import Tree, choose_splits, split_in
 KIND = 'COCO JSON'
 
 
-def find(tree: Tree) -> list[Path]:
-    """The files with objects in COCO's format.
+def find(tree: Tree) -> dict[Path, Any]:
+    """The files with objects in COCO's format, and their content, as large ones take long to read.
 
     Raises:
         DatasetError: If a file that is named like a split is damaged, or all JSON files are.
     """
-    found, damaged = [], []
+    found, damaged = {}, []
     for path in tree.with_suffix('.json'):
         try:
             content = read_json(path)
@@ -31,13 +31,13 @@ def find(tree: Tree) -> list[Path]:
             damaged.append(error)
             continue
         if _has_objects(content):
-            found.append(path)
+            found[path] = content
     if damaged and not found:
         raise damaged[0]
     return found
 
 
-def read(tree: Tree, files: list[Path], train: str | None = None, val: str | None = None) -> Found:
+def read(tree: Tree, files: Mapping[Path, Any], train: str | None = None, val: str | None = None) -> Found:
     """Read annotations in COCO's format.
 
     Args:
@@ -53,8 +53,8 @@ def read(tree: Tree, files: list[Path], train: str | None = None, val: str | Non
     if train or val:
         chosen = {split: _named(tree, name) for split, name in (('train', train), ('val', val)) if name}
     else:
-        chosen = _by_name(tree, files, notes)
-    contents = {split: _content(path) for split, path in chosen.items()}
+        chosen = _by_name(tree, list(files), notes)
+    contents = {split: _checked(path, files.get(path) or read_json(path)) for split, path in chosen.items()}
     folders = {split: _folder(tree, split, chosen[split], contents[split]) for split in chosen}
     if len(chosen) == 2:
         sources = {split: Source(str(chosen[split]), contents[split], folders[split], _setting(tree, chosen[split]))
@@ -127,8 +127,7 @@ def _named(tree: Tree, name: str) -> Path:
     return below
 
 
-def _content(path: Path) -> dict[str, Any]:
-    content = read_json(path)
+def _checked(path: Path, content: Any) -> dict[str, Any]:
     if not _has_objects(content):
         raise DatasetError(f"{path} has no objects in COCO's format: images, annotations and categories are expected")
     check_annotations(content, str(path))

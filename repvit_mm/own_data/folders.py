@@ -17,8 +17,9 @@ OTHER = {'images', 'img', 'jpegimages', 'labels', 'annotations', 'masks', *sum(S
 
 def find(tree: Tree) -> list[str]:
     """The class folders: those with pictures, in a folder of a split or alone."""
-    return [name for name in subfolders(tree.root) if name.lower() not in OTHER or subfolders(tree.root / name)
-            if any(path.is_relative_to(tree.root / name) for path in tree.pictures)]
+    with_pictures = {path.relative_to(tree.root).parts[0] for path in tree.pictures}
+    return [name for name in subfolders(tree.root) if name in with_pictures
+            and (name.lower() not in OTHER or subfolders(tree.root / name))]
 
 
 def read(tree: Tree, _: list[str]) -> Found:

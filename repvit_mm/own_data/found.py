@@ -63,6 +63,7 @@ class Found:
         classes: Names of the classes, in the order of their indices.
         parts: ``'train'`` and ``'val'`` -> pictures.
         masks: Whether every object has a mask.
+        binary: Whether label images hold 0 and 255, in place of 0 and 1.
         broken: Whether there are pictures that cannot be read, which a training has to leave out.
         notes: What a user should know or repair, one line each.
         files: Name -> content of the files that a config needs beside it.
@@ -74,6 +75,7 @@ class Found:
     classes: Sequence[str]
     parts: Mapping[str, Part]
     masks: bool = False
+    binary: bool = False
     broken: bool = False
     notes: list[str] = field(default_factory=list)
     files: dict[str, str | bytes] = field(default_factory=dict)

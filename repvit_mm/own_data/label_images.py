@@ -109,8 +109,8 @@ def read(tree: Tree, pairs: Sequence[Pair]) -> Found:
     if number < 1:
         raise DatasetError(f'all {len(histograms)} label images hold the ignored value {IGNORED} only')
     classes = _classes(tree, number, pixels, binary, notes)
-    found = Found(KIND, 'segmentation', tree.root, classes, {}, notes=notes)
-    found.parts = _parts(tree, by_split, histograms, binary, found)
+    found = Found(KIND, 'segmentation', tree.root, classes, {}, binary=binary, notes=notes)
+    found.parts = _parts(tree, by_split, histograms, found)
     _note_classes(classes, found.parts, notes)
     return found
 
@@ -195,7 +195,7 @@ def _classes(tree: Tree, number: int, pixels: np.ndarray, binary: bool, notes: l
     return ['background', 'object'] if binary else [f'class {i}' for i in range(number)]
 
 
-def _parts(tree: Tree, by_split: Mapping[str | None, Pair], histograms: Mapping[Path, tuple], binary: bool,
+def _parts(tree: Tree, by_split: Mapping[str | None, Pair], histograms: Mapping[Path, tuple],
            found: Found) -> dict[str, Part]:
     stems = {split: [(pair, stem) for stem in sorted(pair.labels)] for split, pair in by_split.items()}
     chosen = choose_splits(stems, 'pictures', found.notes)
@@ -208,7 +208,7 @@ def _parts(tree: Tree, by_split: Mapping[str | None, Pair], histograms: Mapping[
         if len(by_split) == 1:
             found.files[f'{split}.txt'] = ''.join(f'{stem}\n' for _, stem in items)
             settings['ann_file'] = f'{{{{ fileDirname }}}}/{split}.txt'
-        if binary:
+        if found.binary:
             settings['data_prefix']['seg_map_path'] = f'{{{{ fileDirname }}}}/labels/{split}'
             settings['seg_map_suffix'] = '.png'
             found.files.update({f'labels/{split}/{stem}.png': _as_one(pair.labels[stem]) for _, stem in items})
@@ -216,7 +216,7 @@ def _parts(tree: Tree, by_split: Mapping[str | None, Pair], histograms: Mapping[
         pictures = [Picture(pair.pictures[stem], sizes.get(pair.pictures[stem]), label=pair.labels[stem])
                     for _, stem in items]
         pixels = sum(histograms[picture.label][0] for picture in pictures)
-        if binary:
+        if found.binary:
             pixels[[1, IGNORED]] = pixels[IGNORED], 0
         parts[split] = Part(pictures, Counter({i: int(pixels[i]) for i in range(len(found.classes))}), settings)
     return parts

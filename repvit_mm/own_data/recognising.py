@@ -51,7 +51,7 @@ def recognise(root: str | Path, kind: str | None = None, train: str | None = Non
     if (train or val) and kind not in (None, 'coco'):
         raise ConfigError(f'--train and --val name annotation files of COCO; they do not go with --format {kind}')
     if train or val:
-        return coco.read(tree, [], train, val)
+        return coco.read(tree, {}, train, val)
     if kind:
         chosen = {kind: FORMATS[kind].find(tree)}
     else:

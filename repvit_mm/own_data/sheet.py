@@ -165,7 +165,7 @@ def _drawn(picture: Picture, size: tuple[int, int], found: Found, colours: Seque
         half = (size[0] // 2, size[1])
         photo = np.asarray(_photo(picture.path, half))
         labels = read_label(picture.label)
-        if found.files and IGNORED in labels and len(found.classes) == 2:  # the copies have 1 in its place
+        if found.binary:
             labels = (labels == IGNORED).astype(np.uint8)
         labels = cv2.resize(labels, half, interpolation=cv2.INTER_NEAREST)
         both = np.hstack([photo, overlay_labels(photo, labels, np.asarray(colours, np.uint8), 0.6)])
@@ -250,7 +250,7 @@ def _write_name(draw: ImageDraw.ImageDraw, corner: tuple[float, float], name: st
 def _fitting(text: str, size: int, width: float) -> str:
     """A text, cut at its end if it is wider."""
     while len(text) > 4 and _font(size).getlength(text) > width:
-        text = text[:-4] + '...' if not text.endswith('...') else text[:-4] + '...'
+        text = text[:-4] + '...'
     return text
 
 

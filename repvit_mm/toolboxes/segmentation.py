@@ -69,7 +69,9 @@ class Segmentation(Toolbox):
         super().attach(model, cfg, meta)
         for _, dataset in datasets_of(cfg, ['test_dataloader']):  # mmseg's inference_model reads this variable
             cfg.test_pipeline = copy.deepcopy(dataset.get('pipeline'))
-        classes, palette = (model.dataset_meta[key] for key in ('classes', 'palette'))
+        # mmseg draws the names of classes, and counts them.
+        classes = model.dataset_meta['classes'] or [f'class {i}' for i in range(model.num_classes)]
+        model.dataset_meta['classes'], palette = classes, model.dataset_meta['palette']
         if palette == 'random' or len(palette) != len(classes):  # mmseg draws colours where there are none
             drawn = DATASETS.build(dict(type='BaseSegDataset', metainfo=dict(classes=classes), lazy_init=True))
             model.dataset_meta['palette'] = drawn.metainfo['palette']

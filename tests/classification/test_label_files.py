@@ -21,7 +21,7 @@ def test_classes_are_those_of_the_file(tmp_path):
 
 
 @pytest.mark.parametrize('content, message', [
-    ('{"metainfo": ', 'is not JSON: '),
+    ('{"metainfo": ', 'is not valid JSON: '),
     ([], 'is not a file of labels: expected {"metainfo"'),
     (dict(images=[], categories=[]), 'is not a file of labels: expected'),
     ({**GOOD, 'data_list': [dict(img_path='1.jpg')]}, 'is not a file of labels: expected'),
@@ -39,5 +39,5 @@ def test_mistake_is_named(tmp_path, content, message):
 
 
 def test_missing_file_is_named(tmp_path):
-    with pytest.raises(DatasetError, match=r'none\.json cannot be read: No such file'):
+    with pytest.raises(DatasetError, match=r'none\.json does not exist'):
         read_label_file(tmp_path / 'none.json')

@@ -32,7 +32,7 @@ def task(request, tmp_path_factory):
     return Task(config, root / 'x.pth', pictures)
 
 
-def expected(task, model, picture):
+def expected(model, picture):
     """The same from the toolbox's own function, with a model that is not fused."""
     array = np.asarray(Image.open(picture).convert('RGB'))[..., ::-1].copy()
     if hasattr(model, 'roi_head'):
@@ -53,7 +53,7 @@ def test_results_are_those_of_the_toolbox(task, tmp_path):
     results = json.loads((tmp_path / 'predictions.json').read_text())
     model = get_model(task.config, task.checkpoint)
     for picture, found in zip(task.pictures, results['pictures'], strict=True):
-        wanted = expected(task, model, picture)
+        wanted = expected(model, picture)
         with Image.open(found['drawing']) as drawing:
             assert drawing.mode == 'RGB' and len(drawing.getcolors(1 << 24)) > 1
         if results['task'] == 'detection':
@@ -81,6 +81,27 @@ def check_objects(objects, wanted, classes):
         assert found['class'] == classes[found['label']]
         masks = [(mask_utils.decode(found['mask']) == wanted.masks[j].numpy()).mean() for j in match]
         assert max(masks) > 0.99
+
+
+def test_all_labels_above_the_threshold_are_reported(tmp_path):
+    config, data = set_up('mmpretrain', tmp_path)
+    several = tmp_path / 'several.py'
+    several.write_text(f"_base_ = './{config.name}'\nmodel = dict(head=dict(_delete_=True, num_classes=8, "
+                       "in_channels=32, type='MultiLabelLinearClsHead'))")
+    torch.manual_seed(0)
+    model = randomise_norms(get_model(several))
+    torch.save({'state_dict': model.state_dict()}, tmp_path / 'x.pth')
+    picture = min(data.rglob('val/**/*.png'))
+    scores = expected(model, picture)['pred_scores']
+    best = np.argsort(scores)[::-1]
+    for number, threshold in ((3, (scores[best[2]] + scores[best[3]]) / 2), (0, 1)):
+        done = run_tool('infer', several, picture, '--checkpoint', tmp_path / 'x.pth', '--out', tmp_path / 'out',
+                        '--device', 'cpu', '--score-threshold', threshold)
+        assert done.status == 0, done.err
+        found = json.loads((tmp_path / 'out/predictions.json').read_text())['pictures'][0]['classes']
+        assert [entry['label'] for entry in found] == best[:number].tolist()
+        summary = ', '.join(f'{entry["class"]} {entry["score"]:.2f}' for entry in found) or 'nothing'
+        assert f'{picture}: {summary}\n' in done.out
 
 
 def test_checkpoint_alone_takes_the_config_beside_it(task, tmp_path):
@@ -112,4 +133,4 @@ def test_wrong_model(tmp_path, monkeypatch, arguments, message):
         arguments = [*arguments, '--checkpoint', 'x.pth']
     done = run_tool('infer', arguments[0], 'x.png', *arguments[1:])
     assert done.status == 1 and message in done.err.splitlines()[-1], done.err
-    assert not list(tmp_path.glob('outputs/infer/*'))
+    assert not (tmp_path / 'outputs').exists()

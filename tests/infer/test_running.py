@@ -73,7 +73,8 @@ def folder(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(('words', 'names'), [
     (['in'], ['a.JPG', 'b.png']), (['in/b.png', 'in'], ['b.png', 'a.JPG']), (['in/*.png'], ['b.png']),
-    (['in/**/*.png'], ['b.png', 'deep/c.png']), (['in/deep/c.png', 'in/b.png'], ['deep/c.png', 'b.png'])])
+    (['in/**/*.png'], ['b.png', 'deep/c.png']), (['in/deep/c.png', 'in/b.png'], ['deep/c.png', 'b.png']),
+    (['in/deep/../b.png', 'in/deep/c.png', 'in/b.png'], ['b.png', 'deep/c.png'])])
 def test_pictures_keep_their_names_below_the_common_folder(folder, words, names):
     assert [str(name) for name in find_inputs(words).names().values()] == names
 
@@ -92,6 +93,11 @@ def test_inputs_that_are_not_there(folder, words, message):
 def test_results_replace_no_picture(folder, out, message):
     with pytest.raises(UserError, match=message):
         Run(find_inputs(['in']), out)
+
+
+def test_nothing_is_left_where_no_model_is_found_after_the_check(folder):
+    Run(find_inputs(['in']), 'new/out')
+    assert not Path('new').exists()
 
 
 def test_pictures_are_drawn_in_batches(folder):
@@ -183,7 +189,7 @@ def test_camera_ends_with_ctrl_c_and_its_results_are_complete(folder, camera):
 def test_no_camera(folder, camera):
     with pytest.raises(UserError, match='there is no camera 4'):
         run(['camera:4'], 'out')
-    assert not list(Path('out').iterdir())
+    assert not Path('out').exists()
 
 
 def test_ctrl_c_during_a_video_leaves_nothing_half_written(folder, monkeypatch):
