@@ -115,22 +115,28 @@ def make_folder(path: str | Path, option: str = '') -> Path:
     return path
 
 
-def check_folder(path: str | Path, option: str = '') -> Path:
-    """Check before a long computation that a folder for results can be created and written; it leaves nothing behind.
+def check_folder(path: str | Path, file: str, option: str = '') -> Path:
+    """Check before a long computation that a folder for results can be created, and leave none behind.
 
     Args:
-        path: The folder; parents may be missing.
+        path: The folder; missing parents are created, too.
+        file: Name of a file that will be written into it.
         option: The option that names it, for the error.
 
+    Returns:
+        The folder, without ``~``.
+
     Raises:
-        UserError: If not.
+        UserError: If the folder or the file cannot be written.
     """
     path = Path(path).expanduser()
     missing = [folder for folder in (path, *path.parents) if not folder.exists()]
     make_folder(path, option)
-    check_writable(path / 'results')
-    for folder in missing:
-        folder.rmdir()
+    try:
+        check_writable(path / file)
+    finally:
+        for folder in missing:
+            folder.rmdir()
     return path
 
 

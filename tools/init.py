@@ -34,7 +34,8 @@ def main() -> None:
     console.print(f'\nWritten: {output.config}\n         {output.written.about}\n         {folder / "pictures.png"}\n'
                   f'         {output.shown} pictures with their annotations: look at them first\n'
                   f'Train:   repvit-mm train {config}\n'
-                  f'Test:    repvit-mm test {config} {work_dir}/{output.written.checkpoint} --show-dir pictures',
+                  f'Test:    repvit-mm test {config} {work_dir}/{output.written.checkpoint} '
+                  f'--show-dir {work_dir}/pictures',
                   highlight=False, markup=False)
 
 

@@ -41,7 +41,7 @@ class Run:
     """
 
     def __init__(self, inputs: Inputs, out: str | Path, batch_size: int = 1, max_frames: int | None = None):
-        self.inputs, self.out = inputs, check_folder(out, '--out')
+        self.inputs, self.out = inputs, check_folder(out, RESULTS, '--out')
         self.batch_size, self.max_frames = batch_size, max_frames
         self.failures, self.console = 0, Console(highlight=False, soft_wrap=True)
         self.drawings = {file: self._drawing_of(file, name) for file, name in inputs.names().items()}
