@@ -17,7 +17,6 @@ from inspect import signature
 from pathlib import Path
 from typing import Any
 
-from matplotlib import _tight_bbox
 from mmengine.config import Config
 
 from .checkpoints.schemes import replaced
@@ -84,10 +83,16 @@ def run_script(toolbox: str, name: str, arguments: Sequence[str]) -> None:
         raise UserError(f'{toolbox} has no script {name}; {hint}')
     # A script's own folder comes first, as some import a neighbour; then the current one, for modules of a config.
     sys.path[:0] = [str(path.parent), os.getcwd()]
-    sys.argv = [str(path), *(str(find_config(word)) if word.endswith('.py') and word[0] != '-' and '=' not in word
-                             and not Path(word).exists() else word for word in arguments)]
+    sys.argv = [str(path), *(str(find_config(word)) if _names_config(word, before) else word
+                             for before, word in zip(('', *arguments), arguments, strict=False))]
     with _HELP.get(toolbox, nullcontext)():
         runpy.run_path(str(path), run_name='__main__')
+
+
+def _names_config(word: str, before: str) -> bool:
+    """Whether an argument is a config to look up; mmdet's print_config writes one after --save-path."""
+    return (word.endswith('.py') and word[0] != '-' and '=' not in word and before != '--save-path'
+            and not Path(word).exists())
 
 
 @contextmanager
@@ -97,6 +102,7 @@ def _browsing() -> Iterator[None]:
     One setting is the ``_scope_`` that mmengine adds to what a config takes from ``mmpretrain::``; the function of
     matplotlib has one more argument in today's releases.
     """
+    from matplotlib import _tight_bbox
     read, adjust = Config.fromfile, _tight_bbox.adjust_bbox
 
     def fromfile(*arguments: Any, **settings: Any) -> Config:

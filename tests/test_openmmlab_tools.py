@@ -2,6 +2,7 @@
 import re
 import shlex
 import sys
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from mmengine.fileio import PickleHandler
 from mmengine.fileio.handlers import file_handlers
 from running import run_tool
 
+from repvit_mm.configs import load_config
 from repvit_mm.datasets import SceneSpec, write_classification, write_coco, write_segmentation
 
 pytestmark = pytest.mark.slow
@@ -26,9 +28,18 @@ SHORT = {'DET': 'train_cfg.max_iters=2 train_cfg.val_interval=2 train_dataloader
 ROWS = re.findall(r'^\| `(mm[a-z]+ .+?)` \|', PAGE, re.M)
 
 
+@cache
+def checkpoints():
+    """The last checkpoint of a training of the page -> that of the small run."""
+    lengths = {kind: load_config(f'quickstart/{name}.py').train_cfg for kind, name in CONFIGS.items()}
+    return {f'work_dirs/{kind.lower()}/{unit}_{cfg[key]}.pth': f'work_dirs/{kind.lower()}/{unit}_2.pth'
+            for kind, cfg in lengths.items() for key, unit in (('max_iters', 'iter'), ('max_epochs', 'epoch'))
+            if key in cfg}
+
+
 def arguments(line):
     """The words of a command on the page, as a shell gives them, with the small runs' names."""
-    for long, short in (('iter_1300', 'iter_2'), ('epoch_40', 'epoch_2')):
+    for long, short in checkpoints().items():
         line = line.replace(long, short)
     for word in shlex.split(line):
         found = sorted(Path().glob(word)) if '*' in word else [word]

@@ -59,11 +59,12 @@ def test_it_runs_beside_its_neighbours_with_its_arguments(toolbox, monkeypatch, 
     assert (result.status, result.out) == (0, f'[["--help", "x.txt", "--option=1.py"], "{path}"]\n')
 
 
-def test_installed_configs_are_found_and_those_here_come_first(toolbox, tmp_path):
+def test_installed_configs_are_found_those_here_come_first_and_one_to_write_stays(toolbox, tmp_path):
     (tmp_path / 'mine.py').write_text('')
-    result = run_tool('toolbox', 'mmdet', 'train', 'mine.py', 'detection/maskrcnn_repvit_m1_1.py', 'a=b.py')
-    mine, installed, option = eval(result.out)[0]
-    assert (mine, option) == ('mine.py', 'a=b.py')
+    result = run_tool('toolbox', 'mmdet', 'train', 'mine.py', 'detection/maskrcnn_repvit_m1_1.py', 'a=b.py',
+                      '--save-path', 'new.py')
+    mine, installed, *others = eval(result.out)[0]
+    assert (mine, others) == ('mine.py', ['a=b.py', '--save-path', 'new.py'])
     assert installed.endswith('.mim/configs/detection/maskrcnn_repvit_m1_1.py')
 
 

@@ -32,10 +32,8 @@ def build(subject: Subject, path: Path, options: Options) -> Counter[str]:
     _add_facts(graph, subject.facts)
     onnx.checker.check_model(graph, full_check=True)
     check_fused(_nodes(graph), subject.convolutions)
-    onnx.save(graph, path)
-    if options.precision == 'fp16':
-        onnx.save(_halved(graph), path)
-    elif options.precision == 'int8':
+    onnx.save(_halved(graph) if options.precision == 'fp16' else graph, path)
+    if options.precision == 'int8':
         quantise(path, map(subject.preparation(options), options.quantisation.pictures.calibration))
     graph = onnx.load(path)
     return Counter(node.op_type for node in graph.graph.node)
