@@ -1,9 +1,11 @@
 """docs/openmmlab_tools.md: every script of a toolbox that it names runs as written there, on small runs."""
+import multiprocessing
 import re
 import shlex
 import sys
 from functools import cache
 from importlib.util import find_spec
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,7 @@ from mmengine.fileio import PickleHandler
 from mmengine.fileio.handlers import file_handlers
 from running import run_tool
 
-from repvit_mm.configs import load_config
+from repvit_mm.configs import config_path, load_config
 from repvit_mm.datasets import SceneSpec, write_classification, write_coco, write_segmentation
 
 pytestmark = pytest.mark.slow
@@ -21,17 +23,22 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGE = (ROOT / 'docs' / 'openmmlab_tools.md').read_text()
 CONFIGS = {'DET': 'maskrcnn_repvit_m0_6_shapes', 'SEG': 'fpn_repvit_m0_6_shapes',
            'CLS': 'classifier_repvit_m0_6_shapes'}
-#: Two steps instead of the whole training, each logged and the last one saved.
-SHORT = {'DET': 'train_cfg.max_iters=2 train_cfg.val_interval=2 train_dataloader.batch_size=2',
-         'SEG': 'train_cfg.max_iters=2 train_cfg.val_interval=2 train_dataloader.batch_size=2',
-         'CLS': 'train_cfg.max_epochs=2'}
+#: The same, of two steps that are logged, and without processes that load data.
+SMALL = """
+_base_ = {!r}
+train_cfg = dict({}=2, val_interval=2)
+default_hooks = dict(logger=dict(interval=1))
+train_dataloader = dict(batch_size={}, num_workers=0, persistent_workers=False)
+val_dataloader = dict(num_workers=0, persistent_workers=False)
+test_dataloader = dict(num_workers=0, persistent_workers=False)
+"""
 ROWS = re.findall(r'^\| `(mm[a-z]+ .+?)` \|', PAGE, re.M)
 
 
 @cache
 def checkpoints():
     """The last checkpoint of a training of the page -> that of the small run."""
-    lengths = {kind: load_config(f'quickstart/{name}.py').train_cfg for kind, name in CONFIGS.items()}
+    lengths = {kind: load_config(name).train_cfg for kind, name in CONFIGS.items()}
     return {f'work_dirs/{kind.lower()}/{unit}_{cfg[key]}.pth': f'work_dirs/{kind.lower()}/{unit}_2.pth'
             for kind, cfg in lengths.items() for key, unit in (('max_iters', 'iter'), ('max_epochs', 'epoch'))
             if key in cfg}
@@ -43,7 +50,7 @@ def arguments(line):
         line = line.replace(long, short)
     for word in shlex.split(line):
         found = sorted(Path().glob(word)) if '*' in word else [word]
-        yield from (f'quickstart/{CONFIGS[path]}.py' if path in CONFIGS else str(path) for path in found)
+        yield from (f'{path}.py' if path in CONFIGS else str(path) for path in found)
 
 
 @pytest.fixture(scope='module')
@@ -55,11 +62,12 @@ def runs(tmp_path_factory):
         write_coco('data/shapes_detection', SceneSpec(size=64), train=4, val=4, quiet=True)
         write_segmentation('data/shapes_segmentation', SceneSpec(size=64), train=4, val=4, quiet=True)
         write_classification('data/shapes_classification', train=64, val=8, quiet=True)
-        for tool, line in re.findall(r'^python tools/(\w+)\.py (.*)$', PAGE, re.M):
-            if tool in ('train', 'test'):
-                short = f'--cfg-options {SHORT[line.split()[0]]} default_hooks.logger.interval=1' * (tool == 'train')
-                result = run_tool(tool, *arguments(f'{line} {short}'))
-                assert result.status == 0, result.err
+        for kind, name in CONFIGS.items():
+            length, batch = ('max_epochs', 32) if kind == 'CLS' else ('max_iters', 2)
+            Path(f'{kind}.py').write_text(SMALL.format(config_path(name), length, batch))
+        for tool, line in re.findall(r'^python tools/(train|test)\.py (.*)$', PAGE, re.M):
+            result = run_tool(tool, *arguments(line))
+            assert result.status == 0, result.err
     return folder
 
 
@@ -67,6 +75,7 @@ def runs(tmp_path_factory):
 def here(runs, monkeypatch):
     monkeypatch.chdir(runs)
     monkeypatch.setenv('MPLBACKEND', 'Agg')
+    monkeypatch.setattr(multiprocessing, 'Pool', lambda processes: ThreadPool(1))  # coco_error_analysis starts 48
     monkeypatch.setattr(sys, 'path', sys.path[:])
     # The tools that made the runs, in this process, keep pickles from being read; scripts read those of the user.
     for suffix in ('pkl', 'pickle'):
@@ -92,8 +101,8 @@ def test_the_config_of_the_page_trains(here):
     if find_spec('tensorboard') is None:
         config = config.replace(", dict(type='TensorboardVisBackend')", '')
     Path('mine.py').write_text(config)
-    result = run_tool('train', 'mine.py', '--cfg-options', *SHORT['SEG'].split(), 'train_cfg.max_iters=12',
-                      'custom_hooks.2.patience=1', 'custom_hooks.2.min_delta=100',
+    result = run_tool('train', 'mine.py', '--cfg-options', 'train_cfg.max_iters=12', 'train_cfg.val_interval=2',
+                      'train_dataloader.batch_size=2', 'custom_hooks.2.patience=1', 'custom_hooks.2.min_delta=100',
                       'default_hooks.checkpoint.interval=2')
     assert result.status == 0, result.err
     saved, = Path('work_dirs/mine').glob('iter_*.pth')

@@ -38,10 +38,17 @@ def _avg_pool(inputs: Inputs) -> Tensor:
     return F.avg_pool2d(inputs['x'], ints(inputs['kernel_sizes']), ints(inputs['strides']))
 
 
+def _cumsum(inputs: Inputs) -> Tensor:
+    if inputs.get('exclusive', False) or inputs.get('reverse', False):
+        raise ExportError('cumsum is supported from the first entry on, and with each entry')
+    return inputs['x'].cumsum(int(inputs.get('axis', 0)))
+
+
 #: Those of RepViT and SAM's decoder, with those that the selection of boxes adds.
 DETECTOR_OPERATIONS: dict[str, Callable[[Inputs], Tensor | tuple[Tensor, ...]]] = {
     **DECODER_OPERATIONS,
     'avg_pool': _avg_pool,
+    'cumsum': _cumsum,
     'band_part': lambda inputs: as_tensor(inputs['x']).triu() if int(inputs['lower']) == 0 else
     as_tensor(inputs['x']).tril(int(inputs['upper'])),
     'exp': unary(torch.exp),

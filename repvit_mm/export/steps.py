@@ -129,8 +129,10 @@ class FixedSteps(Steps):
         scores, order = scores.topk(min(self.candidates(number), int(scores.shape[0])))
         boxes, groups = boxes[order], groups[order]
         exists = (scores > 0).to(boxes)
-        # Row by column: the better box, and the one that it suppresses.
-        better = torch.ones(len(scores), len(scores)).triu(1)
+        # Row by column: the better box, and the one that it suppresses. Places are counted, as a constant matrix would
+        # be in the file.
+        place = exists.cumsum(0)
+        better = (place[:, None] < place[None]).to(boxes)
         suppresses = better * _overlap(boxes, threshold) * (groups[:, None] == groups[None]).to(boxes)
         left = exists
         for _ in range(self.ROUNDS):
