@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
+from mmengine.registry import init_default_scope
 
 from .checkpoints.schemes import replaced
 from .configs import find_config
@@ -85,6 +86,7 @@ def run_script(toolbox: str, name: str, arguments: Sequence[str]) -> None:
     sys.path[:0] = [str(path.parent), os.getcwd()]
     sys.argv = [str(path), *(str(find_config(word)) if _names_config(word, before) else word
                              for before, word in zip(('', *arguments), arguments, strict=False))]
+    init_default_scope(toolbox)  # of what a base `repvit_mm::` names, in scripts that build before there is a runner
     with _HELP.get(toolbox, nullcontext)():
         runpy.run_path(str(path), run_name='__main__')
 
