@@ -14,6 +14,7 @@ from repvit_mm.export.report import show
 from repvit_mm.export.verification import BOUNDS
 from repvit_mm.files import make_folder
 from repvit_mm.inference import InferenceModel, build_inference_model, randomise_weights
+from repvit_mm.toolboxes.datasets import datasets_of
 
 
 def build_export_parser(*formats: str) -> argparse.ArgumentParser:
@@ -89,6 +90,7 @@ def export(args: argparse.Namespace) -> None:
     outs = _outs(args, jobs)
     model = build_inference_model(args.config, args.checkpoint)
     detections = _selection(args, model)
+    _compare_size(model, args.shape)
     if args.checkpoint is None:
         randomise_weights(model)
         if detections is not None:
@@ -106,6 +108,16 @@ def export(args: argparse.Namespace) -> None:
             failures.append(str(error) if len(jobs) == 1 else f'{name}: {error}')
     if failures:
         raise UserError('\nerror: '.join(failures))
+
+
+def _compare_size(model: InferenceModel, shape: Sequence[int]) -> None:
+    """Say so where the config's test has images of another size, on which a model finds something else."""
+    steps = [step for _, dataset in datasets_of(model.config or {}, ['test_dataloader'])
+             for step in dataset.get('pipeline') or ()]
+    scale = next((step['scale'] for step in steps if step['type'] == 'Resize' and 'scale' in step), None)
+    if isinstance(scale, list | tuple) and sorted(scale) != sorted(shape):
+        print(f'The test of {model.name} scales pictures to {scale[1]} x {scale[0]}; the file takes '
+              f'{shape[0]} x {shape[1]} (--shape), and finds what the model finds in that')
 
 
 def _outs(args: argparse.Namespace, jobs: Sequence[tuple[str, Options]]) -> list[Path]:

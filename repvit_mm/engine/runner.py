@@ -36,6 +36,9 @@ from .divergence import StopOnInvalidLossHook
 from .loops import LOOPS, WEIGHTS, place_samples, seed_all
 from .mistakes import NamedSamples, dataset_errors, describe, user_errors
 
+#: For who cannot load what a training starts from.
+_WITHOUT_WEIGHTS = '--no-pretrained starts from random weights'
+
 
 @RUNNERS.register_module(name='RepViTRunner')
 class Runner(mmengine.runner.Runner):
@@ -129,7 +132,7 @@ class Runner(mmengine.runner.Runner):
         try:
             super()._init_model_weights()
         except (CheckpointError, URLError) as error:
-            raise CheckpointError(f'{error}; --no-pretrained starts from random weights') from error
+            raise CheckpointError(f'{error}; {_WITHOUT_WEIGHTS}') from error
 
     def train(self) -> nn.Module:
         """Train; mistakes of the user raise a UserError."""
@@ -176,7 +179,12 @@ class Runner(mmengine.runner.Runner):
         Raises:
             CheckpointError: If the file cannot be downloaded or read, or does not fit.
         """
-        checkpoint = read_checkpoint(filename)
+        try:
+            checkpoint = read_checkpoint(filename)
+        except CheckpointError as error:
+            if self._complete or self._resume:
+                raise
+            raise CheckpointError(f'{error}; {_WITHOUT_WEIGHTS}') from error
         if not isinstance(checkpoint, Mapping) or 'state_dict' not in checkpoint:
             checkpoint = {'state_dict': tensors_of(checkpoint, filename)}
         meta = checkpoint.get('meta')

@@ -49,7 +49,7 @@ def read_picture(path: str | Path) -> Any:
     from PIL import Image
     try:
         if not Path(path).is_file():  # a pipe would be waited for
-            raise OSError('there is no such file')
+            raise OSError('it is a folder; name its files' if Path(path).is_dir() else 'there is no such file')
         with Image.open(path) as file:
             return file.convert('RGB')
     except OSError as error:

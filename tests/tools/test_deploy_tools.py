@@ -1,9 +1,12 @@
 """fuse.py, get_flops.py, benchmark.py and the exporters, as a user runs them."""
 import json
+from types import SimpleNamespace
 
+import _export
 import pytest
 import torch
 from inference_models import CONFIGS, tiny_model, write_config
+from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 from mmengine.runner.checkpoint import _load_checkpoint_to_model
 from running import run_tool
@@ -47,6 +50,14 @@ def test_a_fused_checkpoint_loads_by_itself(trained, tmp_path):
     assert run_tool('fuse', config, tmp_path / 'fused.pth', tmp_path / 'again.pth')[::2] == (0, '')
     again = torch.load(tmp_path / 'again.pth')['state_dict']
     assert all(torch.equal(again[name], value) for name, value in saved['state_dict'].items())
+
+
+@pytest.mark.parametrize(('shape', 'noted'), [((96, 160), False), ((160, 96), False), ((160, 160), True)])
+def test_an_export_says_where_its_size_is_not_that_of_the_test(shape, noted, capsys):
+    pipeline = [dict(type='LoadImageFromFile'), dict(type='Resize', scale=(160, 96), keep_ratio=True)]
+    config = Config(dict(test_dataloader=dict(dataset=dict(type='CocoDataset', pipeline=pipeline))))
+    _export._compare_size(SimpleNamespace(name='detector', config=config), shape)
+    assert ('scales pictures to 96 x 160; the file takes 160 x 160' in capsys.readouterr().out) == noted
 
 
 def test_a_classifier_of_image_folders_has_the_classes_of_its_checkpoint(tmp_path):
