@@ -43,7 +43,7 @@ test: setup  ## run all tests; ARGS="-m 'not slow'" leaves out the long ones
 UPSTREAM_TESTS = tests/test_archs.py tests/test_layers.py tests/test_backbone.py tests/test_fusion.py \
   tests/test_registry.py tests/test_packaging.py tests/checkpoints tests/engine tests/test_detection_configs.py \
   tests/test_segmentation_configs.py tests/test_classification_configs.py tests/test_external_projects.py \
-  tests/test_main.py
+  tests/test_main.py tests/test_models.py tests/infer
 
 check-upstream:  ## test with upstream OpenMMLab and the oldest torch (Python 3.10 or 3.11), in VENV_UPSTREAM
 	@install/environment.sh '$(VENV_UPSTREAM)' '$(PYTHON)' --exclude-newer $(UPSTREAM_DAY) -r requirements-upstream.txt

@@ -93,14 +93,15 @@ class Frames:
 
     def __init__(self, source: Path | int):
         os.environ.setdefault('OPENCV_FFMPEG_LOGLEVEL', '-8')  # the error says it in one line
-        level = cv2.utils.logging.getLogLevel()
-        cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+        logging = getattr(cv2.utils, 'logging', cv2)  # OpenCV 4 has its functions at the top
+        level = logging.getLogLevel()
+        logging.setLogLevel(0)
         try:
             if isinstance(source, Path):
                 check_regular(source)
             self._capture = cv2.VideoCapture(source if isinstance(source, int) else str(source))
         finally:
-            cv2.utils.logging.setLogLevel(level)
+            logging.setLogLevel(level)
         if not self._capture.isOpened():
             raise UserError(f'there is no camera {source}, or another program uses it' if isinstance(source, int)
                             else f'{source} cannot be decoded as a video')
