@@ -39,7 +39,7 @@ def test_every_cell_runs(notebook, tmp_path, monkeypatch):
     assert any('image/png' in output.get('data', ()) for cell in code_of(notebook) for output in cell.outputs)
 
 
-def test_committed_notebook_was_executed_from_top_to_bottom(notebook):
+def test_committed_notebook_has_outputs_and_no_error(notebook):
     assert [cell.execution_count for cell in code_of(notebook)] == list(range(1, len(code_of(notebook)) + 1))
     outputs = [output for cell in code_of(notebook) for output in cell.outputs]
     assert not [output for output in outputs if output.output_type == 'error']

@@ -33,7 +33,7 @@ def main() -> None:
     args = build_parser().parse_args()
     run = Run(find_inputs(args.inputs), args.out, args.batch_size, args.max_frames)
     predictor = load_predictor(args.model, args.checkpoint, args.device, args.score_threshold)
-    run.start(predictor, model=args.model, checkpoint=args.checkpoint)
+    run.start(predictor, {'model': args.model, 'checkpoint': args.checkpoint})
 
 
 if __name__ == '__main__':

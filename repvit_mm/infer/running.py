@@ -1,5 +1,5 @@
 """Run a model on all inputs; what was drawn, and the results as JSON, go into a folder."""
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -50,7 +50,7 @@ class Run:
             if drawing.resolve() in files:
                 raise ConfigError(f'--out {out}: the drawing would replace {drawing}; choose another folder')
 
-    def start(self, predictor: Predictor, **facts: Any) -> None:
+    def start(self, predictor: Predictor, facts: Mapping[str, Any]) -> None:
         """Predict, draw and write.
 
         Args:

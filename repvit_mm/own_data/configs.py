@@ -82,7 +82,7 @@ def _text(found: Found, model: str, base: str, *blocks: Mapping[str, Any] | str)
     return text.rstrip() + '\n'
 
 
-def _loaders(found: Found, batch: int, **datasets: Mapping[str, Any]) -> dict[str, Any]:
+def _loaders(found: Found, batch: int, datasets: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """The loaders of all splits; ``train`` and ``val`` are further settings of their data sets."""
     replaced = dict(_delete_=True, type='BaseSegDataset') if found.task == 'segmentation' else {}
     train, val = ({**replaced, 'data_root': Code('data_root'), **found.parts[split].settings, **datasets[split]}
@@ -109,7 +109,7 @@ def _detection(found: Found, gpu_memory: float) -> Written:
     text = _text(
         found, name, 'repvit_mm::detection/finetune_maskrcnn_repvit_m1_1.py',
         dict(classes=tuple(found.classes), model=model), pipelines,
-        dict(_loaders(found, batch, **datasets), val_evaluator=evaluator, test_evaluator=Code('val_evaluator')),
+        dict(_loaders(found, batch, datasets), val_evaluator=evaluator, test_evaluator=Code('val_evaluator')),
         dict(max_epochs=epochs, train_cfg=dict(max_epochs=Code('max_epochs'), val_interval=interval),
              param_scheduler=[
                  dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=min(100, steps * epochs // 10)),
@@ -172,7 +172,7 @@ def _segmentation(found: Found, gpu_memory: float) -> Written:
             test_pipeline=[
                 dict(type='LoadImageFromFile'), dict(type='Resize', scale=scale, keep_ratio=True),
                 dict(type='ResizeToMultiple', size_divisor=STRIDE), load, pack]),
-        _loaders(found, batch, **datasets),
+        _loaders(found, batch, datasets),
         dict(max_iters=total, train_cfg=dict(max_iters=Code('max_iters'), val_interval=interval),
              param_scheduler=[
                  dict(type='LinearLR', start_factor=0.05, by_epoch=False, begin=0, end=warm_up),
@@ -188,7 +188,7 @@ def _classification(found: Found, gpu_memory: float) -> Written:
     batch, steps, epochs = _length(found, gpu_memory)
     warm_up = epochs // 10
     dataset = dict(corrupt='skip') if found.broken else {}
-    loaders = _loaders(found, batch, train=dataset, val=dataset)
+    loaders = _loaders(found, batch, dict(train=dataset, val=dataset))
     loaders['val_dataloader'] = dict(batch_size=batch, **loaders['val_dataloader'])
     name = 'Classifier RepViT m0_9'
     text = _text(

@@ -57,7 +57,7 @@ def save_video(path, values, size=(32, 24), codec='MJPG', noise=1):
 def run(words, out, fails=False, **settings):
     job, model = Run(find_inputs([str(word) for word in words]), out, **settings), Mean()
     with pytest.raises(UserError, match='could not be decoded') if fails else nullcontext():
-        job.start(model)
+        job.start(model, {})
     return job, model, json.loads((Path(out) / 'predictions.json').read_text())
 
 
