@@ -34,7 +34,7 @@ class FusedCheckpoint(NamedTuple):
     difference: float
 
 
-def fuse_checkpoint(config: str | Path, checkpoint: str | Path, out: str | Path, size: int = 224) -> FusedCheckpoint:
+def fuse_checkpoint(config: str | Path, checkpoint: str | Path, out: str | Path) -> FusedCheckpoint:
     """Fuse a checkpoint and write it, if the outputs stay the same.
 
     Only RepViT and its classifier are fused. mmcv's ConvModules in necks and heads are not, because the toolboxes'
@@ -45,7 +45,6 @@ def fuse_checkpoint(config: str | Path, checkpoint: str | Path, out: str | Path,
         checkpoint: A file or name for :func:`repvit_mm.load_checkpoint`, fused or not.
         out: The file to write, replaced if it exists. It holds the weights under ``state_dict``, and under ``meta`` the
             checkpoint's own ``meta`` with ``fused``, ``arch`` and ``dataset_meta``.
-        size: Height and width of the images for the comparison, in pixels.
 
     Raises:
         ConfigError: If the config cannot be built.
@@ -55,7 +54,7 @@ def fuse_checkpoint(config: str | Path, checkpoint: str | Path, out: str | Path,
     model = build_inference_model(config, checkpoint)
     before = _weigh(model.model)
     fused = fuse(model, own_only=True)
-    difference = _largest_difference(model, fused, size)
+    difference = _largest_difference(model, fused)
     if not difference <= BOUND:  # also if it is NaN
         raise CheckpointError(f'{checkpoint} cannot be fused: the outputs would change by {difference:.1e} of the '
                               f'largest value, more than {BOUND:g}')
@@ -74,9 +73,9 @@ def _weigh(model: nn.Module) -> int:
 
 
 @torch.no_grad()
-def _largest_difference(model: nn.Module, fused: nn.Module, size: int) -> float:
+def _largest_difference(model: nn.Module, fused: nn.Module) -> float:
     generator = torch.Generator().manual_seed(0)
-    image = torch.randn(2, model.in_channels, size, size, generator=generator)
+    image = torch.randn(2, model.in_channels, 224, 224, generator=generator)
     return max(_relative(ours, theirs) for ours, theirs in zip(fused(image), model(image), strict=True))
 
 

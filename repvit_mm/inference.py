@@ -180,20 +180,19 @@ def _meta_of(checkpoint: Any) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def randomise_weights(model: InferenceModel, size: int = 64, seed: int = 0) -> None:
+def randomise_weights(model: InferenceModel) -> None:
     """Randomise BatchNorms, so that every layer affects the outputs.
 
     The residual branches of a fresh RepViT output zero, so errors in fusing or exporting them would go unnoticed. This
-    draws every BatchNorm's weight and bias, and measures its statistics on random images.
+    draws every BatchNorm's weight and bias, and measures its statistics on random images. They are always the same; the
+    caller's random state is restored.
 
     Args:
         model: Changed in place.
-        size: Height and width of these images, in pixels.
-        seed: Random seed; the caller's random state is restored.
     """
     norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.manual_seed(0)
         for norm in norms:
             if norm.affine:
                 # Large random residuals would amplify rounding differences from block to block.
@@ -204,6 +203,6 @@ def randomise_weights(model: InferenceModel, size: int = 64, seed: int = 0) -> N
         for norm in norms:
             norm.reset_running_stats()
             norm.train().momentum = None  # cumulative average
-        model(torch.randn(4, model.in_channels, size, size))
+        model(torch.randn(4, model.in_channels, 64, 64))
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.eval().momentum = momentum

@@ -1,14 +1,14 @@
 """Checkpoints: formats, safe reading, loading, and the published ones by name."""
 from .converting import convert_file
 from .download import fetch
-from .formats import FORMATS, FoundArch, FoundBackbone, convert_state_dict, detect, find_backbones, identify_arch
+from .formats import FORMATS, convert_state_dict, find_backbones
 from .integration import adapt_names, load_for_mmengine, refuse_random_start
-from .loading import LoadReport, load_checkpoint, load_into
+from .loading import load_checkpoint, load_into
 from .reading import check_finite, invalid_tensors, read_checkpoint, tensors_of
-from .release import Published, published
+from .release import published
 
 __all__ = [
-    'FORMATS', 'FoundArch', 'FoundBackbone', 'LoadReport', 'Published', 'adapt_names', 'check_finite', 'convert_file',
-    'convert_state_dict', 'detect', 'fetch', 'find_backbones', 'identify_arch', 'invalid_tensors', 'load_checkpoint',
-    'load_for_mmengine', 'load_into', 'published', 'read_checkpoint', 'refuse_random_start', 'tensors_of',
+    'FORMATS', 'adapt_names', 'check_finite', 'convert_file', 'convert_state_dict', 'fetch', 'find_backbones',
+    'invalid_tensors', 'load_checkpoint', 'load_for_mmengine', 'load_into', 'published', 'read_checkpoint',
+    'refuse_random_start', 'tensors_of',
 ]

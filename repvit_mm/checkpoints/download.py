@@ -43,16 +43,15 @@ _INTERRUPTIONS = 5  # then the download fails, but the received part is kept for
 _CHUNK = 1 << 20  # bytes
 
 
-def fetch(path_or_name: str | Path, base_url: str | None = None) -> Path:
+def fetch(path_or_name: str | Path) -> Path:
     """Return the local file of a checkpoint, downloaded into torch's cache if it is a name or an address.
 
     In distributed runs every process must call this; the first process of each node downloads.
 
     Args:
         path_or_name: A path, which is returned unchanged, ``repvit://NAME`` with a key of :func:`published`, or an
-            https address; also http if the environment variable ``REPVIT_MM_ALLOW_HTTP`` is 1.
-        base_url: Folder of the published files; by default the environment variable ``REPVIT_MM_WEIGHTS_URL``, or else
-            the authors' release.
+            https address; also http if the environment variable ``REPVIT_MM_ALLOW_HTTP`` is 1. The published files
+            are those of the authors' release, or of the mirror that ``REPVIT_MM_WEIGHTS_URL`` names.
 
     Raises:
         CheckpointError: If the name is unknown, the download fails, or the checksum differs from the recorded one.
@@ -60,7 +59,7 @@ def fetch(path_or_name: str | Path, base_url: str | None = None) -> Path:
     name = str(path_or_name)
     if not re.match(r'\w[\w+.-]+://', name):
         return Path(path_or_name).expanduser()
-    url, sha256 = _locate(name, base_url)
+    url, sha256 = _locate(name)
     path = Path(torch.hub.get_dir(), 'checkpoints', _file_of(url))
     if not name.startswith(SCHEME):  # keep files of the same name from different addresses apart
         path = path.parent / 'repvit_mm' / hashlib.sha256(name.encode()).hexdigest()[:16] / path.name
@@ -77,7 +76,7 @@ def fetch(path_or_name: str | Path, base_url: str | None = None) -> Path:
     return path
 
 
-def _locate(name: str, base_url: str | None) -> tuple[str, str | None]:
+def _locate(name: str) -> tuple[str, str | None]:
     """Address and, if known, the SHA-256 or its first digits."""
     if name.startswith(('http://', 'https://')):
         check_encrypted(name)
@@ -88,7 +87,7 @@ def _locate(name: str, base_url: str | None) -> tuple[str, str | None]:
     weights = published().get(name.removeprefix(SCHEME))
     if weights is None:
         raise CheckpointError(f'{name} is not a published checkpoint; choose from {", ".join(published())}')
-    mirror = base_url or os.environ.get(MIRROR_VARIABLE)
+    mirror = os.environ.get(MIRROR_VARIABLE)
     url = f'{mirror.rstrip("/")}/{weights.file}' if mirror else weights.url
     check_encrypted(url)
     return url, weights.sha256

@@ -162,30 +162,6 @@ def find_in(state_dict: Mapping[str, Tensor], source: str = 'the checkpoint') ->
     return found
 
 
-def detect(state_dict: Mapping[str, Tensor]) -> FoundBackbone:
-    """Detect the format of a state dict with a RepViT; of the first one, if there are several.
-
-    Raises:
-        CheckpointError: If there is none.
-    """
-    return find_in(state_dict)[0]
-
-
-def identify_arch(state_dict: Mapping[str, Tensor]) -> FoundArch:
-    """Detect the architecture of a state dict with a RepViT, from its names and shapes.
-
-    Raises:
-        CheckpointError: If there is none.
-
-    Example:
-        >>> from repvit_mm import RepViT
-        >>> from repvit_mm.checkpoints import identify_arch
-        >>> str(identify_arch(RepViT('m1_1').state_dict()))
-        'm1_1'
-    """
-    return arch_of(state_dict, detect(state_dict))
-
-
 def arch_of(state_dict: Mapping[str, Tensor], found: FoundBackbone) -> FoundArch:
     """The architecture of the backbone ``found`` in ``state_dict``."""
     theirs = _renames('repvit_mm', found.format, found.blocks)

@@ -168,7 +168,7 @@ def _drawn(picture: Picture, size: tuple[int, int], found: Found, colours: Seque
         if found.binary:
             labels = (labels == IGNORED).astype(np.uint8)
         labels = cv2.resize(labels, half, interpolation=cv2.INTER_NEAREST)
-        both = np.hstack([photo, overlay_labels(photo, labels, np.asarray(colours, np.uint8), 0.6)])
+        both = np.hstack([photo, overlay_labels(photo, labels, np.asarray(colours, np.uint8))])
         return Image.fromarray(both)
     photo = _photo(picture.path, size)
     if found.task == 'classification':

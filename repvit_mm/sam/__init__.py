@@ -10,11 +10,10 @@ except ModuleNotFoundError as error:
     raise ConfigError(f'RepViT-SAM needs segment-anything, and {error.name} is not installed; '
                       'pip install "repvit-mm[sam]"') from error
 
-from ..images import read_image, to_rgb
+from ..images import read_image
 from .build import assemble, build_sam
 from .encoder import SamEncoder
 from .masks import Mask, segment, segment_everything
 from .prompts import Prompt
 
-__all__ = ['Mask', 'Prompt', 'SamEncoder', 'assemble', 'build_sam', 'read_image', 'segment', 'segment_everything',
-           'to_rgb']
+__all__ = ['Mask', 'Prompt', 'SamEncoder', 'assemble', 'build_sam', 'read_image', 'segment', 'segment_everything']

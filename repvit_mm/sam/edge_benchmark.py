@@ -87,18 +87,16 @@ def _assign(rows: np.ndarray, columns: np.ndarray, distances: np.ndarray,
     return used_rows[left[real]], used_columns[right[real]]
 
 
-def count_matches(strength: np.ndarray, annotations: Sequence[np.ndarray], thresholds: np.ndarray,
-                  max_distance: float = MAX_DISTANCE) -> Counts:
+def count_matches(strength: np.ndarray, annotations: Sequence[np.ndarray], thresholds: np.ndarray) -> Counts:
     """Compare an edge map with the boundaries of several annotators, at every threshold.
 
     Args:
         strength: (H, W), from 0 to 1.
         annotations: (H, W) bool of each annotator.
         thresholds: Ascending. Pixels of at least this strength, thinned to lines, are the prediction.
-        max_distance: See :data:`MAX_DISTANCE`.
     """
     from skimage.morphology import thin
-    radius = max_distance * np.hypot(*strength.shape)
+    radius = MAX_DISTANCE * np.hypot(*strength.shape)
     counts = Counts(*np.zeros((4, len(thresholds))))
     for number, threshold in enumerate(thresholds):
         predicted = thin(strength >= max(threshold, np.finfo(strength.dtype).eps))

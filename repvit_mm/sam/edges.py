@@ -8,10 +8,16 @@ from segment_anything.utils.amg import batched_mask_to_box, build_point_grid
 from torch import Tensor
 from torchvision.ops import nms
 
+#: Points that are decoded at once.
+POINTS_PER_BATCH = 64
+#: IoU of boxes above which the weaker mask is dropped.
+BOX_OVERLAP = 0.7
+#: Smoothing, in pixels, before the second derivatives that give the direction of an edge.
+SMOOTHING = 2.
+
 
 @torch.no_grad()
-def edge_map(sam: Sam, image: np.ndarray, points_per_side: int = 16, points_per_batch: int = 64,
-             box_nms_thresh: float = 0.7) -> np.ndarray:
+def edge_map(sam: Sam, image: np.ndarray, points_per_side: int) -> np.ndarray:
     """Probability of an edge at every pixel.
 
     Each point of a grid gives three masks, which non-maximum suppression by box and predicted IoU reduces. A Sobel
@@ -22,8 +28,6 @@ def edge_map(sam: Sam, image: np.ndarray, points_per_side: int = 16, points_per_
         sam: The model.
         image: (H, W, 3) uint8 RGB.
         points_per_side: Side of the grid, in points.
-        points_per_batch: Number of points that are decoded at once.
-        box_nms_thresh: IoU of boxes above which the weaker mask is dropped.
 
     Returns:
         (H, W) float32.
@@ -34,7 +38,7 @@ def edge_map(sam: Sam, image: np.ndarray, points_per_side: int = 16, points_per_
     inputs = torch.as_tensor(predictor.transform.apply_coords(points, image.shape[:2]), dtype=torch.float,
                              device=predictor.device)[:, None]
     low_res, scores, boxes = [], [], []
-    for batch in inputs.split(points_per_batch):
+    for batch in inputs.split(POINTS_PER_BATCH):
         logits, ious, low = predictor.predict_torch(batch, torch.ones_like(batch[..., 0]), return_logits=True)
         low_res.append(low.flatten(0, 1))
         scores.append(ious.flatten())
@@ -42,10 +46,10 @@ def edge_map(sam: Sam, image: np.ndarray, points_per_side: int = 16, points_per_
     low_res, scores, boxes = torch.cat(low_res), torch.cat(scores), torch.cat(boxes)
     area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
     kept = torch.where(area > 0)[0]  # an empty mask has no outline
-    kept = kept[nms(boxes[kept], scores[kept], box_nms_thresh)]
+    kept = kept[nms(boxes[kept], scores[kept], BOX_OVERLAP)]
     strongest = np.zeros(image.shape[:2], dtype=np.float32)
     # Resizing the masks that are kept a second time takes less memory than keeping all masks at full size.
-    for chunk in low_res[kept].split(points_per_batch):
+    for chunk in low_res[kept].split(POINTS_PER_BATCH):
         logits = sam.postprocess_masks(chunk[:, None], predictor.input_size, predictor.original_size)[:, 0]
         for mask in logits:
             np.maximum(strongest, outline_strength(mask.cpu()), out=strongest)
@@ -65,25 +69,21 @@ def outline_strength(logits: Tensor) -> np.ndarray:
     return np.where(outline[1:-1, 1:-1], strength, 0).astype(np.float32)
 
 
-def suppress_non_maxima(strength: np.ndarray, radius: int = 1, sigma: float = 2.) -> np.ndarray:
-    """Keep the strongest pixels across each edge, as Canny does.
+def suppress_non_maxima(strength: np.ndarray) -> np.ndarray:
+    """Keep the pixels that are stronger than their neighbours across the edge, as Canny does.
 
     Args:
         strength: (H, W), from 0 to 1.
-        radius: Number of pixels to compare with on each side across the edge.
-        sigma: Smoothing, in pixels, before the second derivatives that give the direction of an edge.
 
     Returns:
         (H, W) float32, zero except at maxima.
     """
-    yy = ndimage.gaussian_filter(strength, sigma, order=(2, 0))
-    xx = ndimage.gaussian_filter(strength, sigma, order=(0, 2))
-    xy = ndimage.gaussian_filter(strength, sigma, order=(1, 1))
+    yy, xx, xy = (ndimage.gaussian_filter(strength, SMOOTHING, order=order) for order in ((2, 0), (0, 2), (1, 1)))
     # Across a ridge the curvature is most negative: the direction of the smallest eigenvalue.
     angle = 0.5 * np.arctan2(2 * xy, xx - yy) + np.pi / 2
     rows, columns = np.indices(strength.shape)
     best = np.full(strength.shape, -np.inf)
-    for step in (*range(-radius, 0), *range(1, radius + 1)):
+    for step in (-1, 1):
         beside = ndimage.map_coordinates(strength, (rows + step * np.sin(angle), columns + step * np.cos(angle)),
                                          order=1, mode='nearest')
         best = np.maximum(best, beside)

@@ -69,7 +69,6 @@ class _ReportingGenerator(SamAutomaticMaskGenerator):
 
 def segment_everything(sam: Sam, image: np.ndarray, points_per_side: int = 32, points_per_batch: int = 64,
                        pred_iou_thresh: float = 0.88, stability_score_thresh: float = 0.95,
-                       box_nms_thresh: float = 0.7, min_mask_region_area: int = 0,
                        on_progress: Callable[[int], None] = lambda count: None) -> list[dict[str, Any]]:
     """Segment everything in a picture with ``segment_anything``'s automatic mask generator.
 
@@ -80,16 +79,13 @@ def segment_everything(sam: Sam, image: np.ndarray, points_per_side: int = 32, p
         points_per_batch: Number of points that are decoded at once.
         pred_iou_thresh: Masks with a lower predicted IoU are dropped.
         stability_score_thresh: Masks that are less stable when the threshold changes are dropped.
-        box_nms_thresh: IoU of boxes above which only the best mask is kept.
-        min_mask_region_area: Islands and holes of fewer pixels are removed.
         on_progress: Called with the number of points in each finished batch.
 
     Returns:
         Annotations in COCO's format, run-length encoded, the largest first.
     """
     generator = _ReportingGenerator(
-        sam, points_per_side, points_per_batch, pred_iou_thresh, stability_score_thresh,
-        box_nms_thresh=box_nms_thresh, min_mask_region_area=min_mask_region_area, output_mode='coco_rle')
+        sam, points_per_side, points_per_batch, pred_iou_thresh, stability_score_thresh, output_mode='coco_rle')
     annotations = generator.report(on_progress).generate(image)
     return sorted(annotations, key=lambda annotation: -annotation['area'])
 

@@ -17,6 +17,8 @@ from PIL import Image, ImageDraw, ImageFont
 MAX_LEGEND = 24
 #: Smaller images are enlarged to this length of the shorter side, in proportion to the legend.
 MIN_SIDE = 288
+#: Of the colours over a photo, 0-1.
+OPACITY = 0.6
 GAP = 12
 TEXT_SIZE = 15
 PAPER, INK = (255, 255, 255), (45, 45, 50)
@@ -31,11 +33,10 @@ class SegmentationPictures(Hook):
 
     Args:
         out_dir: Where the pictures go.
-        opacity: See :func:`draw_segmentation`.
     """
 
-    def __init__(self, out_dir: str, opacity: float = 0.6):
-        self.out_dir, self.opacity = Path(out_dir), opacity
+    def __init__(self, out_dir: str):
+        self.out_dir = Path(out_dir)
 
     def after_test_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None,
                         outputs: Sequence[Any] | None = None) -> None:
@@ -50,7 +51,7 @@ class SegmentationPictures(Hook):
         picture = draw_segmentation(
             cv2.cvtColor(photo, cv2.COLOR_BGR2RGB),
             {caption: labels.data.squeeze(0).cpu().numpy() for caption, labels in maps.items()},
-            dataset.metainfo['classes'], dataset.metainfo['palette'], self.opacity)
+            dataset.metainfo['classes'], dataset.metainfo['palette'])
         path = self.out_dir / Path(_name(sample.img_path, dataset)).with_suffix('.png')
         path.parent.mkdir(parents=True, exist_ok=True)
         fileio.put(cv2.imencode('.png', cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))[1].tobytes(), str(path))
@@ -65,7 +66,7 @@ def _name(img_path: str, dataset: Any) -> str:
 
 
 def draw_segmentation(image: np.ndarray, maps: Mapping[str, np.ndarray], classes: Sequence[str],
-                      palette: Sequence[Sequence[int]], opacity: float = 0.6) -> np.ndarray:
+                      palette: Sequence[Sequence[int]]) -> np.ndarray:
     """Draw a photo, a coloured overlay for every label map beside it, and the legend of the classes below.
 
     Args:
@@ -73,7 +74,6 @@ def draw_segmentation(image: np.ndarray, maps: Mapping[str, np.ndarray], classes
         maps: Caption -> label of every pixel, integers (H, W). Other values (255) stay grey.
         classes: Name of each label.
         palette: RGB of each label, 0-255.
-        opacity: Of the colours, 0-1.
 
     Returns:
         RGB, uint8 (H', W', 3).
@@ -90,7 +90,7 @@ def draw_segmentation(image: np.ndarray, maps: Mapping[str, np.ndarray], classes
     enlarged = {caption: cv2.resize(labels.astype(np.int32), (width, height), interpolation=cv2.INTER_NEAREST)
                 for caption, labels in maps.items()}
     colours = np.asarray(palette, np.uint8)
-    panels = {'image': photo, **{caption: overlay_labels(photo, labels, colours, opacity)
+    panels = {'image': photo, **{caption: overlay_labels(photo, labels, colours)
                                  for caption, labels in enlarged.items()}}
 
     font, caption_height = _font(), TEXT_SIZE + GAP
@@ -110,14 +110,13 @@ def draw_segmentation(image: np.ndarray, maps: Mapping[str, np.ndarray], classes
     return np.asarray(page)
 
 
-def overlay_labels(photo: np.ndarray, labels: np.ndarray, colours: np.ndarray, opacity: float) -> np.ndarray:
+def overlay_labels(photo: np.ndarray, labels: np.ndarray, colours: np.ndarray) -> np.ndarray:
     """Draw the colours of labels over a photo.
 
     Args:
         photo: RGB, uint8 (H, W, 3).
         labels: Label of every pixel, integers (H, W).
         colours: RGB of each label, uint8 (labels, 3).
-        opacity: Of the colours, 0-1.
 
     Returns:
         RGB, uint8 (H, W, 3): the photo in grey under the colours, with a fine bright line around each region.
@@ -126,7 +125,7 @@ def overlay_labels(photo: np.ndarray, labels: np.ndarray, colours: np.ndarray, o
     grey = np.repeat(cv2.cvtColor(photo, cv2.COLOR_RGB2GRAY)[..., None], 3, axis=2)
     known = (labels >= 0) & (labels < len(colours))
     picture = grey.copy()
-    picture[known] = cv2.addWeighted(grey, 1 - opacity, colours[np.where(known, labels, 0)], opacity, 0)[known]
+    picture[known] = cv2.addWeighted(grey, 1 - OPACITY, colours[np.where(known, labels, 0)], OPACITY, 0)[known]
     edges = np.zeros(labels.shape, bool)
     edges[:, 1:] |= labels[:, 1:] != labels[:, :-1]
     edges[1:] |= labels[1:] != labels[:-1]

@@ -77,12 +77,12 @@ def latency_inputs(row: Row, device: str) -> dict[str, Any]:
             'machine': describe_machine(device, torch.get_num_threads())}
 
 
-def measure_latency(row: Row, device: str, rounds: int = 20) -> dict[str, float]:
+def measure_latency(row: Row, device: str) -> dict[str, float]:
     """Backend -> median in milliseconds for one image, fused, in single precision.
 
     Raises:
         UserError: If the device is not usable.
     """
     source, shape = latency_source(row)
-    result = run(Request([source], shape, backends=BACKENDS, device=device, rounds=rounds, timm=False))
+    result = run(Request([source], shape, backends=BACKENDS, device=device, timm=False))
     return {system.backend: figures.median for system, figures in result.latencies.items()}

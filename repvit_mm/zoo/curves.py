@@ -89,21 +89,14 @@ def _curves(records: Iterable[Mapping], name: str) -> list[Curve]:
     return [curve for curve in curves.values() if len(curve.x) > 1]
 
 
-def draw_curves(curves: Sequence[Curve], path: Path, quantities: Sequence[str] | None = None) -> None:
-    """Draw curves, a panel for each quantity.
+def draw_curves(curves: Sequence[Curve], path: Path) -> None:
+    """Draw curves, a panel for each quantity: up to six, with losses and accuracies first.
 
     Args:
         curves: Curves of one or several trainings.
         path: The PNG to write.
-        quantities: Names to draw; by default up to six, with losses and accuracies first.
-
-    Raises:
-        UserError: If the curves have none of the quantities.
     """
-    known = list(dict.fromkeys(curve.quantity for curve in curves))
-    chosen = [name for name in quantities or sorted(known, key=_interest)[:6] if name in known]
-    if not chosen:
-        raise UserError(f'none of {", ".join(quantities or ())} is in the logs, which have {", ".join(known)}')
+    chosen = sorted({curve.quantity for curve in curves}, key=_interest)[:6]
     columns = min(3, len(chosen))
     lines = -(-len(chosen) // columns)
     figure, axes = _subplots(lines, columns, (5 * columns, 3.6 * lines))

@@ -38,9 +38,9 @@ class Peer(NamedTuple):
     source: str
 
 
-def load_peers(path: Path = PEERS) -> list[Peer]:
+def load_peers() -> list[Peer]:
     """Read the published figures of other families."""
-    with path.open(newline='') as file:
+    with PEERS.open(newline='') as file:
         return [Peer(row['family'], row['model'], float(row['top1']), float(row['latency_ms']), row['device'],
                      float(row['macs_g']), int(row['resolution']), row['distilled'] == 'yes', row['source'])
                 for row in csv.DictReader(file)]

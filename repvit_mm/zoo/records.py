@@ -15,12 +15,10 @@ class Record(NamedTuple):
     Attributes:
         figures: Name -> figure.
         seconds: Duration of the measurement.
-        reused: Whether they are from an earlier run.
     """
 
     figures: dict[str, float]
     seconds: float
-    reused: bool
 
 
 class Records:
@@ -60,14 +58,14 @@ class Records:
         seconds = time.perf_counter() - start
         write_json(path, {'inputs': inputs, 'figures': figures, 'seconds': round(seconds, 3)})
         self._done.add(name)
-        return Record(figures, seconds, reused=False)
+        return Record(figures, seconds)
 
 
 def _read(path: Path, inputs: dict[str, Any]) -> Record | None:
     try:
         content = json.loads(path.read_text())
         if content['inputs'] == inputs:
-            return Record(dict(content['figures']), float(content['seconds']), reused=True)
+            return Record(dict(content['figures']), float(content['seconds']))
     except (OSError, ValueError, KeyError, TypeError):  # missing or damaged
         pass
     return None

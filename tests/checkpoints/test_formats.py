@@ -8,7 +8,8 @@ import torch
 from checkpoint_samples import TINY, Classifier, Detector
 
 from repvit_mm import ARCHS, RepViT, convert_state_dict
-from repvit_mm.checkpoints import FORMATS, detect, identify_arch
+from repvit_mm.checkpoints import FORMATS, find_backbones
+from repvit_mm.checkpoints.formats import arch_of, find_in
 from repvit_mm.errors import CheckpointError
 
 # Of the published files: how many tensors, and the SHA-256 of their lines "name shape", in order.
@@ -76,6 +77,10 @@ def sha256(text):
 
 def prefixed(state_dict, prefix):
     return {prefix + name: value for name, value in state_dict.items()}
+
+
+def arch_in(state_dict):
+    return arch_of(state_dict, find_in(state_dict)[0])
 
 
 def is_identical(result, expected):
@@ -174,7 +179,7 @@ def test_the_encoder_of_repvit_sam_is_recognised_and_its_decoder_is_left_alone()
     encoder = [line for line in lines(official) if line.startswith('image_encoder.features.')]
     assert (len(encoder), sha256(encoder)) == SAM
     assert list(official)[-4:] == others
-    assert str(identify_arch(official)) == 'm2_3'
+    assert str(arch_in(official)) == 'm2_3'
     assert is_identical(convert_state_dict(official), ours)
 
 
@@ -182,19 +187,20 @@ def test_the_encoder_of_repvit_sam_is_recognised_and_its_decoder_is_left_alone()
 @pytest.mark.parametrize('format', FORMATS)
 def test_format_and_architecture_are_told_from_a_state_dict(arch, format):
     state_dict = convert_state_dict(tensors(Classifier, arch), format)
-    found = detect(state_dict)
+    found = find_in(state_dict)[0]
     assert (found.format, found.fused, found.has_head) == (format, False, True)
     assert found.first_version == ARCHS[arch].first_version
-    assert identify_arch(state_dict).names == [arch]
-    assert identify_arch(state_dict).widths == ARCHS[arch].widths
+    assert arch_in(state_dict).names == [arch]
+    assert arch_in(state_dict).widths == ARCHS[arch].widths
 
 
 @pytest.mark.parametrize('arch,expected', [('m1', ['m0_9', 'm1']), ('m1_1', ['m1_1', 'm2']), ('m3', ['m3'])])
 @pytest.mark.parametrize('format', FORMATS)
 def test_a_fused_backbone_may_be_of_either_version(arch, expected, format):
     state_dict = convert_state_dict(tensors(RepViT, arch, deploy=True), format)
-    assert (detect(state_dict).format, detect(state_dict).fused) == (format, True)
-    assert identify_arch(state_dict).names == expected
+    found = find_in(state_dict)[0]
+    assert (found.format, found.fused) == (format, True)
+    assert arch_in(state_dict).names == expected
 
 
 @pytest.mark.parametrize('settings,expected', [
@@ -203,11 +209,11 @@ def test_a_fused_backbone_may_be_of_either_version(arch, expected, format):
     ({'arch': 'm0_9', 'out_indices': (1,)}, ['m0_9']),
 ], ids=str)
 def test_a_backbone_cut_short_is_recognised(settings, expected):
-    assert identify_arch(tensors(RepViT, **settings)).names == expected
+    assert arch_in(tensors(RepViT, **settings)).names == expected
 
 
 def test_an_architecture_of_ones_own_is_described():
-    arch = identify_arch(tensors(RepViT, {**TINY, 'first_version': True}))
+    arch = arch_in(tensors(RepViT, {**TINY, 'first_version': True}))
     assert arch.names == []
     assert str(arch) == 'a RepViT of the first version with (2, 3, 4, 1) blocks of widths (16, 24, 32, 40)'
 
@@ -245,17 +251,16 @@ def test_an_unknown_format_is_refused():
 @pytest.mark.parametrize('format', FORMATS)
 def test_absurd_names_are_no_blocks(format, name):
     tensors = convert_state_dict(RepViT(TINY).state_dict(), format)
-    expected = detect(tensors)
-    assert detect({**tensors, name: torch.zeros(1)}).blocks == expected.blocks
+    assert find_backbones([*tensors, name])[0].blocks == find_backbones(tensors)[0].blocks
 
 
 def test_a_file_of_thousands_of_backbones_is_refused():
     names = {f'{i}.stages.0.blocks.0.channel_mixer.conv1.weight': torch.zeros(1) for i in range(2000)}
     with pytest.raises(CheckpointError, match='has the names of 2000 RepViTs, at most 32'):
-        detect(names)
+        find_in(names)
 
 
 def test_widths_of_tensors_of_other_shapes_are_unknown():
     tensors = RepViT(TINY).state_dict()
     tensors['stages.0.blocks.0.channel_mixer.conv1.conv.weight'] = torch.tensor(3)
-    assert identify_arch(tensors).widths[0] == 0
+    assert arch_in(tensors).widths[0] == 0
