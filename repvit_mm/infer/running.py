@@ -37,7 +37,8 @@ class Run:
         failures: The number of files that could not be decoded.
 
     Raises:
-        UserError: If the folder cannot be written, or a drawing would replace its picture.
+        UserError: If the folder cannot be written or holds files that are not from an earlier run, or a drawing would
+            replace its picture.
     """
 
     def __init__(self, inputs: Inputs, out: str | Path, batch_size: int = 1, max_frames: int | None = None):
@@ -49,6 +50,10 @@ class Run:
         for drawing in self.drawings.values():
             if drawing.resolve() in files:
                 raise ConfigError(f'--out {out}: the drawing would replace {drawing}; choose another folder')
+        names = sorted(path.name for path in self.out.glob('[!.]*'))
+        if names and RESULTS not in names:
+            raise ConfigError(f'--out {out} holds {names[0]}, but no {RESULTS} of an earlier run; choose another '
+                              'folder')
 
     def start(self, predictor: Predictor, facts: Mapping[str, Any]) -> None:
         """Predict, draw and write.
@@ -62,18 +67,21 @@ class Run:
         """
         results = {**facts, 'task': predictor.task, 'classes': predictor.classes, 'pictures': [], 'videos': []}
         pictures, videos = self.inputs.pictures, self.inputs.videos
-        with Progress(console=Console(stderr=True), transient=True) as progress:
-            task = progress.add_task('pictures', total=len(pictures), visible=bool(pictures))
-            for start in range(0, len(pictures), self.batch_size):
-                batch = pictures[start:start + self.batch_size]
-                results['pictures'] += self._pictures(batch, predictor)
-                progress.advance(task, len(batch))
-            for video in videos:
-                results['videos'].append(self._video(video, self.drawings[video], predictor, progress))
-            if self.inputs.camera is not None:
-                drawing = self.out / f'camera_{self.inputs.camera}.mp4'
-                results['videos'].append(self._video(self.inputs.camera, drawing, predictor, progress))
-        write_json(make_folder(self.out, '--out') / RESULTS, results)
+        try:
+            with Progress(console=Console(stderr=True), transient=True) as progress:
+                task = progress.add_task('pictures', total=len(pictures), visible=bool(pictures))
+                for start in range(0, len(pictures), self.batch_size):
+                    batch = pictures[start:start + self.batch_size]
+                    results['pictures'] += self._pictures(batch, predictor)
+                    progress.advance(task, len(batch))
+                for video in videos:
+                    results['videos'].append(self._video(video, self.drawings[video], predictor, progress))
+                if self.inputs.camera is not None:
+                    drawing = self.out / f'camera_{self.inputs.camera}.mp4'
+                    results['videos'].append(self._video(self.inputs.camera, drawing, predictor, progress))
+        finally:  # what is drawn is also told, and makes the folder one of ours, where Ctrl-C ends the run
+            if results['pictures'] or results['videos']:
+                write_json(self.out / RESULTS, results)
         done = len(pictures) + len(results['videos'])
         self.console.print(f'wrote {self.out / RESULTS} and the drawings', markup=False)
         if self.failures:

@@ -89,8 +89,10 @@ def test_inputs_that_are_not_there(folder, words, message):
 
 
 @pytest.mark.parametrize(('out', 'message'), [
-    ('in', 'the drawing would replace in/a.JPG'), ('in/b.png', 'it is a file'), ('in/b.png/x', 'cannot be created')])
-def test_results_replace_no_picture(folder, out, message):
+    ('in', 'the drawing would replace in/a.JPG'), ('in/b.png', 'it is a file'), ('in/b.png/x', 'cannot be created'),
+    ('data', r'--out data holds labels, but no predictions\.json of an earlier run; choose another folder')])
+def test_results_replace_no_file_of_the_user(folder, out, message):
+    save(folder / 'data/labels/b.png', 1)
     with pytest.raises(UserError, match=message):
         Run(find_inputs(['in']), out)
 
@@ -197,7 +199,9 @@ def test_ctrl_c_during_a_video_leaves_nothing_half_written(folder, monkeypatch):
     monkeypatch.setattr(Mean, 'draw_frame', lambda self, picture, sample: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         run(['in/b.png', 'clip.avi'], 'out')
-    assert [path.name for path in Path('out').rglob('*') if path.is_file()] == ['b.png']
+    assert sorted(path.name for path in Path('out').rglob('*') if path.is_file()) == ['b.png', 'predictions.json']
+    assert len(json.loads(Path('out/predictions.json').read_text())['pictures']) == 1
+    run(['in/b.png'], 'out')  # again, into the same folder
 
 
 def test_a_video_that_did_not_arrive_is_an_error(tmp_path, monkeypatch):
