@@ -21,7 +21,7 @@ def find_classes(data_root: str | Path) -> list[str]:
     splits = split_folders(root)
     if not splits and (inside := [name for name in subfolders(root) if split_folders(root / name)]):
         raise DatasetError(f'{root} has no folder for the training split ({", ".join(SPLITS["train"])}), but '
-                           f'{root / inside[0]} has; give that one with --data-root')
+                           f'{root / inside[0]} has; give that one')
     first, *others = splits.values() if splits else (root,)
     classes = subfolders(first)
     if not classes:

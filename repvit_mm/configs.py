@@ -42,7 +42,9 @@ def load_config(path: str | Path, options: Mapping[str, Any] | None = None) -> C
     try:
         cfg = Config.fromfile(path)
     except Exception as error:  # a config is a program and can raise anything
-        raise ConfigError(f'config {path} cannot be read: {_one_line(error)}') from error
+        hint = ('; a path with an apostrophe breaks configs with {{ fileDirname }}: rename the folder'
+                if isinstance(error, SyntaxError) and "'" in os.path.abspath(path) else '')
+        raise ConfigError(f'config {path} cannot be read: {_one_line(error)}{hint}') from error
     for key in options or {}:
         _check_key(cfg, key)
     try:

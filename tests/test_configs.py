@@ -25,6 +25,14 @@ def test_broken_config_is_one_line(tmp_path, text, message):
     assert '\n' not in str(error.value) and 'broken.py' in str(error.value)
 
 
+def test_a_folder_with_an_apostrophe_is_told(tmp_path):
+    folder = tmp_path / "o'brien"
+    folder.mkdir()
+    with pytest.raises(ConfigError, match='a path with an apostrophe breaks configs with {{ fileDirname }}: rename'):
+        load_config(write(folder / 'x.py', "path = '{{ fileDirname }}/train.txt'"))
+    load_config(write(folder / 'x.py', 'a = 1'))
+
+
 def test_missing_config_suggests_a_similar_one(tmp_path):
     write(tmp_path / 'maskrcnn_m1_1.py', '')
     with pytest.raises(ConfigError, match=r'there is no config .*maskrcnn_m1_7\.py; did you mean .*m1_1\.py\?'):

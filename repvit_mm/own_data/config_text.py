@@ -39,6 +39,8 @@ def to_code(value: Any, indent: int = 0, before: int = 0) -> str:
 def _flat(value: Any) -> str:
     if isinstance(value, Code):
         return str(value)
+    if isinstance(value, str) and value.startswith('{{'):  # in its place mmengine puts a path, perhaps with apostrophes
+        return f'"{value}"'
     if isinstance(value, Mapping):
         return f'dict({", ".join(f"{key}={_flat(item)}" for key, item in value.items())})'
     if isinstance(value, tuple):

@@ -19,6 +19,8 @@ KIND = 'label images'
 IGNORED = 255
 #: What the path of a folder of label images has.
 _NAME = re.compile('label|mask|annotation|ann_dir|segmentation|(?<![a-z])gt(?![a-z])')
+#: What the name of a folder of pictures can have, but hardly that of a class.
+_PICTURES = re.compile('im(age|g)|photo|pic|jpe?g|rgb|frame|input|scan')
 #: A folder of labels has to fit so large a part of a folder of pictures.
 FITS = 0.5
 
@@ -80,6 +82,13 @@ def _alike(tree: Tree, one: Path, other: Path) -> int:
     parts = [tree.relative(path).split('/') for path in (one, other)]
     ends = len(os.path.commonprefix([list(reversed(part)) for part in parts]))
     return ends + len(os.path.commonprefix(parts)) + (tree.split_of(one) == tree.split_of(other))
+
+
+def could_be_classes(pairs: Sequence[Pair]) -> bool:
+    """Whether the folders may be classes, such as ``mask`` and ``glasses``, whose pictures are numbered alike."""
+    pictures = [next(iter(pair.pictures.values())).parent for pair in pairs]
+    return all(pair.ending[0] == '.' and _folder(pair).parent == folder.parent
+               and not _PICTURES.search(folder.name.lower()) for pair, folder in zip(pairs, pictures, strict=True))
 
 
 def read(tree: Tree, pairs: Sequence[Pair]) -> Found:

@@ -56,7 +56,9 @@ def recognise(root: str | Path, kind: str | None = None, train: str | None = Non
         chosen = {kind: FORMATS[kind].find(tree)}
     else:
         chosen = {name: found for name in ('coco', 'voc', 'yolo', 'labels') if (found := FORMATS[name].find(tree))}
-        chosen = chosen or {'folders': folders.find(tree)}
+        classes = folders.find(tree)
+        if not chosen or (classes and [*chosen] == ['labels'] and label_images.could_be_classes(chosen['labels'])):
+            chosen['folders'] = classes
     if len(chosen) > 1:
         kinds = ' and '.join(FORMATS[name].kind for name in chosen)
         raise DatasetError(f'{tree.root} holds {kinds}; choose with --format {{{",".join(chosen)}}}')

@@ -15,6 +15,7 @@ from running import run_tool
 import repvit_mm.own_data.writing as writing
 from repvit_mm.configs import load_config
 from repvit_mm.datasets import CLASSES, SceneSpec, write_classification, write_coco, write_segmentation
+from repvit_mm.errors import DatasetError
 from repvit_mm.own_data import recognise
 from repvit_mm.own_data.sheet import draw_sheet
 
@@ -109,6 +110,37 @@ def test_voc_without_lists_and_label_images_without_folders_are_split(drawn, tmp
         shutil.copytree(drawn / 'labels' / kind / 'train', tmp_path / 'labels' / name)
     labels = recognise(tmp_path / 'labels')
     assert [len(labels.files[f'{split}.txt'].splitlines()) for split in ('train', 'val')] == [10, 2]
+
+
+def save_pictures(*folders):
+    for folder in folders:
+        folder.mkdir(parents=True)
+        for i in range(6):
+            Image.new('L', (32, 32), i).save(folder / f'{i:04}.png')
+
+
+@pytest.mark.parametrize('split', ['', 'train', 'val'])
+def test_classes_called_like_labels_are_asked_about(tmp_path, split):
+    save_pictures(tmp_path / split / 'mask', tmp_path / split / 'glasses')
+    with pytest.raises(DatasetError, match='holds label images and class folders; choose with --format {labels,fol'):
+        recognise(tmp_path)
+    assert recognise(tmp_path, 'labels').kind == 'label images'
+    if not split:
+        assert recognise(tmp_path, 'folders').classes == ['glasses', 'mask']
+
+
+@pytest.mark.parametrize('folders', [('images', 'mask'), ('my_photos', 'gt'), ('RGB', 'label'), ('a/x', 'b/masks')])
+def test_what_can_only_be_label_images_needs_no_choice(tmp_path, folders):
+    save_pictures(*(tmp_path / folder for folder in folders))
+    assert recognise(tmp_path).kind == 'label images'
+
+
+def test_a_folder_may_have_an_apostrophe(tmp_path, monkeypatch):
+    (folder := tmp_path / "o'brien").mkdir()
+    monkeypatch.chdir(folder)
+    save_pictures(folder / 'x/images', folder / 'x/masks')
+    assert run_tool('init', 'x').status == 0
+    assert load_config('x_repvit/x.py').train_dataloader.dataset.ann_file == f'{folder}/x_repvit/train.txt'
 
 
 def test_masks_of_0_and_255_become_two_classes(data):
