@@ -1,6 +1,7 @@
 """Separates a user's mistakes, reported in one line, from bugs, which keep their traceback."""
 import os
 import re
+import reprlib
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -54,14 +55,20 @@ def user_errors(cfg: Config | None = None) -> Iterator[None]:
 
 
 def describe(error: Exception) -> str:
-    """What an error of a library says, in one line; with its type and place where that says little."""
+    """What an error of a library says, in one line; with its type, or what it asserts, and place if that is little."""
     text = str(error.args[0] if error.args else error).partition('. Please check')[0].strip()
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     frame = traceback.extract_tb(error.__traceback__)[-1]
     if lines and ' ' in lines[0]:
         return lines[0]
     place = f'{os.sep.join(frame.filename.split(os.sep)[-3:])}, line {frame.lineno}'
+    if _says_nothing(error):
+        return f'"{frame.line}" fails ({place})'
     return f'{type(error).__name__}{": " * bool(lines)}{"".join(lines[:1])} ({place})'
+
+
+def _says_nothing(error: Exception) -> bool:
+    return isinstance(error, AssertionError) and not str(error)
 
 
 def _last_line(error: Exception) -> str:
@@ -86,11 +93,13 @@ def _is_config_mistake(error: Exception, frames: Sequence[traceback.FrameSummary
 
 
 def _builder(error: Exception) -> str:
-    """The innermost class of the config that was being built, for a message."""
-    kinds = [frame.f_locals.get('obj_type') for frame, _ in traceback.walk_tb(error.__traceback__)
-             if frame.f_code.co_filename.endswith(_BUILDING)]
-    named = [kind if isinstance(kind, str) else getattr(kind, '__name__', None) for kind in kinds]
-    return next((f'{kind}: ' for kind in reversed(named) if kind), '')
+    """The innermost class of the config that was being built, for a message; with its settings if that says nothing."""
+    for frame, _ in reversed(list(traceback.walk_tb(error.__traceback__))):
+        kind = frame.f_locals.get('obj_type') if frame.f_code.co_filename.endswith(_BUILDING) else None
+        if name := kind if isinstance(kind, str) else getattr(kind, '__name__', None):
+            settings = ', '.join(f'{key}={reprlib.repr(value)}' for key, value in frame.f_locals['args'].items())
+            return f'{name}({settings}): ' if _says_nothing(error) else f'{name}: '
+    return ''
 
 
 def _places(settings: Any, name: str, prefix: str = '') -> Iterator[str]:

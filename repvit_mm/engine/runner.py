@@ -35,6 +35,7 @@ from .distributed import check_launcher, without_gpu
 from .divergence import StopOnInvalidLossHook
 from .loops import LOOPS, WEIGHTS, place_samples, seed_all
 from .mistakes import NamedSamples, dataset_errors, describe, user_errors
+from .preparing import latest_checkpoint
 
 #: For who cannot load what a training starts from.
 _WITHOUT_WEIGHTS = '--no-pretrained starts from random weights'
@@ -116,6 +117,8 @@ class Runner(mmengine.runner.Runner):
             close = difflib.get_close_matches(kind, OPTIMIZERS.module_dict, n=1)
             hint = f'; did you mean {close[0]}?' if close else ''
             raise ConfigError(f'optim_wrapper.optimizer.type={kind} is not a known optimiser{hint}')
+        # The settings of each parameter, a thousand lines for a detector, are for the file, not for the terminal.
+        self.logger.handlers[0].addFilter(lambda record: 'paramwise_options -- ' not in record.getMessage())
         return super().build_optim_wrapper(optim_wrapper)
 
     def scale_lr(self, optim_wrapper: Any, auto_scale_lr: Mapping[str, Any] | None = None) -> None:
@@ -135,9 +138,14 @@ class Runner(mmengine.runner.Runner):
             raise CheckpointError(f'{error}; {_WITHOUT_WEIGHTS}') from error
 
     def train(self) -> nn.Module:
-        """Train; mistakes of the user raise a UserError."""
-        with user_errors(self.cfg):
-            return super().train()
+        """Train; mistakes of the user raise a UserError, and Ctrl-C says how to go on."""
+        try:
+            with user_errors(self.cfg):
+                return super().train()
+        except KeyboardInterrupt:
+            if last := latest_checkpoint(self.work_dir):
+                raise KeyboardInterrupt(f'the same command with --resume goes on from {last}') from None
+            raise
 
     def test(self) -> dict[str, float]:
         """Test the model that ``load_from`` names, all of it; mistakes of the user raise a UserError."""

@@ -1,5 +1,6 @@
 """The Runner on a model of two numbers; no toolbox needed."""
 import types
+from pathlib import Path
 
 import pytest
 import torch
@@ -20,7 +21,7 @@ from repvit_mm.engine import (
     run_config,
 )
 from repvit_mm.engine.mistakes import user_errors
-from repvit_mm.errors import CheckpointError, ConfigError, DatasetError, UserError
+from repvit_mm.errors import CheckpointError, ConfigError, DatasetError, UserError, run_cli
 from repvit_mm.toolboxes import TOOLBOXES
 
 
@@ -53,7 +54,7 @@ def make_runner(tmp_path):
                                   collate_fn=dict(type='default_collate')),
             train_cfg=dict(by_epoch=True, max_epochs=epochs), optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1)),
             default_hooks=dict(checkpoint=dict(type='CheckpointHook', interval=1, **checkpoint)),
-            experiment_name=f'toy{next(numbers)}', log_level='ERROR')
+            experiment_name=f'{tmp_path.name}{next(numbers)}', log_level='ERROR')
         return Runner.from_cfg(Config(settings))
     numbers = iter(range(100))
     return make
@@ -109,6 +110,33 @@ def test_an_interrupt_leaves_the_pointer_to_the_checkpoint_before(make_runner, t
     with pytest.raises(KeyboardInterrupt):
         make_runner(epochs=2, load_from=pointer, resume=True).train()
     assert (tmp_path / 'epoch_2.pth').is_file() and (tmp_path / 'last_checkpoint').read_text() == pointer
+
+
+def test_an_interrupt_says_how_to_go_on_if_there_is_a_checkpoint(make_runner, tmp_path, monkeypatch, capsys):
+    steps, forward = iter(range(3)), ToyModel.forward
+
+    def interrupted(*arguments, **settings):
+        if next(steps, None) is None:
+            raise KeyboardInterrupt
+        return forward(*arguments, **settings)
+    monkeypatch.setattr(ToyModel, 'forward', interrupted)
+    for said in (f'interrupted; the same command with --resume goes on from {tmp_path}/epoch_1.pth\n', 'interrupted\n'):
+        with pytest.raises(SystemExit) as end:
+            run_cli(make_runner().train)
+        assert (end.value.code, capsys.readouterr().err) == (130, said)
+        (tmp_path / 'epoch_1.pth').unlink(missing_ok=True)
+        (tmp_path / 'last_checkpoint').unlink(missing_ok=True)
+
+
+def test_the_settings_of_each_parameter_are_in_the_log_only(make_runner, tmp_path, capsys):
+    runner = make_runner(epochs=1)
+    for handler in runner.logger.handlers:
+        handler.setLevel('INFO')
+    runner.optim_wrapper['paramwise_cfg'] = dict(bias_lr_mult=2)
+    runner.train()
+    assert 'paramwise_options -- linear.bias:lr=0.2' in Path(runner.logger.log_file).read_text()
+    out = capsys.readouterr().out
+    assert 'paramwise_options' not in out and 'Epoch(train)' in out
 
 
 def test_resume_takes_weights_and_state(make_runner, tmp_path):

@@ -177,6 +177,8 @@ def test_damaged_data_set_is_one_line(detector, tmp_path, what, message):
     (['--resume', 'none.pth'], r'there is no checkpoint none\.pth'),
     (['--cfg-options', 'model.backbone.width=3'], r"RepViT.*argument 'width' \(model\.backbone\.width\)$"),
     (['--cfg-options', 'model.neck.type=FNP'], r'FNP is not in the mmdet::model registry'),
+    (['--cfg-options', 'model.neck.num_outs=-1'],
+     r'FPN\(in_channels=\[8, 16, 24, 32\], out_channels=16, num_outs=-1\): "assert .*num_outs.*" fails \('),
     (['--cfg-options', 'model.backbone.feature_tap=end'], r"feature_tap='end' must be one of stage_end, penultimate"),
     (['--cfg-options', 'train_dataloader.bath_size=3'], r"argument 'bath_size' \(train_dataloader\.bath_size\)$"),
     (['--cfg-options', 'train_cfg.max_itersx=3'], r"argument 'max_itersx' \(train_cfg\.max_itersx\)$"),
