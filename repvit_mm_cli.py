@@ -30,7 +30,11 @@ class Tool(NamedTuple):
 def find_tools(folder: Path = TOOLS) -> dict[str, Tool]:
     """Command -> tool, for each script in ``folder`` whose name does not start with an underscore."""
     paths = [path for path in sorted(folder.iterdir()) if path.suffix in ('.py', '.sh') and path.name[0] != '_']
-    return {path.stem.replace('_', '-'): Tool(path, _about(path)) for path in paths}
+    return {_command(path): Tool(path, _about(path)) for path in paths}
+
+
+def _command(path: Path) -> str:
+    return path.stem.replace('_', '-')
 
 
 def _about(path: Path) -> str:
@@ -50,11 +54,13 @@ def run_tool(tool: Tool, arguments: Sequence[str]) -> None:
     """
     python = sys.executable
     path = os.pathsep.join(filter(None, [os.getcwd(), os.environ.get('PYTHONPATH')]))
-    command = [python] if tool.path.suffix == '.py' else ['bash']
+    is_python = tool.path.suffix == '.py'
+    command = [python] if is_python else ['bash']
+    name = {'REPVIT_MM_COMMAND': f'repvit-mm {_command(tool.path)}'} if is_python else {}  # for its usage
     sys.stdout.flush()
     try:
         os.execvpe(command[0], [*command, str(tool.path), *arguments],
-                   {'PYTHON': python, **os.environ, 'PYTHONPATH': path})
+                   {'PYTHON': python, **os.environ, 'PYTHONPATH': path, **name})
     except OSError as error:
         sys.exit(f'error: {tool.path.name} cannot be started: {command[0]}: {error.strerror}')
 

@@ -1,7 +1,31 @@
-"""Arguments that several tools take, and types of numbers for argparse: a number out of range is a usage error."""
+"""The tools' parser, arguments that several take, and types of numbers: one out of range is a usage error."""
 import argparse
+import difflib
 import math
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Sequence
+
+
+class Parser(argparse.ArgumentParser):
+    """A tool's parser: it calls the tool as the user did, and guesses what an unknown option should have been.
+
+    Args:
+        description: What the tool does.
+    """
+
+    def __init__(self, description: str):
+        super().__init__(prog=os.environ.get('REPVIT_MM_COMMAND'), description=description)
+
+    def parse_args(self, args: Sequence[str] | None = None,
+                   namespace: argparse.Namespace | None = None) -> argparse.Namespace:
+        """Parse; the arguments are argparse's."""
+        parsed, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            close = [match for word in unknown if word.startswith('--')
+                     for match in difflib.get_close_matches(word.partition('=')[0], self._option_string_actions, n=1)]
+            hint = f'; did you mean {", ".join(close)}?' if close else ''
+            self.error(f'unrecognized arguments: {" ".join(unknown)}{hint}')
+        return parsed
 
 
 def whole_number(least: int, most: int | None = None, multiple_of: int = 1) -> Callable[[str], int]:

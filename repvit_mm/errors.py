@@ -65,8 +65,9 @@ def run_cli(main: Callable[[], int | None]) -> None:
     """Run a tool's ``main`` and exit, in a process that keeps its memory until then.
 
     A :class:`UserError`, a file that cannot be read or written, and a lack of memory become one line on stderr and exit
-    status 1, Ctrl-C becomes status 130. Any other exception is a bug and keeps its traceback, as all do where the
-    environment variable ``REPVIT_MM_TRACEBACK`` is 1.
+    status 1, Ctrl-C becomes status 130, and a reader of the output that has had enough, such as ``head``, status 141 as
+    in a shell. Any other exception is a bug and keeps its traceback, as all do where the environment variable
+    ``REPVIT_MM_TRACEBACK`` is 1.
 
     Args:
         main: The tool; returns its exit status, or None for 0.
@@ -74,9 +75,13 @@ def run_cli(main: Callable[[], int | None]) -> None:
     keep_freed_memory()
     try:
         status = main()
-    except KeyboardInterrupt:
-        print('interrupted', file=sys.stderr)
+        sys.stdout.flush()
+    except KeyboardInterrupt as error:
+        print('; '.join(['interrupted', *error.args]), file=sys.stderr)
         status = 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python itself flushes at the end
+        status = 141
     except Exception as error:
         message = explain(error)
         if message is None or os.environ.get(TRACEBACK_VARIABLE) == '1':

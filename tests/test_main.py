@@ -85,6 +85,8 @@ def test_tool_becomes_the_process(monkeypatch, tmp_path, name, command):
     # A config can import the modules beside it, and a shell script uses this Python.
     assert env['PYTHONPATH'] == f'{tmp_path}{os.pathsep}/theirs'
     assert env['PYTHON'] == sys.executable
+    # A shell script has a usage of its own.
+    assert env.get('REPVIT_MM_COMMAND') == ('repvit-mm get-flops' if name == 'get_flops' else None)
 
 
 @pytest.mark.parametrize(('broken', 'reason'), [

@@ -3,7 +3,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from repvit_mm.arguments import CHECKPOINT, MODEL, PICTURES, add_shape, fraction, positive, side
+from repvit_mm.arguments import CHECKPOINT, MODEL, PICTURES, Parser, add_shape, fraction, positive, side
 from repvit_mm.errors import UserError
 from repvit_mm.export import BACKENDS, Options, Selection, export_model
 from repvit_mm.export.backends import check_options, why_no_detections
@@ -17,11 +17,11 @@ from repvit_mm.inference import InferenceModel, build_inference_model, randomise
 from repvit_mm.toolboxes.datasets import datasets_of
 
 
-def build_export_parser(*formats: str) -> argparse.ArgumentParser:
+def build_export_parser(*formats: str) -> Parser:
     """The parser of a tool that exports to these formats; without any, ``--to`` names them."""
     asked = formats or tuple(BACKENDS)
-    parser = argparse.ArgumentParser(description='Export the fused form of a model, and compare each file with PyTorch '
-                                                 'before it is put in place.')
+    parser = Parser(description='Export the fused form of a model, and compare each file with PyTorch '
+                                'before it is put in place.')
     parser.add_argument('config', help=MODEL)
     parser.add_argument('checkpoint', nargs='?',
                         help=f'{CHECKPOINT}; random if left out, which is enough for timing')
@@ -40,7 +40,7 @@ def build_export_parser(*formats: str) -> argparse.ArgumentParser:
     return parser
 
 
-def _add_optional(parser: argparse.ArgumentParser, options: set[str]) -> None:
+def _add_optional(parser: Parser, options: set[str]) -> None:
     """Add the arguments that only some formats take; those that these formats do not take keep their defaults."""
     parser.set_defaults(pyramid=False, score_threshold=None, iou_threshold=None, max_detections=None,
                         dynamic_size=False, also_shape=(), weights='float', calibrate=None)

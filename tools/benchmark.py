@@ -1,5 +1,4 @@
 """Measure how fast models are: tools/benchmark.py CONFIG... --shape H W --batch-size N... --backend NAME..."""
-import argparse
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -20,13 +19,13 @@ from repvit_mm.analysis.report import (
     plot_layers,
     recommendations,
 )
-from repvit_mm.arguments import add_shape, finite, positive
+from repvit_mm.arguments import Parser, add_shape, finite, positive
 from repvit_mm.errors import UserError, run_cli
 from repvit_mm.files import atomic_write, check_writable, write_json
 
 
-def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def build_parser() -> Parser:
+    parser = Parser(
         description="Measure the latency of fused models, side by side with timm's models. docs/benchmark.md "
                     'describes the protocol.')
     parser.add_argument('configs', nargs='+', metavar='config',

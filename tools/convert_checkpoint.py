@@ -1,16 +1,15 @@
 """Rename the tensors of a checkpoint: tools/convert_checkpoint.py SRC DST --to {repvit_mm,official,timm}."""
-import argparse
 
 import _interrupt  # noqa: F401
 
-from repvit_mm.arguments import CHECKPOINT
+from repvit_mm.arguments import CHECKPOINT, Parser
 from repvit_mm.checkpoints import FORMATS, convert_file
 from repvit_mm.checkpoints.reading import WEIGHT_KEYS
 from repvit_mm.errors import run_cli
 
 
-def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def build_parser() -> Parser:
+    parser = Parser(
         description='Write a copy of a checkpoint with the names of another format. The source format is detected: '
                     "the authors' names (either version), timm's or ours; a backbone alone, a classification model, "
                     'or a whole detector or segmentor; fused or not.')

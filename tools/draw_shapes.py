@@ -1,10 +1,9 @@
 """Draw the embedded data set in the layout of a toolbox: tools/draw_shapes.py {detection,segmentation,...} DIR."""
-import argparse
 from pathlib import Path
 
 import _interrupt  # noqa: F401
 
-from repvit_mm.arguments import positive, seed
+from repvit_mm.arguments import Parser, positive, seed
 from repvit_mm.datasets import write_classification, write_coco, write_multilabel, write_segmentation
 from repvit_mm.errors import run_cli
 
@@ -12,8 +11,8 @@ LAYOUTS = {'detection': write_coco, 'segmentation': write_segmentation, 'classif
            'multilabel': write_multilabel}
 
 
-def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def build_parser() -> Parser:
+    parser = Parser(
         description='Draw scenes of geometric objects, for the configs in configs/quickstart. The same seed gives the '
                     'same scenes; a complete folder is not drawn again.')
     parser.add_argument('layout', choices=LAYOUTS, help='the task; gives the layout that its toolbox reads')

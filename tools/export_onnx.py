@@ -1,13 +1,13 @@
 """Export a model to ONNX, as export.py --to onnx: tools/export_onnx.py CONFIG [CHECKPOINT] --shape H W."""
-import argparse
 
 import _interrupt  # noqa: F401
 from _export import build_export_parser, export
 
+from repvit_mm.arguments import Parser
 from repvit_mm.errors import run_cli
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> Parser:
     return build_export_parser('onnx')
 
 

@@ -1,14 +1,13 @@
 """Measure exported files beside PyTorch: tools/export_table.py CONFIG CHECKPOINT FILE... --shape H W."""
-import argparse
 from pathlib import Path
 
 from repvit_mm.analysis.exported import HEADER, Job, measure, write_rows
-from repvit_mm.arguments import CHECKPOINT, add_shape, positive
+from repvit_mm.arguments import CHECKPOINT, Parser, add_shape, positive
 from repvit_mm.errors import run_cli
 
 
-def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description='Size, accuracy and latency of exported files of a model.')
+def build_parser() -> Parser:
+    parser = Parser(description='Size, accuracy and latency of exported files of a model.')
     parser.add_argument('config', help='config of the model, whose test data give the accuracy')
     parser.add_argument('checkpoint', help=CHECKPOINT)
     parser.add_argument('files', nargs='+', type=Path, metavar='FILE', help='what was exported from them')

@@ -1,15 +1,14 @@
 """Write a deploy checkpoint: tools/fuse.py CONFIG CHECKPOINT OUT."""
-import argparse
 
 import _interrupt  # noqa: F401
 
-from repvit_mm.arguments import CHECKPOINT, MODEL
+from repvit_mm.arguments import CHECKPOINT, MODEL, Parser
 from repvit_mm.deploy import fuse_checkpoint
 from repvit_mm.errors import run_cli
 
 
-def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def build_parser() -> Parser:
+    parser = Parser(
         description='Fold the BatchNorms and branches of RepViT, and of its classifier, into single layers. The file '
                     "that is written loads like any other, into fused and unfused models; the toolboxes' own layers "
                     'stay as they are, so that their loaders know them.')

@@ -1,19 +1,18 @@
 """Count parameters and multiply-adds: tools/get_flops.py CONFIG --shape H W [--fused] [--json FILE]."""
-import argparse
 
 import _interrupt  # noqa: F401
 from rich.console import Console
 
 from repvit_mm.analysis import count
 from repvit_mm.analysis.report import complexity_table, what_is_counted
-from repvit_mm.arguments import MODEL, add_shape, whole_number
+from repvit_mm.arguments import MODEL, Parser, add_shape, whole_number
 from repvit_mm.errors import run_cli
 from repvit_mm.files import write_json
 from repvit_mm.inference import build_inference_model
 
 
-def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description='Count the parameters and multiply-adds of a model, stage by stage.')
+def build_parser() -> Parser:
+    parser = Parser(description='Count the parameters and multiply-adds of a model, stage by stage.')
     parser.add_argument('config', help=MODEL)
     add_shape(parser)
     parser.add_argument('--fused', action='store_true', help='count the fused form only')

@@ -1,15 +1,14 @@
 """Predict on pictures, folders, videos or a camera, with any model: tools/infer.py MODEL INPUT... [options]."""
-import argparse
 
 import _interrupt  # noqa: F401
 
-from repvit_mm.arguments import fraction, positive
+from repvit_mm.arguments import Parser, fraction, positive
 from repvit_mm.errors import run_cli
 from repvit_mm.infer import Run, find_inputs, load_predictor
 
 
-def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description='Draw what a detector, segmentor or classifier predicts.')
+def build_parser() -> Parser:
+    parser = Parser(description='Draw what a detector, segmentor or classifier predicts.')
     parser.add_argument('model', help='name of a model, such as maskrcnn_repvit_m1_1; a config; repvit://NAME; or a '
                                       'checkpoint in the folder of its training')
     parser.add_argument('inputs', nargs='+', metavar='INPUT',

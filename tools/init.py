@@ -1,17 +1,17 @@
 """Look at a folder of your own data, and write a config that trains on them: tools/init.py DIR [options]."""
-import argparse
 import shlex
 
 import _interrupt  # noqa: F401
 from rich.console import Console
 
+from repvit_mm.arguments import Parser
 from repvit_mm.errors import run_cli
 from repvit_mm.own_data import FORMATS, choose_folder, describe, recognise, write
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> Parser:
     kinds = ', '.join(f'{name} ({form.kind})' for name, form in FORMATS.items())
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description='Look at a folder of data, say what it holds and what looks wrong, draw some pictures with their '
                     'annotations, and write a config that trains on it. The folder itself is not changed.')
     parser.add_argument('data', metavar='DIR', help='folder of the data')

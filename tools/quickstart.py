@@ -1,5 +1,4 @@
 """Train, evaluate and fuse a small Mask R-CNN on a data set drawn on the spot: tools/quickstart.py [options]."""
-import argparse
 import os
 import resource
 import shlex
@@ -12,7 +11,7 @@ import _interrupt  # noqa: F401
 from rich.console import Console
 from rich.table import Table
 
-from repvit_mm.arguments import positive, seed
+from repvit_mm.arguments import Parser, positive, seed
 from repvit_mm.configs import load_config
 from repvit_mm.engine.options import CfgOptions
 from repvit_mm.errors import run_cli
@@ -24,8 +23,8 @@ METRICS = {'box AP': 'coco/bbox_mAP', 'box AP50': 'coco/bbox_mAP_50', 'mask AP':
            'mask AP50': 'coco/segm_mAP_50'}
 
 
-def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def build_parser() -> Parser:
+    parser = Parser(
         description='Draw a data set, train a Mask R-CNN on RepViT with it, evaluate, fuse, evaluate again. '
                     'Run it again to resume an interrupted training from its last checkpoint.')
     parser.add_argument('--work-dir', metavar='DIR', type=Path, default=Path('work_dirs/quickstart'),

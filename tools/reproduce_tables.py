@@ -1,5 +1,4 @@
 """Recompute the published tables: tools/reproduce_tables.py [imagenet coco ade20k sam] [options]."""
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,6 +7,7 @@ import torch
 from rich.console import Console
 
 from repvit_mm.analysis.latency import describe_machine
+from repvit_mm.arguments import Parser
 from repvit_mm.errors import ConfigError, UserError, run_cli
 from repvit_mm.files import atomic_write, write_json
 from repvit_mm.zoo import TABLES, Row, load_rows
@@ -19,8 +19,8 @@ from repvit_mm.zoo.reproduction import Reproduction
 from repvit_mm.zoo.tables import as_json, report, summary, terminal_table
 
 
-def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def build_parser() -> Parser:
+    parser = Parser(
         description='Recompute the published tables: parameters and multiply-adds always, accuracies if data and '
                     'weights are available.')
     parser.add_argument('tables', nargs='*', metavar='table', help=f'of {", ".join(TABLES)} (default: all)')

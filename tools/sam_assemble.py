@@ -1,19 +1,19 @@
 """Make a RepViT-SAM from a distilled encoder and its teacher's decoder: tools/sam_assemble.py ENCODER SAM OUT."""
-import argparse
 from pathlib import Path
 
 import _interrupt  # noqa: F401
 import torch
 
 from repvit_mm.archs import ARCHS
+from repvit_mm.arguments import Parser
 from repvit_mm.checkpoints import convert_state_dict
 from repvit_mm.errors import run_cli
 from repvit_mm.files import atomic_write
 from repvit_mm.sam import assemble
 
 
-def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description='Combine a distilled image encoder with the decoder of a SAM.')
+def build_parser() -> Parser:
+    parser = Parser(description='Combine a distilled image encoder with the decoder of a SAM.')
     parser.add_argument('encoder', help='checkpoint of a distillation')
     parser.add_argument('sam', help="checkpoint of the teacher, a whole SAM, e.g. Meta's sam_vit_h_4b8939.pth")
     parser.add_argument('out', type=Path, help='the new file')

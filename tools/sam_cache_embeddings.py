@@ -1,5 +1,4 @@
 """Compute the embeddings of a SAM once, for its distillation: tools/sam_cache_embeddings.py CONFIG --out DIR."""
-import argparse
 
 import _interrupt  # noqa: F401
 import torch
@@ -9,7 +8,7 @@ from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress
 
 from repvit_mm import engine
-from repvit_mm.arguments import positive
+from repvit_mm.arguments import Parser, positive
 from repvit_mm.configs import load_config
 from repvit_mm.engine.options import CfgOptions
 from repvit_mm.errors import ConfigError, run_cli
@@ -18,8 +17,8 @@ from repvit_mm.sam.embedding_cache import EmbeddingCache
 from repvit_mm.sam.teacher import SamTeacher
 
 
-def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def build_parser() -> Parser:
+    parser = Parser(
         description="Write the teacher's embeddings of the images that a config trains on, in half precision. "
                     'Run it again to continue where it stopped; existing embeddings are checked.')
     parser.add_argument('config', help='path of a config with a SamDistiller')

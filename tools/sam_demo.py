@@ -9,7 +9,7 @@ from rich.progress import Progress
 from segment_anything import SamPredictor
 from segment_anything.modeling import Sam
 
-from repvit_mm.arguments import finite
+from repvit_mm.arguments import Parser, finite
 from repvit_mm.errors import UserError, run_cli
 from repvit_mm.files import make_folder, write_json
 from repvit_mm.images import write_png
@@ -18,8 +18,8 @@ from repvit_mm.sam.masks import decode, draw
 from repvit_mm.sam.options import add_model_arguments, grid, model_from
 
 
-def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description='Segment the object at points or in a box, or a whole image.')
+def build_parser() -> Parser:
+    parser = Parser(description='Segment the object at points or in a box, or a whole image.')
     parser.add_argument('image', type=Path, help='image, in any format that Pillow can read')
     parser.add_argument('--point', nargs=2, type=float, action='append', default=[], metavar=('X', 'Y'),
                         help='pixel inside the object; several are allowed')

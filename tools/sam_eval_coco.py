@@ -1,20 +1,19 @@
 """Zero-shot instance segmentation of RepViT-SAM on COCO: tools/sam_eval_coco.py --data-root data/coco [options]."""
-import argparse
 from pathlib import Path
 
 import _interrupt  # noqa: F401
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress
 
-from repvit_mm.arguments import finite, positive
+from repvit_mm.arguments import Parser, finite, positive
 from repvit_mm.errors import run_cli
 from repvit_mm.files import make_folder, write_json
 from repvit_mm.sam.instances import detected_boxes, evaluate, ground_truth_boxes, load_annotations, segment_instances
 from repvit_mm.sam.options import add_model_arguments, model_from
 
 
-def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description='Prompt RepViT-SAM with boxes, and compute the COCO AP of its masks.')
+def build_parser() -> Parser:
+    parser = Parser(description='Prompt RepViT-SAM with boxes, and compute the COCO AP of its masks.')
     parser.add_argument('--data-root', type=Path, default=Path('data/coco'), metavar='DIR',
                         help='folder with annotations/instances_SPLIT.json and SPLIT/ (default: %(default)s)')
     parser.add_argument('--split', default='val2017', metavar='NAME',

@@ -1,5 +1,4 @@
 """Zero-shot edges of RepViT-SAM on BSDS500: tools/sam_eval_edges.py --data-root data/BSDS500 [options]."""
-import argparse
 import os
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -12,7 +11,7 @@ from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress
 from segment_anything.modeling import Sam
 
-from repvit_mm.arguments import positive
+from repvit_mm.arguments import Parser, positive
 from repvit_mm.errors import run_cli
 from repvit_mm.files import make_folder, write_json
 from repvit_mm.images import write_png
@@ -22,9 +21,9 @@ from repvit_mm.sam.edges import edge_map
 from repvit_mm.sam.options import add_model_arguments, grid, model_from
 
 
-def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description='Detect edges from the masks of RepViT-SAM, and run the benchmark of '
-                                                 'BSDS500.')
+def build_parser() -> Parser:
+    parser = Parser(description='Detect edges from the masks of RepViT-SAM, and run the benchmark of '
+                                'BSDS500.')
     parser.add_argument('--data-root', type=Path, default=Path('data/BSDS500'), metavar='DIR',
                         help='folder with images/SPLIT/*.jpg and groundTruth/SPLIT/*.mat, directly or in data/ '
                              '(default: %(default)s)')

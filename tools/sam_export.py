@@ -1,11 +1,10 @@
 """Export RepViT-SAM, encoder and decoder, to ONNX or Core ML: tools/sam_export.py {onnx,coreml} [options]."""
-import argparse
 from pathlib import Path
 
 import _interrupt  # noqa: F401
 from rich.console import Console
 
-from repvit_mm.arguments import PICTURES
+from repvit_mm.arguments import PICTURES, Parser
 from repvit_mm.errors import run_cli
 from repvit_mm.export.report import show
 from repvit_mm.export.sam import export_decoder, export_encoder
@@ -15,9 +14,9 @@ from repvit_mm.sam.options import add_model_arguments, model_from
 _ENDINGS = {'onnx': '.onnx', 'coreml': '.mlpackage'}
 
 
-def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description='Export encoder and decoder as two files, and compare their outputs '
-                                                 'with PyTorch.')
+def build_parser() -> Parser:
+    parser = Parser(description='Export encoder and decoder as two files, and compare their outputs '
+                                'with PyTorch.')
     parser.add_argument('format', choices=_ENDINGS, help='of both files')
     parser.add_argument('--out', type=Path, default=Path('outputs/sam_export'), metavar='DIR',
                         help='folder of the files (default: %(default)s)')

@@ -1,16 +1,15 @@
 """Segment images with RepViT-SAM on a web page: tools/sam_web.py [options]."""
-import argparse
 
 import _interrupt  # noqa: F401
 
-from repvit_mm.arguments import port
+from repvit_mm.arguments import Parser, port
 from repvit_mm.errors import ConfigError, run_cli
 from repvit_mm.sam.options import RANDOM_WEIGHTS, add_model_arguments, model_from
 from repvit_mm.sam.webpage import LARGEST_UPLOAD, build_page
 
 
-def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description='Serve a web page that segments uploaded images by clicks.')
+def build_parser() -> Parser:
+    parser = Parser(description='Serve a web page that segments uploaded images by clicks.')
     parser.add_argument('--host', default='127.0.0.1',
                         help='address to serve on; 0.0.0.0 for all (default: %(default)s)')
     parser.add_argument('--port', type=port, default=7860, help='port to serve on (default: %(default)s)')

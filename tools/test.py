@@ -1,10 +1,9 @@
 """Test the model of a config, of any OpenMMLab toolbox: tools/test.py CONFIG CHECKPOINT [options]."""
-import argparse
 
 import _interrupt  # noqa: F401
 
 from repvit_mm import engine
-from repvit_mm.arguments import CHECKPOINT, positive
+from repvit_mm.arguments import CHECKPOINT, Parser, positive
 from repvit_mm.configs import load_config
 from repvit_mm.errors import run_cli
 from repvit_mm.export.runtimes import ENGINES
@@ -12,8 +11,8 @@ from repvit_mm.export.testing import use_exported
 from repvit_mm.toolboxes import toolbox_of
 
 
-def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description='Test a model with mmdet, mmseg or mmpretrain.')
+def build_parser() -> Parser:
+    parser = Parser(description='Test a model with mmdet, mmseg or mmpretrain.')
     parser.add_argument('config', help='path of the config')
     parser.add_argument('checkpoint',
                         help=f'{CHECKPOINT}; with --backend an exported file')

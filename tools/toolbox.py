@@ -3,12 +3,13 @@ import argparse
 
 import _interrupt  # noqa: F401
 
+from repvit_mm.arguments import Parser
 from repvit_mm.errors import run_cli
 from repvit_mm.scripts import TOOLBOXES, describe_script, find_scripts, run_script
 
 
-def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def build_parser() -> Parser:
+    parser = Parser(
         description="Run a toolbox's own script on a config of this package or of yours, with everything that "
                     '`import repvit_mm` provides: operators of mmcv, bases of configs, published checkpoints.')
     parser.add_argument('toolbox', choices=TOOLBOXES, help='whose script')

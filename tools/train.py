@@ -1,15 +1,15 @@
 """Train the model of a config, of any OpenMMLab toolbox: tools/train.py CONFIG [options]."""
-import argparse
 
 import _interrupt  # noqa: F401
 
 from repvit_mm import engine
+from repvit_mm.arguments import Parser
 from repvit_mm.configs import load_config
 from repvit_mm.errors import run_cli
 
 
-def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description='Train a model with mmdet, mmseg or mmpretrain.')
+def build_parser() -> Parser:
+    parser = Parser(description='Train a model with mmdet, mmseg or mmpretrain.')
     parser.add_argument('config', help='path of the config')
     parser.add_argument('--resume', nargs='?', const='auto', metavar='CHECKPOINT',
                         help='resume from this checkpoint; without a path, from the last in the work folder')

@@ -97,3 +97,22 @@ def test_defaults_are_told_as_they_are(name):
 def test_a_tool_says_in_sentences_what_it_does(name):
     text = load_tool(name).build_parser().description
     assert text[0].isupper() and text[-1] == '.'
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_a_slip_in_an_option_gets_a_guess_under_the_name_that_was_typed(name, monkeypatch, capsys):
+    monkeypatch.setenv('REPVIT_MM_COMMAND', f'repvit-mm {name}')
+    parser = load_tool(name).build_parser()
+    monkeypatch.setattr(parser, '_actions', [])  # nothing else is required
+    option = max(parser._option_string_actions, key=len)
+    with pytest.raises(SystemExit):
+        parser.parse_args([f'{option[:-2]}x{option[-1]}=1'])
+    usage, *_, error = capsys.readouterr().err.splitlines()
+    assert usage.startswith(f'usage: repvit-mm {name}')
+    assert error.endswith(f'; did you mean {option}?')
+
+
+def test_without_a_similar_option_nothing_is_guessed(capsys):
+    with pytest.raises(SystemExit):
+        load_tool('infer').build_parser().parse_args(['m1_1', 'x.jpg', '--zzz', '-q'])
+    assert capsys.readouterr().err.endswith('error: unrecognized arguments: --zzz -q\n')
