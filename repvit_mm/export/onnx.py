@@ -30,20 +30,39 @@ def build(subject: Subject, path: Path, options: Options) -> Counter[str]:
     graph = onnx.load(path)
     graph.producer_name, graph.doc_string = 'repvit-mm', subject.facts['description']
     _add_facts(graph, subject.facts)
+    if options.precision == 'fp16':
+        graph = _halved(graph, isinstance(subject.model, WholeDetector))
     onnx.checker.check_model(graph, full_check=True)
     check_fused(_nodes(graph), subject.convolutions)
-    onnx.save(_halved(graph) if options.precision == 'fp16' else graph, path)
+    onnx.save(graph, path)
     if options.precision == 'int8':
         quantise(path, map(subject.preparation(options), options.quantisation.pictures.calibration))
     graph = onnx.load(path)
     return Counter(node.op_type for node in graph.graph.node)
 
 
-def _halved(graph: Any) -> Any:
-    """The graph with weights and maps in half precision, and inputs and outputs in single precision."""
+def _halved(graph: Any, layers_only: bool) -> Any:
+    """The graph with weights and maps in half precision, and inputs and outputs in single precision.
+
+    Args:
+        graph: In single precision.
+        layers_only: Keep single precision outside of layers: half would move a box 1000 pixels from the corner by up
+            to half a pixel. Such operations have no layer's path in their names.
+    """
     need('onnxruntime')
     from onnxruntime.transformers.float16 import convert_float_to_float16
-    return convert_float_to_float16(graph, keep_io_types=True)
+    from onnxruntime.transformers.onnx_model import OnnxModel
+    names = {node.name for node in graph.graph.node}
+    kept = [name for name in names if layers_only and not name.rpartition('/')[0]]
+    halved = OnnxModel(convert_float_to_float16(graph, keep_io_types=True, node_block_list=kept))
+    casts = {node.output[0]: node for node in halved.nodes() if node.name not in names}
+    for name, cast in casts.items():
+        if cast.input[0] in casts:  # to half precision and back, between two that are kept
+            cast.input[0] = casts[cast.input[0]].input[0]
+            halved.replace_input_of_all_nodes(name, cast.input[0])
+    halved.prune_graph(allow_remove_graph_inputs=False)
+    halved.topological_sort()
+    return halved.model
 
 
 @torch.no_grad()

@@ -4,6 +4,9 @@ import numpy as np
 import pytest
 import torch
 from inference_models import write_config
+from onnx import TensorProto, load
+from onnx.checker import check_model
+from onnx.shape_inference import infer_shapes
 
 from repvit_mm.errors import ExportError
 from repvit_mm.export import BACKENDS, Options, detectors, export_model, onnx
@@ -90,6 +93,21 @@ def test_the_file_finds_what_mmdet_finds_with_the_unfused_model(kind, name, dete
     if kind == 'mask_rcnn':
         pasted = [paste(mask, box, 90, 130) >= 0.5 for mask, box in zip(found.masks, found.boxes, strict=True)]
         assert (np.stack(pasted) != expected.masks.numpy()).mean() < 1e-4
+
+
+@pytest.mark.parametrize('kind, shape', [('mask_rcnn', (64, 96)), ('rtmdet', (320, 480))])
+def test_in_half_precision_boxes_and_their_selection_stay_in_single_precision(kind, shape, detector, tmp_path):
+    out = tmp_path / 'model.onnx'
+    export_model(detector(kind), 'onnx', shape, out, Options('fp16', dynamic_size=True, selection=Selection()))
+    graph = load(out)
+    check_model(graph, full_check=True)  # with all types
+    halves = {value.name for value in infer_shapes(graph).graph.value_info
+              if value.type.tensor_type.elem_type == TensorProto.FLOAT16}
+    layers = {node.op_type for node in graph.graph.node if halves & {*node.output}}
+    assert 'Conv' in layers and not layers & {'TopK', 'NonMaxSuppression', 'RoiAlign', 'Exp', 'Min', 'Greater'}
+    found = detect(open_onnx(out), torch.randn(1, 3, *shape, generator=torch.Generator().manual_seed(0)), shape)
+    for values in (found.boxes, found.scores):
+        assert (values != values.astype(np.float16)).mean() > 0.5
 
 
 @pytest.mark.parametrize('kind, threshold', [('mask_rcnn', 0.), ('mask_rcnn', 1.), ('rtmdet', 1.)])
