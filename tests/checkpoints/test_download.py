@@ -6,11 +6,13 @@ import socket
 import subprocess
 import sys
 import threading
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 import torch
 from checkpoint_samples import RepViT, is_same
+from filelock import FileLock
 
 from repvit_mm import load_checkpoint
 from repvit_mm.checkpoints import download, fetch, published
@@ -27,7 +29,7 @@ class Server(http.server.ThreadingHTTPServer):
     def __init__(self):
         super().__init__(('127.0.0.1', 0), Handler)
         self.content, self.tag, self.kind = CONTENT, '"v1"', 'application/octet-stream'
-        self.status, self.gone, self.breaks, self.requests, self.gate = 200, set(), [], [], None
+        self.status, self.gone, self.breaks, self.requests = 200, set(), [], []
         self.says_length, self.redirect = True, None
 
     def handle_error(self, *args):
@@ -42,15 +44,13 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         server, wanted = self.server, self.headers.get('Range')
         server.requests.append((self.path, wanted))
-        if server.gate:
-            server.gate.wait(20)
         start = 0
         if server.redirect:
             self.send_response(302)
             self.send_header('Location', server.redirect)
             return self.end_headers()
         if server.status != 200 or self.path in server.gone:
-            return self.send_error(server.status if server.status != 200 else 404)
+            return self.send_error(max(server.status, 404))
         if wanted and self.headers.get('If-Range') == server.tag:
             start = int(wanted.removeprefix('bytes=').removesuffix('-'))
             if start >= len(server.content):
@@ -99,42 +99,26 @@ def files(cache):
     return sorted(path.name for path in cache.iterdir() if path.suffix != '.lock')
 
 
-def test_a_published_file_is_downloaded_once_into_the_cache_of_torch(server, cache):
+def test_a_published_file_is_downloaded_once_into_the_cache_of_torch(server, cache, capsys):
     assert fetch(NAME) == cache / FILE
     assert (cache / FILE).read_bytes() == CONTENT
     assert files(cache) == [FILE]
+    progress = capsys.readouterr().err
+    assert FILE in progress and '100%' in progress and '3.1/3.1 MB' in progress
     assert fetch(NAME) == cache / FILE
     assert server.requests == [(f'/{FILE}', None)]
 
 
-def test_progress_is_shown(server, capsys):
-    fetch(NAME)
-    shown = capsys.readouterr().err
-    assert FILE in shown
-    assert '100%' in shown
-    assert '3.1/3.1 MB' in shown
-
-
-def test_the_address_of_a_mirror_may_end_in_a_slash(server, cache, monkeypatch):
-    monkeypatch.setenv(MIRROR_VARIABLE, f'{server.url}/mirror/')
-    fetch('repvit://sam')
-    assert server.requests == [('/mirror/repvit_sam.pt', None)]
-
-
-def test_any_address_will_do(server, cache):
-    path = fetch(f'{server.url}/some/where/my%20file.pth?version=2')
-    assert path.name == 'my file.pth' and path.is_relative_to(cache)
-
-
-def test_the_whole_address_is_the_key_of_the_cache(server, cache):
-    addresses = [f'{server.url}/{part}' for part in (FILE, f'a/{FILE}', f'b/{FILE}', f'a/{FILE}?v=2')]
+def test_any_address_will_do_and_all_of_it_is_the_key_of_the_cache(server, cache):
     contents = {}
-    for number, address in enumerate([NAME, *addresses]):
+    for number, part in enumerate([FILE, f'a/{FILE}', f'b/{FILE}', f'a/{FILE}?v=2', 'a/my%20file.pth?v=2', NAME]):
         server.content = bytes([number]) * 100
-        contents[fetch(address)] = server.content
-    assert len(contents) == 5
+        path = fetch(part if part == NAME else f'{server.url}/{part}')
+        assert path.name == ('my file.pth' if number == 4 else FILE) and path.is_relative_to(cache)
+        contents[path] = server.content
+    assert path == cache / FILE  # where a file may be put by hand
+    assert len(contents) == 6
     assert all(path.read_bytes() == content for path, content in contents.items())
-    assert fetch(NAME) == cache / FILE  # where a file may be put by hand
 
 
 @pytest.mark.parametrize('path', ['weights/x.pth', '/a/b.pth', './repvit:x', Path('x.pth')])
@@ -152,51 +136,39 @@ def test_the_names_are_those_of_the_release():
         'sam': f'{release}/repvit_sam.pt'}
 
 
-@pytest.mark.parametrize('name,message', [
-    ('repvit://m1_1', 'repvit://m1_1 is not a published checkpoint; choose from m0_6_distill_300e, .*, sam$'),
-    ('ftp://host/x.pth', 'ftp://host/x.pth cannot be read; expected a path, https://... or repvit://NAME'),
-    ('https://host/', 'https://host/ is not the address of a file'),
-    ('https://host/..', 'https://host/.. is not the address of a file'),
-    ('https://host/a%00b', 'https://host/a%00b is not the address of a file'),
-    ('https://[host/x.pth', r'https://\[host/x.pth is not a valid address: '),
+NOT_WEB = 'is not a web address; expected https://...'
+UNENCRYPTED = f'is not encrypted, .* use https://, or set {HTTP_VARIABLE}=1'
+
+
+@pytest.mark.parametrize(('name', 'variables', 'message'), [
+    ('repvit://m1_1', {}, 'repvit://m1_1 is not a published checkpoint; choose from m0_6_distill_300e, .*, sam$'),
+    ('ftp://host/x.pth', {}, 'ftp://host/x.pth cannot be read; expected a path, https://... or repvit://NAME'),
+    ('https://host/', {}, 'https://host/ is not the address of a file'),
+    ('https://host/..', {}, 'https://host/.. is not the address of a file'),
+    ('https://host/a%00b', {}, 'https://host/a%00b is not the address of a file'),
+    ('https://[host/x.pth', {}, r'https://\[host/x.pth is not a valid address: '),
+    (f'https://host/{"x" * 300}.pth', {}, 'cannot write .*File name too long'),
+    # Who may change the file on its way
+    (NAME, {HTTP_VARIABLE: '0'}, UNENCRYPTED),
+    ('http://127.0.0.1:1/x.pth', {HTTP_VARIABLE: '0'}, UNENCRYPTED),
+    *((NAME, {MIRROR_VARIABLE: mirror}, NOT_WEB)
+      for mirror in ('host/weights', 'file:///weights', 'ftp://host', 'C:\\weights')),
 ])
-def test_what_names_nothing_is_refused(name, message):
+def test_what_names_no_file_that_may_be_had_is_refused(server, monkeypatch, name, variables, message):
+    for variable, value in variables.items():
+        monkeypatch.setenv(variable, value)
     with pytest.raises(CheckpointError, match=message):
-        fetch(name)
-
-
-# --- Who may change the file on its way -----------------------------------------------------------------------------
-
-@pytest.mark.parametrize('name', [NAME, 'http://127.0.0.1:1/x.pth'])
-def test_http_needs_a_word(server, monkeypatch, name):
-    monkeypatch.delenv(HTTP_VARIABLE)
-    with pytest.raises(CheckpointError, match=f'is not encrypted, .* use https://, or set {HTTP_VARIABLE}=1'):
         fetch(name)
     assert not server.requests
 
 
-@pytest.mark.parametrize('mirror', ['host/weights', 'file:///weights', 'ftp://host', 'C:\\weights'])
-def test_a_mirror_is_an_address_of_the_web(server, monkeypatch, mirror):
-    monkeypatch.setenv(MIRROR_VARIABLE, mirror)
-    with pytest.raises(CheckpointError, match='is not a web address; expected https://...'):
-        fetch(NAME)
-
-
-def test_a_redirection_is_followed_to_what_would_be_taken_itself(server, cache):
+def test_a_redirection_is_followed_to_what_would_be_taken_itself(server, monkeypatch):
     server.redirect = 'ftp://127.0.0.1/x.pth'
     with pytest.raises(CheckpointError, match='ftp://127.0.0.1/x.pth is not a web address'):
         fetch(NAME)
-
-
-def test_a_redirection_to_http_needs_the_same_word(monkeypatch):
-    monkeypatch.delenv(HTTP_VARIABLE, raising=False)
+    monkeypatch.delenv(HTTP_VARIABLE)
     with pytest.raises(CheckpointError, match='http://host/x.pth is not encrypted'):
         download._EncryptedRedirects().redirect_request(None, None, 302, '', {}, 'http://host/x.pth')
-
-
-def test_a_name_too_long_for_a_file_is_one_line(server):
-    with pytest.raises(CheckpointError, match='cannot write .*File name too long'):
-        fetch(f'{server.url}/{"x" * 300}.pth')
 
 
 @pytest.mark.parametrize('name', ['', '.part', '.part.tag', '.lock'])
@@ -228,35 +200,23 @@ def test_a_broken_connection_is_taken_up_where_it_broke(server, cache):
     assert files(cache) == [FILE]
 
 
-def test_a_later_call_goes_on_where_an_earlier_one_gave_up(server, cache, monkeypatch):
-    monkeypatch.setattr(download, '_INTERRUPTIONS', 1)
-    server.breaks = [1_000_000]
-    with pytest.raises(CheckpointError, match='the connection broke after 1,000,000 of 3,072,000 bytes'):
+@pytest.mark.parametrize(('folder', 'content', 'tag', 'asked'), [
+    ('', CONTENT, '"v1"', 'bytes=1000000-'),  # goes on
+    ('', CONTENT[::-1], '"v2"', 'bytes=1000000-'),  # has changed since: is sent as a whole
+    ('/other', CONTENT, '"v1"', None)])  # from another address
+def test_a_later_call_goes_on_where_an_earlier_one_gave_up(server, cache, monkeypatch, folder, content, tag, asked):
+    with monkeypatch.context() as patch, pytest.raises(
+            CheckpointError, match='the connection broke after 1,000,000 of 3,072,000 bytes'):
+        patch.setattr(download, '_INTERRUPTIONS', 1)
+        server.breaks = [1_000_000]
         fetch(NAME)
     assert (cache / f'{FILE}.part').read_bytes() == CONTENT[:1_000_000]
     assert not (cache / FILE).exists()
-    assert fetch(NAME).read_bytes() == CONTENT
-    assert server.requests[-1] == (f'/{FILE}', 'bytes=1000000-')
+    server.content, server.tag = content, tag
+    monkeypatch.setenv(MIRROR_VARIABLE, f'{server.url}{folder}/')
+    assert fetch(NAME).read_bytes() == content
+    assert server.requests[1:] == [(f'{folder}/{FILE}', asked)]
     assert files(cache) == [FILE]
-
-
-def test_a_file_that_has_changed_since_is_downloaded_anew(server, cache, monkeypatch):
-    monkeypatch.setattr(download, '_INTERRUPTIONS', 1)
-    server.breaks = [1_000_000]
-    with pytest.raises(CheckpointError):
-        fetch(NAME)
-    server.content, server.tag = CONTENT[::-1], '"v2"'
-    assert fetch(NAME).read_bytes() == CONTENT[::-1]
-
-
-def test_a_part_from_another_address_is_not_continued(server, cache, monkeypatch):
-    monkeypatch.setattr(download, '_INTERRUPTIONS', 1)
-    server.breaks = [1_000_000]
-    with pytest.raises(CheckpointError):
-        fetch(NAME)
-    monkeypatch.setenv(MIRROR_VARIABLE, f'{server.url}/other')
-    assert fetch(NAME).read_bytes() == CONTENT
-    assert server.requests[-1] == (f'/other/{FILE}', None)
 
 
 def test_without_a_tag_a_broken_download_starts_anew(server, cache):
@@ -312,22 +272,14 @@ def test_offline_it_says_what_to_do(cache, server, monkeypatch):
     assert '\n' not in message
 
 
-def record(monkeypatch, digest):
-    monkeypatch.setitem(published(), 'm1_1_coco', published()['m1_1_coco']._replace(sha256=digest))
-
-
-def test_the_recorded_checksum_is_checked(server, cache, monkeypatch):
+@pytest.mark.parametrize('recorded', [hashlib.sha256(CONTENT).hexdigest(), 'f' * 64])
+def test_a_file_with_another_checksum_than_the_recorded_one_is_deleted(server, cache, monkeypatch, recorded):
+    monkeypatch.setitem(published(), 'm1_1_coco', published()['m1_1_coco']._replace(sha256=recorded))
     digest = hashlib.sha256(CONTENT).hexdigest()
-    record(monkeypatch, digest)
-    assert fetch(NAME).read_bytes() == CONTENT
-
-
-def test_a_file_with_another_checksum_is_deleted(server, cache, monkeypatch):
-    record(monkeypatch, 'f' * 64)
-    digest = hashlib.sha256(CONTENT).hexdigest()
-    with pytest.raises(CheckpointError, match=f'{NAME} from .* has SHA-256 {digest}, expected {"f" * 64}'):
+    with nullcontext() if recorded == digest else pytest.raises(
+            CheckpointError, match=f'{NAME} from .* has SHA-256 {digest}, expected {recorded}'):
         fetch(NAME)
-    assert files(cache) == []
+    assert files(cache) == [FILE] * (recorded == digest)
 
 
 def test_a_cache_that_cannot_be_written_is_told_from_a_broken_connection(server, tmp_path, monkeypatch):
@@ -344,32 +296,15 @@ def start(*command, **settings):
                             cwd=Path(__file__).parents[2], **settings)
 
 
-FETCH = f'from repvit_mm.checkpoints import fetch; print(fetch({NAME!r}))'
-
-
 @pytest.mark.slow
 def test_two_processes_download_once(server, cache):
-    server.gate = threading.Event()  # nobody gets an answer before both have asked, or wait for the other
-    processes = [start(FETCH), start(FETCH)]
-    waiting = threading.Event()
-    outputs = [None, None]
-
-    def listen(index):
-        lines = []
-        for line in processes[index].stdout:
-            lines.append(line)
-            if 'waiting for another process' in line:
-                waiting.set()
-        outputs[index] = ''.join(lines)
-    listeners = [threading.Thread(target=listen, args=(index,)) for index in range(2)]
-    for listener in listeners:
-        listener.start()
-    assert waiting.wait(60)
-    server.gate.set()
-    for listener, process in zip(listeners, processes, strict=True):
-        listener.join(60)
-        assert process.wait(60) == 0, process.stderr.read()
-    assert all(output.endswith(f'{cache / FILE}\n') for output in outputs)
+    cache.mkdir(parents=True)
+    with FileLock(f'{cache / FILE}.lock'):  # until both wait
+        processes = [start(f'from repvit_mm.checkpoints import fetch; print(fetch({NAME!r}))') for _ in range(2)]
+        for process in processes:
+            assert any('waiting for another process' in line for line in process.stdout), process.stderr.read()
+    for process in processes:
+        assert process.stdout.read().endswith(f'{cache / FILE}\n') and process.wait(60) == 0
     assert (cache / FILE).read_bytes() == CONTENT
     assert len(server.requests) == 1
 
