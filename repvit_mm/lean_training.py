@@ -124,7 +124,7 @@ def affine(x: Tensor, scale: Tensor, shift: Tensor | None = None) -> Tensor:
     """``x * scale + shift`` for each channel, where :func:`applies`: a cheaper depthwise 1x1 convolution."""
     scale = scale.to(torch.promote_types(x.dtype, torch.float32))
     shift = torch.zeros_like(scale) if shift is None else shift.to(scale.dtype)
-    return _attach(_Affine.apply(x, scale, shift), _scaled, scale, shift, x)
+    return _attach(_scaled(scale, shift, x), _scaled, scale, shift, x)
 
 
 def add(*maps: Tensor) -> Tensor:
@@ -204,24 +204,6 @@ class _Normalisation(Function):
         return None, None, *grads, *[None] * len(tensors)
 
 
-class _Affine(Function):
-    @staticmethod
-    def forward(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-        return _scaled(scale, shift, x)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs[:2])
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
-        x, scale = ctx.saved_tensors
-        grad_x = _Affine.apply(grad, scale, torch.zeros_like(scale))
-        if torch.is_grad_enabled():  # gradients of gradients
-            return grad_x, (grad * x).sum((0, 2, 3)), grad.sum((0, 2, 3))
-        return grad_x, *_sums(grad, x, torch.zeros_like(scale))
-
-
 class _Attention(Function):
     @staticmethod
     def forward(ctx: Any, maker: Maker, x: Tensor, weights: Tensor, *tensors: Tensor) -> Tensor:
@@ -266,8 +248,8 @@ class _Convolution(Function):
 
 def _affine(x: Tensor, mean: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     """``(x - mean) * scale + shift`` for each channel, computed in the dtype of ``mean``, returned in that of ``x``."""
-    scale, shift = scale.to(mean.dtype), shift.to(mean.dtype)
-    return torch.native_batch_norm(x, scale, shift, mean, torch.ones_like(mean), False, 0., 0.)[0]
+    # A BatchNorm on fixed statistics: each direction is one operation.
+    return F.batch_norm(x, mean, torch.ones_like(mean), scale.to(mean.dtype), shift.to(mean.dtype), eps=0.)
 
 
 def _scaled(scale: Tensor, shift: Tensor, x: Tensor) -> Tensor:
