@@ -8,11 +8,5 @@ if [ $# -lt 3 ]; then
 fi
 config=$1 checkpoint=$2 gpus=$3
 shift 3
-tools=$(dirname "$0")
-. "$tools/_numbers.sh"
-require_processes "$gpus"
-exec "${PYTHON:-python}" "$tools/_launch.py" \
-    --nnodes="${NNODES:-1}" --node_rank="${NODE_RANK:-0}" \
-    --master_addr="${MASTER_ADDR:-127.0.0.1}" --master_port="${PORT:-29500}" \
-    --nproc_per_node="$gpus" \
-    "$tools/test.py" "$config" "$checkpoint" --launcher pytorch "$@"
+. "$(dirname "$0")/_launch.sh"
+start_processes "$gpus" test.py "$config" "$checkpoint" --launcher pytorch "$@"

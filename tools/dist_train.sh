@@ -10,11 +10,5 @@ if [ $# -lt 2 ]; then
 fi
 config=$1 gpus=$2
 shift 2
-tools=$(dirname "$0")
-. "$tools/_numbers.sh"
-require_processes "$gpus"
-exec "${PYTHON:-python}" "$tools/_launch.py" \
-    --nnodes="${NNODES:-1}" --node_rank="${NODE_RANK:-0}" \
-    --master_addr="${MASTER_ADDR:-127.0.0.1}" --master_port="${PORT:-29500}" \
-    --nproc_per_node="$gpus" \
-    "$tools/train.py" "$config" --launcher pytorch "$@"
+. "$(dirname "$0")/_launch.sh"
+start_processes "$gpus" train.py "$config" --launcher pytorch "$@"
