@@ -7,6 +7,7 @@ import types
 import mmengine
 import pytest
 import torch
+from bad_files import RunsCode
 from mmengine.config import Config
 from mmengine.fileio.backends import backends, prefix_to_backends
 from mmengine.fileio.handlers.registry_utils import file_handlers
@@ -19,16 +20,6 @@ from repvit_mm.errors import CheckpointError, ConfigError, UserError
 from repvit_mm.safe_files import read_without_code
 
 WEIGHTS = {'conv.weight': torch.arange(6.).reshape(2, 3, 1, 1), 'conv.bias': torch.ones(2)}
-
-
-class RunsCode:
-    """Unpickling it makes a directory."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return os.mkdir, (str(self.path),)
 
 
 @pytest.fixture(autouse=True)

@@ -1,10 +1,10 @@
 import argparse
-import os
 from pathlib import Path
 
 import pytest
 import timm
 import torch
+from bad_files import RunsCode
 from checkpoint_samples import TINY, Classifier, Detector, RepViT, is_same, trained
 from running import run_tool
 from safetensors.torch import load_file
@@ -124,14 +124,6 @@ def test_a_file_may_replace_itself(official):
     before = read_checkpoint(official)['model']
     assert run_tool('convert_checkpoint', official, official, '--to', 'timm', '--force').status == 0
     assert is_same(convert_state_dict(read_checkpoint(official), 'official'), before)
-
-
-class RunsCode:
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return os.mkdir, (str(self.path),)
 
 
 def test_code_in_the_file_runs_only_if_that_is_asked_for_and_does_not_get_into_the_new_one(tmp_path):

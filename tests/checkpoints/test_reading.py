@@ -7,6 +7,7 @@ from pathlib import Path, PosixPath, WindowsPath
 import numpy as np
 import pytest
 import torch
+from bad_files import RunsCode
 from mmengine.logging import HistoryBuffer
 from safetensors.torch import save_file
 
@@ -18,16 +19,6 @@ WEIGHTS = {'a.weight': torch.arange(6.).reshape(2, 3), 'a.count': torch.tensor(3
 
 def equal(result, expected):
     return result.keys() == expected.keys() and all(torch.equal(result[name], expected[name]) for name in expected)
-
-
-class RunsCode:
-    """Unpickling it makes a directory."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return os.mkdir, (str(self.path),)
 
 
 @pytest.mark.parametrize('settings', [{}, {'_use_new_zipfile_serialization': False}], ids=['zip', 'legacy'])

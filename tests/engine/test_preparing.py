@@ -1,5 +1,6 @@
 """Configs made ready to run; no toolbox needed."""
 import argparse
+import os
 
 import pytest
 import torch
@@ -168,7 +169,6 @@ class TestResume:
 
     @pytest.mark.parametrize('pointer', [None, '', '/gone/epoch_9.pth', 'x' * 5000, 'a\0b', '..', b'\xff\xfe\x80'])
     def test_takes_the_newest_without_a_good_pointer(self, tmp_path, pointer):
-        import os
         for age, name in enumerate(['epoch_10.pth', 'iter_9.pth', 'epoch_2.pth']):
             os.utime(write(tmp_path / name, ''), (1000 - age, 1000 - age))
         if pointer is not None:
@@ -214,8 +214,10 @@ def test_check_weights(tmp_path):
     engine.check_weights(None)
     engine.check_weights('repvit://m1_1_distill_300e')
     engine.check_weights(str(write(tmp_path / 'a.pth', '')))
-    with pytest.raises(CheckpointError, match='there is no checkpoint b.pth'):
-        engine.check_weights('b.pth')
+    os.mkfifo(tmp_path / 'pipe.pth')
+    for path in ('b.pth', str(tmp_path / 'pipe.pth')):
+        with pytest.raises(CheckpointError, match=f'there is no checkpoint {path}'):
+            engine.check_weights(path)
 
 
 @pytest.mark.parametrize('launcher', ['pytorch', 'slurm', 'mpi'])

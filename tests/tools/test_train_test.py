@@ -1,7 +1,6 @@
 """tools/train.py and tools/test.py from end to end, with every toolbox."""
 import functools
 import json
-import os
 import pickle
 import re
 import shutil
@@ -173,13 +172,10 @@ def test_damaged_data_set_is_one_line(detector, tmp_path, what, message):
 
 @pytest.mark.parametrize(('arguments', 'message'), [
     ([], r'data set not found: train_dataloader expects data/coco/images/train/, .*--data-root'),
-    (['--resume'], r'nothing to resume: there is no checkpoint in \S*work'),
-    (['--resume', 'none.pth'], r'there is no checkpoint none\.pth'),
     (['--cfg-options', 'model.backbone.width=3'], r"RepViT.*argument 'width' \(model\.backbone\.width\)$"),
     (['--cfg-options', 'model.neck.type=FNP'], r'FNP is not in the mmdet::model registry'),
     (['--cfg-options', 'model.neck.num_outs=-1'],
      r'FPN\(in_channels=\[8, 16, 24, 32\], out_channels=16, num_outs=-1\): "assert .*num_outs.*" fails \('),
-    (['--cfg-options', 'model.backbone.feature_tap=end'], r"feature_tap='end' must be one of stage_end, penultimate"),
     (['--cfg-options', 'train_dataloader.bath_size=3'], r"argument 'bath_size' \(train_dataloader\.bath_size\)$"),
     (['--cfg-options', 'train_cfg.max_itersx=3'], r"argument 'max_itersx' \(train_cfg\.max_itersx\)$"),
 ])
@@ -202,53 +198,16 @@ def test_weights_that_cannot_be_had(detector, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(('make', 'message'), [
-    (lambda whole, path: path.write_bytes(whole[:len(whole) // 2]), r'bad\.pth is truncated'),
-    (lambda whole, path: path.write_text('text'), r'bad\.pth is not a checkpoint'),
-    (lambda whole, path: torch.save(repvit_mm.RepViT('m0_6').state_dict(), path),
+    (lambda path: path.write_text('text'), r'bad\.pth is not a checkpoint'),
+    (lambda path: torch.save(repvit_mm.RepViT('m0_6').state_dict(), path),
      r'bad\.pth holds the weights of m0_6, but the model is'),
-    (lambda whole, path: torch.save(dict(epoch=1), path), r'bad\.pth holds no tensors'),
-    (lambda whole, path: None, r'there is no checkpoint .*bad\.pth'),
-    (lambda whole, path: os.mkfifo(path), r'there is no checkpoint .*bad\.pth'),
-    (lambda whole, path: diverge(whole, path), r'bad\.pth: .* infinite values or NaN'),
-], ids=['truncated', 'text', 'another architecture', 'no weights', 'missing', 'pipe', 'not finite'])
+    (lambda path: None, r'there is no checkpoint .*bad\.pth'),
+], ids=['text', 'another architecture', 'missing'])
 def test_bad_checkpoint_is_one_line(detector, tmp_path, make, message):
     path = tmp_path / 'bad.pth'
-    make(detector.checkpoint.read_bytes(), path)
+    make(path)
     assert_one_line(run_tool('test', detector.config, path, '--data-root', detector.data, '--work-dir',
                              tmp_path / 'work'), message)
-
-
-def diverge(whole, path):
-    path.write_bytes(whole)
-    state_dict = read_checkpoint(path)['state_dict']
-    torch.save(dict(state_dict={name: value * float('nan') for name, value in state_dict.items()}), path)
-
-
-class RunsCode:
-    """Unpickling it makes a directory."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return os.mkdir, (str(self.path),)
-
-
-def test_init_cfg_of_a_head_runs_no_code(detector, tmp_path):
-    path = tmp_path / 'bad.pth'
-    torch.save(dict(state_dict={}, meta=RunsCode(tmp_path / 'made')), path)
-    assert_one_line(run_tool('train', detector.config, '--data-root', detector.data, '--work-dir', tmp_path / 'work',
-                             '--cfg-options', 'model.roi_head.bbox_head.init_cfg.type=Pretrained',
-                             f'model.roi_head.bbox_head.init_cfg.checkpoint={path}'),
-                    r'bad\.pth needs the type .*mkdir')
-    assert not (tmp_path / 'made').exists()
-
-
-def test_weights_alone_cannot_be_resumed(detector, tmp_path):
-    torch.save(dict(state_dict=read_checkpoint(detector.checkpoint)['state_dict']), tmp_path / 'weights.pth')
-    assert_one_line(run_tool('train', detector.config, '--resume', tmp_path / 'weights.pth', '--data-root',
-                             detector.data, '--work-dir', tmp_path / 'work'),
-                    r'weights\.pth holds weights, but not the state')
 
 
 def assert_one_line(result, message):

@@ -24,10 +24,13 @@ TRAIN, VAL, SAM = ('det/annotations/instances_train.json', 'det/annotations/inst
 
 
 class RunsCode:
-    """Unpickling it makes the folder EXECUTED."""
+    """Unpickling it makes a folder."""
+
+    def __init__(self, path='EXECUTED'):
+        self.path = path
 
     def __reduce__(self):
-        return os.mkdir, ('EXECUTED',)
+        return os.mkdir, (str(self.path),)
 
 
 def write(path, content=b''):
