@@ -139,11 +139,10 @@ def _limit(parts: Sequence[Part]) -> float | None:
 
 def plot_layers(task: LayerTask, parts: Sequence[Part], path: Path) -> None:
     """Draw a bar for each block, of the kinds of its layers."""
-    import matplotlib
-    matplotlib.use('Agg')
-    from matplotlib import pyplot
+    from matplotlib.figure import Figure
     blocks = list(dict.fromkeys(part.block for part in parts))
-    figure, axis = pyplot.subplots(figsize=(9, 1.5 + 0.2 * len(blocks)), layout='constrained')
+    figure = Figure(figsize=(9, 1.5 + 0.2 * len(blocks)), layout='constrained')
+    axis = figure.subplots()
     left = dict.fromkeys(blocks, 0.)
     for kind in dict.fromkeys(part.kind for part in parts):
         chosen = [part for part in parts if part.kind == kind]
@@ -158,19 +157,15 @@ def plot_layers(task: LayerTask, parts: Sequence[Part], path: Path) -> None:
     axis.legend()
     figure.suptitle(_layers_title(task))
     figure.savefig(path, dpi=120, format='png')
-    pyplot.close(figure)
 
 
 def plot_latencies(result: BenchmarkResult, path: Path) -> None:
     """Draw medians as bars, with a line between the quartiles; a panel for each batch size."""
-    import matplotlib
-    matplotlib.use('Agg')
-    from matplotlib import pyplot
+    from matplotlib.figure import Figure
     sizes = sorted({system.batch_size for system in result.latencies})
     rows = max(sum(system.batch_size == size for system in result.latencies) for size in sizes)
-    figure, axes = pyplot.subplots(1, len(sizes), figsize=(1.5 + 5.5 * len(sizes), 1.4 + 0.32 * rows), squeeze=False,
-                                   layout='constrained')
-    for axis, size in zip(axes[0], sizes, strict=True):
+    figure = Figure(figsize=(1.5 + 5.5 * len(sizes), 1.4 + 0.32 * rows), layout='constrained')
+    for axis, size in zip(figure.subplots(1, len(sizes), squeeze=False)[0], sizes, strict=True):
         chosen = {system: figures for system, figures in result.latencies.items() if system.batch_size == size}
         labels = [f'{s.model} {s.backend} {s.dtype}' + (' (timm)' if s.implementation == TIMM else '') for s in chosen]
         medians = [figures.median for figures in chosen.values()]
@@ -186,4 +181,3 @@ def plot_latencies(result: BenchmarkResult, path: Path) -> None:
     figure.suptitle(f'{_what(result)}, {request.shape[0]} x '
                     f'{request.shape[1]} pixels, {result.machine.get("gpu", result.machine["processor"])}')
     figure.savefig(path, dpi=120, format='png')
-    pyplot.close(figure)

@@ -1,14 +1,11 @@
 """Report of a classifier's test: predictions, a confusion matrix, the worst mistakes."""
 import csv
-import io
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import matplotlib
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from mmengine.evaluator import BaseMetric
 from mmengine.logging import print_log
@@ -17,6 +14,7 @@ from PIL import Image, ImageOps
 
 from ..errors import ConfigError
 from ..files import atomic_write
+from ..images import write_png
 
 #: Up to this number of classes, the confusion matrix shows names and counts.
 NAMED_CLASSES = 40
@@ -79,8 +77,8 @@ class ClassificationReport(BaseMetric):
         mistakes = [p for p in results if p.is_mistake and os.path.isfile(p.path)]  # not all data sets are image files
         mistakes = sorted(mistakes, key=lambda p: -p.scores.max())[:self.worst]
         self.out_dir.mkdir(parents=True, exist_ok=True)
-        _write(self.out_dir / 'predictions.csv', _table(results, classes).encode())
-        _write(self.out_dir / 'confusion_matrix.png', _png(draw_confusion_matrix(matrix, classes)))
+        _write_table(results, classes, self.out_dir / 'predictions.csv')
+        _save(draw_confusion_matrix(matrix, classes), self.out_dir / 'confusion_matrix.png')
         if mistakes:
             self._write_mistakes(mistakes, classes)
         print_log(f'Predictions, confusion matrix and the {len(mistakes)} worst mistakes are in {self.out_dir}',
@@ -90,16 +88,14 @@ class ClassificationReport(BaseMetric):
 
     def _write_mistakes(self, mistakes: Sequence[_Prediction], classes: Sequence[str]) -> None:
         images = [ImageOps.exif_transpose(Image.open(p.path)).convert('RGB') for p in mistakes]
-        _write(self.out_dir / 'mistakes.png', _png(_draw_mistakes(mistakes, images, classes)))
+        _save(_draw_mistakes(mistakes, images, classes), self.out_dir / 'mistakes.png')
         folder = self.out_dir / 'mistakes'
         folder.mkdir(exist_ok=True)
         for old in folder.glob('*_as_*.png'):
             old.unlink()
         for rank, (prediction, image) in enumerate(zip(mistakes, images, strict=True), start=1):
             names = (_file_name(classes[label]) for label in (prediction.label, prediction.predicted))
-            buffer = io.BytesIO()
-            image.save(buffer, 'PNG')
-            _write(folder / f'{rank:02d}_{"_as_".join(names)}.png', buffer.getvalue())
+            write_png(folder / f'{rank:02d}_{"_as_".join(names)}.png', np.asarray(image))
 
 
 def draw_confusion_matrix(matrix: np.ndarray, classes: Sequence[str]) -> Figure:
@@ -140,26 +136,18 @@ def _draw_mistakes(mistakes: Sequence[_Prediction], images: Sequence[Image.Image
     return figure
 
 
-def _table(predictions: Sequence[_Prediction], classes: Sequence[str]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text)
-    writer.writerow(['image', 'label', 'predicted', 'score', 'score_of_label'])
-    writer.writerows([p.path, classes[p.label], classes[p.predicted], f'{p.scores.max():.4f}',
-                      f'{p.scores[p.label]:.4f}'] for p in predictions)
-    return text.getvalue()
+def _write_table(predictions: Sequence[_Prediction], classes: Sequence[str], path: Path) -> None:
+    with atomic_write(path) as part, part.open('w', newline='', encoding='utf-8') as file:
+        writer = csv.writer(file)
+        writer.writerow(['image', 'label', 'predicted', 'score', 'score_of_label'])
+        writer.writerows([p.path, classes[p.label], classes[p.predicted], f'{p.scores.max():.4f}',
+                          f'{p.scores[p.label]:.4f}'] for p in predictions)
 
 
-def _png(figure: Figure) -> bytes:
-    buffer = io.BytesIO()
-    with matplotlib.rc_context({'font.size': 9}):
-        FigureCanvasAgg(figure).print_png(buffer)
-    return buffer.getvalue()
+def _save(figure: Figure, path: Path) -> None:
+    with atomic_write(path) as part:
+        figure.savefig(part, format='png')
 
 
 def _file_name(name: str) -> str:
     return ''.join(c if c.isalnum() or c == '-' else '_' for c in name)
-
-
-def _write(path: Path, content: bytes) -> None:
-    with atomic_write(path) as part:
-        part.write_bytes(content)

@@ -8,7 +8,6 @@ from typing import NamedTuple
 from ..errors import UserError
 from ..files import read_text
 from ..scalars import is_training, read_scalars
-from .plots import _close, _subplots
 
 #: Possible x axes in logs and tables, the preferred one first.
 _STEPS = ('epoch', 'eval', 'iter', 'step')
@@ -96,11 +95,12 @@ def draw_curves(curves: Sequence[Curve], path: Path) -> None:
         curves: Curves of one or several trainings.
         path: The PNG to write.
     """
+    from matplotlib.figure import Figure
     chosen = sorted({curve.quantity for curve in curves}, key=_interest)[:6]
     columns = min(3, len(chosen))
     lines = -(-len(chosen) // columns)
-    figure, axes = _subplots(lines, columns, (5 * columns, 3.6 * lines))
-    axes = [axes] if len(chosen) == 1 else list(axes.flat)
+    figure = Figure(figsize=(5 * columns, 3.6 * lines), layout='constrained')
+    axes = figure.subplots(lines, columns, squeeze=False).ravel()
     runs = list(dict.fromkeys(curve.run for curve in curves))
     for axis, quantity in zip(axes, chosen, strict=False):
         for curve in curves:
@@ -113,7 +113,6 @@ def draw_curves(curves: Sequence[Curve], path: Path) -> None:
         axis.set_visible(False)
     axes[0].legend(fontsize=7)
     figure.savefig(path, dpi=120, format='png')
-    _close(figure)
 
 
 def _interest(quantity: str) -> tuple[int, str]:

@@ -74,7 +74,9 @@ def draw_family(rows: Sequence[Row], path: Path, measured: dict[str, float] | No
         path: The PNG to write.
         measured: Name of a classifier -> measured top-1, drawn as a cross.
     """
-    figure, axes = _subplots(1, 2, (13, 6.5))
+    from matplotlib.figure import Figure
+    figure = Figure(figsize=(13, 6.5), layout='constrained')
+    axes = figure.subplots(1, 2)
     for axis, x, label in zip(axes, ('latency', 'macs'), ('latency in ms, iPhone 12 (* 12 Pro), Core ML',
                                                           'multiply-adds in G'), strict=True):
         _draw_peers(axis, x)
@@ -93,7 +95,6 @@ def draw_family(rows: Sequence[Row], path: Path, measured: dict[str, float] | No
     axes[0].set_ylabel('ImageNet-1K top-1, %')
     axes[1].legend(loc='lower right', fontsize=8)
     figure.savefig(path, dpi=100, format='png')
-    _close(figure)
 
 
 def _draw_peers(axis: Any, x: str) -> None:
@@ -124,15 +125,3 @@ def _draw_measured(axis: Any, rows: Sequence[Row], x: str, measured: dict[str, f
               if row.name in measured and row.latencies]
     if points:
         axis.plot(*zip(*points, strict=True), 'kx', markersize=8, zorder=4, label='measured here')
-
-
-def _subplots(rows: int, columns: int, size: tuple[float, float]) -> tuple[Any, Any]:
-    import matplotlib
-    matplotlib.use('Agg')
-    from matplotlib import pyplot
-    return pyplot.subplots(rows, columns, figsize=size, layout='constrained')
-
-
-def _close(figure: Any) -> None:
-    from matplotlib import pyplot
-    pyplot.close(figure)
