@@ -23,10 +23,9 @@ else:
     from .archs import ARCHS, out_channels
     from .backbone import RepViT
     from .checkpoints import convert_state_dict, load_checkpoint
-    from .configs import config_path
+    from .configs import add_scopes, config_path
     from .fusion import fuse
     from .ops import provide
-    from .scopes import add_scopes
 
     provide()
     add_scopes(MODULE2PACKAGE)

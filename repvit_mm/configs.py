@@ -4,6 +4,8 @@ import inspect
 import os
 from collections.abc import Mapping
 from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +107,23 @@ def config_path(name: str) -> str:
     if not path.is_file():
         raise ConfigError(f'there is no config {name}; {_nearest_installed(name)}')
     return str(path)
+
+
+def add_scopes(packages: dict[str, str]) -> None:
+    """Let mmengine know the name before ``::`` in ``_base_ = 'repvit_mm::detection/...'``.
+
+    Also fixes the entry of mmsegmentation: mmengine looks for a distribution of that name, so with the onedl
+    fork it would report ``mmseg::`` as not installed.
+
+    Args:
+        packages: ``mmengine.config.utils.MODULE2PACKAGE``, scope -> name of the package. Changed in place.
+    """
+    packages.setdefault('repvit_mm', 'repvit_mm')
+    try:
+        version('mmsegmentation')
+    except PackageNotFoundError:
+        if find_spec('mmseg') is not None:
+            packages['mmseg'] = 'mmseg'
 
 
 def _nearest_installed(name: str) -> str:

@@ -107,16 +107,13 @@ def find_model(name: str | Path) -> Named:
             f'did you mean {" or ".join(close)}?' if close
             else f'give a config, a checkpoint, or a name: {", ".join(names)}'))
     config = find_config(path)
-    return Named(str(config), _published_configs().get(config.resolve()))
+    names = {weights.config.resolve(): f'{SCHEME}{name}' for name, weights in published().items()}
+    return Named(str(config), names.get(config.resolve()))
 
 
 def _configs() -> dict[str, Path]:
     """The installed configs of models; those of RepViT-SAM train an image encoder."""
     return {name: path for name, path in installed_configs().items() if path.parent.name != 'sam'}
-
-
-def _published_configs() -> dict[Path, str]:
-    return {weights.config.resolve(): f'{SCHEME}{name}' for name, weights in published().items()}
 
 
 def _config_beside(checkpoint: Path) -> str:

@@ -1,10 +1,13 @@
-"""Files of pictures: which they are, how large, and which of them are held out."""
+"""Files of pictures and of labels: which they are, what they hold, and which of them are held out."""
 import random
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
 from PIL import Image, UnidentifiedImageError
+
+from .errors import DatasetError
 
 #: Suffixes of the files that count as pictures in a folder.
 EXTENSIONS = ('.jpg', '.jpeg', '.png', '.webp', '.bmp', '.ppm', '.pgm', '.tif', '.tiff')
@@ -21,6 +24,23 @@ def picture_size(path: str | Path) -> tuple[int, int] | None:
             return picture.size[::-1] if turned else picture.size
     except (UnidentifiedImageError, OSError, Image.DecompressionBombError):
         return None  # an unreadable file is reported when it is loaded
+
+
+def read_label_image(path: str | Path) -> np.ndarray:
+    """The value of every pixel of a label image, (H, W), in the type of the file.
+
+    Raises:
+        DatasetError: If it cannot be read, or has several channels.
+    """
+    try:
+        with Image.open(path) as picture:
+            label = np.asarray(picture)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # all of Pillow
+        raise DatasetError(f'{path} cannot be read as a label image: {error}') from error
+    if label.ndim != 2:
+        raise DatasetError(f'{path} has {label.shape[2]} channels; a label image has one channel, whose values are the '
+                           'numbers of the classes')
+    return label
 
 
 def held_out(items: Sequence[T], part: float) -> list[T]:

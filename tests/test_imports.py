@@ -12,7 +12,7 @@ ROOMS = (
     'zoo quickstart own_data', 'deploy infer', 'analysis', 'export', 'engine', 'models', 'inference scripts', 'configs',
     'toolboxes',
     'classification datasets safe_files sam training', 'backbone', 'checkpoints', 'fusion', 'blocks', 'layers',
-    'lean_training', 'folding', 'doctor', 'archs normalisation ops processes registry scalars scopes settings',
+    'lean_training', 'folding', 'doctor', 'archs normalisation ops processes registry scalars settings',
     'class_folders', 'arguments coco_files images', 'files picture_files', 'errors', 'heap version')
 LEVELS = {room: level for level, line in enumerate(ROOMS) for room in line.split()}
 #: They stand above all rooms.

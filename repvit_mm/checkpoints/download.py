@@ -158,7 +158,7 @@ def _download(name: str, url: str, path: Path, sha256: str | None) -> None:
             interruptions += 1
             if _size(part) <= before or interruptions == _INTERRUPTIONS:
                 raise CheckpointError(_offline(name, url, path, error)) from error
-    digest = _sha256_of(part)
+    digest = sha256_of(part)
     if not digest.startswith(sha256 or ''):
         _discard(part)
         raise CheckpointError(f'{name} from {url} has SHA-256 {digest}, expected {sha256}: it was changed or damaged '
@@ -256,7 +256,8 @@ def _discard(part: Path) -> None:
     _tag_of(part).unlink(missing_ok=True)
 
 
-def _sha256_of(path: Path) -> str:
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal."""
     digest = hashlib.sha256()
     with path.open('rb') as file:
         while chunk := file.read(_CHUNK):

@@ -1,9 +1,8 @@
-"""Distributed runs: on machines without a GPU, and with one report of an error instead of one a process."""
+"""Distributed runs: who started them, and one report of an error instead of one a process."""
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import torch
 from torch import distributed
 
 from ..errors import ConfigError, UserError
@@ -21,17 +20,6 @@ def check_launcher(launcher: str) -> None:
     if launcher in _LAUNCHED and _LAUNCHED[launcher][0] not in os.environ:
         raise ConfigError(f'--launcher {launcher} is for processes that were started by it: use '
                           f'{_LAUNCHED[launcher][1]}, or leave it out to run one process')
-
-
-@contextmanager
-def without_gpu() -> Iterator[None]:
-    """Let mmengine join the processes of a run where there is no GPU: it would choose one regardless."""
-    set_device = torch.cuda.set_device
-    torch.cuda.set_device = lambda device: None
-    try:
-        yield
-    finally:
-        torch.cuda.set_device = set_device
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from urllib.error import URLError
 
 import mmengine.hooks
 import mmengine.runner
+import torch
 from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.dist import master_only
@@ -22,6 +23,7 @@ from torch.utils.data import DataLoader
 
 from ..backbone import RepViT
 from ..checkpoints import check_finite, load_into, read_checkpoint, tensors_of
+from ..checkpoints.schemes import replaced
 from ..errors import CheckpointError, ConfigError, DatasetError
 from ..files import atomic_write, make_folder
 from ..fusion import fuse
@@ -31,7 +33,7 @@ from ..toolboxes.datasets import datasets_in, innermost
 from ..training import ChannelsLast
 from .checkpoint_hook import CheckpointHook
 from .data import check_samples, expected_paths
-from .distributed import check_launcher, without_gpu
+from .distributed import check_launcher
 from .divergence import StopOnInvalidLossHook
 from .loops import LOOPS, WEIGHTS, place_samples, seed_all
 from .mistakes import NamedSamples, dataset_errors, describe, user_errors
@@ -62,7 +64,7 @@ class Runner(mmengine.runner.Runner):
         if get_device() != 'cpu':
             super().setup_env(env_cfg)
             return
-        with without_gpu():
+        with replaced(torch.cuda, 'set_device', lambda device: None):  # mmengine would choose a GPU regardless
             super().setup_env({**env_cfg, 'dist_cfg': {**env_cfg.get('dist_cfg', {}), 'backend': 'gloo'}})
 
     def wrap_model(self, model_wrapper_cfg: Mapping[str, Any] | None, model: nn.Module) -> nn.Module:

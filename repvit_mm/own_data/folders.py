@@ -3,14 +3,11 @@ from collections import Counter
 from pathlib import Path
 
 from ..class_folders import SPLITS, find_classes, images_of, split_folder, subfolders
-from ..errors import shortened
 from ..picture_files import held_out
-from .found import Found, Part, Picture
+from .found import Found, Part, Picture, note_classes
 from .tree import HELD_OUT, Tree, counted, named, sizes_of
 
 KIND = 'class folders'
-#: Classes with fewer pictures are named.
-FEW = 10
 #: Names of folders that hold pictures of other tasks.
 OTHER = {'images', 'img', 'jpegimages', 'labels', 'annotations', 'masks', *sum(SPLITS.values(), ())}
 
@@ -49,14 +46,5 @@ def read(tree: Tree, _: list[str]) -> Found:
             broken = True
     if not is_split:
         notes.append('there is no split: a fifth of each class, always the same pictures, is held out for validation')
-    _note_classes(classes, parts['train'].counts, parts['val'].counts, notes)
+    note_classes(classes, parts, 'pictures', notes)
     return Found(KIND, 'classification', Path(tree.root), classes, parts, broken=broken, notes=notes)
-
-
-def _note_classes(classes: list[str], train: Counter, val: Counter, notes: list[str]) -> None:
-    if few := sorted((i for i in range(len(classes)) if train[i] < FEW), key=lambda i: train[i]):
-        notes.append(f'{len(few)} of {counted(len(classes), "classes")} have fewer than {FEW} pictures to learn from: '
-                     f'{shortened(f"{classes[i]} {train[i]}" for i in few)}')
-    if unseen := [classes[i] for i in range(len(classes)) if not val[i]]:
-        notes.append(f'{len(unseen)} of {counted(len(classes), "classes")} cannot be judged, the validation has no '
-                     f'pictures of them: {shortened(unseen)}')

@@ -5,6 +5,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ..errors import shortened
+from .tree import counted
+
+#: Classes with less than this to learn from are named.
+FEW = 10
+
 
 class Mark(NamedTuple):
     """An annotated object.
@@ -79,3 +85,21 @@ class Found:
     broken: bool = False
     notes: list[str] = field(default_factory=list)
     files: dict[str, str | bytes] = field(default_factory=dict)
+
+
+def note_classes(classes: Sequence[str], parts: Mapping[str, Part], things: str, notes: list[str]) -> None:
+    """Note which classes can hardly be learned, or not be judged.
+
+    Args:
+        classes: Their names.
+        parts: ``'train'`` and ``'val'`` -> pictures.
+        things: What is counted, such as ``'objects'``.
+        notes: Changed in place.
+    """
+    train, val = parts['train'].counts, parts['val'].counts
+    if few := sorted((i for i in range(len(classes)) if train[i] < FEW), key=lambda i: train[i]):
+        notes.append(f'{len(few)} of {counted(len(classes), "classes")} have fewer than {FEW} {things} to learn from: '
+                     f'{shortened(f"{classes[i]} {train[i]}" for i in few)}')
+    if unseen := [classes[i] for i in range(len(classes)) if not val[i]]:
+        notes.append(f'{len(unseen)} of {counted(len(classes), "classes")} cannot be judged, the validation has no '
+                     f'{things} of them: {shortened(unseen)}')

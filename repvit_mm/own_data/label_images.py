@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from ..errors import DatasetError
+from ..picture_files import read_label_image
 from .found import Found, Part, Picture
 from .tree import Tree, check_readable, choose_splits, counted, named, sizes_of
 
@@ -161,14 +162,7 @@ def read_label(path: Path) -> np.ndarray:
     Raises:
         DatasetError: If it cannot be read, or has several channels or larger values.
     """
-    try:
-        with Image.open(path) as picture:
-            label = np.asarray(picture)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # all of Pillow
-        raise DatasetError(f'{path} cannot be read as a label image: {error}') from error
-    if label.ndim != 2:
-        raise DatasetError(f'{path} has {label.shape[2]} channels; a label image has one channel, whose values are the '
-                           'numbers of the classes, counted from 0')
+    label = read_label_image(path)
     if label.min(initial=0) < 0 or label.max(initial=0) > 255:
         raise DatasetError(f'{path} holds {label.max()}; values of a label image are 0 to 255')
     return label.astype(np.uint8)

@@ -7,11 +7,8 @@ from typing import Any, NamedTuple
 
 from ..errors import DatasetError, shortened
 from ..toolboxes.annotations import IGNORED, LEARNED, count_objects
-from .found import Found, Mark, Part, Picture
+from .found import Found, Mark, Part, Picture, note_classes
 from .tree import Tree, check_readable, counted, named, sizes_of
-
-#: Classes with fewer objects to learn from are named.
-FEW = 10
 
 
 class Source(NamedTuple):
@@ -58,7 +55,7 @@ def find_objects(kind: str, tree: Tree, sources: Mapping[str, Source], notes: li
     parts = {split: _part(tree, source, classes, notes) for split, source in sources.items()}
     if not parts['train'].counts:
         raise DatasetError(f'{sources["train"].name} has no objects to learn from')
-    _note_classes(classes, parts, notes)
+    note_classes(classes, parts, 'objects', notes)
     _note_pictures(tree, parts, notes)
     return Found(kind, 'detection', tree.root, classes, parts, bool(masks) and all(masks), notes=notes)
 
@@ -112,17 +109,6 @@ def _part(tree: Tree, source: Source, classes: Sequence[str], notes: list[str]) 
     counts = Counter(mark.label for picture in pictures for mark in picture.marks)
     prefix = tree.relative(source.folder)
     return Part(pictures, counts, dict(ann_file=source.ann_file, data_prefix=dict(img=prefix and f'{prefix}/')))
-
-
-def _note_classes(classes: Sequence[str], parts: Mapping[str, Part], notes: list[str]) -> None:
-    train, val = parts['train'].counts, parts['val'].counts
-    few = sorted((i for i in range(len(classes)) if train[i] < FEW), key=lambda i: train[i])
-    if few:
-        notes.append(f'{len(few)} of {counted(len(classes), "classes")} have fewer than {FEW} objects to learn from: '
-                     f'{shortened(f"{classes[i]} {train[i]}" for i in few)}')
-    if unseen := [classes[i] for i in range(len(classes)) if not val[i]]:
-        notes.append(f'{len(unseen)} of {counted(len(classes), "classes")} cannot be judged, the validation has no '
-                     f'objects of them: {shortened(unseen)}')
 
 
 def _note_pictures(tree: Tree, parts: Mapping[str, Part], notes: list[str]) -> None:

@@ -1,17 +1,16 @@
 """A contact sheet: some pictures of a data set with their annotations, and the classes below."""
 import colorsys
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
 import cv2
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageDraw, ImageOps
 from pycocotools import mask as mask_utils
 
 from ..errors import DatasetError
-from ..toolboxes.segmentation_pictures import overlay_labels
+from ..toolboxes.segmentation_pictures import font_of, overlay_labels
 from .found import Found, Mark, Picture
 from .label_images import IGNORED, read_label
 from .tree import counted
@@ -59,31 +58,31 @@ def draw_sheet(found: Found, path: Path) -> int:
     tiles = _choose(found)
     rows = list(_rows(tiles))
     entries = _legend(found)
-    columns = max(1, min(6, (WIDTH - 2 * MARGIN) // (int(max(map(_font(20).getlength, entries.values()))) + 60)))
+    columns = max(1, min(6, (WIDTH - 2 * MARGIN) // (int(max(map(font_of(20).getlength, entries.values()))) + 60)))
     heights = [height for _, height in rows]
     top = MARGIN + 96
     height = top + sum(heights) + len(rows) * (GAP + 24) + 24 + -(-len(entries) // columns) * 34 + MARGIN
     page = Image.new('RGB', (WIDTH, height), PAPER)
     draw = ImageDraw.Draw(page)
     draw.text((MARGIN, MARGIN - 10), _fitting(found.root.resolve().name, 40, WIDTH - 2 * MARGIN), INK,
-              _font(40, bold=True))
+              font_of(40, bold=True))
     parts = ', '.join(f'{counted(len(part.pictures), "pictures")} for {split}' for split, part in found.parts.items())
     about = f'{found.kind}: {counted(len(found.classes), "classes")}, {parts}'
-    draw.text((MARGIN, MARGIN + 44), about, GREY, _font(22))
+    draw.text((MARGIN, MARGIN + 44), about, GREY, font_of(22))
     y = top
     for row, height in rows:
         x = MARGIN
         for tile in row:
             width = round(tile.aspect * height)
             page.paste(_drawn(tile.picture, (width, height), found, colours), (x, y))
-            draw.text((x + 1, y + height + 5), _fitting(tile.caption, 15, width), GREY, _font(15))
+            draw.text((x + 1, y + height + 5), _fitting(tile.caption, 15, width), GREY, font_of(15))
             x += width + GAP
         y += height + GAP + 24
     for i, (label, text) in enumerate(entries.items()):
         x = MARGIN + i % columns * ((WIDTH - 2 * MARGIN) // columns)
         line = y + 24 + i // columns * 34
         draw.rounded_rectangle((x, line, x + 22, line + 22), 5, colours[label] if label >= 0 else PAPER)
-        draw.text((x + 32, line - 2), text, INK, _font(20))
+        draw.text((x + 32, line - 2), text, INK, font_of(20))
     page.save(path)
     return len(tiles)
 
@@ -224,7 +223,7 @@ def _place_name(draw: ImageDraw.ImageDraw, mark: Mark, name: str, colour: Sequen
                 size: tuple[int, int], placed: list[tuple[float, float, float, float]]) -> None:
     """Write the name of an object above its box, or inside it, where no other name is."""
     left, top, _, bottom = (edge * scale[i % 2] for i, edge in enumerate(mark.box))
-    width, height = _font(14).getlength(name) + 10, 20
+    width, height = font_of(14).getlength(name) + 10, 20
     x = min(max(left, 0), max(size[0] - width, 0))
     for y in (top - height, top, bottom - height, bottom):
         place = (x, y, x + width, y + height)
@@ -241,7 +240,7 @@ def _overlap(one: Sequence[float], other: Sequence[float]) -> bool:
 def _write_name(draw: ImageDraw.ImageDraw, corner: tuple[float, float], name: str, colour: Sequence[int],
                 size: int) -> None:
     x, y = corner
-    font = _font(size)
+    font = font_of(size)
     draw.rounded_rectangle((x, y, x + font.getlength(name) + 10, y + size + 6), 4, tuple(colour))
     bright = 0.3 * colour[0] + 0.59 * colour[1] + 0.11 * colour[2] > 165
     draw.text((x + 5, y + 1), name, INK if bright else PAPER, font)
@@ -249,12 +248,6 @@ def _write_name(draw: ImageDraw.ImageDraw, corner: tuple[float, float], name: st
 
 def _fitting(text: str, size: int, width: float) -> str:
     """A text, cut at its end if it is wider."""
-    while len(text) > 4 and _font(size).getlength(text) > width:
+    while len(text) > 4 and font_of(size).getlength(text) > width:
         text = text[:-4] + '...'
     return text
-
-
-@lru_cache
-def _font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
-    from matplotlib.font_manager import FontProperties, findfont  # mmengine needs matplotlib, which brings this font
-    return ImageFont.truetype(findfont(FontProperties('DejaVu Sans', weight='bold' if bold else 'normal')), size)

@@ -11,7 +11,8 @@ from .encoder import SamEncoder
 
 #: The parts of SAM that do not depend on the image encoder.
 DECODER_PARTS = ('prompt_encoder', 'mask_decoder')
-_CHANNELS = 256  # of the embedding, in every published SAM
+#: Of the embeddings of every published SAM: channels, and pixels of the image per position.
+CHANNELS, STRIDE = 256, 16
 
 
 def build_sam(arch: str | Mapping = 'm2_3', checkpoint: str | Path | None = None, image_size: int = 1024) -> Sam:
@@ -36,21 +37,21 @@ def build_sam(arch: str | Mapping = 'm2_3', checkpoint: str | Path | None = None
         >>> sam.prompt_encoder.image_embedding_size
         (16, 16)
     """
-    encoder = SamEncoder(arch, image_size, _CHANNELS)
+    encoder = SamEncoder(arch, image_size, CHANNELS)
     sam = Sam(encoder, *build_decoder(image_size, encoder.stride)).eval()
     if checkpoint is not None:
         load_into(sam, _read_repvit_sam(checkpoint), str(checkpoint))
     return sam
 
 
-def build_decoder(image_size: int, stride: int = 16) -> tuple[PromptEncoder, MaskDecoder]:
+def build_decoder(image_size: int, stride: int = STRIDE) -> tuple[PromptEncoder, MaskDecoder]:
     """SAM's prompt encoder and mask decoder, with random weights, for embeddings of ``image_size / stride`` pixels."""
     side = image_size // stride
-    prompt_encoder = PromptEncoder(embed_dim=_CHANNELS, image_embedding_size=(side, side),
+    prompt_encoder = PromptEncoder(embed_dim=CHANNELS, image_embedding_size=(side, side),
                                    input_image_size=(image_size, image_size), mask_in_chans=16)
-    transformer = TwoWayTransformer(depth=2, embedding_dim=_CHANNELS, mlp_dim=2048, num_heads=8)
-    return prompt_encoder, MaskDecoder(transformer_dim=_CHANNELS, transformer=transformer, num_multimask_outputs=3,
-                                       iou_head_depth=3, iou_head_hidden_dim=_CHANNELS)
+    transformer = TwoWayTransformer(depth=2, embedding_dim=CHANNELS, mlp_dim=2048, num_heads=8)
+    return prompt_encoder, MaskDecoder(transformer_dim=CHANNELS, transformer=transformer, num_multimask_outputs=3,
+                                       iou_head_depth=3, iou_head_hidden_dim=CHANNELS)
 
 
 def assemble(encoder: str | Path, decoder: str | Path, arch: str | Mapping = 'm2_3', image_size: int = 1024) -> Sam:
@@ -84,7 +85,7 @@ def load_decoder(sam: Sam, tensors: Mapping[str, Tensor], checkpoint: str | Path
     """
     check_finite(tensors, checkpoint)
     for part in DECODER_PARTS:
-        inside = _under(tensors, f'{part}.')
+        inside = under(tensors, f'{part}.')
         if not inside:
             raise CheckpointError(f'{checkpoint} has no {part}; expected the checkpoint of a whole SAM')
         module = getattr(sam, part)
@@ -96,7 +97,8 @@ def load_decoder(sam: Sam, tensors: Mapping[str, Tensor], checkpoint: str | Path
         module.load_state_dict(inside)
 
 
-def _under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+def under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The tensors whose names start with a prefix, without it."""
     return {name[len(prefix):]: value for name, value in tensors.items() if name.startswith(prefix)}
 
 
@@ -104,9 +106,9 @@ def _read_repvit_sam(checkpoint: str | Path) -> Mapping[str, Tensor]:
     """Read a checkpoint, and check that it is one of a RepViT-SAM."""
     tensors = tensors_of(read_checkpoint(checkpoint), checkpoint)
     expected = 'expected a RepViT-SAM (repvit_sam.pt, repvit://sam, or a file of tools/sam_assemble.py)'
-    if not find_backbones(tensors) and (others := list(_under(tensors, 'image_encoder.'))):
+    if not find_backbones(tensors) and (others := list(under(tensors, 'image_encoder.'))):
         raise CheckpointError(f'{checkpoint} is a SAM with another image encoder: it has image_encoder.{others[0]}; '
                               f'{expected}')
-    if lacking := [part for part in DECODER_PARTS if not _under(tensors, f'{part}.')]:
+    if lacking := [part for part in DECODER_PARTS if not under(tensors, f'{part}.')]:
         raise CheckpointError(f'{checkpoint} has no {" and no ".join(lacking)}; {expected}')
     return tensors

@@ -19,11 +19,10 @@ from torch.utils.data import Dataset
 from ..errors import CheckpointError, ConfigError, DatasetError, UserError
 from ..images import list_images, to_rgb
 from ..normalisation import IMAGENET
+from .build import CHANNELS, STRIDE
 from .embedding_cache import EmbeddingCache, picture_digest
 from .encoder import SamEncoder
 from .teacher import SamTeacher
-
-STRIDE, CHANNELS = 16, 256  # of the embeddings of every SAM
 
 
 def valid_cells(size: Sequence[int]) -> tuple[int, int]:

@@ -1,5 +1,4 @@
 """The SAM that an encoder is distilled from."""
-import hashlib
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -12,8 +11,9 @@ from segment_anything.modeling import ImageEncoderViT, Sam
 from torch import Tensor, nn
 
 from ..checkpoints import fetch, load_into, read_checkpoint, tensors_of
+from ..checkpoints.download import sha256_of
 from ..errors import CheckpointError, ConfigError
-from .build import build_decoder, load_decoder
+from .build import build_decoder, load_decoder, under
 from .encoder import SamEncoder
 
 #: Name of a published SAM -> settings of its image encoder.
@@ -94,10 +94,8 @@ class SamTeacher:
         if isinstance(encoder, SamEncoder):
             load_into(sam, tensors, str(self.checkpoint))
             return sam
-        inside = {name.removeprefix('image_encoder.'): value for name, value in tensors.items()
-                  if name.startswith('image_encoder.')}
         try:
-            encoder.load_state_dict(inside)
+            encoder.load_state_dict(under(tensors, 'image_encoder.'))
         except RuntimeError as error:
             reason = ' '.join(str(error).split())[:200]
             raise CheckpointError(f"the teacher's checkpoint {self.checkpoint} does not match the config: "
@@ -117,10 +115,6 @@ class SamTeacher:
             path = Path(fetch(self.checkpoint))
             if not path.is_file():
                 raise CheckpointError(f'the checkpoint {path} does not exist')
-            with path.open('rb') as file:
-                sha256 = hashlib.sha256()
-                while chunk := file.read(1 << 20):
-                    sha256.update(chunk)
-            digest = sha256.hexdigest()
+            digest = sha256_of(path)
         encoder = {key: list(value) if isinstance(value, tuple) else value for key, value in self.encoder.items()}
         return {'encoder': encoder, 'image_size': self.image_size, 'checkpoint_sha256': digest}

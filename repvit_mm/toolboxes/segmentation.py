@@ -14,13 +14,12 @@ from mmengine.dist import master_only
 from mmengine.fileio import list_from_file
 from mmengine.logging import print_log
 from mmengine.registry import DATASETS
-from PIL import Image
 from rich.progress import track
 from torch import Tensor, nn
 
 from ..errors import ConfigError, DatasetError, shortened
 from ..files import make_folder
-from ..picture_files import picture_size
+from ..picture_files import picture_size, read_label_image
 from .base import Toolbox, evaluators_of, heads_in
 from .datasets import datasets_of, innermost, known_metainfo
 
@@ -136,14 +135,10 @@ def _check(dataset: Any, label_dir: str) -> None:
     infos = [dataset.get_data_info(i) for i in range(len(dataset))]
     pairs = [_Pair(info['img_path'], info['seg_map_path']) for info in infos]
     _check_pairs(dataset, pairs, label_dir)
-    meanings, empty = _Meanings(dataset), 0
+    meanings = _Meanings(dataset)
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        results = pool.map(lambda pair: _look(pair, meanings), pairs)
-        for result in track(results, 'checking labels', len(pairs), disable=len(pairs) < SHOW_PROGRESS):
-            if isinstance(result, str):
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise DatasetError(result)
-            empty += not result
+        looks = pool.map(lambda pair: _look(pair, meanings), pairs)  # which an error of one ends
+        empty = len(pairs) - sum(track(looks, 'checking labels', len(pairs), disable=len(pairs) < SHOW_PROGRESS))
     if empty:
         line = f'{empty} of {len(pairs)} labels in {label_dir} hold ignored values only'
         if empty == len(pairs):
@@ -191,24 +186,17 @@ class _Meanings:
         self.valid = self.learned | (mapped == 255) | (mapped == dataset.ignore_index)
 
 
-def _look(pair: _Pair, meanings: _Meanings) -> str | bool:
-    """What is wrong with a label, or whether it has a pixel of a class."""
-    try:
-        with Image.open(pair.label) as picture:
-            label = np.asarray(picture)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # all of Pillow
-        return f'{pair.label} cannot be read as a label image: {error}'
-    if label.ndim != 2:
-        return (f'{pair.label} has {label.shape[2]} channels; a label image has one channel, whose values are the '
-                'numbers of the classes')
+def _look(pair: _Pair, meanings: _Meanings) -> bool:
+    """Whether a label, which is checked, has a pixel of a class."""
+    label = read_label_image(pair.label)
     values = np.unique(label) if label.dtype != np.uint8 else np.flatnonzero(np.bincount(label.ravel()))
     if bad := [int(value) for value in values if not 0 <= value < 256 or not meanings.valid[int(value)]]:
-        return (f'{pair.label} holds {shortened(map(str, bad), 5)}; for {meanings.classes} classes, expected '
-                f'{_ranges(meanings.valid)}')
+        raise DatasetError(f'{pair.label} holds {shortened(map(str, bad), 5)}; for {meanings.classes} classes, '
+                           f'expected {_ranges(meanings.valid)}')
     size = picture_size(pair.image)
     if size and size != label.shape[::-1]:
-        return (f'{pair.image} is {size[0]} x {size[1]} pixels, but its label {pair.label} is {label.shape[1]} x '
-                f'{label.shape[0]}')
+        raise DatasetError(f'{pair.image} is {size[0]} x {size[1]} pixels, but its label {pair.label} is '
+                           f'{label.shape[1]} x {label.shape[0]}')
     return bool(meanings.learned[values.astype(int)].any())
 
 

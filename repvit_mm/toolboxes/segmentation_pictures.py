@@ -93,7 +93,7 @@ def draw_segmentation(image: np.ndarray, maps: Mapping[str, np.ndarray], classes
     panels = {'image': photo, **{caption: overlay_labels(photo, labels, colours)
                                  for caption, labels in enlarged.items()}}
 
-    font, caption_height = _font(), TEXT_SIZE + GAP
+    font, caption_height = font_of(TEXT_SIZE), TEXT_SIZE + GAP
     page_width = len(panels) * (width + GAP) + GAP
     entries = _legend(list(enlarged.values()), classes)
     places, legend_height = _flow([font.getlength(classes[label]) for label in entries], page_width)
@@ -153,6 +153,7 @@ def _flow(text_widths: Sequence[float], page_width: int) -> tuple[list[tuple[int
 
 
 @lru_cache
-def _font() -> ImageFont.FreeTypeFont:
-    from matplotlib.font_manager import findfont  # mmengine needs matplotlib, which brings this font
-    return ImageFont.truetype(findfont('DejaVu Sans'), TEXT_SIZE)
+def font_of(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
+    """The font of pictures, in a size in pixels."""
+    from matplotlib.font_manager import FontProperties, findfont  # mmengine needs matplotlib, which brings this font
+    return ImageFont.truetype(findfont(FontProperties('DejaVu Sans', weight='bold' if bold else 'normal')), size)
