@@ -160,7 +160,7 @@ def _convert(wrapped: CoreMLModel, shapes: Sequence[Sequence[int]], precision: s
 
 def _is_layer(operation: Any) -> bool:
     """Whether an operation computes a map; boxes need more than half precision."""
-    return operation.outputs[0].rank == 4 and operation.op_type not in ('resample', 'concat', 'expand_dims', 'stack')
+    return operation.outputs[0].rank == 4
 
 
 def class_labels(model: InferenceModel, number: int) -> list[str]:

@@ -25,13 +25,6 @@ def _split(inputs: Inputs) -> tuple[Tensor, ...]:
     return x.split(x.shape[axis] // int(inputs['num_splits']) if sizes is None else ints(sizes), axis)
 
 
-def _resample(inputs: Inputs) -> Tensor:
-    if inputs['coordinates_mode'] != 'normalized_minus_one_to_one' or inputs['sampling_mode'] != 'bilinear':
-        raise ExportError('resample is supported in bilinear mode, from -1 to 1')
-    return F.grid_sample(inputs['x'], inputs['coordinates'], padding_mode={'constant': 'zeros'}.get(
-        inputs['padding_mode'], inputs['padding_mode']), align_corners=bool(inputs['align_corners']))
-
-
 def _avg_pool(inputs: Inputs) -> Tensor:
     if inputs.get('pad_type', 'valid') != 'valid' and any(ints(inputs.get('pad', 0))):
         raise ExportError('avg_pool with padding is not supported')
@@ -62,7 +55,6 @@ DETECTOR_OPERATIONS: dict[str, Callable[[Inputs], Tensor | tuple[Tensor, ...]]] 
     'maximum': binary(torch.maximum),
     'mod': binary(torch.remainder),
     'reduce_min': lambda inputs: inputs['x'].amin(ints(inputs['axes']), bool(inputs.get('keep_dims', False))),
-    'resample': _resample,
     'split': _split,
     'topk': _topk,
 }

@@ -1,6 +1,6 @@
 """What selects a detector's boxes, in two forms: of shapes that follow what is found, and of fixed shapes."""
+import itertools
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -141,17 +141,23 @@ class FixedSteps(Steps):
         return boxes[order], scores, groups[order]
 
     def pool(self, extractor: nn.Module, maps: Sequence[Tensor], boxes: Tensor) -> Tensor:
+        layers = extractor.roi_layers
         sides = (boxes[:, 2:] - boxes[:, :2]).clamp(min=0)
         scale = (sides[:, 0] * sides[:, 1]).sqrt() / extractor.finest_scale + 1e-6
-        last, pooled = len(extractor.roi_layers) - 1, 0.
-        for level, (features, layer) in enumerate(zip(maps, extractor.roi_layers, strict=False)):
-            here = torch.ones_like(scale)
-            if level > 0:
-                here = here * (scale >= 2. ** level).to(boxes)
-            if level < last:
-                here = here * (scale < 2. ** (level + 1)).to(boxes)
-            pooled = pooled + here[:, None, None, None] * _pool(layer, features, boxes)
-        return pooled
+        levels = sum(((scale >= 2. ** level).long() for level in range(1, len(layers))), torch.zeros_like(scale).long())
+        cells, facts = _join(maps[:len(layers)], [layer.spatial_scale for layer in layers])
+        scale, start, height, width = facts[levels].split(1, 1)
+        edges, samples = boxes * scale - 0.5, layers[0].sampling_ratio  # in cells, whose centres are at whole numbers
+        down, across = (parts * samples for parts in layers[0].output_size)
+        rows = _between(edges[:, 1:2], edges[:, 3:], down, height)
+        columns = _between(edges[:, :1], edges[:, 2:3], across, width)
+        values = 0.
+        for (row, row_share), (column, column_share) in itertools.product(rows, columns):
+            index = (start + width * row)[:, :, None] + column[:, None]
+            share = row_share[:, :, None] * column_share[:, None]
+            values = values + cells[index.flatten().long()] * share.flatten()[:, None]
+        values = values.reshape(int(boxes.shape[0]), down, across, int(cells.shape[1])).permute(0, 3, 1, 2)
+        return F.avg_pool2d(values, samples) if samples > 1 else values
 
 
 def _overlap(boxes: Tensor, threshold: float) -> Tensor:
@@ -163,22 +169,36 @@ def _overlap(boxes: Tensor, threshold: float) -> Tensor:
     return (common > threshold * (areas[:, None] + areas[None] - common)).to(boxes)
 
 
-def _pool(layer: Any, features: Tensor, boxes: Tensor) -> Tensor:
-    """Aligned RoIAlign of boxes (N, 4) within the picture, by sampling a map (1, C, H, W); gives (N, C, M, M')."""
-    height, width = (int(length) for length in features.shape[2:])
-    edges = boxes * layer.spatial_scale - 0.5  # in cells of the map, whose centres are at whole numbers
-    rows, columns = (_places(edges[:, first], edges[:, first + 2], cells * layer.sampling_ratio, length)
-                     for first, cells, length in ((1, layer.output_size[0], height), (0, layer.output_size[1], width)))
-    number, down, across = int(boxes.shape[0]), int(rows.shape[1]), int(columns.shape[1])
-    points = [places.expand(number, down, across) for places in (columns[:, None], rows[:, :, None])]
-    values = F.grid_sample(features, torch.stack(points, 3).reshape(1, number * down, across, 2),
-                           padding_mode='border', align_corners=True)
-    values = F.avg_pool2d(values, layer.sampling_ratio) if layer.sampling_ratio > 1 else values
-    channels, (down, across) = int(values.shape[1]), layer.output_size
-    return values[0].reshape(channels, number, down, across).transpose(0, 1)
+def _join(maps: Sequence[Tensor], scales: Sequence[float]) -> tuple[Tensor, Tensor]:
+    """The cells of several maps as one list, so that a box is sampled in its map only.
+
+    Args:
+        maps: (1, C, H, W) each.
+        scales: Of each map, cells per pixel.
+
+    Returns:
+        (cells, C), and for each map its scale, the number of its first cell, its height and its width.
+    """
+    sizes = [tuple(map(int, features.shape[2:])) for features in maps]
+    starts = itertools.accumulate((height * width for height, width in sizes), initial=0)
+    facts = [(scale, start, *size) for scale, start, size in zip(scales, starts, sizes, strict=False)]
+    return torch.cat([features[0].flatten(1) for features in maps], 1).T, torch.tensor(facts)
 
 
-def _places(start: Tensor, end: Tensor, samples: int, length: int) -> Tensor:
-    """(N, samples): the centres of as many equal parts of each interval, scaled from -1 at the first cell to 1."""
-    places = start[:, None] + (end - start)[:, None] * ((torch.arange(samples) + 0.5) / samples)
-    return places * (2 / max(length - 1, 1)) - 1
+def _between(start: Tensor, end: Tensor, samples: int, length: Tensor) -> tuple[tuple[Tensor, Tensor], ...]:
+    """The two cells of a row of them between which each sample is, and their shares in it.
+
+    Args:
+        start: (N, 1), where each interval starts.
+        end: (N, 1), where it ends.
+        samples: At the centres of as many equal parts of the interval.
+        length: (N, 1), how many cells the row has; what is outside belongs to the outermost.
+
+    Returns:
+        Cell and share of the first one, then of the second, all (N, samples).
+    """
+    places = start + (end - start) * ((torch.arange(samples) + 0.5) / samples)
+    places = torch.minimum(places.clamp(min=0), length - 1)
+    cell = places.floor()
+    share = places - cell
+    return (cell, 1 - share), (torch.minimum(cell + 1, length - 1), share)

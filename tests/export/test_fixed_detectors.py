@@ -66,13 +66,19 @@ def test_suppression_keeps_what_torchvision_keeps(spread):
 @pytest.mark.parametrize('samples', [1, 2, 3])
 def test_regions_are_pooled_as_torchvision_pools_them(samples):
     generator = torch.Generator().manual_seed(0)
-    features = torch.randn(1, 4, 12, 20, generator=generator)
+    maps = [torch.randn(1, 4, 12 // times, 20 // times, generator=generator) for times in (1, 2, 4)]
+    scales = [1 / 8, 1 / 16, 1 / 32]
     corners = torch.rand(50, 2, 2, generator=generator) * torch.tensor([160., 96.])
     boxes = torch.cat([corners.amin(1), corners.amax(1)], 1)
     boxes[0] = torch.tensor([0., 0., 160., 96.])
-    layer = SimpleNamespace(output_size=(7, 5), spatial_scale=1 / 8, sampling_ratio=samples)
-    expected = roi_align(features, [boxes], (7, 5), 1 / 8, samples, aligned=True)
-    torch.testing.assert_close(steps._pool(layer, features, boxes), expected, rtol=1e-4, atol=1e-4)
+    layers = [SimpleNamespace(output_size=(7, 5), spatial_scale=scale, sampling_ratio=samples) for scale in scales]
+    pooled = steps.FixedSteps().pool(SimpleNamespace(roi_layers=layers, finest_scale=30), maps, boxes)
+    sides = (boxes[:, 2:] - boxes[:, :2]).prod(1).sqrt()
+    for features, scale, here in zip(maps, scales, (sides < 60, (sides >= 60) & (sides < 120), sides >= 120),
+                                     strict=True):
+        assert here.any()
+        expected = roi_align(features, [boxes[here]], (7, 5), scale, samples, aligned=True)
+        torch.testing.assert_close(pooled[here], expected, rtol=1e-4, atol=1e-4)
 
 
 def no_suppression(whole):
