@@ -151,7 +151,8 @@ def prove_detections(file: ExportedFile, whole: WholeDetector, shape: Sequence[i
     if differing > allowed:
         raise ExportError(f'{file.path.name} differs from PyTorch: {differing} of {number} detections have no partner '
                           f'of the same label, within {bounds.boxes:g} of the image in place and {bounds.scores:g} in '
-                          f'score; rounding explains {allowed}')
+                          f'score; rounding explains {allowed}. With a model that has learned little, give --pictures '
+                          'with objects that it knows')
     results = [Comparison('labels', (number,), differing / number, differing / number, allowed / number)]
     for name, parts in differences.items():
         values, bound = np.concatenate(parts), getattr(bounds, name)

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from mmengine.dataset import pseudo_collate
 from mmengine.device import get_device
 from torch import nn
 
@@ -219,5 +220,9 @@ def load_predictor(model: str, checkpoint: str | None = None, device: str | None
 
 
 def _with_model(inferencer: type, model: nn.Module) -> type:
-    """An Inferencer around a model that is loaded already: its own loader lets missing weights pass."""
-    return type(inferencer.__name__, (inferencer,), {'_init_model': lambda self, *args: model})
+    """An Inferencer around a model that is loaded already: its own loader lets missing weights pass.
+
+    It also takes mmengine's usual way to make a batch, which it would look for in the toolbox, with a warning.
+    """
+    return type(inferencer.__name__, (inferencer,), {
+        '_init_model': lambda self, *args: model, '_init_collate': lambda self, cfg: pseudo_collate})
