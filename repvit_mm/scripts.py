@@ -21,7 +21,7 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
 from .checkpoints.schemes import replaced
-from .configs import find_config
+from .configs import find_config, installed_configs
 from .errors import UserError, shortened
 
 #: Those with scripts.
@@ -93,8 +93,8 @@ def run_script(toolbox: str, name: str, arguments: Sequence[str]) -> None:
 
 def _names_config(word: str, before: str) -> bool:
     """Whether an argument is a config to look up; mmdet's print_config writes one after --save-path."""
-    return (word.endswith('.py') and word[0] != '-' and '=' not in word and before != '--save-path'
-            and not Path(word).exists())
+    return ((word.endswith('.py') or word in installed_configs()) and word[0] != '-' and '=' not in word
+            and before != '--save-path' and not Path(word).exists())
 
 
 @contextmanager

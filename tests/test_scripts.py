@@ -61,11 +61,11 @@ def test_it_runs_beside_its_neighbours_with_its_arguments(toolbox, monkeypatch, 
 
 def test_installed_configs_are_found_those_here_come_first_and_one_to_write_stays(toolbox, tmp_path):
     (tmp_path / 'mine.py').write_text('')
-    result = run_tool('toolbox', 'mmdet', 'train', 'mine.py', 'detection/maskrcnn_repvit_m1_1.py', 'a=b.py',
-                      '--save-path', 'new.py')
-    mine, installed, *others = eval(result.out)[0]
-    assert (mine, others) == ('mine.py', ['a=b.py', '--save-path', 'new.py'])
-    assert installed.endswith('.mim/configs/detection/maskrcnn_repvit_m1_1.py')
+    result = run_tool('toolbox', 'mmdet', 'train', 'mine.py', 'detection/maskrcnn_repvit_m1_1.py',
+                      'maskrcnn_repvit_m1_1', 'a=b.py', '--save-path', 'new.py')
+    mine, *installed, option, word, new = eval(result.out)[0]
+    assert (mine, option, word, new) == ('mine.py', 'a=b.py', '--save-path', 'new.py')
+    assert [name.partition('.mim/')[2] for name in installed] == ['configs/detection/maskrcnn_repvit_m1_1.py'] * 2
 
 
 @pytest.mark.parametrize(('arguments', 'error'), [

@@ -17,6 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ..archs import ARCHS
 from ..backbone import RepViT
 from ..checkpoints import convert_state_dict
+from ..errors import UserError
 from ..fusion import fuse
 from ..heap import keep_freed_memory
 from ..inference import BACKBONE, InferenceModel, build_inference_model, randomise_weights
@@ -171,7 +172,13 @@ class Task(NamedTuple):
             call = prepare(chosen, self.system, image.to(self.device), self.threads)
             facts = {'difference': None if isinstance(model, Path) else difference(call(), reference(model, image))}
         call = finished(call, self.device)
-        call()
+        try:
+            call()
+        except Exception as error:  # each engine has its own
+            if not isinstance(model, Path):
+                raise
+            raise UserError(f'{model} does not run on {self.system.batch_size} images of {self.shape[0]} x '
+                            f'{self.shape[1]}: {error}; see --shape and --batch-size') from error
         _forget_peak(self.device)
         return Prepared(call, facts, partial(_peak, self.device))
 

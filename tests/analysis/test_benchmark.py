@@ -126,6 +126,8 @@ def test_a_file_is_measured_by_the_backends_that_take_it(small, tmp_path):
         ('small.onnx', 'onnxruntime'), ('small.onnx', 'openvino')]
     for figures in result.latencies.values():
         assert figures.median > 0 and figures.difference is figures.speed is figures.limit is None
+    with pytest.raises(UserError, match=rf'^{path} does not run on \d images of 64 x 32: (.|\n)*; see --shape'):
+        run(SMALL._replace(configs=[str(path)], backends=('onnxruntime',), shape=(64, 32)))
 
 
 def test_figures_are_medians_and_shares():
