@@ -1,8 +1,9 @@
 """Folders of images whose names are classes. mmpretrain is not needed to look at them."""
+from collections.abc import Sequence
 from pathlib import Path
 
 from .errors import DatasetError, shortened
-from .picture_files import EXTENSIONS
+from .picture_files import EXTENSIONS, held_out
 
 #: ``split`` -> names of its folder, in the order in which they are looked for.
 SPLITS = {'train': ('train', 'training'), 'val': ('val', 'valid', 'validation', 'test')}
@@ -39,15 +40,31 @@ def find_classes(data_root: str | Path) -> list[str]:
     return classes
 
 
-def split_folder(root: str | Path, split: str) -> tuple[Path, bool]:
-    """The folder with a split's classes, and whether it holds only that split."""
-    folders = split_folders(Path(root).expanduser())
-    if not folders:
-        return Path(root).expanduser(), False
-    if split not in folders:
-        raise DatasetError(f'{root} has the folder {next(iter(folders.values())).name}, but no folder for {split} '
+def labelled_images(root: str | Path, split: str, classes: Sequence[str], part: float) -> dict[Path, int]:
+    """The images of a split, and the index of the class of each.
+
+    Args:
+        root: The folder.
+        split: ``'train'`` or ``'val'``.
+        classes: What :func:`find_classes` found.
+        part: Fraction of each class that is held out for validation if there are no folders for the splits.
+
+    Raises:
+        DatasetError: If there are folders for the splits, but none for this one.
+    """
+    root = Path(root).expanduser()
+    splits = split_folders(root)
+    if splits and split not in splits:
+        raise DatasetError(f'{root} has the folder {next(iter(splits.values())).name}, but no folder for {split} '
                            f'({", ".join(SPLITS[split])})')
-    return folders[split], True
+    found = {}
+    for label, name in enumerate(classes):
+        images = images_of(splits.get(split, root) / name)  # none for a class without validation images
+        if not splits:
+            val = held_out(images, part)
+            images = val if split == 'val' else sorted(set(images) - set(val))
+        found.update(dict.fromkeys(images, label))
+    return found
 
 
 def split_folders(root: Path) -> dict[str, Path]:

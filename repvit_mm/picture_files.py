@@ -11,6 +11,8 @@ from .errors import DatasetError
 
 #: Suffixes of the files that count as pictures in a folder.
 EXTENSIONS = ('.jpg', '.jpeg', '.png', '.webp', '.bmp', '.ppm', '.pgm', '.tif', '.tiff')
+#: Part of the pictures that are held out for validation where the data set itself has no split.
+HELD_OUT = 0.2
 _EXIF_ORIENTATION, _TURNED = 0x0112, (5, 6, 7, 8)
 
 T = TypeVar('T')

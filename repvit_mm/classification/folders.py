@@ -1,7 +1,6 @@
 """Data sets of images in one folder per class."""
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 from mmengine.logging import print_log
 from mmengine.registry import DATASETS
@@ -9,9 +8,9 @@ from mmpretrain.datasets import BaseDataset
 from PIL import Image
 from rich.progress import track
 
-from ..class_folders import SPLITS, find_classes, images_of, split_folder
+from ..class_folders import SPLITS, find_classes, labelled_images
 from ..errors import ConfigError, DatasetError, shortened
-from ..picture_files import held_out
+from ..picture_files import HELD_OUT
 
 #: Values of ``corrupt``: how to treat images that cannot be decoded.
 CORRUPT = ('stop', 'skip', 'unchecked')
@@ -42,7 +41,7 @@ class ImageFolder(BaseDataset):
         DatasetError: For a missing or empty folder, unexpected classes, or corrupt images.
     """
 
-    def __init__(self, data_root: str, split: str = 'train', corrupt: str = 'stop', val_part: float = 0.2,
+    def __init__(self, data_root: str, split: str = 'train', corrupt: str = 'stop', val_part: float = HELD_OUT,
                  classes: Sequence[str] | None = None, pipeline: Sequence = (), test_mode: bool = False,
                  indices: int | Sequence[int] | None = None):
         for name, value, valid in (('split', split, tuple(SPLITS)), ('corrupt', corrupt, CORRUPT)):
@@ -59,26 +58,14 @@ class ImageFolder(BaseDataset):
 
     def load_data_list(self) -> list[dict]:
         """Find the images of the split and, unless unchecked, decode each once."""
-        folder, is_split = split_folder(self.data_root, self.split)
-        samples = []
-        for label, name in enumerate(self.metainfo['classes']):
-            if self.split == 'val' and is_split and not (folder / name).is_dir():
-                continue  # a class without validation images
-            paths = images_of(folder / name)
-            if not is_split:
-                paths = self._part(paths)
-            samples += [{'img_path': str(path), 'gt_label': label} for path in paths]
+        images = labelled_images(self.data_root, self.split, self.metainfo['classes'], self.val_part)
+        samples = [{'img_path': str(path), 'gt_label': label} for path, label in images.items()]
         if self.corrupt == 'unchecked':
             return samples
-        errors = _decode_all([sample['img_path'] for sample in samples], f'{folder} ({self.split})')
+        errors = _decode_all([sample['img_path'] for sample in samples], f'{self.data_root} ({self.split})')
         if errors:
             self._report(errors, len(samples))
         return [sample for sample in samples if sample['img_path'] not in errors]
-
-    def _part(self, paths: list[Path]) -> list[Path]:
-        """The split's part of a class's images."""
-        val = held_out(paths, self.val_part)
-        return val if self.split == 'val' else sorted(set(paths) - set(val))
 
     def _report(self, errors: Mapping[str, str], total: int) -> None:
         named = '; '.join(f'{path}: {reason}' for path, reason in list(errors.items())[:10])

@@ -82,7 +82,7 @@ def split_content(kind: str, tree: Tree, images: Mapping[str | None, list[dict]]
     """
     check_annotations({**content, 'images': sum(images.values(), [])}, name)
     parts = {}
-    for split, entries in choose_splits(images, 'pictures', notes).items():
+    for split, entries in choose_splits(images, notes).items():
         ids = {entry['id'] for entry in entries}
         parts[split] = {**content, 'images': entries, 'annotations': [
             annotation for annotation in content.get('annotations', []) if annotation['image_id'] in ids]}

@@ -2,10 +2,10 @@
 from collections import Counter
 from pathlib import Path
 
-from ..class_folders import SPLITS, find_classes, images_of, split_folder, subfolders
-from ..picture_files import held_out
+from ..class_folders import SPLITS, find_classes, labelled_images, split_folders, subfolders
+from ..picture_files import HELD_OUT
 from .found import Found, Part, Picture, note_classes
-from .tree import HELD_OUT, Tree, counted, named, sizes_of
+from .tree import Tree, counted, named, sizes_of
 
 KIND = 'class folders'
 #: Names of folders that hold pictures of other tasks.
@@ -28,23 +28,15 @@ def read(tree: Tree, _: list[str]) -> Found:
     classes = find_classes(tree.root)
     notes, parts, broken = [], {}, False
     for split in SPLITS:
-        folder, is_split = split_folder(tree.root, split)
-        pictures, labels = [], {}
-        for label, name in enumerate(classes):
-            paths = images_of(folder / name) if (folder / name).is_dir() else []
-            if not is_split:
-                val = held_out(paths, HELD_OUT)
-                paths = val if split == 'val' else sorted(set(paths) - set(val))
-            pictures += paths
-            labels.update(dict.fromkeys(paths, label))
-        sizes = sizes_of(pictures)
-        parts[split] = Part([Picture(path, sizes.get(path), label=labels[path]) for path in pictures],
+        labels = labelled_images(tree.root, split, classes, HELD_OUT)
+        sizes = sizes_of(list(labels))
+        parts[split] = Part([Picture(path, sizes.get(path), label=label) for path, label in labels.items()],
                             Counter(labels.values()), {})
         if unreadable := [path for path, size in sizes.items() if size is None]:
-            notes.append(f'{named(unreadable)} of {counted(len(pictures), "pictures")} of {split} cannot be read, and '
+            notes.append(f'{named(unreadable)} of {counted(len(labels), "pictures")} of {split} cannot be read, and '
                          'are left out')
             broken = True
-    if not is_split:
+    if not split_folders(tree.root):
         notes.append('there is no split: a fifth of each class, always the same pictures, is held out for validation')
     note_classes(classes, parts, 'pictures', notes)
     return Found(KIND, 'classification', Path(tree.root), classes, parts, broken=broken, notes=notes)

@@ -201,7 +201,7 @@ def _classes(tree: Tree, number: int, pixels: np.ndarray, binary: bool, notes: l
 def _parts(tree: Tree, by_split: Mapping[str | None, Pair], histograms: Mapping[Path, tuple],
            found: Found) -> dict[str, Part]:
     stems = {split: [(pair, stem) for stem in sorted(pair.labels)] for split, pair in by_split.items()}
-    chosen = choose_splits(stems, 'pictures', found.notes)
+    chosen = choose_splits(stems, found.notes)
     parts = {}
     for split, items in chosen.items():
         pair = items[0][0]

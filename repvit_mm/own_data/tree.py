@@ -9,13 +9,11 @@ from pathlib import Path
 
 from ..errors import DatasetError
 from ..files import read_text
-from ..picture_files import EXTENSIONS, held_out, picture_size
+from ..picture_files import EXTENSIONS, HELD_OUT, held_out, picture_size
 
 #: Word in a path -> split.
 WORDS = {**dict.fromkeys(('train', 'training'), 'train'), **dict.fromkeys(('val', 'valid', 'validation'), 'val'),
          **dict.fromkeys(('test', 'testing'), 'test')}
-#: Part of the pictures that are held out for validation where the data set itself has no split.
-HELD_OUT = 0.2
 #: Headers of pictures that are read; of more pictures, so many evenly spaced ones.
 LOOKED_AT = 5000
 #: Files with the name of a class in each line.
@@ -110,28 +108,27 @@ def check_readable(sizes: Mapping[Path, tuple[int, int] | None]) -> None:
                            'them')
 
 
-def choose_splits(parts: Mapping[str | None, Sequence], what: str, notes: list[str]) -> dict[str, Sequence]:
-    """Give the items for training and those for validation, held out from the others if need be.
+def choose_splits(parts: Mapping[str | None, Sequence], notes: list[str]) -> dict[str, Sequence]:
+    """Give the pictures for training and those for validation, held out from the others if need be.
 
     Args:
-        parts: Split, or None where names do not say -> items.
-        what: What the items are, for messages.
+        parts: Split, or None where names do not say -> an item for each picture.
         notes: What was held out, or is not used, is added here.
 
     Raises:
-        DatasetError: If there are fewer than two items.
+        DatasetError: If there are fewer than two pictures.
     """
     train, val, test, other = (list(parts.get(split, ())) for split in ('train', 'val', 'test', None))
     if train and (val or test):
         if other or (val and test):
             unused = len(other) + len(test) * bool(val)
-            notes.append(f'{unused} {what} belong to neither training nor validation and are not used')
+            notes.append(f'{unused} pictures belong to neither training nor validation and are not used')
         return dict(train=train, val=val or test)
     items = train + val + test + other
     if len(items) < 2:
-        raise DatasetError(f'training and validation need {what}: there {"is" if items else "are"} only {len(items)}')
+        raise DatasetError(f'training and validation need pictures: there {"is" if items else "are"} only {len(items)}')
     held = set(held_out(range(len(items)), HELD_OUT))
-    notes.append(f'there is no split: {len(held)} of {len(items)} {what}, always the same ones, are held out for '
+    notes.append(f'there is no split: {len(held)} of {len(items)} pictures, always the same ones, are held out for '
                  'validation; if neighbours are alike, as the frames of a film, split them yourself')
     return dict(train=[item for i, item in enumerate(items) if i not in held],
                 val=[item for i, item in enumerate(items) if i in held])
