@@ -7,7 +7,7 @@ import torch
 from rich.console import Console
 
 from repvit_mm.analysis.latency import describe_machine
-from repvit_mm.arguments import Parser
+from repvit_mm.arguments import Parser, positive
 from repvit_mm.errors import ConfigError, UserError, run_cli
 from repvit_mm.files import atomic_write, write_json
 from repvit_mm.zoo import TABLES, Row, load_rows
@@ -33,7 +33,7 @@ def build_parser() -> Parser:
     parser.add_argument('--download', action='store_true', help="download released weights into torch's cache")
     parser.add_argument('--boxes', type=Path, metavar='FILE',
                         help="a detector's results in COCO's format, to prompt RepViT-SAM with")
-    parser.add_argument('--gpus', type=int, default=1, metavar='N',
+    parser.add_argument('--gpus', type=positive, default=1, metavar='N',
                         help='processes for each test (default: %(default)s)')
     parser.add_argument('--cfg-options', nargs='+', default=[], metavar='KEY=VALUE',
                         help='override settings of the configs, e.g. test_dataloader.batch_size=64')

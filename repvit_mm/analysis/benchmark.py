@@ -149,8 +149,6 @@ def _usable(backend: str, request: Request) -> list[str]:
               check_backend(backend, request.device, list(request.dtypes)))
     if request.device == 'cuda' and not torch.cuda.is_available():
         raise UserError('--device cuda: torch finds no usable GPU')
-    if min(request.batch_sizes) < 1 or request.rounds < 1:
-        raise UserError('--batch-size and --rounds must be at least 1')
     if request.train and not request.frozen_statistics and min(request.batch_sizes) == 1:
         raise UserError('--train needs --batch-size 2 or more for the statistics of the BatchNorms, or '
                         '--frozen-statistics')

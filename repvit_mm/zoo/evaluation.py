@@ -76,8 +76,6 @@ class Settings:
             raise ConfigError(f'--weights {self.weights}: the folder does not exist')
         if self.boxes is not None and not self.boxes.is_file():
             raise ConfigError(f'--boxes {self.boxes}: the file does not exist')
-        if self.gpus < 1:
-            raise ConfigError(f'--gpus {self.gpus}: expected at least 1')
 
 
 class Unavailable(Exception):

@@ -5,8 +5,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..errors import UserError
-from ..files import write_json
+from ..files import make_folder, write_json
 
 
 class Record(NamedTuple):
@@ -29,16 +28,12 @@ class Records:
         fresh: Whether to ignore the records of earlier runs.
 
     Raises:
-        UserError: If the folder cannot be created.
+        ConfigError: If the folder cannot be created.
     """
 
     def __init__(self, folder: str | Path, fresh: bool = False):
-        self.folder, self.fresh = Path(folder), fresh
+        self.folder, self.fresh = make_folder(folder), fresh
         self._done: set[str] = set()
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f'{self.folder} cannot be made: {error.strerror}') from error
 
     def get(self, name: str, inputs: Mapping[str, Any], measure: Callable[[], dict[str, float]]) -> Record:
         """Return the record of a measurement, or measure if there is none with the same inputs.

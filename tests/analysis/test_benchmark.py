@@ -209,7 +209,6 @@ def test_a_training_is_measured_beside_timms(monkeypatch):
     ({'backends': ['onnxruntime'], 'train': True}, 'a training step runs on eager, channels_last, tools, cheap, com'),
     ({'configs': ['absent.onnx']}, 'there is no file absent.onnx'),
     ({'train': True}, '--train needs --batch-size 2 or more'),
-    ({'batch_sizes': [0]}, '--batch-size and --rounds must be at least 1'),
     ({'configs': ['m7']}, 'm7 is neither an architecture nor a config; architectures are m0_6, m0_9'),
 ])
 def test_what_cannot_be_measured_is_one_line(changes, message):
