@@ -17,9 +17,10 @@ from yaml import Node, YAMLError
 from .checkpoints import load_for_mmengine
 from .errors import UserError
 from .files import check_regular
+from .picture_files import EXTENSIONS
 
 #: Suffixes of files whose header is looked at before they are decoded.
-PICTURES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp', '.gif')
+PICTURES = (*EXTENSIONS, '.gif')
 
 try:
     from yaml import CSafeLoader as SafeLoader  # ten times as fast

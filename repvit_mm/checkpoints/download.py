@@ -16,15 +16,7 @@ from filelock import FileLock, Timeout
 from mmengine.dist import barrier, get_rank, is_distributed
 from mmengine.logging import print_log
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    Progress,
-    TaskProgressColumn,
-    TextColumn,
-    TimeRemainingColumn,
-    TransferSpeedColumn,
-)
+from rich.progress import DownloadColumn, Progress, TransferSpeedColumn
 
 from ..errors import CheckpointError
 from ..files import put_in_place
@@ -214,8 +206,7 @@ def _transfer(url: str, part: Path, can_check: bool) -> None:
 
 
 def _copy(response: HTTPResponse, file: BinaryIO, have: int, total: int | None, title: str) -> None:
-    columns = (TextColumn('{task.description}'), BarColumn(), TaskProgressColumn(), DownloadColumn(),
-               TransferSpeedColumn(), TimeRemainingColumn())
+    columns = (*Progress.get_default_columns(), DownloadColumn(), TransferSpeedColumn())
     with Progress(*columns, console=Console(stderr=True)) as progress:
         task = progress.add_task(title, total=total, completed=have)
         while chunk := _receive(response):

@@ -18,19 +18,20 @@ SCORE = .5
 OVERLAP = .5
 #: Masks are drawn at this multiple of their resolution, with borders smoothed over this many of their pixels.
 ENLARGED, SMOOTHED = 4, 1.
+#: Images on a sheet.
+ROWS, COLUMNS = 3, 4
 
 
-def draw_losses(scalars: Sequence[dict], path: Path, title: str) -> None:
+def draw_losses(scalars: Sequence[dict], path: Path) -> None:
     """Draw the total loss and its parts over the training steps.
 
     Args:
         scalars: What :func:`repvit_mm.scalars.read_scalars` returns.
         path: The PNG to write.
-        title: Title of the picture.
     """
     scalars = [line for line in scalars if 'loss' in line]
     figure = Figure(figsize=(8, 4.5), dpi=150, layout='constrained')
-    figure.suptitle(title)
+    figure.suptitle('Mask R-CNN on RepViT, trained from random weights')
     axes = figure.subplots()
     parts = sorted({name for line in scalars for name in line if name.startswith('loss_')})
     for name in ('loss', *parts):
@@ -47,8 +48,7 @@ def draw_losses(scalars: Sequence[dict], path: Path, title: str) -> None:
     figure.savefig(path)
 
 
-def draw_detections(predictions: Path, annotations: Path, images: Path, path: Path, title: str, rows: int = 3,
-                     columns: int = 4) -> None:
+def draw_detections(predictions: Path, annotations: Path, images: Path, path: Path) -> None:
     """Draw the detections on the first images of a test.
 
     Args:
@@ -56,17 +56,14 @@ def draw_detections(predictions: Path, annotations: Path, images: Path, path: Pa
         annotations: Annotations in COCO's format, for the images and categories.
         images: Folder of the images.
         path: The PNG to write.
-        title: Title of the picture.
-        rows: Rows of images.
-        columns: Columns of images.
     """
     content, found = json.loads(annotations.read_text()), json.loads(predictions.read_text())
-    samples = content['images'][:rows * columns]
+    samples = content['images'][:ROWS * COLUMNS]
     names = {category['id']: category['name'] for category in content['categories']}
-    rows = min(rows, -(-len(samples) // columns))
-    figure = Figure(figsize=(3 * columns, 3 * rows + .5), dpi=130, layout='constrained')
-    figure.suptitle(title)
-    for axes, sample in zip(figure.subplots(rows, columns, squeeze=False).flat, samples, strict=False):
+    rows = min(ROWS, -(-len(samples) // COLUMNS))
+    figure = Figure(figsize=(3 * COLUMNS, 3 * rows + .5), dpi=130, layout='constrained')
+    figure.suptitle('Detections on held-out scenes')
+    for axes, sample in zip(figure.subplots(rows, COLUMNS, squeeze=False).flat, samples, strict=False):
         axes.imshow(Image.open(images / sample['file_name']), interpolation='bicubic')
         instances = [one for one in found if one['image_id'] == sample['id'] and one['score'] >= SCORE]
         for instance in _distinct(instances)[::-1]:  # the surest on top

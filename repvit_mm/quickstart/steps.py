@@ -123,9 +123,9 @@ class Quickstart:
     def draw_pictures(self) -> tuple[Path, Path]:
         """Draw the losses of the training, and the predictions of the last test."""
         losses, predictions = self.work_dir / 'losses.png', self.work_dir / 'predictions.png'
-        draw_losses(read_scalars(self.training), losses, 'Mask R-CNN on RepViT, trained from random weights')
+        draw_losses(read_scalars(self.training), losses)
         draw_detections(self.work_dir / 'predictions.segm.json', self.data / 'annotations' / 'instances_val.json',
-                        self.data / 'images' / 'val', predictions, 'Detections on held-out scenes')
+                        self.data / 'images' / 'val', predictions)
         return losses, predictions
 
     @property

@@ -1,11 +1,11 @@
 """Hooks and optimisation that mmengine lacks, for every toolbox; configs name this in ``custom_imports``."""
 from .hooks import ModelEmaHook
 from .memory_format import ChannelsLast
-from .mixed_precision import Bfloat16OptimWrapper
 from .optim import (
     AdaptiveClipAmpOptimWrapper,
     AdaptiveClipBfloat16OptimWrapper,
     AdaptiveClipOptimWrapper,
+    Bfloat16OptimWrapper,
     PublishedCosineLR,
     TwoGroupsConstructor,
 )

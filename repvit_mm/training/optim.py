@@ -1,15 +1,19 @@
-"""Optimisation as in the published runs: adaptive gradient clipping and the learning rate of each epoch."""
+"""Optimisation as in the published runs, and mixed precision on a CPU.
+
+Adaptive gradient clipping, two groups of parameters, and the learning rate of each epoch.
+"""
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 from mmengine.optim import AmpOptimWrapper, OptimWrapper, _ParamScheduler
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS, OPTIMIZERS, PARAM_SCHEDULERS
+from mmengine.runner import autocast
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ..errors import ConfigError
-from .mixed_precision import Bfloat16OptimWrapper
 
 
 @torch.no_grad()
@@ -82,6 +86,20 @@ class AdaptiveClipAmpOptimWrapper(AmpOptimWrapper, _AdaptiveClip):
                  dtype: str | None = None):
         super().__init__(loss_scale, dtype, optimizer=optimizer, accumulative_counts=accumulative_counts)
         self._clip_adaptively(clip_factor, clip_eps)
+
+
+@OPTIM_WRAPPERS.register_module()
+class Bfloat16OptimWrapper(OptimWrapper):
+    """An optimiser wrapper for bfloat16, on a CPU too, which mmengine's refuses; the loss is not scaled.
+
+    It need not be: bfloat16 has the range of float32.
+    """
+
+    @contextmanager
+    def optim_context(self, model: nn.Module) -> Iterator[None]:
+        """Compute the losses in mixed precision."""
+        with super().optim_context(model), autocast(dtype=torch.bfloat16):
+            yield
 
 
 @OPTIM_WRAPPERS.register_module()

@@ -16,7 +16,7 @@ def scalars(step, loss):
 
 def test_losses_are_drawn(tmp_path):
     lines = [scalars(10, 3.), {'mIoU': .5, 'step': 1}, scalars(20, 2.), scalars(30, 1.)]
-    draw_losses(lines, tmp_path / 'losses.png', 'Losses')
+    draw_losses(lines, tmp_path / 'losses.png')
     picture = np.array(Image.open(tmp_path / 'losses.png').convert('RGB'))
     assert picture.shape == (675, 1200, 3)
     black = (picture < 60).all(-1)[80:580, 500:1100]
@@ -39,8 +39,7 @@ def sheet(tmp_path):
         categories = [dict(id=number, name=name) for number, name in enumerate(CLASSES, 1)]
         (tmp_path / 'annotations.json').write_text(json.dumps(dict(images=images, categories=categories)))
         (tmp_path / 'predictions.json').write_text(json.dumps(results, default=float))
-        draw_detections(tmp_path / 'predictions.json', tmp_path / 'annotations.json', tmp_path, tmp_path / 'sheet.png',
-                        'Predictions', 3, 2)
+        draw_detections(tmp_path / 'predictions.json', tmp_path / 'annotations.json', tmp_path, tmp_path / 'sheet.png')
         return np.array(Image.open(tmp_path / 'sheet.png').convert('RGB')).astype(int)
     return sheet
 
