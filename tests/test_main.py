@@ -254,7 +254,7 @@ def test_operators(monkeypatch, provided, cuda, gpu, found, command):
     assert ('cannot be loaded' in doctor.check_operators(torch_that('12.8', gpu), 0).found) is provided
 
 
-def test_broken_torch_is_a_finding(monkeypatch):
+def test_broken_torch_is_a_finding():
     torch_that_fails = SimpleNamespace(cuda=SimpleNamespace(is_available=lambda: 1 / 0))
     finding = doctor.try_backbone(torch_that_fails)
     assert not finding.works and finding.found == 'fails: division by zero'

@@ -45,7 +45,7 @@ def busy_engine(spinner):
     return Prepared(work, report=lambda: max(taken))
 
 
-def test_an_engine_that_spins_takes_nothing_from_the_others_turns(monkeypatch):
+def test_an_engine_that_spins_takes_nothing_from_the_others_turns():
     spinner = Worker(spinning_engine)
     try:
         spinner.turn()

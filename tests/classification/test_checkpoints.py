@@ -63,7 +63,7 @@ def test_a_fused_classifier_takes_weights_that_are_not(published, distillation):
     assert torch.equal(model(images), fuse(trained)(images))
 
 
-def test_a_head_for_other_classes_is_left_out_with_a_line_when_asked(published, capfd):
+def test_a_head_for_other_classes_is_left_out_and_reported_when_asked(published):
     path = published(classifier(seed=1))
     model = build(config(classes=CLASSES - 2))
     before = {name: value.clone() for name, value in model.head.state_dict().items() if 'linear' in name}

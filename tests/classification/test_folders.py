@@ -120,7 +120,7 @@ def test_corrupt_images_are_counted_and_named(split_root):
     assert "corrupt='skip'" in str(error.value) and '\n' not in str(error.value)
 
 
-def test_corrupt_images_are_skipped_where_the_user_says_so(split_root, caplog):
+def test_corrupt_images_are_skipped_where_the_user_says_so(split_root):
     damage(split_root)
     dataset = ImageFolder(split_root, corrupt='skip')
     assert len(dataset) == 10

@@ -66,7 +66,7 @@ def test_pictures_are_drawn(predictions, tmp_path):
         assert min(pixels.shape) > 100 and pixels.std() > 10
 
 
-def test_many_classes_make_a_picture_of_bounded_size(tmp_path):
+def test_many_classes_make_a_picture_of_bounded_size():
     from repvit_mm.classification.report import draw_confusion_matrix
     figure = draw_confusion_matrix(np.eye(1000, dtype=int), [str(i) for i in range(1000)])
     assert max(figure.get_size_inches()) < 20

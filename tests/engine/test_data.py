@@ -81,7 +81,7 @@ def test_data_set_that_is_not_there(tmp_path, missing):
     assert '--data-root' in message and '\n' not in message
 
 
-def test_only_the_loaders_in_use_are_checked(tmp_path):
+def test_only_the_loaders_in_use_are_checked():
     cfg = config(COCO)
     engine.check_data(cfg, ('test_dataloader',))
     with pytest.raises(DatasetError, match='val_dataloader expects'):

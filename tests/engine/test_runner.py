@@ -128,7 +128,7 @@ def test_an_interrupt_says_how_to_go_on_if_there_is_a_checkpoint(make_runner, tm
         (tmp_path / 'last_checkpoint').unlink(missing_ok=True)
 
 
-def test_the_settings_of_each_parameter_are_in_the_log_only(make_runner, tmp_path, capsys):
+def test_the_settings_of_each_parameter_are_in_the_log_only(make_runner, capsys):
     runner = make_runner(epochs=1)
     for handler in runner.logger.handlers:
         handler.setLevel('INFO')

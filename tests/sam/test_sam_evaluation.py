@@ -73,7 +73,7 @@ def test_annotated_objects_are_prompts_but_crowds_are_not(coco):
             for image, prompts in ground_truth_boxes(coco).items()} == {1: [1, 2], 2: [1]}
 
 
-def test_masks_of_many_boxes_are_those_of_the_predictor(coco):
+def test_masks_of_many_boxes_are_those_of_the_predictor():
     predictor = SamPredictor(small_sam())
     predictor.set_image(picture())
     generator = np.random.default_rng(0)

@@ -88,7 +88,7 @@ def test_get_flops_writes_both_forms(tmp_path):
     assert [part['name'] for part in counts['inference']['children'][0]['children']][0] == 'stem'
 
 
-def test_benchmark_writes_figures_and_a_plot(tmp_path, monkeypatch):
+def test_benchmark_writes_figures_and_a_plot(tmp_path):
     figures, plot = tmp_path / 'speed.json', tmp_path / 'speed.png'
     assert run_tool('benchmark', 'm0_6', '--shape', 32, 32, '--backend', 'eager', '--rounds', 1, '--json', figures,
                     '--plot', plot)[::2] == (0, '')

@@ -104,7 +104,7 @@ def test_a_training_from_weights_starts_the_average_at_them(tmp_path):
     assert saved['ema_state_dict']['weight'].item() == pytest.approx(0.25 * 4 + 0.25 * 5 + 0.5 * 6)
 
 
-def test_statistics_are_averaged_and_counts_are_copied(tmp_path):
+def test_statistics_are_averaged_and_counts_are_copied():
     model = OneWeight()
     runner = SimpleNamespace(model=model, _resume=False)
     hook = ModelEmaHook(decay=0.75)
