@@ -2,7 +2,7 @@
 import difflib
 import inspect
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -11,7 +11,7 @@ from typing import Any
 
 from mmengine.config import Config
 
-from .errors import ConfigError
+from .errors import ConfigError, shortened
 from .safe_files import read_without_code
 from .settings import check_settings
 
@@ -137,15 +137,32 @@ def _nearest_installed(name: str) -> str:
 def _check_key(cfg: Config, key: str) -> None:
     """Refuse unknown keys at the top level: no run reads them, so a typo would have no effect."""
     from mmengine.runner import Runner
-    known = {*cfg, *_RUN_KEYS, *list(inspect.signature(Runner.__init__).parameters)[1:]}
+    read = {*_RUN_KEYS, *list(inspect.signature(Runner.__init__).parameters)[1:]}
+    known = {*cfg, *read}
     name = key.partition('.')[0]
     if key == 'data_root':  # a variable of the config, which uses it before options are applied
         raise ConfigError('--cfg-options data_root has no effect; use --data-root, which changes every loader and '
                           'evaluator')
+    # What a hook of a project may read has a name of its own.
+    if name in cfg and name not in read and (places := [place for place in places_of(cfg, name) if place != name]):
+        raise ConfigError(f'--cfg-options {key} has no effect: the config has used its variable {name} already; set '
+                          f'{shortened(places, 3)}')
     if name not in known:
         close = difflib.get_close_matches(name, known, n=1)
         hint = f'; did you mean {close[0]}?' if close else ''
         raise ConfigError(f'--cfg-options {key}: unknown setting {name}{hint}')
+
+
+def places_of(settings: Any, name: str, prefix: str = '') -> Iterator[str]:
+    """The dotted keys of a config that end in ``name``."""
+    if isinstance(settings, Mapping | Config):
+        if name in settings:
+            yield f'{prefix}{name}'
+        for key, value in settings.items():
+            yield from places_of(value, name, f'{prefix}{key}.')
+    elif isinstance(settings, list | tuple):
+        for index, value in enumerate(settings):
+            yield from places_of(value, name, f'{prefix}{index}.')
 
 
 def _one_line(error: Exception) -> str:

@@ -4,12 +4,13 @@ import re
 import reprlib
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from mmengine.config import Config
 
+from ..configs import places_of
 from ..errors import ConfigError, DatasetError, UserError, is_out_of_memory
 
 _UNKNOWN_SETTING = re.compile(r"unexpected keyword argument '(\w+)'")
@@ -48,7 +49,7 @@ def user_errors(cfg: Config | None = None) -> Iterator[None]:
             raise
         text = describe(error)
         setting = _UNKNOWN_SETTING.search(text)
-        places = ', '.join(_places(cfg or {}, setting[1])) if setting else ''
+        places = ', '.join(places_of(cfg or {}, setting[1])) if setting else ''
         name = getattr(cfg, 'filename', None)
         raise ConfigError(f'the config{f" {name}" if name else ""} does not fit: {_builder(error)}{text}'
                           f'{places and f" ({places})"}') from error
@@ -100,18 +101,6 @@ def _builder(error: Exception) -> str:
             settings = ', '.join(f'{key}={reprlib.repr(value)}' for key, value in frame.f_locals['args'].items())
             return f'{name}({settings}): ' if _says_nothing(error) else f'{name}: '
     return ''
-
-
-def _places(settings: Any, name: str, prefix: str = '') -> Iterator[str]:
-    """The dotted keys of a config that end in ``name``."""
-    if isinstance(settings, Mapping | Config):
-        if name in settings:
-            yield f'{prefix}{name}'
-        for key, value in settings.items():
-            yield from _places(value, name, f'{prefix}{key}.')
-    elif isinstance(settings, list | tuple):
-        for index, value in enumerate(settings):
-            yield from _places(value, name, f'{prefix}{index}.')
 
 
 class NamedSamples:
