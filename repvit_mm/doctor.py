@@ -75,6 +75,8 @@ OPTIONAL = (
     Piece('ai_edge_litert', 'export --to litert; benchmark and test --backend litert',
           command='pip install ai-edge-litert'),
     Piece('litert_torch', 'export --to litert', command='pip install --no-deps -r requirements-litert.txt'),
+    Piece('ai_edge_quantizer', 'export --to litert --precision fp16',
+          command='pip install --no-deps -r requirements-litert.txt'),
     Piece('segment_anything', 'RepViT-SAM: the sam-* commands', 'sam'),
     Piece('pycocotools', "COCO's figures, sam-demo's masks, sam-eval-coco", 'sam'),
     Piece('scipy', 'sam-eval-edges', 'sam'),

@@ -145,9 +145,13 @@ def prove_detections(file: ExportedFile, whole: WholeDetector, shape: Sequence[i
         allowed += max(unmatched(expected, detect_with_mmdet(whole, other, size), side, bounds) for other in noisy)
         for name, values in _differences(expected, found, side, bounds).items():
             differences.setdefault(name, []).append(values)
-    if not number or allowed > UNSTABLE * number:
-        raise ExportError(f'{file.path.name} cannot be proven: in these pictures PyTorch finds {number} objects, '
-                          f'{allowed} of which depend on rounding; give --pictures with objects that it knows')
+    if not number:
+        raise ExportError(f'{file.path.name} cannot be proven: PyTorch finds no object in these pictures that scores '
+                          f'more than {whole.selection.score_threshold:g}; give --pictures with objects that it knows, '
+                          'or a lower --score-threshold')
+    if allowed > UNSTABLE * number:
+        raise ExportError(f'{file.path.name} cannot be proven: of {number} objects that PyTorch finds in these '
+                          f'pictures, {allowed} depend on rounding; give --pictures with objects that it knows')
     if differing > allowed:
         raise ExportError(f'{file.path.name} differs from PyTorch: {differing} of {number} detections have no partner '
                           f'of the same label, within {bounds.boxes:g} of the image in place and {bounds.scores:g} in '

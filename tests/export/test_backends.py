@@ -10,8 +10,10 @@ import torch
 from inference_models import tiny_model
 
 from repvit_mm import RepViT
+from repvit_mm.doctor import OPTIONAL
 from repvit_mm.errors import ExportError
 from repvit_mm.export import BACKENDS, Options, Selection, export_model
+from repvit_mm.export.packages import INSTALLED_BY
 from repvit_mm.export.runtimes import ENGINES, open_exported
 from repvit_mm.inference import BACKBONE, InferenceModel, randomise_weights
 
@@ -140,6 +142,14 @@ def test_a_missing_package_is_one_line_that_names_what_installs_it(name, small, 
         monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(ExportError, match=r'is not installed: pip install ("repvit-mm\[|--no-deps -r requirements)'):
         export_model(small, name, (32, 32), tmp_path / f'model{BACKENDS[name].suffix}')
+
+
+def test_the_doctor_names_every_package_of_a_format():
+    packages = {package for row in BACKENDS.values() for package in row.packages} | set(INSTALLED_BY)
+    pieces = {piece.module: piece for piece in OPTIONAL}
+    assert not packages - set(pieces)
+    assert {name: pieces[name].command for name in INSTALLED_BY if pieces[name].command} == {
+        name: command for name, command in INSTALLED_BY.items() if not pieces[name].extra}
 
 
 def test_every_format_that_another_program_runs_here_can_be_tested():
