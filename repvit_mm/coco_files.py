@@ -27,15 +27,12 @@ def read_coco(file: IO[str]) -> Any:
         content = json.load(file)
     except (ValueError, RecursionError) as error:
         raise DatasetError(f'{name} is not valid JSON: {error}') from error
-    if isinstance(content, list):  # results
-        return content
-    if not isinstance(content, Mapping):
-        raise DatasetError(f"{name} is not in COCO's annotation format: it holds a {type(content).__name__}")
-    check_annotations(content, name)
+    if not isinstance(content, list):  # of results
+        check_annotations(content, name)
     return content
 
 
-def check_annotations(content: Mapping[str, Any], name: str) -> None:
+def check_annotations(content: Any, name: str) -> None:
     """Check the parts of an annotation file that are used: images, categories, objects with boxes and masks.
 
     Whether boxes are finite, and inside of their images, is left to the data set.
@@ -47,6 +44,8 @@ def check_annotations(content: Mapping[str, Any], name: str) -> None:
     Raises:
         DatasetError: Naming the first entry that does not fit.
     """
+    if not isinstance(content, Mapping):
+        raise DatasetError(f"{name} is not in COCO's annotation format: it holds a {type(content).__name__}")
     sizes: dict[Any, tuple[float, float]] = {}
 
     def image(entry: Mapping) -> bool:

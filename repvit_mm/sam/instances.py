@@ -15,9 +15,9 @@ from pycocotools.cocoeval import COCOeval
 from segment_anything import SamPredictor
 from segment_anything.modeling import Sam
 
-from ..coco_files import check_coco_files
+from ..coco_files import check_annotations
 from ..errors import DatasetError, UserError
-from ..files import check_regular, read_json
+from ..files import read_json
 from ..images import read_image
 from .masks import Mask
 
@@ -35,21 +35,20 @@ def load_annotations(path: str | Path) -> COCO:
     path = Path(path).expanduser()
     if not path.exists():
         raise DatasetError(f'the annotations {path} do not exist; expected a file like instances_val2017.json of COCO')
-    check_coco_files()
-    try:
-        check_regular(path)
-        with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints
-            coco = COCO(str(path))
-    except OSError as error:
-        raise DatasetError(f'{path} cannot be read: {error.strerror}' if error.strerror else str(error)) from error
-    if not coco.dataset.get('images') or not coco.dataset.get('annotations'):
+    content = read_json(path)
+    check_annotations(content, str(path))
+    if not content['images'] or not content.get('annotations'):
         raise DatasetError(f'{path}: images or annotations: there are none to evaluate')
-    for number, annotation in enumerate(coco.dataset['annotations']):
+    for number, annotation in enumerate(content['annotations']):
         if annotation.get('segmentation') is None:
             raise DatasetError(f'{path}: annotations: entry {number} has no segmentation')
         if not all(map(math.isfinite, annotation['bbox'])):
             raise DatasetError(f'{path}: annotations: entry {number} has the box {annotation["bbox"]}; expected finite '
                                'numbers')
+    coco = COCO()
+    coco.dataset = content
+    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints
+        coco.createIndex()
     return coco
 
 

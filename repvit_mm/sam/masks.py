@@ -54,11 +54,9 @@ def segment(predictor: SamPredictor, prompt: Prompt) -> list[Mask]:
 
 
 class _ReportingGenerator(SamAutomaticMaskGenerator):
-    """Reports progress after every batch of points."""
+    """Reports progress to ``on_progress`` after every batch of points."""
 
-    def report(self, on_progress: Callable[[int], None]) -> '_ReportingGenerator':
-        self.on_progress = on_progress
-        return self
+    on_progress: Callable[[int], None]
 
     def _process_batch(self, points: np.ndarray, im_size: tuple[int, ...], crop_box: list[int],
                        orig_size: tuple[int, ...]) -> MaskData:
@@ -86,8 +84,8 @@ def segment_everything(sam: Sam, image: np.ndarray, points_per_side: int = 32, p
     """
     generator = _ReportingGenerator(
         sam, points_per_side, points_per_batch, pred_iou_thresh, stability_score_thresh, output_mode='coco_rle')
-    annotations = generator.report(on_progress).generate(image)
-    return sorted(annotations, key=lambda annotation: -annotation['area'])
+    generator.on_progress = on_progress
+    return sorted(generator.generate(image), key=lambda annotation: -annotation['area'])
 
 
 def decode(annotation: dict[str, Any]) -> np.ndarray:
