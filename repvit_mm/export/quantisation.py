@@ -1,8 +1,9 @@
 """8-bit ONNX graphs: weights with a scale for each output channel, maps with a range seen on pictures.
 
 Convolutions and linear layers compute in 8 bits; all between them stays in single precision, and so do the layers where
-a rounding shows most: the first, which reads the image, those of squeeze-and-excitation, which scale whole channels,
-and the last on the way to each output. OpenVINO takes the same graph.
+a rounding shows most: the first, which reads the image, the depthwise ones, which have little to compute and channels of
+very different ranges, those of squeeze-and-excitation, which scale whole channels, and the last on the way to each
+output. OpenVINO takes the same graph.
 """
 import contextlib
 import logging
@@ -54,7 +55,8 @@ def float_layers(graph: Any) -> set[str]:
     image = graph.input[0].name
     found = set(_nearest_layers(producers, [output.name for output in graph.output]))
     for node in graph.node:
-        if node.op_type in WEIGHTED and (node.input[0] == image or _is_pooled(producers, node.input[0])):
+        if node.op_type in WEIGHTED and (node.input[0] == image or _is_grouped(node)
+                                         or _is_pooled(producers, node.input[0])):
             found.add(node.name)
     return found
 
@@ -72,6 +74,10 @@ def _nearest_layers(producers: Mapping[str, Any], names: Iterable[str]) -> Itera
             yield node.name
         else:
             todo += node.input
+
+
+def _is_grouped(node: Any) -> bool:
+    return any(attribute.name == 'group' and attribute.i > 1 for attribute in node.attribute)
 
 
 def _is_pooled(producers: Mapping[str, Any], name: str) -> bool:
