@@ -81,7 +81,7 @@ class Run:
                     results['videos'].append(self._video(self.inputs.camera, drawing, predictor, progress))
         finally:  # what is drawn is also told, and makes the folder one of ours, where Ctrl-C ends the run
             if results['pictures'] or results['videos']:
-                write_json(self.out / RESULTS, results)
+                write_json(make_folder(self.out, '--out') / RESULTS, results)
         done = len(pictures) + len(results['videos'])
         self.console.print(f'wrote {self.out / RESULTS} and the drawings', markup=False)
         if self.failures:

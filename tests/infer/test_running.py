@@ -128,6 +128,7 @@ def test_files_that_cannot_be_decoded_are_named_and_the_others_go_on(folder, cap
     assert 'truncated' in broken[0]['error'] and 'cannot be decoded as a video' in broken[1]['error']
     assert capfd.readouterr().err.count('skipped: ') == 3
     assert sorted(path.name for path in Path('out').iterdir()) == ['a.JPG', 'b.png', 'predictions.json']
+    run(['in/cut.png'], 'alone', fails=True)
 
 
 def test_video_is_drawn_frame_by_frame(folder):
