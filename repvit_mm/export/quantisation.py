@@ -1,8 +1,8 @@
 """8-bit ONNX graphs: weights with a scale for each output channel, maps with a range seen on pictures.
 
 Convolutions and linear layers compute in 8 bits; all between them stays in single precision, and so do the layers where
-a rounding shows most: the first, which reads the image, the depthwise ones, which have little to compute and channels of
-very different ranges, those of squeeze-and-excitation, which scale whole channels, and the last on the way to each
+a rounding shows most: the first, which reads the image, the depthwise ones, which have little to compute and channels
+of very different ranges, those of squeeze-and-excitation, which scale whole channels, and the last on the way to each
 output. OpenVINO takes the same graph.
 """
 import contextlib
