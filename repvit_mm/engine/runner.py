@@ -223,7 +223,7 @@ class Runner(mmengine.runner.Runner):
 
     def register_hook(self, hook: Hook | dict[str, Any], priority: int | str | Priority | None = None) -> None:
         """Register a hook; see mmengine. Its CheckpointHook becomes ours."""
-        if isinstance(hook, Mapping) and hook['type'] in ('CheckpointHook', mmengine.hooks.CheckpointHook):
+        if isinstance(hook, Mapping) and hook.get('type') in ('CheckpointHook', mmengine.hooks.CheckpointHook):
             hook = {**hook, 'type': CheckpointHook}
         super().register_hook(hook, priority)
 

@@ -207,6 +207,11 @@ def test_interrupt_that_mmengine_swallows():
         raise SyntaxError('a bug')
 
 
+def test_a_hook_without_a_type_is_told(make_runner):
+    with pytest.raises(KeyError, match='must contain the key "type", but got .*interval'):
+        make_runner().register_hook(dict(interval=1))
+
+
 def test_setting_that_is_not_taken_is_told_with_its_place(make_runner):
     runner = make_runner()
     runner.cfg.other = dict(steps=[dict(batchsize=1)], batchsize=2)
