@@ -1,5 +1,4 @@
 """Distilling an image encoder from a SAM with mmengine's runner: configs import this module by ``custom_imports``."""
-import io
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,17 +9,17 @@ import torch.nn.functional as F
 from mmengine.evaluator import BaseMetric
 from mmengine.model import BaseDataPreprocessor, BaseModel
 from mmengine.registry import DATASETS, METRICS, MODELS
-from PIL import Image, UnidentifiedImageError
 from segment_anything.modeling import Sam
 from segment_anything.utils.transforms import ResizeLongestSide
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from ..checkpoints.download import sha256_of
 from ..errors import CheckpointError, ConfigError, DatasetError, UserError
-from ..images import list_images, to_rgb
+from ..images import list_images, read_image
 from ..normalisation import IMAGENET
 from .build import CHANNELS, STRIDE
-from .embedding_cache import EmbeddingCache, picture_digest
+from .embedding_cache import EmbeddingCache
 from .encoder import SamEncoder
 from .teacher import SamTeacher
 
@@ -65,15 +64,11 @@ class SamImages(Dataset):
 
     def read(self, name: str) -> tuple[np.ndarray, str]:
         """A scaled picture, (H, W, 3) uint8 RGB, and the digest of its file."""
+        path = self.folder / name
         try:
-            content = (self.folder / name).read_bytes()
-            with Image.open(io.BytesIO(content)) as image:
-                return self.transform.apply_image(to_rgb(image)), picture_digest(content)
-        except UnidentifiedImageError as error:
-            raise DatasetError(f'{self.folder / name} is not in a picture format that Pillow can read; '
-                               'remove or replace it') from error
-        except (OSError, SyntaxError, ValueError, UserError) as error:
-            raise DatasetError(f'{self.folder / name} cannot be read: {error}; remove or replace it') from error
+            return self.transform.apply_image(read_image(path)), sha256_of(path)
+        except UserError as error:
+            raise DatasetError(f'{error}; remove or replace it') from error
 
 
 def cache_embeddings(cache: EmbeddingCache, images: SamImages, names: Sequence[str], teacher: SamTeacher,

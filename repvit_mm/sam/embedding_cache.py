@@ -1,5 +1,4 @@
 """A teacher's embeddings in files: computed once instead of in every epoch."""
-import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +10,6 @@ from ..errors import DatasetError
 from ..files import atomic_write, check_regular, make_folder, read_json, write_json
 
 MANIFEST = 'manifest.json'
-
-
-def picture_digest(content: bytes) -> str:
-    """SHA-256 of a picture's file, which identifies its embedding."""
-    return hashlib.sha256(content).hexdigest()
 
 
 class EmbeddingCache:
@@ -76,7 +70,7 @@ class EmbeddingCache:
 
         Args:
             name: See :meth:`path`.
-            digest: See :func:`picture_digest`.
+            digest: SHA-256 of the file of the picture.
             shape: Expected channels, height and width.
 
         Returns:
