@@ -33,7 +33,7 @@ def build_export_parser(*formats: str) -> Parser:
                         help='one file for each (default: fp16 for Core ML, fp32 for the others)')
     add_shape(parser)
     parser.add_argument('--out', type=Path, metavar='PATH',
-                        help='the file, or the folder of several files (default: NAME_HxW and the usual suffix)')
+                        help='the file, or the folder of several (default: NAME_HxW, and _PRECISION where given)')
     parser.add_argument('--pictures', nargs='+', default=(), metavar='FILE',
                         help=PICTURES)
     _add_optional(parser, {option for name in asked for option in BACKENDS[name].options})
@@ -121,13 +121,14 @@ def _compare_size(model: InferenceModel, shape: Sequence[int]) -> None:
 
 
 def _outs(args: argparse.Namespace, jobs: Sequence[tuple[str, Options]]) -> list[Path]:
-    if len(jobs) == 1 and args.out is not None:
+    suffixes = [BACKENDS[name].suffix for name, _ in jobs]
+    if len(jobs) == 1 and args.out is not None and (not args.out.is_dir() or args.out.name.endswith(suffixes[0])):
         return [args.out]
     folder = Path() if args.out is None else make_folder(args.out, '--out')
     stem = f'{Path(args.config).stem if args.config.endswith(".py") else args.config}_{args.shape[0]}x{args.shape[1]}'
-    several = len(args.precision) > 1
-    return [folder / f'{stem}{f"_{options.precision}" if several else ""}{BACKENDS[name].suffix}'
-            for name, options in jobs]
+    asked = args.precision != [None]  # in the name, so that one precision does not replace another
+    return [folder / f'{stem}{f"_{options.precision}" if asked else ""}{suffix}'
+            for (_, options), suffix in zip(jobs, suffixes, strict=True)]
 
 
 def _selection(args: argparse.Namespace, model: InferenceModel) -> Selection | None:

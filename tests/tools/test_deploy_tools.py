@@ -12,6 +12,7 @@ from mmengine.runner.checkpoint import _load_checkpoint_to_model
 from running import run_tool
 
 from repvit_mm.configs import load_config
+from repvit_mm.export import Options
 from repvit_mm.inference import build_inference_model
 
 IMAGE = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
@@ -95,6 +96,22 @@ def test_benchmark_writes_figures_and_a_plot(tmp_path):
     (system,) = json.loads(figures.read_text())['systems']
     assert (system['model'], system['implementation'], system['backend']) == ('m0_6', 'repvit_mm', 'eager')
     assert plot.read_bytes()[:4] == b'\x89PNG'
+
+
+@pytest.mark.parametrize(('options', 'names'), [
+    (['--to', 'onnx'], ['m0_6_64x64.onnx']),
+    (['--to', 'onnx', '--precision', 'fp16'], ['m0_6_64x64_fp16.onnx']),  # does not replace the file above
+    (['--to', 'onnx', 'ncnn', '--precision', 'fp32'], ['m0_6_64x64_fp32.onnx', 'm0_6_64x64_fp32.ncnn.param']),
+    (['--to', 'onnx', '--out', 'a.onnx'], ['a.onnx']),
+    (['--to', 'onnx', '--out', 'folder'], ['folder/m0_6_64x64.onnx']),
+    (['--to', 'coreml', '--out', 'old.mlpackage'], ['old.mlpackage'])])
+def test_exported_files_have_names_of_their_own(options, names, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for folder in ('folder', 'old.mlpackage'):
+        (tmp_path / folder).mkdir()
+    args = _export.build_export_parser().parse_args(['m0_6', '--shape', '64', '64', *options])
+    jobs = [(name, Options(precision)) for name in args.to for precision in args.precision]
+    assert [str(path) for path in _export._outs(args, jobs)] == names
 
 
 @pytest.mark.parametrize('tool, suffix', [('export_onnx', '.onnx'), ('export_coreml', '.mlpackage')])
