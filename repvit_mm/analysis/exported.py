@@ -1,12 +1,16 @@
 """Size, accuracy and latency of exported files beside PyTorch, and the table of them in the documentation."""
+import multiprocessing
 import re
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from rich.progress import track
 
 from ..errors import UserError
 from ..export.backends import BACKENDS
@@ -20,7 +24,7 @@ from ..export.testing import use_exported
 from ..export.verification import size_on_disk
 from ..files import atomic_write
 from ..inference import InferenceModel, build_inference_model
-from .turns import Prepared, take_turns
+from .turns import START, Prepared, take_turns
 
 #: The generated part of the document is between these lines.
 BEGIN, END = '<!-- exported: begin -->', '<!-- exported: end -->'
@@ -72,35 +76,50 @@ def measure(job: Job, files: Sequence[Path]) -> list[list[str]]:
     Raises:
         UserError: If a file cannot be run, or the test data are missing.
     """
-    subject = job.subject()
-    cfg = test_config(subject.fused.config, job.data_root)
-    if cfg is None:
-        raise UserError(f'the test data of {job.config} are not here: give their place with --data-root DIR')
+    name = build_inference_model(job.config).name
     packages = [path for path in files if path.suffix == BACKENDS['coreml'].suffix]
     engines = {path: _engine_of(path) for path in files if path not in packages}
     makers = {path: partial(_prepare_file, job, path, engine) for path, engine in engines.items()}
+    scores = {path: _score_apart(job, path, engines.get(path)) for path in track([_PYTORCH, *engines], 'testing')}
     turns = take_turns({_PYTORCH: partial(_prepare_pytorch, job), **makers}, ROUNDS)
-    scores = {_PYTORCH: accuracy(cfg, subject.fused.model)[0]}
-    for path, engine in engines.items():
-        tested = test_config(subject.fused.config, job.data_root)
-        use_exported(tested, str(path), engine)
-        scores[path] = accuracy(tested)[0]
     rows = []
     for path, score in scores.items():
         size = '-' if path is _PYTORCH else f'{_size(path) / 1e6:.1f}'
-        figures = ', '.join(f'{name} {value:.1f}' for name, value in score.items())
-        name = 'PyTorch, fused' if path is _PYTORCH else engines[path]
+        figures = ', '.join(f'{metric} {value:.1f}' for metric, value in score.items())
+        engine = 'PyTorch, fused' if path is _PYTORCH else engines[path]
         precision = 'fp32' if path is _PYTORCH else _precision_of(path, 'fp32')
-        rows.append([subject.fused.name, name, precision, size, figures, f'{np.median(turns[path][1].times):.1f}'])
+        rows.append([name, engine, precision, size, figures, f'{np.median(turns[path][1].times):.1f}'])
     return rows + [_package_row(job, path) for path in packages]
+
+
+def _score_apart(job: Job, path: Path, engine: str | None) -> dict[str, float]:
+    """The accuracy, from a process of its own: LiteRT and ExecuTorch crash in one with others."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context(START)) as pool:
+        try:
+            return pool.submit(_score, job, path, engine).result()
+        except BrokenProcessPool:
+            raise UserError(f'{path}: {engine or "PyTorch"} ended the process that tested it') from None
+
+
+def _score(job: Job, path: Path, engine: str | None) -> dict[str, float]:
+    fused = job.subject().fused
+    cfg = test_config(fused.config, job.data_root)
+    if cfg is None:
+        raise UserError(f'the test data of {job.config} are not here: give their place with --data-root DIR')
+    if engine is None:
+        return accuracy(cfg, fused.model)[0]
+    use_exported(cfg, str(path), engine)
+    return accuracy(cfg)[0]
 
 
 def _package_row(job: Job, path: Path) -> list[str]:
     """The row of a Core ML package."""
     subject, precision = job.subject(fixed=True), _precision_of(path, 'fp16')
     options = Options(precision, job.pictures, selection_of(subject.fused))
-    results = BACKENDS['coreml'].prove(path, subject, options)
-    figures = ', '.join(f'{result.output} {result.difference:.1e}' for result in results[:4])
+    largest: dict[str, float] = {}
+    for result in BACKENDS['coreml'].prove(path, subject, options):
+        largest[result.output] = max(result.difference, largest.get(result.output, 0.))
+    figures = ', '.join(f'{output} {difference:.1e}' for output, difference in largest.items())
     return [subject.fused.name, 'coreml', precision, f'{size_on_disk(path) / 1e6:.1f}', f'differs: {figures}', '-']
 
 

@@ -1,4 +1,5 @@
 """The table of exported files in the documentation."""
+import os
 from types import SimpleNamespace
 
 import pytest
@@ -28,7 +29,17 @@ def test_a_core_ml_package_is_compared_with_pytorch_and_not_timed(tmp_path, monk
 
     def prove(path, given, options):
         assert given is subject and options.precision == 'fp32' and options.selection is None
-        return [Comparison('logits', (1, 7), 1.2e-3, 1e-4, 2e-2)]
+        return [Comparison('logits', (1, 7), difference, 1e-4, 2e-2) for difference in (1.2e-3, 3e-4)]
     monkeypatch.setitem(BACKENDS, 'coreml', BACKENDS['coreml']._replace(prove=prove))
     row = exported._package_row(exported.Job('m.py', 'm.pth', None, (32, 32)), tmp_path / 'm_fp32.mlpackage')
     assert row == ['m', 'coreml', 'fp32', '1.5', 'differs: logits 1.2e-03', '-']
+
+
+class _CrashingJob(exported.Job):
+    def subject(self, fixed=False):
+        os._exit(11)
+
+
+def test_a_runtime_that_crashes_is_one_line(tmp_path):
+    with pytest.raises(UserError, match='m.tflite: litert ended the process that tested it'):
+        exported._score_apart(_CrashingJob('m.py', 'm.pth', None, (32, 32)), tmp_path / 'm.tflite', 'litert')
