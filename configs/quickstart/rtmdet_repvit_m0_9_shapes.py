@@ -6,7 +6,7 @@ _base_ = '../detection/rtmdet_repvit_m0_9.py'
 data_root = 'data/shapes_detection/'
 classes = ('circle', 'square', 'triangle', 'star', 'heart', 'cross', 'ring', 'crescent')
 scale = (160, 160)
-max_epochs = 4
+max_epochs = 6
 
 model = dict(backbone=dict(init_cfg=None), bbox_head=dict(num_classes=len(classes)))
 

@@ -21,6 +21,7 @@ from ..errors import UserError
 from ..fusion import fuse
 from ..heap import keep_freed_memory
 from ..inference import BACKBONE, InferenceModel, build_inference_model, randomise_weights
+from ..version import __version__
 from .backends import BACKENDS, Source
 from .limits import DTYPES, finished
 from .turns import Prepared
@@ -282,9 +283,10 @@ def _peak(device: str) -> float:
 
 def describe_machine(device: str, threads: int) -> dict[str, Any]:
     """The machine and the versions of a measurement."""
-    packages = ('torch', 'timm', 'onnxruntime', 'openvino', 'coremltools', 'repvit-mm')
+    packages = ('torch', 'timm', 'onnxruntime', 'openvino', 'coremltools')
     facts: dict[str, Any] = {'device': device, 'processor': _processor(), 'cores': os.cpu_count(), 'threads': threads,
-                             'system': platform.platform(), 'python': platform.python_version()}
+                             'system': platform.platform(), 'python': platform.python_version(),
+                             'repvit-mm': __version__}
     if device == 'cuda':
         facts.update(gpu=torch.cuda.get_device_name(), cuda=torch.version.cuda, cudnn=torch.backends.cudnn.version(),
                      tf32_convolutions=torch.backends.cudnn.allow_tf32)
