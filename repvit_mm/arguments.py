@@ -14,7 +14,8 @@ class Parser(argparse.ArgumentParser):
     """
 
     def __init__(self, description: str):
-        super().__init__(prog=os.environ.get('REPVIT_MM_COMMAND'), description=description)
+        # Popped, as a tool that this one starts has another name.
+        super().__init__(prog=os.environ.pop('REPVIT_MM_COMMAND', None), description=description)
 
     def parse_args(self, args: Sequence[str] | None = None,
                    namespace: argparse.Namespace | None = None) -> argparse.Namespace:

@@ -144,7 +144,8 @@ def _check_key(cfg: Config, key: str) -> None:
         raise ConfigError('--cfg-options data_root has no effect; use --data-root, which changes every loader and '
                           'evaluator')
     # What a hook of a project may read has a name of its own.
-    if name in cfg and name not in read and (places := [place for place in places_of(cfg, name) if place != name]):
+    places = [place for place in places_of(cfg, name) if place.partition('.')[0] in read]
+    if name in cfg and name not in read and places:
         raise ConfigError(f'--cfg-options {key} has no effect: the config has used its variable {name} already; set '
                           f'{shortened(places, 3)}')
     if name not in known:

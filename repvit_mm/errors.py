@@ -75,11 +75,14 @@ def run_cli(main: Callable[[], int | None]) -> None:
     keep_freed_memory()
     try:
         status = main()
-        sys.stdout.flush()
+        if sys.stdout:
+            sys.stdout.flush()
     except KeyboardInterrupt as error:
         print('; '.join(['interrupted', *error.args]), file=sys.stderr)
         status = 130
     except BrokenPipeError:
+        if os.environ.get(TRACEBACK_VARIABLE) == '1':
+            raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python itself flushes at the end
         status = 141
     except Exception as error:

@@ -93,8 +93,9 @@ def run_script(toolbox: str, name: str, arguments: Sequence[str]) -> None:
 
 def _names_config(word: str, before: str) -> bool:
     """Whether an argument is a config to look up; mmdet's print_config writes one after --save-path."""
-    return ((word.endswith('.py') or word in installed_configs()) and word[0] != '-' and '=' not in word
-            and before != '--save-path' and not Path(word).exists())
+    is_name = word in installed_configs() and not before.startswith('-')
+    return ((word.endswith('.py') or is_name) and word[0] != '-' and '=' not in word and before != '--save-path'
+            and not Path(word).exists())
 
 
 @contextmanager

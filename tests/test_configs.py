@@ -106,9 +106,11 @@ def test_options_override_settings(tmp_path):
     ('data_root', r'use --data-root, which changes every loader'),
     ('steps.5.end', r'--cfg-options cannot be applied'),
     ('max_epochs', r'max_epochs has no effect: .* used its variable max_epochs already; set train_cfg\.max_epochs$'),
+    ('scale', r'has no effect: .*; set train_dataloader\.scale$'),  # no run reads pipeline
 ])
 def test_option_that_cannot_be_set(tmp_path, key, message):
-    path = write(tmp_path / 'x.py', 'max_epochs = 3\nown = 2\ntrain_cfg = dict(max_epochs=3)\nsteps = [dict(end=1)]')
+    path = write(tmp_path / 'x.py', 'max_epochs = 3\nown = 2\ntrain_cfg = dict(max_epochs=3)\nsteps = [dict(end=1)]\n'
+                 'scale = 4\npipeline = [dict(scale=4)]\ntrain_dataloader = dict(scale=4)')
     with pytest.raises(ConfigError, match=message):
         load_config(path, {key: 1})
     assert load_config(path, {'own': 1}).own == 1

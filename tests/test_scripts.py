@@ -62,9 +62,10 @@ def test_it_runs_beside_its_neighbours_with_its_arguments(toolbox, monkeypatch, 
 def test_installed_configs_are_found_those_here_come_first_and_one_to_write_stays(toolbox, tmp_path):
     (tmp_path / 'mine.py').write_text('')
     result = run_tool('toolbox', 'mmdet', 'train', 'mine.py', 'detection/maskrcnn_repvit_m1_1.py',
-                      'maskrcnn_repvit_m1_1', 'a=b.py', '--save-path', 'new.py')
-    mine, *installed, option, word, new = eval(result.out)[0]
-    assert (mine, option, word, new) == ('mine.py', 'a=b.py', '--save-path', 'new.py')
+                      'maskrcnn_repvit_m1_1', '--work-dir', 'maskrcnn_repvit_m1_1', 'a=b.py', '--save-path', 'new.py')
+    mine, *installed, option, folder, setting, word, new = eval(result.out)[0]
+    assert (mine, option, folder) == ('mine.py', '--work-dir', 'maskrcnn_repvit_m1_1')
+    assert (setting, word, new) == ('a=b.py', '--save-path', 'new.py')
     assert [name.partition('.mim/')[2] for name in installed] == ['configs/detection/maskrcnn_repvit_m1_1.py'] * 2
 
 

@@ -125,7 +125,7 @@ def _outs(args: argparse.Namespace, jobs: Sequence[tuple[str, Options]]) -> list
     if len(jobs) == 1 and args.out is not None and (not args.out.is_dir() or args.out.name.endswith(suffixes[0])):
         return [args.out]
     folder = Path() if args.out is None else make_folder(args.out, '--out')
-    stem = f'{Path(args.config).stem if args.config.endswith(".py") else args.config}_{args.shape[0]}x{args.shape[1]}'
+    stem = f'{Path(args.config).stem}_{args.shape[0]}x{args.shape[1]}'
     asked = args.precision != [None]  # in the name, so that one precision does not replace another
     return [folder / f'{stem}{f"_{options.precision}" if asked else ""}{suffix}'
             for (_, options), suffix in zip(jobs, suffixes, strict=True)]

@@ -1,5 +1,4 @@
 """Size, accuracy and latency of exported files beside PyTorch, and the table of them in the documentation."""
-import multiprocessing
 import re
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -24,7 +23,7 @@ from ..export.testing import use_exported
 from ..export.verification import size_on_disk
 from ..files import atomic_write
 from ..inference import InferenceModel, build_inference_model
-from .turns import START, Prepared, take_turns
+from .turns import Prepared, process_context, take_turns
 
 #: The generated part of the document is between these lines.
 BEGIN, END = '<!-- exported: begin -->', '<!-- exported: end -->'
@@ -94,7 +93,7 @@ def measure(job: Job, files: Sequence[Path]) -> list[list[str]]:
 
 def _score_apart(job: Job, path: Path, engine: str | None) -> dict[str, float]:
     """The accuracy, from a process of its own: LiteRT and ExecuTorch crash in one with others."""
-    with ProcessPoolExecutor(1, multiprocessing.get_context(START)) as pool:
+    with ProcessPoolExecutor(1, process_context()) as pool:
         try:
             return pool.submit(_score, job, path, engine).result()
         except BrokenProcessPool:
@@ -102,12 +101,12 @@ def _score_apart(job: Job, path: Path, engine: str | None) -> dict[str, float]:
 
 
 def _score(job: Job, path: Path, engine: str | None) -> dict[str, float]:
-    fused = job.subject().fused
-    cfg = test_config(fused.config, job.data_root)
+    config = build_inference_model(job.config).config
+    cfg = config and test_config(config, job.data_root)
     if cfg is None:
         raise UserError(f'the test data of {job.config} are not here: give their place with --data-root DIR')
     if engine is None:
-        return accuracy(cfg, fused.model)[0]
+        return accuracy(cfg, job.subject().fused.model)[0]
     use_exported(cfg, str(path), engine)
     return accuracy(cfg)[0]
 
@@ -124,7 +123,7 @@ def _package_row(job: Job, path: Path) -> list[str]:
 
 
 def _precision_of(path: Path, default: str) -> str:
-    """As the exporters name files of several precisions."""
+    """As the exporters name files."""
     return next((kind for kind in ('int8', 'fp16', 'fp32') if path.name.split('.')[0].endswith(kind)), default)
 
 

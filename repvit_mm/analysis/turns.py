@@ -1,4 +1,5 @@
 """Functions that take turns, each in a process of its own: while one computes, the others are stopped."""
+import contextlib
 import ctypes
 import multiprocessing
 import os
@@ -42,6 +43,13 @@ class Turn(NamedTuple):
     report: Any
 
 
+def process_context() -> Any:
+    """How processes are started: with what each of them needs already imported, where the system can."""
+    context = multiprocessing.get_context(START)
+    context.set_forkserver_preload(['repvit_mm.analysis.benchmark'])
+    return context
+
+
 class Worker:
     """A process that prepares a function, and calls it in its turns.
 
@@ -60,8 +68,7 @@ class Worker:
     """
 
     def __init__(self, make: Callable[[], Prepared]):
-        context = multiprocessing.get_context(START)
-        context.set_forkserver_preload(['repvit_mm.analysis.benchmark'])
+        context = process_context()
         self._connection, theirs = context.Pipe()
         self.process = context.Process(target=_serve, args=(make, theirs))
         self.process.start()
@@ -76,7 +83,8 @@ class Worker:
     def turn(self) -> Turn:
         """Call the function a few times, while nothing else runs."""
         os.kill(self.process.pid, signal.SIGCONT)
-        self._connection.send(CALLS_PER_TURN)
+        with contextlib.suppress(BrokenPipeError):  # it has ended, as is told below
+            self._connection.send(CALLS_PER_TURN)
         turn = self._receive()
         os.kill(self.process.pid, signal.SIGSTOP)
         return turn

@@ -63,7 +63,7 @@ def describe(error: Exception) -> str:
     if lines and ' ' in lines[0]:
         return lines[0]
     place = f'{os.sep.join(frame.filename.split(os.sep)[-3:])}, line {frame.lineno}'
-    if _says_nothing(error):
+    if _says_nothing(error) and frame.line and frame.line[-1] not in '(\\':  # all of a statement is on its line
         return f'"{frame.line}" fails ({place})'
     return f'{type(error).__name__}{": " * bool(lines)}{"".join(lines[:1])} ({place})'
 

@@ -141,11 +141,12 @@ class Runner(mmengine.runner.Runner):
 
     def train(self) -> nn.Module:
         """Train; mistakes of the user raise a UserError, and Ctrl-C says how to go on."""
+        earlier = None if self._resume else latest_checkpoint(self.work_dir)
         try:
             with user_errors(self.cfg):
                 return super().train()
         except KeyboardInterrupt:
-            if last := latest_checkpoint(self.work_dir):
+            if (last := latest_checkpoint(self.work_dir)) != earlier:
                 raise KeyboardInterrupt(f'the same command with --resume goes on from {last}') from None
             raise
 

@@ -50,10 +50,10 @@ class Run:
         for drawing in self.drawings.values():
             if drawing.resolve() in files:
                 raise ConfigError(f'--out {out}: the drawing would replace {drawing}; choose another folder')
-        names = sorted(path.name for path in self.out.glob('[!.]*'))
-        if names and RESULTS not in names:
-            raise ConfigError(f'--out {out} holds {names[0]}, but no {RESULTS} of an earlier run; choose another '
-                              'folder')
+        file = next((path for path in self.out.rglob('[!.]*') if path.is_file()), None)
+        if file is not None and not (self.out / RESULTS).exists():
+            raise ConfigError(f'--out {out} holds {file.relative_to(self.out)}, but no {RESULTS} of an earlier run; '
+                              'choose another folder')
 
     def start(self, predictor: Predictor, facts: Mapping[str, Any]) -> None:
         """Predict, draw and write.
@@ -72,7 +72,7 @@ class Run:
                 task = progress.add_task('pictures', total=len(pictures), visible=bool(pictures))
                 for start in range(0, len(pictures), self.batch_size):
                     batch = pictures[start:start + self.batch_size]
-                    results['pictures'] += self._pictures(batch, predictor)
+                    self._pictures(batch, predictor, results['pictures'])
                     progress.advance(task, len(batch))
                 for video in videos:
                     results['videos'].append(self._video(video, self.drawings[video], predictor, progress))
@@ -98,17 +98,17 @@ class Run:
         Console(stderr=True, highlight=False, soft_wrap=True).print(f'skipped: {error}', style='yellow', markup=False)
         return {'file': str(file), 'error': str(error)}
 
-    def _pictures(self, files: Sequence[Path], predictor: Predictor) -> list[dict[str, Any]]:
-        images, results = {}, {}
+    def _pictures(self, files: Sequence[Path], predictor: Predictor, results: list[dict[str, Any]]) -> None:
+        images, failed = {}, {}
         for file in files:
             try:
                 images[file] = read_image(file)
             except UserError as error:
-                results[file] = self._report(file, error)
-        samples = predictor.predict(list(images.values())) if images else []
-        for (file, image), sample in zip(images.items(), samples, strict=True):
-            results[file] = self._picture(file, image, predictor, sample)
-        return [results[file] for file in files]
+                failed[file] = self._report(file, error)
+        samples = iter(predictor.predict(list(images.values())) if images else [])
+        for file in files:
+            results.append(failed[file] if file in failed else
+                           self._picture(file, images[file], predictor, next(samples)))
 
     def _picture(self, file: Path, image: np.ndarray, predictor: Predictor, sample: Any) -> dict[str, Any]:
         drawing, found = self.drawings[file], predictor.describe(sample)

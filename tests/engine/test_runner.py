@@ -112,7 +112,7 @@ def test_an_interrupt_leaves_the_pointer_to_the_checkpoint_before(make_runner, t
     assert (tmp_path / 'epoch_2.pth').is_file() and (tmp_path / 'last_checkpoint').read_text() == pointer
 
 
-def test_an_interrupt_says_how_to_go_on_if_there_is_a_checkpoint(make_runner, tmp_path, monkeypatch, capsys):
+def test_an_interrupt_says_how_to_go_on_if_this_training_has_a_checkpoint(make_runner, tmp_path, monkeypatch, capsys):
     steps, forward = iter(range(3)), ToyModel.forward
 
     def interrupted(*arguments, **settings):
@@ -124,8 +124,6 @@ def test_an_interrupt_says_how_to_go_on_if_there_is_a_checkpoint(make_runner, tm
         with pytest.raises(SystemExit) as end:
             run_cli(make_runner().train)
         assert (end.value.code, capsys.readouterr().err) == (130, said)
-        (tmp_path / 'epoch_1.pth').unlink(missing_ok=True)
-        (tmp_path / 'last_checkpoint').unlink(missing_ok=True)
 
 
 def test_the_settings_of_each_parameter_are_in_the_log_only(make_runner, capsys):

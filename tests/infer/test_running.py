@@ -90,7 +90,7 @@ def test_inputs_that_are_not_there(folder, words, message):
 
 @pytest.mark.parametrize(('out', 'message'), [
     ('in', 'the drawing would replace in/a.JPG'), ('in/b.png', 'it is a file'), ('in/b.png/x', 'cannot be created'),
-    ('data', r'--out data holds labels, but no predictions\.json of an earlier run; choose another folder')])
+    ('data', r'--out data holds labels/b\.png, but no predictions\.json of an earlier run; choose another folder')])
 def test_results_replace_no_file_of_the_user(folder, out, message):
     save(folder / 'data/labels/b.png', 1)
     with pytest.raises(UserError, match=message):
@@ -203,6 +203,24 @@ def test_ctrl_c_during_a_video_leaves_nothing_half_written(folder, monkeypatch):
     assert sorted(path.name for path in Path('out').rglob('*') if path.is_file()) == ['b.png', 'predictions.json']
     assert len(json.loads(Path('out/predictions.json').read_text())['pictures']) == 1
     run(['in/b.png'], 'out')  # again, into the same folder
+
+
+def test_ctrl_c_within_a_batch_keeps_what_is_drawn(folder, monkeypatch):
+    draw, calls = Mean.draw, iter(range(1))
+
+    def interrupted(self, image, sample):
+        if next(calls, None) is None:
+            raise KeyboardInterrupt
+        return draw(self, image, sample)
+    monkeypatch.setattr(Mean, 'draw', interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(['in'], 'out', batch_size=2)
+    found, = json.loads(Path('out/predictions.json').read_text())['pictures']
+    assert Path(found['file']).name == 'a.JPG'
+    assert sorted(path.name for path in Path('out').iterdir()) == ['a.JPG', 'predictions.json']
+    monkeypatch.undo()
+    monkeypatch.chdir(folder)
+    run(['in'], 'out')
 
 
 def test_a_video_that_did_not_arrive_is_an_error(tmp_path, monkeypatch):
