@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ..checkpoints.schemes import replaced
 from ..errors import ExportError
 from ..folding import Fusible
 from ..fusion import fuse
@@ -222,11 +223,8 @@ def constant_scales() -> Iterator[None]:
                 size, scale_factor = None, [float(w // g) for w, g in zip(wanted, given, strict=True)]
         return original(input, size, scale_factor, mode, align_corners, *args, **kwargs)
 
-    F.interpolate = by_factor
-    try:
+    with replaced(F, 'interpolate', by_factor):
         yield
-    finally:
-        F.interpolate = original
 
 
 def size_on_disk(path: Path) -> int:
