@@ -40,10 +40,9 @@ test: setup  ## run all tests; ARGS="-m 'not slow'" leaves out the long ones
 	@$(call PYTEST,$(VENV)) $(ARGS)
 
 # What runs without the packages of the export: the network, its checkpoints and configs, and projects of others.
-UPSTREAM_TESTS = tests/test_archs.py tests/test_layers.py tests/test_backbone.py tests/test_fusion.py \
-  tests/test_registry.py tests/test_packaging.py tests/checkpoints tests/engine tests/test_detection_configs.py \
+UPSTREAM_TESTS = tests/test_archs.py tests/network tests/test_registry.py tests/test_packaging.py tests/checkpoints tests/engine tests/test_detection_configs.py \
   tests/test_segmentation_configs.py tests/test_classification_configs.py tests/test_external_projects.py \
-  tests/test_main.py tests/test_models.py tests/infer
+  tests/test_main.py tests/models
 
 check-upstream:  ## test with upstream OpenMMLab and the oldest torch (Python 3.10 or 3.11), in VENV_UPSTREAM
 	@install/environment.sh '$(VENV_UPSTREAM)' '$(PYTHON)' --exclude-newer $(UPSTREAM_DAY) -r requirements-upstream.txt

@@ -85,7 +85,7 @@ def main() -> int | None:
     elif name == '--version':
         print(f'repvit-mm {runpy.run_path(str(PACKAGE / "version.py"))["__version__"]}')
     elif name == 'doctor':
-        from repvit_mm.doctor import main as doctor
+        from repvit_mm.cli.doctor import main as doctor
         return doctor(arguments)
     elif name.replace('_', '-') in tools:
         run_tool(tools[name.replace('_', '-')], arguments)

@@ -21,10 +21,10 @@ except Exception as error:  # mmengine imports torch, and a broken torch can rai
         raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
 else:
     from .archs import ARCHS, out_channels
-    from .backbone import RepViT
     from .checkpoints import convert_state_dict, load_checkpoint
-    from .configs import add_scopes, config_path
-    from .fusion import fuse
+    from .engine.configs import add_scopes, config_path
+    from .network.backbone import RepViT
+    from .network.fusion import fuse
     from .ops import provide
 
     provide()
@@ -33,6 +33,6 @@ else:
     def __getattr__(name: str) -> Any:
         # Their module imports that of every toolbox, which a backbone does not need.
         if name in ('get_model', 'list_models'):
-            from . import models
+            from .models import names as models
             return getattr(models, name)
         raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

@@ -4,7 +4,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable
 
-from .heap import keep_freed_memory
+from .memory import keep_freed_memory
 
 #: Environment variable that shows, if it is 1, where an error that is reported in one line was raised.
 TRACEBACK_VARIABLE = 'REPVIT_MM_TRACEBACK'

@@ -1,7 +1,7 @@
 """Small models of every task, for the tests that count, measure and export."""
 from pathlib import Path
 
-from repvit_mm.inference import InferenceModel, build_inference_model, randomise_weights
+from repvit_mm.models.inference import InferenceModel, build_inference_model, randomise_weights
 
 CONFIGS = Path(__file__).parents[1] / 'configs'
 #: Task -> a config of it, which gets a small backbone.
@@ -30,7 +30,7 @@ def tiny_model(folder: Path, task: str) -> InferenceModel:
     """The model of :func:`write_config`, or a backbone alone, with weights of which every layer shows."""
     if task == 'backbone':
         from repvit_mm import RepViT
-        from repvit_mm.inference import BACKBONE
+        from repvit_mm.models.inference import BACKBONE
         model = InferenceModel('tiny', RepViT(TINY), BACKBONE)
     else:
         model = build_inference_model(write_config(folder, task))

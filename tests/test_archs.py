@@ -8,7 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from repvit_mm import ARCHS, RepViT, fuse, out_channels
 from repvit_mm.archs import get_arch
 from repvit_mm.errors import ConfigError
-from repvit_mm.layers import BNLinear
+from repvit_mm.network.layers import BNLinear
 
 
 def parameters(module):

@@ -9,7 +9,8 @@ import pytest
 from installed import ROOT, attempt, run
 from mmengine import Config
 
-from repvit_mm.datasets import CLASSES, SceneSpec, write_coco
+from repvit_mm.datasets.scenes import CLASSES, SceneSpec
+from repvit_mm.datasets.shapes import write_coco
 
 pytestmark = pytest.mark.slow
 
@@ -148,7 +149,7 @@ def project(stranger, tmp_path_factory):
 def test_training_step(project, name):
     step = project[name]
     assert math.isfinite(step['loss']) and step['loss'] > 0
-    assert step['backbone'] == 'repvit_mm.backbone'
+    assert step['backbone'] == 'repvit_mm.network.backbone'
     assert step['trained'] > 100 and step['finite']  # a gradient for every parameter
 
 
@@ -214,7 +215,7 @@ def test_detectors_train_with_mmengines_runner(stranger, tmp_path):
     found = json.loads(run(stranger, '-c', RUN, *names, cwd=tmp_path).splitlines()[-1])
     for name in names:
         frozen = ['stages', 'stem'] if name == 'cascade_mask_rcnn.py' else []
-        assert found[name] == dict(backbone='repvit_mm.backbone', frozen=frozen, learns=True, finite=True)
+        assert found[name] == dict(backbone='repvit_mm.network.backbone', frozen=frozen, learns=True, finite=True)
     losses = losses_in(tmp_path / 'work')  # the visualiser of the first run serves all
     assert len(losses) == len(names) == 4 and all(map(math.isfinite, losses))
     assert all((tmp_path / 'work' / name / 'epoch_1.pth').is_file() for name in names)

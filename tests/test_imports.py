@@ -7,16 +7,11 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / 'repvit_mm'
-#: The rooms from the top down; those of a line do not import each other.
-ROOMS = (
-    'zoo quickstart own_data', 'deploy infer', 'analysis', 'export', 'engine', 'models', 'inference scripts', 'configs',
-    'toolboxes',
-    'classification datasets safe_files sam training', 'backbone', 'checkpoints', 'fusion', 'blocks', 'layers',
-    'lean_training', 'folding', 'doctor', 'archs normalisation ops processes registry scalars settings',
-    'class_folders', 'arguments coco_files images', 'files picture_files', 'errors', 'heap version')
-LEVELS = {room: level for level, line in enumerate(ROOMS) for room in line.split()}
+#: The rooms from the bottom up: each imports those before it only.
+ROOMS = ('version', 'memory', 'errors', 'archs', 'io', 'ops', 'checkpoints', 'network', 'training', 'toolboxes',
+         'datasets', 'engine', 'sam', 'models', 'export', 'analysis', 'zoo', 'cli')
 #: They stand above all rooms.
-FACADES = ('__init__', '__main__')
+FACADES = ('__init__', '__main__', 'registry')
 FILES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob('*.py') if '.mim' not in path.parts)
 
 
@@ -46,7 +41,7 @@ def upward(file, text):
         return
     for line, name in imported(file, text):
         other = room_of(f'{name[0]}/{name[1]}.py') if len(name) > 1 and f'{name[0]}/{name[1]}.py' in FILES else name[0]
-        if other != room and LEVELS[other] <= LEVELS[room]:
+        if other != room and ROOMS.index(other) > ROOMS.index(room):
             yield f'repvit_mm/{file}:{line} imports {other}'
 
 
@@ -56,21 +51,22 @@ def test_imports_point_down(file):
 
 
 @pytest.mark.parametrize(('file', 'text'), [
-    ('layers.py', 'from .backbone import RepViT'), ('layers.py', 'def f():\n    from . import backbone'),
-    ('checkpoints/loading.py', 'from ..backbone import RepViT'), ('toolboxes/base.py', 'from ..engine.data import x'),
+    ('io/files.py', 'from ..archs import ARCHS'), ('io/files.py', 'def f():\n    from .. import archs'),
+    ('checkpoints/loading.py', 'from ..network.backbone import RepViT'),
+    ('toolboxes/base.py', 'from ..engine.data import x'),
     ('sam/encoder.py', 'import repvit_mm.export.onnx'), ('toolboxes/detection.py', 'from ..export import sam'),
-    ('export/onnx.py', 'from .. import analysis'), ('classification/head.py', 'from repvit_mm.sam.masks import x')])
+    ('export/onnx.py', 'from .. import analysis'), ('training/head.py', 'from repvit_mm.sam.masks import x')])
 def test_an_import_that_points_up_is_found(file, text):
     assert len(list(upward(file, text))) == 1
 
 
 @pytest.mark.parametrize(('imports', 'unwanted'), [
-    ('repvit_mm', 'mmcv mmdet mmseg mmpretrain timm repvit_mm.engine repvit_mm.toolboxes repvit_mm.training'),
-    ('repvit_mm.toolboxes, repvit_mm.engine', 'mmcv mmdet mmseg mmpretrain'),
+    ('repvit_mm', 'mmcv mmdet mmseg mmpretrain timm repvit_mm.engine.runner repvit_mm.toolboxes repvit_mm.training'),
+    ('repvit_mm.toolboxes, repvit_mm.engine.runner', 'mmcv mmdet mmseg mmpretrain'),
     # A backbone alone is exported and measured without what runs configs.
-    ('repvit_mm.inference, repvit_mm.export, repvit_mm.analysis.benchmark',
-     'mmdet mmseg mmpretrain coremltools onnx onnxruntime openvino repvit_mm.engine repvit_mm.classification'),
-    ('repvit_mm.sam', 'mmcv mmdet mmseg mmpretrain repvit_mm.engine repvit_mm.export')])
+    ('repvit_mm.models.inference, repvit_mm.export, repvit_mm.analysis.benchmark',
+     'mmdet mmseg mmpretrain coremltools onnx onnxruntime openvino repvit_mm.engine.runner repvit_mm.training.head'),
+    ('repvit_mm.sam', 'mmcv mmdet mmseg mmpretrain repvit_mm.engine.runner repvit_mm.export')])
 def test_what_is_not_needed_is_not_imported(imports, unwanted):
     loaded = subprocess.run([sys.executable, '-c', f'import sys, {imports}; print(*sys.modules)'], capture_output=True,
                             text=True, check=True).stdout.split()

@@ -11,9 +11,10 @@ from installed import ROOT, attempt, make_environment, run
 
 import repvit_mm
 import repvit_mm_cli
-from repvit_mm import doctor
-from repvit_mm.datasets import SceneSpec, write_classification
-from repvit_mm.inference import build_inference_model, randomise_weights
+from repvit_mm.cli import doctor
+from repvit_mm.datasets.scenes import SceneSpec
+from repvit_mm.datasets.shapes import write_classification
+from repvit_mm.models.inference import build_inference_model, randomise_weights
 from repvit_mm.version import __version__
 
 CLASSIFIER = 'classification/repvit_m0_6_300e.py'

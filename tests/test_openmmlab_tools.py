@@ -14,8 +14,9 @@ from mmengine.fileio import PickleHandler
 from mmengine.fileio.handlers import file_handlers
 from running import run_tool
 
-from repvit_mm.configs import load_config
-from repvit_mm.datasets import SceneSpec, write_classification, write_coco, write_segmentation
+from repvit_mm.datasets.scenes import SceneSpec
+from repvit_mm.datasets.shapes import write_classification, write_coco, write_segmentation
+from repvit_mm.engine.configs import load_config
 
 pytestmark = pytest.mark.slow
 

@@ -12,8 +12,8 @@ from torch import nn
 
 from repvit_mm import ARCHS
 from repvit_mm.checkpoints import published
-from repvit_mm.configs import load_config
-from repvit_mm.datasets import CLASSES
+from repvit_mm.datasets.scenes import CLASSES
+from repvit_mm.engine.configs import load_config
 
 CONFIGS = Path(__file__).parents[1] / 'configs'
 ARCH_NAMES = ('m0_6', 'm0_9', 'm1_0', 'm1_1', 'm1_5', 'm2_3', 'm3')
@@ -141,7 +141,7 @@ def segformer_cost(widths: tuple[int, ...], side: int) -> tuple[int, int]:
 @pytest.mark.parametrize(('name', 'cost'), [('fpn_repvit_m0_9', fpn_cost), ('segformer_repvit_m0_9', segformer_cost)])
 def test_the_decoders_cost_what_the_table_says(name, cost):
     from repvit_mm.analysis import count
-    from repvit_mm.inference import build_inference_model
+    from repvit_mm.models.inference import build_inference_model
     whole = count(build_inference_model(CONFIGS / 'segmentation' / f'{name}.py'), (512, 512))
     parts = {part.name: part for part in whole.children}
     backbone = parts.pop('backbone')

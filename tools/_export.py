@@ -3,7 +3,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from repvit_mm.arguments import CHECKPOINT, MODEL, PICTURES, Parser, add_shape, fraction, positive, side
+from repvit_mm.cli.arguments import CHECKPOINT, MODEL, PICTURES, Parser, add_shape, fraction, positive, side
 from repvit_mm.errors import UserError
 from repvit_mm.export import BACKENDS, Options, Selection, export_model
 from repvit_mm.export.backends import check_options, why_no_detections
@@ -12,8 +12,8 @@ from repvit_mm.export.coreml import WEIGHTS
 from repvit_mm.export.detectors import spread_outputs
 from repvit_mm.export.report import show
 from repvit_mm.export.verification import BOUNDS
-from repvit_mm.files import make_folder
-from repvit_mm.inference import InferenceModel, build_inference_model, randomise_weights
+from repvit_mm.io.files import make_folder
+from repvit_mm.models.inference import InferenceModel, build_inference_model, randomise_weights
 from repvit_mm.toolboxes.datasets import datasets_of
 
 

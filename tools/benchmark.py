@@ -19,9 +19,9 @@ from repvit_mm.analysis.report import (
     plot_layers,
     recommendations,
 )
-from repvit_mm.arguments import Parser, add_shape, finite, positive
+from repvit_mm.cli.arguments import Parser, add_shape, finite, positive
 from repvit_mm.errors import UserError, run_cli
-from repvit_mm.files import atomic_write, check_writable, write_json
+from repvit_mm.io.files import atomic_write, check_writable, write_json
 
 
 def build_parser() -> Parser:

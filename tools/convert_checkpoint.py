@@ -2,9 +2,9 @@
 
 import _interrupt  # noqa: F401
 
-from repvit_mm.arguments import CHECKPOINT, Parser
 from repvit_mm.checkpoints import FORMATS, convert_file
 from repvit_mm.checkpoints.reading import WEIGHT_KEYS
+from repvit_mm.cli.arguments import CHECKPOINT, Parser
 from repvit_mm.errors import run_cli
 
 

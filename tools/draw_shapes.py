@@ -3,8 +3,8 @@ from pathlib import Path
 
 import _interrupt  # noqa: F401
 
-from repvit_mm.arguments import Parser, positive, seed
-from repvit_mm.datasets import write_classification, write_coco, write_multilabel, write_segmentation
+from repvit_mm.cli.arguments import Parser, positive, seed
+from repvit_mm.datasets.shapes import write_classification, write_coco, write_multilabel, write_segmentation
 from repvit_mm.errors import run_cli
 
 LAYOUTS = {'detection': write_coco, 'segmentation': write_segmentation, 'classification': write_classification,

@@ -3,7 +3,7 @@
 import _interrupt  # noqa: F401
 from _export import build_export_parser, export
 
-from repvit_mm.arguments import Parser
+from repvit_mm.cli.arguments import Parser
 from repvit_mm.errors import run_cli
 
 

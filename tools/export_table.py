@@ -2,7 +2,7 @@
 from pathlib import Path
 
 from repvit_mm.analysis.exported import HEADER, Job, measure, write_rows
-from repvit_mm.arguments import CHECKPOINT, Parser, add_shape, positive
+from repvit_mm.cli.arguments import CHECKPOINT, Parser, add_shape, positive
 from repvit_mm.errors import run_cli
 
 

@@ -2,9 +2,9 @@
 
 import _interrupt  # noqa: F401
 
-from repvit_mm.arguments import CHECKPOINT, MODEL, Parser
-from repvit_mm.deploy import fuse_checkpoint
+from repvit_mm.cli.arguments import CHECKPOINT, MODEL, Parser
 from repvit_mm.errors import run_cli
+from repvit_mm.models.deploy import fuse_checkpoint
 
 
 def build_parser() -> Parser:

@@ -5,10 +5,10 @@ from rich.console import Console
 
 from repvit_mm.analysis import count
 from repvit_mm.analysis.report import complexity_table, what_is_counted
-from repvit_mm.arguments import MODEL, Parser, add_shape, whole_number
+from repvit_mm.cli.arguments import MODEL, Parser, add_shape, whole_number
 from repvit_mm.errors import run_cli
-from repvit_mm.files import write_json
-from repvit_mm.inference import build_inference_model
+from repvit_mm.io.files import write_json
+from repvit_mm.models.inference import build_inference_model
 
 
 def build_parser() -> Parser:

@@ -4,9 +4,10 @@ import shlex
 import _interrupt  # noqa: F401
 from rich.console import Console
 
-from repvit_mm.arguments import Parser
+from repvit_mm.cli.arguments import Parser
+from repvit_mm.datasets.recognising import FORMATS, recognise
+from repvit_mm.datasets.writing import choose_folder, describe, write
 from repvit_mm.errors import run_cli
-from repvit_mm.own_data import FORMATS, choose_folder, describe, recognise, write
 
 
 def build_parser() -> Parser:

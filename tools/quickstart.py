@@ -11,11 +11,11 @@ import _interrupt  # noqa: F401
 from rich.console import Console
 from rich.table import Table
 
-from repvit_mm.arguments import Parser, positive, seed
-from repvit_mm.configs import load_config
-from repvit_mm.engine.options import CfgOptions
+from repvit_mm.cli.arguments import Parser, positive, seed
+from repvit_mm.cli.options import CfgOptions
+from repvit_mm.cli.quickstart import Quickstart, check_unchanged
+from repvit_mm.engine.configs import load_config
 from repvit_mm.errors import run_cli
-from repvit_mm.quickstart import Quickstart, check_unchanged
 
 TOOLS = Path(__file__).resolve().parent
 CONFIG = TOOLS.parent / 'configs' / 'quickstart' / 'maskrcnn_repvit_m0_6_shapes.py'

@@ -7,9 +7,9 @@ import torch
 from rich.console import Console
 
 from repvit_mm.analysis.latency import describe_machine
-from repvit_mm.arguments import Parser, positive
+from repvit_mm.cli.arguments import Parser, positive
 from repvit_mm.errors import ConfigError, UserError, run_cli
-from repvit_mm.files import atomic_write, write_json
+from repvit_mm.io.files import atomic_write, write_json
 from repvit_mm.zoo import TABLES, Row, load_rows
 from repvit_mm.zoo.curves import draw_curves, read_curves
 from repvit_mm.zoo.documents import write_documents

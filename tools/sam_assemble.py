@@ -5,10 +5,10 @@ import _interrupt  # noqa: F401
 import torch
 
 from repvit_mm.archs import ARCHS
-from repvit_mm.arguments import Parser
 from repvit_mm.checkpoints import convert_state_dict
+from repvit_mm.cli.arguments import Parser
 from repvit_mm.errors import run_cli
-from repvit_mm.files import atomic_write
+from repvit_mm.io.files import atomic_write
 from repvit_mm.sam import assemble
 
 

@@ -8,9 +8,9 @@ from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress
 
 from repvit_mm import engine
-from repvit_mm.arguments import Parser, positive
-from repvit_mm.configs import load_config
-from repvit_mm.engine.options import CfgOptions
+from repvit_mm.cli.arguments import Parser, positive
+from repvit_mm.cli.options import CfgOptions
+from repvit_mm.engine.configs import load_config
 from repvit_mm.errors import ConfigError, run_cli
 from repvit_mm.sam.distillation import cache_embeddings
 from repvit_mm.sam.embedding_cache import EmbeddingCache

@@ -9,13 +9,13 @@ from rich.progress import Progress
 from segment_anything import SamPredictor
 from segment_anything.modeling import Sam
 
-from repvit_mm.arguments import Parser, finite
+from repvit_mm.cli.arguments import Parser, finite
+from repvit_mm.cli.sam import add_model_arguments, grid, model_from
 from repvit_mm.errors import UserError, run_cli
-from repvit_mm.files import make_folder, write_json
-from repvit_mm.images import write_png
+from repvit_mm.io.files import make_folder, write_json
+from repvit_mm.io.images import write_png
 from repvit_mm.sam import Prompt, read_image, segment, segment_everything
 from repvit_mm.sam.masks import decode, draw
-from repvit_mm.sam.options import add_model_arguments, grid, model_from
 
 
 def build_parser() -> Parser:

@@ -5,11 +5,11 @@ import _interrupt  # noqa: F401
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress
 
-from repvit_mm.arguments import Parser, finite, positive
+from repvit_mm.cli.arguments import Parser, finite, positive
+from repvit_mm.cli.sam import add_model_arguments, model_from
 from repvit_mm.errors import run_cli
-from repvit_mm.files import make_folder, write_json
+from repvit_mm.io.files import make_folder, write_json
 from repvit_mm.sam.instances import detected_boxes, evaluate, ground_truth_boxes, load_annotations, segment_instances
-from repvit_mm.sam.options import add_model_arguments, model_from
 
 
 def build_parser() -> Parser:

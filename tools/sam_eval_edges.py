@@ -11,14 +11,14 @@ from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress
 from segment_anything.modeling import Sam
 
-from repvit_mm.arguments import Parser, positive
+from repvit_mm.cli.arguments import Parser, positive
+from repvit_mm.cli.sam import add_model_arguments, grid, model_from
 from repvit_mm.errors import run_cli
-from repvit_mm.files import make_folder, write_json
-from repvit_mm.images import write_png
+from repvit_mm.io.files import make_folder, write_json
+from repvit_mm.io.images import write_png
 from repvit_mm.sam import read_image
 from repvit_mm.sam.edge_benchmark import Counts, count_file, list_pictures, load_boundaries, score
 from repvit_mm.sam.edges import edge_map
-from repvit_mm.sam.options import add_model_arguments, grid, model_from
 
 
 def build_parser() -> Parser:

@@ -4,12 +4,12 @@ from pathlib import Path
 import _interrupt  # noqa: F401
 from rich.console import Console
 
-from repvit_mm.arguments import PICTURES, Parser
+from repvit_mm.cli.arguments import PICTURES, Parser
+from repvit_mm.cli.sam import add_model_arguments, model_from
 from repvit_mm.errors import run_cli
 from repvit_mm.export.report import show
 from repvit_mm.export.sam import export_decoder, export_encoder
-from repvit_mm.files import make_folder
-from repvit_mm.sam.options import add_model_arguments, model_from
+from repvit_mm.io.files import make_folder
 
 _ENDINGS = {'onnx': '.onnx', 'coreml': '.mlpackage'}
 

@@ -2,9 +2,9 @@
 
 import _interrupt  # noqa: F401
 
-from repvit_mm.arguments import Parser, port
+from repvit_mm.cli.arguments import Parser, port
+from repvit_mm.cli.sam import RANDOM_WEIGHTS, add_model_arguments, model_from
 from repvit_mm.errors import ConfigError, run_cli
-from repvit_mm.sam.options import RANDOM_WEIGHTS, add_model_arguments, model_from
 from repvit_mm.sam.webpage import LARGEST_UPLOAD, build_page
 
 

@@ -3,8 +3,8 @@
 import _interrupt  # noqa: F401
 
 from repvit_mm import engine
-from repvit_mm.arguments import CHECKPOINT, Parser, positive
-from repvit_mm.configs import load_config
+from repvit_mm.cli.arguments import CHECKPOINT, Parser, positive
+from repvit_mm.engine.configs import load_config
 from repvit_mm.errors import run_cli
 from repvit_mm.export.runtimes import ENGINES
 from repvit_mm.export.testing import use_exported

@@ -3,9 +3,9 @@ import argparse
 
 import _interrupt  # noqa: F401
 
-from repvit_mm.arguments import Parser
+from repvit_mm.cli.arguments import Parser
+from repvit_mm.cli.scripts import TOOLBOXES, describe_script, find_scripts, run_script
 from repvit_mm.errors import run_cli
-from repvit_mm.scripts import TOOLBOXES, describe_script, find_scripts, run_script
 
 
 def build_parser() -> Parser:

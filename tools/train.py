@@ -3,8 +3,8 @@
 import _interrupt  # noqa: F401
 
 from repvit_mm import engine
-from repvit_mm.arguments import Parser
-from repvit_mm.configs import load_config
+from repvit_mm.cli.arguments import Parser
+from repvit_mm.engine.configs import load_config
 from repvit_mm.errors import run_cli
 
 

@@ -1,7 +1,7 @@
 # Fine-tuning on your own folder of images:
 #   python tools/train.py configs/classification/finetune_repvit_m0_9.py --data-root DIR
 _base_ = ['./_base_/image_folder.py', 'mmpretrain::_base_/default_runtime.py']
-custom_imports = dict(imports=['repvit_mm', 'repvit_mm.classification', 'repvit_mm.training'])
+custom_imports = dict(imports=['repvit_mm', 'repvit_mm.training.classification', 'repvit_mm.training'])
 custom_hooks = [dict(type='ChannelsLast', on_gpu=False)]
 
 model = dict(

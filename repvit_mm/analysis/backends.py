@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import UserError
-from ..inference import InferenceModel
+from ..models.inference import InferenceModel
 from .limits import DTYPES
 
 #: A model, or a file of one that the backend takes.

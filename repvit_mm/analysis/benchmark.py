@@ -8,7 +8,7 @@ import torch
 
 from ..errors import UserError
 from ..export.verification import check_shape
-from ..inference import InferenceModel
+from ..models.inference import InferenceModel
 from .backends import check_backend, takes
 from .latency import OURS, TIMM, TRAININGS, System, Task, build, describe_machine, implementations
 from .limits import Layer, Rates, layers_of, measure
@@ -22,7 +22,7 @@ class Request(NamedTuple):
     """What to measure: every combination of the lists.
 
     Attributes:
-        configs: See :func:`repvit_mm.inference.build_inference_model`; or files that the backends take.
+        configs: See :func:`repvit_mm.models.inference.build_inference_model`; or files that the backends take.
         shape: Height and width of the images, in pixels.
         batch_sizes: Numbers of images in a batch.
         backends: Keys of :data:`repvit_mm.analysis.backends.BACKENDS`, of a training step those of

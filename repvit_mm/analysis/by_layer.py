@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from ..blocks import ChannelMixer, Downsample, RepViTBlock, Stem
 from ..errors import UserError
-from ..fusion import fuse
-from ..inference import InferenceModel
+from ..models.inference import InferenceModel
+from ..network.blocks import ChannelMixer, Downsample, RepViTBlock, Stem
+from ..network.fusion import fuse
 from .benchmark import Request
 from .latency import build
 from .limits import DTYPES, Layer, Rates, finished, layers_of, measure

@@ -8,10 +8,10 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from ..backbone import RepViT
 from ..errors import ConfigError
-from ..fusion import fuse
-from ..inference import InferenceModel
+from ..models.inference import InferenceModel
+from ..network.backbone import RepViT
+from ..network.fusion import fuse
 
 
 @dataclass

@@ -21,8 +21,8 @@ from ..export.runtimes import ENGINES
 from ..export.subject import Options, Subject, subject_of
 from ..export.testing import use_exported
 from ..export.verification import size_on_disk
-from ..files import atomic_write
-from ..inference import InferenceModel, build_inference_model
+from ..io.files import atomic_write
+from ..models.inference import InferenceModel, build_inference_model
 from .turns import Prepared, process_context, take_turns
 
 #: The generated part of the document is between these lines.

@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..archs import ARCHS
-from ..backbone import RepViT
 from ..checkpoints import convert_state_dict
 from ..errors import UserError
-from ..fusion import fuse
-from ..heap import keep_freed_memory
-from ..inference import BACKBONE, InferenceModel, build_inference_model, randomise_weights
+from ..memory import keep_freed_memory
+from ..models.inference import BACKBONE, InferenceModel, build_inference_model, randomise_weights
+from ..network.backbone import RepViT
+from ..network.fusion import fuse
 from ..version import __version__
 from .backends import BACKENDS, Source
 from .limits import DTYPES, finished

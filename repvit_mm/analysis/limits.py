@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..fusion import fuse
-from ..inference import InferenceModel
+from ..models.inference import InferenceModel
+from ..network.fusion import fuse
 from .turns import Prepared, Turn, take_turns
 
 #: Device -> side of the matrices, and elements of the vector that is copied, which no cache holds.

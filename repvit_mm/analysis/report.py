@@ -5,7 +5,7 @@ from typing import Any
 
 from rich.table import Table
 
-from ..inference import InferenceModel
+from ..models.inference import InferenceModel
 from .benchmark import EXACT, BenchmarkResult
 from .by_layer import LayerTask, Part
 from .complexity import Complexity

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ..errors import CheckpointError
-from ..files import atomic_write
+from ..io.files import atomic_write
 from .formats import FoundArch, FoundBackbone, arch_of, find_in, rename
 from .reading import check_finite, find_weights, read_checkpoint, tensors_of
 

@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.progress import DownloadColumn, Progress, TransferSpeedColumn
 
 from ..errors import CheckpointError
-from ..files import put_in_place
+from ..io.files import put_in_place
 from .release import published
 
 SCHEME = 'repvit://'

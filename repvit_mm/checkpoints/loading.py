@@ -11,8 +11,8 @@ from mmengine.model import is_model_wrapper
 from torch import Tensor, nn
 
 from ..errors import CheckpointError, shortened
-from ..fusion import to_own_form
 from .formats import FoundArch, FoundBackbone, arch_of, find_backbones, find_in, is_head, rename
+from .forms import to_own_form
 from .reading import check_finite, read_checkpoint, tensors_of
 
 #: Prefixes of RepViT-SAM's other parts beside the image encoder.

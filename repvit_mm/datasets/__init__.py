@@ -1,8 +1,1 @@
-"""The embedded data set of geometric objects."""
-from .scenes import CLASSES, Scene, SceneObject, SceneSpec, draw_scene
-from .shapes import write_classification, write_coco, write_multilabel, write_segmentation
-
-__all__ = [
-    'CLASSES', 'Scene', 'SceneObject', 'SceneSpec', 'draw_scene', 'write_classification', 'write_coco',
-    'write_multilabel', 'write_segmentation'
-]
+"""From a folder of data to a config that trains on it, and the data set that is drawn."""

@@ -23,7 +23,7 @@ from PIL import Image
 from rich.progress import track
 
 from ..errors import ConfigError, DatasetError
-from ..files import atomic_write
+from ..io.files import atomic_write
 from .scenes import CLASSES, Scene, SceneObject, SceneSpec, draw_scene
 from .textures import VIVID
 

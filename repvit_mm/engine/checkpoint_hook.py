@@ -8,7 +8,7 @@ from mmengine.dist import is_main_process
 from mmengine.fileio import LocalBackend
 from mmengine.runner import Runner
 
-from ..files import atomic_write
+from ..io.files import atomic_write
 
 
 class CheckpointHook(mmengine.hooks.CheckpointHook):

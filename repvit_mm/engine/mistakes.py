@@ -10,8 +10,8 @@ from typing import Any
 
 from mmengine.config import Config
 
-from ..configs import places_of
 from ..errors import ConfigError, DatasetError, UserError, is_out_of_memory
+from .configs import places_of
 
 _UNKNOWN_SETTING = re.compile(r"unexpected keyword argument '(\w+)'")
 #: Where mmengine builds what a config names.

@@ -11,13 +11,15 @@ from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.logging import print_log
 
-from ..arguments import LARGEST_SEED
 from ..checkpoints import check_finite, read_checkpoint, tensors_of
 from ..errors import CheckpointError, ConfigError
 from ..toolboxes import toolbox_of
 from ..toolboxes.datasets import LOADERS
 from .channels import check_channels
 from .data import check_data, move_data_root
+
+#: The largest seed that numpy, and so mmengine, accepts.
+LARGEST_SEED = 2 ** 32 - 1
 
 
 def prepare(cfg: Config, args: argparse.Namespace, loaders: tuple[str, ...]) -> None:

@@ -21,13 +21,12 @@ from mmengine.runner import BaseLoop, Priority, load_state_dict
 from torch import nn
 from torch.utils.data import DataLoader
 
-from ..backbone import RepViT
-from ..checkpoints import check_finite, load_into, read_checkpoint, tensors_of
+from ..checkpoints import check_finite, load_into, read_checkpoint, read_without_code, tensors_of
 from ..checkpoints.schemes import replaced
 from ..errors import CheckpointError, ConfigError, DatasetError
-from ..files import atomic_write, make_folder
-from ..fusion import fuse
-from ..safe_files import read_without_code
+from ..io.files import atomic_write, make_folder
+from ..network.backbone import RepViT
+from ..network.fusion import fuse
 from ..toolboxes import TOOLBOXES
 from ..toolboxes.datasets import datasets_in, innermost
 from ..training import ChannelsLast

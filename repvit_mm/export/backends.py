@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..errors import ExportError
-from ..files import atomic_write
-from ..inference import InferenceModel
+from ..io.files import atomic_write
+from ..models.inference import InferenceModel
 from . import coreml, executorch, litert, ncnn, onnx, openvino
 from .detectors import why_not_fixed
 from .mil_evaluator import quiet

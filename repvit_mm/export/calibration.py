@@ -9,8 +9,8 @@ from mmengine.dataset import Compose
 from mmengine.registry import DefaultScope
 
 from ..errors import ExportError
-from ..inference import InferenceModel
-from ..picture_files import EXTENSIONS
+from ..io.picture_files import EXTENSIONS
+from ..models.inference import InferenceModel
 from ..toolboxes.datasets import datasets_of
 from .pictures import read_picture
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import ExportError
-from ..inference import InferenceModel
+from ..models.inference import InferenceModel
 from .detections import prove_detections
 from .detector_operations import DETECTOR_OPERATIONS
 from .detectors import WholeDetector

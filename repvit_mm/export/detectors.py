@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..errors import ExportError
-from ..inference import InferenceModel
+from ..models.inference import InferenceModel
 from .pictures import load_pictures, normalise, to_pixels
 from .steps import FixedSteps, Steps
 

@@ -15,7 +15,7 @@ from torch import nn
 from .. import engine
 from ..engine.data import check_data
 from ..errors import DatasetError, ExportError
-from ..inference import InferenceModel
+from ..models.inference import InferenceModel
 from .detections import Detections, detect, detect_with_mmdet
 from .detectors import WholeDetector
 from .runtimes import ExportedFile

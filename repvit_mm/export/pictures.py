@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ExportError
-from ..normalisation import Normalisation
+from ..io.normalisation import Normalisation
 
 
 def load_pictures(shape: Sequence[int], number: int, paths: Sequence[str | Path] = ()) -> np.ndarray:

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from ..checkpoints.release import name_of, published
-from ..inference import InferenceModel
+from ..models.inference import InferenceModel
 
 PAPER = 'RepViT: Revisiting Mobile CNN From ViT Perspective (CVPR 2024), https://arxiv.org/abs/2307.09283'
 LICENSE = 'Apache-2.0'

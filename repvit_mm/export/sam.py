@@ -38,9 +38,9 @@ from segment_anything.utils.onnx import SamOnnxModel
 from torch import Tensor
 
 from ..errors import ExportError
-from ..files import atomic_write
-from ..images import read_image
-from ..inference import SAM_ENCODER, InferenceModel
+from ..io.files import atomic_write
+from ..io.images import read_image
+from ..models.inference import SAM_ENCODER, InferenceModel
 from ..sam.prompts import Prompt
 from .backends import export_model
 from .mil_evaluator import MILProgram, quiet

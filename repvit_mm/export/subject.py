@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..inference import InferenceModel
+from ..models.inference import InferenceModel
 from .calibration import Preparation, Quantisation
 from .detectors import Selection, WholeDetector
 from .provenance import describe

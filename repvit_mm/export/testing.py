@@ -12,7 +12,7 @@ from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
 from ..errors import ExportError
-from ..inference import normalisation_of
+from ..models.inference import normalisation_of
 from ..toolboxes import toolbox_of
 from .detections import Detections, detect, paste
 from .runtimes import ExportedFile, open_exported

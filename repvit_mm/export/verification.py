@@ -13,9 +13,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..checkpoints.schemes import replaced
 from ..errors import ExportError
-from ..folding import Fusible
-from ..fusion import fuse
-from ..inference import InferenceModel
+from ..models.inference import InferenceModel
+from ..network.folding import Fusible
+from ..network.fusion import fuse
 
 
 class Bounds(NamedTuple):

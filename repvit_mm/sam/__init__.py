@@ -10,7 +10,7 @@ except ModuleNotFoundError as error:
     raise ConfigError(f'RepViT-SAM needs segment-anything, and {error.name} is not installed; '
                       'pip install "repvit-mm[sam]"') from error
 
-from ..images import read_image
+from ..io.images import read_image
 from .build import assemble, build_sam
 from .encoder import SamEncoder
 from .masks import Mask, segment, segment_everything

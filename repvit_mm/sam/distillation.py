@@ -16,8 +16,8 @@ from torch.utils.data import Dataset
 
 from ..checkpoints.download import sha256_of
 from ..errors import CheckpointError, ConfigError, DatasetError, UserError
-from ..images import list_images, read_image
-from ..normalisation import IMAGENET
+from ..io.images import list_images, read_image
+from ..io.normalisation import IMAGENET
 from .build import CHANNELS, STRIDE
 from .embedding_cache import EmbeddingCache
 from .encoder import SamEncoder

@@ -10,7 +10,7 @@ from scipy.sparse.csgraph import min_weight_full_bipartite_matching
 from scipy.spatial import cKDTree
 
 from ..errors import DatasetError
-from ..files import check_regular
+from ..io.files import check_regular
 
 #: Largest distance of matching pixels, as a fraction of the picture's diagonal.
 MAX_DISTANCE = 0.0075

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ..errors import DatasetError
-from ..files import atomic_write, check_regular, make_folder, read_json, write_json
+from ..io.files import atomic_write, check_regular, make_folder, read_json, write_json
 
 MANIFEST = 'manifest.json'
 

@@ -7,8 +7,8 @@ from segment_anything.modeling.common import LayerNorm2d
 from torch import Tensor, nn
 
 from ..archs import get_arch
-from ..backbone import RepViT
 from ..errors import ConfigError
+from ..network.backbone import RepViT
 
 
 @MODELS.register_module()

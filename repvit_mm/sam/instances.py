@@ -15,10 +15,10 @@ from pycocotools.cocoeval import COCOeval
 from segment_anything import SamPredictor
 from segment_anything.modeling import Sam
 
-from ..coco_files import check_annotations
 from ..errors import DatasetError, UserError
-from ..files import read_json
-from ..images import read_image
+from ..io.coco import check_annotations
+from ..io.files import read_json
+from ..io.images import read_image
 from .masks import Mask
 
 #: Name -> position in ``COCOeval.stats``.

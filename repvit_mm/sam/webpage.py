@@ -9,7 +9,7 @@ from segment_anything import SamPredictor
 from segment_anything.modeling import Sam
 
 from ..errors import ConfigError, UserError
-from ..images import read_image
+from ..io.images import read_image
 from .masks import draw, segment
 from .prompts import BACKGROUND, FOREGROUND, Prompt
 

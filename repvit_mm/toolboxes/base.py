@@ -11,7 +11,7 @@ from mmengine.registry import DATASETS, init_default_scope
 from torch import Tensor, nn
 
 from ..errors import ConfigError
-from ..files import make_folder
+from ..io.files import make_folder
 from .datasets import datasets_of, known_metainfo
 
 

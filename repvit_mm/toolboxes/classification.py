@@ -32,12 +32,12 @@ class Classification(Toolbox):
         below that number. Configs with other data sets are left unchanged.
 
         Raises:
-            DatasetError: See :func:`repvit_mm.classification.find_classes` and
-                :func:`repvit_mm.classification.read_label_file`, or if the data sets of the config have different
-                classes.
+            DatasetError: See :func:`repvit_mm.training.classification.find_classes` and
+                :func:`repvit_mm.io.label_files.read_label_file`, or if the data sets of the config have
+                different classes.
         """
         # This imports mmpretrain, and registers what configs name.
-        from ..classification import find_classes, read_label_file
+        from ..training.classification import find_classes, read_label_file
         roots = sorted({dataset['data_root'] for _, dataset in datasets_of(cfg) if _is_image_folder(dataset)})
         files = sorted({os.path.join(dataset.get('data_root') or '', dataset['ann_file'])
                         for _, dataset in datasets_of(cfg, loaders) if _has_label_file(dataset)})
@@ -91,7 +91,7 @@ class Classification(Toolbox):
             cfg.default_hooks.visualization = dict(
                 type='VisualizationHook', enable=True, interval=1, out_dir=directory)
             return
-        from .. import classification  # noqa: F401, it registers the report
+        from ..training import classification  # noqa: F401, it registers the report
         cfg.test_evaluator = [*evaluators_of(cfg), dict(type='ClassificationReport', out_dir=directory)]
 
 

@@ -11,8 +11,8 @@ import torch
 from mmengine.config import Config
 from torch import Tensor, nn
 
-from ..coco_files import check_coco_files
 from ..errors import ConfigError, DatasetError, shortened
+from ..io.coco import check_coco_files
 from .annotations import check_objects
 from .base import Toolbox, heads_in
 from .datasets import datasets_of, innermost, known_metainfo

@@ -18,8 +18,8 @@ from rich.progress import track
 from torch import Tensor, nn
 
 from ..errors import ConfigError, DatasetError, shortened
-from ..files import make_folder
-from ..picture_files import picture_size, read_label_image
+from ..io.files import make_folder
+from ..io.picture_files import picture_size, read_label_image
 from .base import Toolbox, evaluators_of, heads_in
 from .datasets import datasets_of, innermost, known_metainfo
 

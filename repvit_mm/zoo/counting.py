@@ -10,7 +10,7 @@ from mmengine.logging import MMLogger
 from ..analysis import count
 from ..analysis.benchmark import Request, run
 from ..analysis.latency import describe_machine
-from ..inference import InferenceModel, build_inference_model
+from ..models.inference import InferenceModel, build_inference_model
 from .evaluation import Unavailable
 from .rows import TABLES, Row
 from .verdicts import FigureComparison

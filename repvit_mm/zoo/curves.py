@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import UserError
-from ..files import read_text
-from ..scalars import is_training, read_scalars
+from ..io.files import read_text
+from ..training.scalars import is_training, read_scalars
 
 #: Possible x axes in logs and tables, the preferred one first.
 _STEPS = ('epoch', 'eval', 'iter', 'step')
@@ -36,7 +36,7 @@ def read_curves(path: Path) -> list[Curve]:
 
     Args:
         path: A table (CSV) with a column of epochs or iterations, one for each quantity, and optionally ``run``; or a
-            ``scalars.json`` or work directory, see :func:`repvit_mm.scalars.read_scalars`.
+            ``scalars.json`` or work directory, see :func:`repvit_mm.training.scalars.read_scalars`.
 
     Raises:
         UserError: If the file is missing, damaged, or has nothing to draw.

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import UserError
-from ..files import atomic_write
+from ..io.files import atomic_write
 from .plots import draw_family, load_peers
 from .rows import TABLES, Row
 from .tables import markdown_table

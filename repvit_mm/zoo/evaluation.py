@@ -14,11 +14,10 @@ from rich.console import Console
 
 from ..checkpoints import fetch
 from ..checkpoints.release import name_of
-from ..configs import load_config
-from ..engine import move_data_root
-from ..engine.data import expected_paths
+from ..engine.configs import load_config
+from ..engine.data import expected_paths, move_data_root
+from ..engine.processes import run_tool
 from ..errors import ConfigError, UserError
-from ..processes import run_tool
 from ..toolboxes.datasets import datasets_of
 from ..version import __version__
 from .rows import ROOT, TABLES, PublishedResult, Row

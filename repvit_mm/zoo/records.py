@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..files import make_folder, write_json
+from ..io.files import make_folder, write_json
 
 
 class Record(NamedTuple):

@@ -14,7 +14,7 @@ from repvit_mm.analysis.limits import Layer, Rates, layers_of
 from repvit_mm.analysis.report import latency_table, machine_lines, plot_latencies, recommendations
 from repvit_mm.analysis.turns import Turn
 from repvit_mm.errors import UserError
-from repvit_mm.inference import BACKBONE, InferenceModel, randomise_weights
+from repvit_mm.models.inference import BACKBONE, InferenceModel, randomise_weights
 
 SMALL = Request(['m0_9'], shape=(32, 32), rounds=1, threads=1)
 

@@ -5,7 +5,7 @@ from torch import nn
 from repvit_mm import RepViT
 from repvit_mm.analysis import count
 from repvit_mm.errors import ConfigError
-from repvit_mm.inference import BACKBONE, InferenceModel
+from repvit_mm.models.inference import BACKBONE, InferenceModel
 
 
 def test_the_training_form_costs_more_and_the_model_stays_as_it_is(tmp_path):

@@ -4,7 +4,7 @@ from oracles import randomise_norms
 from torch import nn
 
 from repvit_mm import RepViT, fuse
-from repvit_mm.layers import BNLinear
+from repvit_mm.network.layers import BNLinear
 
 #: Fast to build and run, of no published shape.
 TINY = {'widths': (16, 24, 32, 40), 'depths': (1, 2, 3, 1)}

@@ -4,8 +4,7 @@ import zlib
 import numpy as np
 import pytest
 
-from repvit_mm.datasets import CLASSES, SceneSpec, draw_scene
-from repvit_mm.datasets.scenes import SHAPES
+from repvit_mm.datasets.scenes import CLASSES, SHAPES, SceneSpec, draw_scene
 from repvit_mm.errors import ConfigError
 
 SPEC = SceneSpec(size=96)

@@ -8,16 +8,9 @@ import pytest
 from PIL import Image
 from running import run_tool
 
-from repvit_mm.datasets import (
-    CLASSES,
-    SceneSpec,
-    draw_scene,
-    shapes,
-    write_classification,
-    write_coco,
-    write_multilabel,
-    write_segmentation,
-)
+from repvit_mm.datasets import shapes
+from repvit_mm.datasets.scenes import CLASSES, SceneSpec, draw_scene
+from repvit_mm.datasets.shapes import write_classification, write_coco, write_multilabel, write_segmentation
 from repvit_mm.errors import ConfigError, DatasetError, UserError
 
 TOOL = Path(__file__).parents[2] / 'tools/draw_shapes.py'

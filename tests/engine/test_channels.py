@@ -2,8 +2,8 @@
 import pytest
 from mmengine.config import Config
 
-from repvit_mm.configs import INSTALLED_CONFIGS
 from repvit_mm.engine.channels import check_channels
+from repvit_mm.engine.configs import INSTALLED_CONFIGS
 from repvit_mm.errors import ConfigError
 
 WIDTHS = [64, 128, 256, 512]

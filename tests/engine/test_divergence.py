@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from repvit_mm.checkpoints import read_checkpoint
-from repvit_mm.engine import Runner
+from repvit_mm.engine.runner import Runner
 from repvit_mm.errors import UserError
 
 NUMBERS = itertools.count()

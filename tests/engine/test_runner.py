@@ -13,14 +13,11 @@ from torch.utils.data import Dataset
 
 from repvit_mm import RepViT, fuse
 from repvit_mm.checkpoints import read_checkpoint
-from repvit_mm.engine import (
-    Runner,
-    distributed,
-    latest_checkpoint,
-    one_report,
-    run_config,
-)
+from repvit_mm.engine import distributed
+from repvit_mm.engine.distributed import one_report
 from repvit_mm.engine.mistakes import user_errors
+from repvit_mm.engine.preparing import latest_checkpoint
+from repvit_mm.engine.runner import Runner, run_config
 from repvit_mm.errors import CheckpointError, ConfigError, DatasetError, UserError, run_cli
 from repvit_mm.toolboxes import TOOLBOXES
 

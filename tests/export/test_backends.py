@@ -10,12 +10,12 @@ import torch
 from inference_models import tiny_model
 
 from repvit_mm import RepViT
-from repvit_mm.doctor import OPTIONAL
+from repvit_mm.cli.doctor import OPTIONAL
 from repvit_mm.errors import ExportError
 from repvit_mm.export import BACKENDS, Options, Selection, export_model
 from repvit_mm.export.packages import INSTALLED_BY
 from repvit_mm.export.runtimes import ENGINES, open_exported
-from repvit_mm.inference import BACKBONE, InferenceModel, randomise_weights
+from repvit_mm.models.inference import BACKBONE, InferenceModel, randomise_weights
 
 
 def marked(name):

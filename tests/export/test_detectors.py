@@ -16,7 +16,7 @@ from repvit_mm.export.pictures import load_pictures, normalise, to_pixels
 from repvit_mm.export.runtimes import open_onnx, open_openvino
 from repvit_mm.export.subject import subject_of
 from repvit_mm.export.verification import fused_for_export
-from repvit_mm.inference import build_inference_model, randomise_weights
+from repvit_mm.models.inference import build_inference_model, randomise_weights
 
 BASES = {
     'mask_rcnn': 0,  # samples of a cell: as many as its size asks for

@@ -14,7 +14,7 @@ from repvit_mm.export import Options, Selection, export_model, judging
 from repvit_mm.export.calibration import Pictures, Preparation, Quantisation, find_pictures
 from repvit_mm.export.detections import Detections
 from repvit_mm.export.runtimes import open_exported, open_onnx
-from repvit_mm.inference import build_inference_model, randomise_weights
+from repvit_mm.models.inference import build_inference_model, randomise_weights
 
 
 def draw(folder, number, size=(80, 64)):

@@ -12,7 +12,7 @@ from oracles import IMAGENET
 from repvit_mm import RepViT
 from repvit_mm.errors import ExportError, UserError
 from repvit_mm.export import Options, export_model, load_pictures
-from repvit_mm.inference import BACKBONE, InferenceModel, randomise_weights
+from repvit_mm.models.inference import BACKBONE, InferenceModel, randomise_weights
 
 OUTPUTS = {'backbone': ['stage1', 'stage2', 'stage3', 'stage4'], 'classification': ['logits'],
            'segmentation': ['logits'], 'detection': ['level0', 'level1', 'level2', 'level3', 'level4']}

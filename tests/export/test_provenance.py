@@ -3,7 +3,7 @@ from inference_models import CONFIGS
 from mmengine.config import Config
 
 from repvit_mm.export.provenance import describe
-from repvit_mm.inference import build_inference_model
+from repvit_mm.models.inference import build_inference_model
 
 
 @pytest.fixture(scope='module')

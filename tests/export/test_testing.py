@@ -8,12 +8,12 @@ from inference_models import tiny_model
 from mmengine.registry import MODELS, DefaultScope
 from test_detectors import write_detector
 
-from repvit_mm.configs import load_config
+from repvit_mm.engine.configs import load_config
 from repvit_mm.errors import ExportError
 from repvit_mm.export import BACKENDS, Options, Selection, export_model
 from repvit_mm.export.detectors import spread_outputs
 from repvit_mm.export.testing import use_exported
-from repvit_mm.inference import build_inference_model, randomise_weights
+from repvit_mm.models.inference import build_inference_model, randomise_weights
 
 
 def tiny(folder, task):

@@ -21,7 +21,7 @@ from oracles import randomise_norms
 from running import TOOLS, run_tool
 
 from repvit_mm import ARCHS, RepViT, fuse
-from repvit_mm.datasets import write_classification, write_coco, write_segmentation
+from repvit_mm.datasets.shapes import write_classification, write_coco, write_segmentation
 from repvit_mm.ops import extension
 
 pytestmark = pytest.mark.gpu

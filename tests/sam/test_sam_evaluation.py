@@ -13,14 +13,7 @@ from scipy.io import savemat
 from segment_anything import SamPredictor
 
 from repvit_mm.errors import DatasetError, UserError
-from repvit_mm.sam.edge_benchmark import (
-    Counts,
-    count_matches,
-    list_pictures,
-    load_boundaries,
-    match_edges,
-    score,
-)
+from repvit_mm.sam.edge_benchmark import Counts, count_matches, list_pictures, load_boundaries, match_edges, score
 from repvit_mm.sam.edges import edge_map, outline_strength, suppress_non_maxima
 from repvit_mm.sam.instances import (
     detected_boxes,

@@ -5,7 +5,7 @@ from PIL import Image
 from sam_samples import picture, save_picture
 
 from repvit_mm.errors import UserError
-from repvit_mm.images import list_images
+from repvit_mm.io.images import list_images
 from repvit_mm.sam import read_image
 
 

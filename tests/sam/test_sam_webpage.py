@@ -17,14 +17,7 @@ from PIL import Image
 
 from repvit_mm.errors import UserError
 from repvit_mm.sam import build_sam
-from repvit_mm.sam.webpage import (
-    LARGEST_UPLOAD,
-    MOST_SESSIONS,
-    SESSION_SECONDS,
-    Session,
-    Sessions,
-    build_page,
-)
+from repvit_mm.sam.webpage import LARGEST_UPLOAD, MOST_SESSIONS, SESSION_SECONDS, Session, Sessions, build_page
 
 ROOT = Path(__file__).parents[2]
 BROWSER = shutil.which('chromium') or shutil.which('chromium-browser') or shutil.which('google-chrome')

@@ -11,8 +11,9 @@ from PIL import Image
 from running import Finished, run_tool
 
 from repvit_mm import convert_state_dict, fuse, load_checkpoint
-from repvit_mm.configs import load_config
-from repvit_mm.datasets import SceneSpec, write_segmentation
+from repvit_mm.datasets.scenes import SceneSpec
+from repvit_mm.datasets.shapes import write_segmentation
+from repvit_mm.engine.configs import load_config
 from repvit_mm.errors import CheckpointError, ConfigError
 from repvit_mm.toolboxes import TOOLBOXES
 

@@ -11,9 +11,9 @@ from mmengine.registry import MODELS, DefaultScope
 from mmengine.runner.checkpoint import _load_checkpoint_to_model
 from running import run_tool
 
-from repvit_mm.configs import load_config
+from repvit_mm.engine.configs import load_config
 from repvit_mm.export import Options
-from repvit_mm.inference import build_inference_model
+from repvit_mm.models.inference import build_inference_model
 
 IMAGE = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 
@@ -75,7 +75,7 @@ def test_a_classifier_of_image_folders_has_the_classes_of_its_checkpoint(tmp_pat
 def test_fusing_that_changes_the_outputs_is_refused(tmp_path, monkeypatch):
     config = write_config(tmp_path, 'classification')
     torch.save(tiny_model(tmp_path, 'classification').model.state_dict(), tmp_path / 'trained.pth')
-    monkeypatch.setattr('repvit_mm.deploy.BOUND', 0.)
+    monkeypatch.setattr('repvit_mm.models.deploy.BOUND', 0.)
     status, _, message = run_tool('fuse', config, tmp_path / 'trained.pth', tmp_path / 'fused.pth')
     assert status == 1 and 'the outputs would change by' in message and message.count('\n') == 1
     assert not (tmp_path / 'fused.pth').exists()

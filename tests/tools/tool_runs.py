@@ -1,7 +1,8 @@
 """Small configs of the three toolboxes on the embedded data set, to run the tools on."""
 from pathlib import Path
 
-from repvit_mm.datasets import CLASSES, SceneSpec, write_classification, write_coco, write_segmentation
+from repvit_mm.datasets.scenes import CLASSES, SceneSpec
+from repvit_mm.datasets.shapes import write_classification, write_coco, write_segmentation
 
 REPOSITORY = Path(__file__).parents[2]
 SCENES = SceneSpec(size=64)

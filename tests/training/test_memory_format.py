@@ -12,7 +12,7 @@ from mmengine.registry import MODELS, DefaultScope
 from oracles import randomise_norms, relative_error
 from torch import nn
 
-from repvit_mm.engine import Runner
+from repvit_mm.engine.runner import Runner
 from repvit_mm.ops import is_provided
 from repvit_mm.training import ChannelsLast, memory_format
 

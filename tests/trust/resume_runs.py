@@ -10,7 +10,7 @@ from tool_runs import set_up
 
 from repvit_mm import engine
 from repvit_mm.checkpoints import read_checkpoint
-from repvit_mm.configs import load_config
+from repvit_mm.engine.configs import load_config
 
 #: Sampling without an end, in iterations.
 BY_ITERATIONS = """

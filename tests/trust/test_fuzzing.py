@@ -14,9 +14,9 @@ from PIL import Image
 
 from repvit_mm import RepViT
 from repvit_mm.checkpoints import load_into, read_checkpoint, tensors_of
-from repvit_mm.coco_files import read_coco
 from repvit_mm.errors import UserError
-from repvit_mm.images import read_image
+from repvit_mm.io.coco import read_coco
+from repvit_mm.io.images import read_image
 from repvit_mm.toolboxes.segmentation import _look, _Pair
 
 hypothesis = pytest.importorskip('hypothesis')

@@ -1,6 +1,6 @@
 # The published ImageNet recipe without a teacher: 8 GPUs x 256 images, 300 epochs.
 _base_ = ['./imagenet.py', 'mmpretrain::_base_/default_runtime.py']
-custom_imports = dict(imports=['repvit_mm', 'repvit_mm.classification', 'repvit_mm.training'])
+custom_imports = dict(imports=['repvit_mm', 'repvit_mm.training.classification', 'repvit_mm.training'])
 
 model = dict(
     type='ImageClassifier',

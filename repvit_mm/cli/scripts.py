@@ -1,0 +1,137 @@
+"""The scripts of the toolboxes themselves: mmdet's confusion_matrix.py, mmpretrain's vis_scheduler.py, and so on.
+
+A toolbox installs them in its folder ``.mim/tools``. Started as they are, those that import models before they read a
+config do not find mmcv's operators where mmcv is not compiled, and those of mmseg do not find ``mmseg::`` in a config
+where mmseg is the onedl fork: both need ``import repvit_mm`` first, which is done here. Two scripts fail on
+configs like ours, and are helped: :data:`_HELP`.
+"""
+import ast
+import difflib
+import os
+import runpy
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from importlib.util import find_spec
+from inspect import signature
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+
+from ..checkpoints.schemes import replaced
+from ..engine.configs import find_config, installed_configs
+from ..errors import UserError, shortened
+
+#: Those with scripts.
+TOOLBOXES = ('mmdet', 'mmpretrain', 'mmseg')
+
+
+def find_scripts(toolbox: str) -> dict[str, Path]:
+    """Name -> path of the scripts of an installed toolbox. Does not import it.
+
+    A name is the shortest that is unique: ``browse_dataset``, and ``mot/browse_dataset`` for the one deeper inside.
+
+    Raises:
+        UserError: If the toolbox or its scripts are not installed.
+    """
+    spec = find_spec(toolbox)
+    if spec is None or not spec.submodule_search_locations:
+        raise UserError(f'{toolbox} is not installed; `repvit-mm doctor` says how to install it')
+    folder = Path(spec.submodule_search_locations[0]) / '.mim' / 'tools'
+    found: dict[str, Path] = {}
+    for path in sorted(folder.rglob('*.py'), key=lambda path: (len(path.parts), path)):
+        parts = path.relative_to(folder).with_suffix('').parts
+        names = ('/'.join(parts[-length:]) for length in range(1, len(parts) + 1))
+        name = next((name for name in names if name not in found), None)
+        if name and "__name__ == '__main__'" in path.read_text(encoding='utf-8'):
+            found[name] = path
+    if not found:
+        raise UserError(f'{toolbox} has no scripts in {folder}: it was installed without them')
+    return dict(sorted(found.items()))
+
+
+def describe_script(path: Path) -> str:
+    """What a script says about itself: the description of its parser, or else its first docstring's first line."""
+    tree = ast.parse(path.read_text(encoding='utf-8'))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and getattr(node.func, 'attr', getattr(node.func, 'id', '')) == 'ArgumentParser':
+            for word in node.keywords:
+                if word.arg == 'description' and isinstance(word.value, ast.Constant):
+                    return ' '.join(str(word.value.value).split())
+    return (ast.get_docstring(tree) or '').partition('\n')[0]
+
+
+def run_script(toolbox: str, name: str, arguments: Sequence[str]) -> None:
+    """Run a script of a toolbox in this process, as ``python SCRIPT ARGUMENTS`` would.
+
+    Args:
+        toolbox: One of :data:`TOOLBOXES`.
+        name: The script, see :func:`find_scripts`; dashes count as underscores.
+        arguments: Its arguments. Configs that are not files are looked up among those installed with this package.
+
+    Raises:
+        UserError: If there is no such script.
+        ConfigError: If a config does not exist.
+    """
+    scripts = find_scripts(toolbox)
+    path = next((path for known, path in scripts.items()
+                 if known.replace('-', '_') == name.removesuffix('.py').replace('-', '_')), None)
+    if path is None:
+        close = difflib.get_close_matches(name, scripts, n=1)
+        hint = f'did you mean {close[0]}?' if close else f'it has {shortened(scripts, len(scripts))}'
+        raise UserError(f'{toolbox} has no script {name}; {hint}')
+    # A script's own folder comes first, as some import a neighbour; then the current one, for modules of a config.
+    sys.path[:0] = [str(path.parent), os.getcwd()]
+    sys.argv = [str(path), *(str(find_config(word)) if _names_config(word, before) else word
+                             for before, word in zip(('', *arguments), arguments, strict=False))]
+    init_default_scope(toolbox)  # of what a base `repvit_mm::` names, in scripts that build before there is a runner
+    with _HELP.get(toolbox, nullcontext)():
+        runpy.run_path(str(path), run_name='__main__')
+
+
+def _names_config(word: str, before: str) -> bool:
+    """Whether an argument is a config to look up; mmdet's print_config writes one after --save-path."""
+    is_name = word in installed_configs() and not before.startswith('-')
+    return ((word.endswith('.py') or is_name) and word[0] != '-' and '=' not in word and before != '--save-path'
+            and not Path(word).exists())
+
+
+@contextmanager
+def _browsing() -> Iterator[None]:
+    """mmpretrain's browse_dataset gives all settings of the visualiser but ``type`` to a class, and calls matplotlib.
+
+    One setting is the ``_scope_`` that mmengine adds to what a config takes from ``mmpretrain::``; the function of
+    matplotlib has one more argument in today's releases.
+    """
+    from matplotlib import _tight_bbox
+    read, adjust = Config.fromfile, _tight_bbox.adjust_bbox
+
+    def fromfile(*arguments: Any, **settings: Any) -> Config:
+        cfg = read(*arguments, **settings)
+        (cfg.get('visualizer') or {}).pop('_scope_', None)
+        return cfg
+
+    def adjust_bbox(figure: Any, *arguments: Any) -> Any:
+        renderer = [figure.canvas.get_renderer()] * ('renderer' in signature(adjust).parameters)
+        return adjust(figure, *arguments, *renderer)
+    with replaced(Config, 'fromfile', staticmethod(fromfile)), replaced(_tight_bbox, 'adjust_bbox', adjust_bbox):
+        yield
+
+
+@contextmanager
+def _classes_of_config() -> Iterator[None]:
+    """mmseg's confusion_matrix takes the classes from a data set's class, not from its ``metainfo`` in the config."""
+    from mmseg.datasets import BaseSegDataset
+    build = BaseSegDataset.__init__
+
+    def init(self: BaseSegDataset, *arguments: Any, **settings: Any) -> None:
+        build(self, *arguments, **settings)
+        self.METAINFO = self.metainfo
+    with replaced(BaseSegDataset, '__init__', init):
+        yield
+
+
+#: Toolbox -> what its scripts need in addition.
+_HELP = {'mmpretrain': _browsing, 'mmseg': _classes_of_config}

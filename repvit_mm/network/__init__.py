@@ -1,0 +1,1 @@
+"""RepViT: layers, fusion and the backbone."""

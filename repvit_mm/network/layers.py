@@ -1,0 +1,248 @@
+"""The layers of RepViT (https://arxiv.org/abs/2307.09283) that have a simpler inference form, and their ``fuse()``."""
+from collections.abc import Mapping, MutableMapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..checkpoints.forms import adding
+from ..errors import ConfigError
+from . import lean_training
+from .folding import (
+    Fusible,
+    convolve,
+    fold,
+    fold_into_conv,
+    fusion_dtype,
+    make_conv,
+    make_linear,
+    scale_and_shift,
+)
+
+#: ``type`` of a ``norm_cfg`` -> module class.
+NORMS = {'BN': nn.BatchNorm2d, 'SyncBN': nn.SyncBatchNorm, 'GN': nn.GroupNorm}
+#: ``type`` of an ``act_cfg`` -> module class.
+ACTIVATIONS = {name: getattr(nn, name) for name in ('GELU', 'ReLU', 'ReLU6', 'LeakyReLU', 'Hardswish', 'SiLU')}
+
+
+def build_norm(channels: int, norm_cfg: Mapping) -> nn.Module:
+    """Build the normalisation layer of a feature map.
+
+    Args:
+        channels: Channels of the feature map.
+        norm_cfg: ``type`` is a key of :data:`NORMS`, ``requires_grad=False`` freezes weight and bias, the other
+            keys are settings of the class (``eps``, ``momentum``, ``num_groups``).
+
+    Raises:
+        ConfigError: For an unknown type or a setting that the type does not take.
+    """
+    settings = dict(norm_cfg)
+    trainable = bool(settings.pop('requires_grad', True))
+    if settings.get('type') == 'GN':
+        if 'num_groups' not in settings:
+            raise ConfigError("norm_cfg=dict(type='GN') needs num_groups")
+        settings['num_channels'] = channels
+        norm = _build(NORMS, settings, 'norm_cfg')
+    else:
+        norm = _build(NORMS, settings, 'norm_cfg', channels)
+    return norm.requires_grad_(trainable)
+
+
+def build_act(act_cfg: Mapping) -> nn.Module:
+    """Build an activation; ``act_cfg['type']`` is a key of :data:`ACTIVATIONS`.
+
+    Raises:
+        ConfigError: For an unknown type or a setting that the type does not take.
+    """
+    return _build(ACTIVATIONS, act_cfg, 'act_cfg')
+
+
+def _build(table: Mapping[str, type], cfg: Mapping, setting: str, *args: int) -> nn.Module:
+    settings = dict(cfg)
+    kind = settings.pop('type', None)
+    if not isinstance(kind, str) or kind not in table:
+        raise ConfigError(f'{setting} has type {kind!r}; choose one of {", ".join(table)}')
+    try:
+        return table[kind](*args, **settings)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f'{setting}={dict(cfg)} does not work: {error}') from error
+
+
+class ConvBN(Fusible):
+    """Convolution without bias, then a normalisation.
+
+    Args:
+        in_channels: Channels of the input.
+        out_channels: Channels of the output.
+        kernel_size: Odd; the padding is ``kernel_size // 2``.
+        stride: Stride of the convolution.
+        groups: Groups of the convolution.
+        norm_cfg: See :func:`build_norm`.
+        zero_init: Initialise the normalisation's weight to 0, so that a residual branch outputs zero at first.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int = 1, stride: int = 1, groups: int = 1,
+                 norm_cfg: Mapping = {'type': 'BN'}, zero_init: bool = False):
+        super().__init__()
+        self.conv = nn.Conv2d(in_channels, out_channels, kernel_size, stride, kernel_size // 2, groups=groups,
+                              bias=False)
+        self.norm = build_norm(out_channels, norm_cfg)
+        if zero_init:
+            nn.init.zeros_(self.norm.weight)
+
+    def forward(self, x: Tensor, act: nn.Module | None = None) -> Tensor:
+        """``act``, then the layer: (N, in_channels, H, W) -> (N, out_channels, ceil(H / stride), ceil(W / stride))."""
+        if self.runs_on_fixed_statistics():
+            return convolve(self.conv, x if act is None else act(x), *self.folded(torch.float32))
+        return lean_training.normalise(self.norm, lean_training.convolve(self.conv, x, act))
+
+    def norms(self) -> list[nn.Module]:
+        return [self.norm]
+
+    def folded(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        return fold(self.conv, self.norm, dtype)
+
+    def unfolded(self, weight: Tensor, bias: Tensor | None) -> dict[str, Tensor]:
+        return {'conv.weight': weight, **_under('norm', adding(self.norm, bias))}
+
+    def fuse(self) -> nn.Conv2d:
+        return fold_into_conv(self.conv, self.norm)
+
+
+class BNLinear(Fusible):
+    """BatchNorm1d, then a linear layer: the classifier of RepViT.
+
+    Args:
+        in_features: Length of the input vectors.
+        out_features: Length of the output vectors, the number of classes.
+    """
+
+    def __init__(self, in_features: int, out_features: int):
+        super().__init__()
+        self.norm = nn.BatchNorm1d(in_features)
+        self.linear = nn.Linear(in_features, out_features)
+        nn.init.trunc_normal_(self.linear.weight, std=0.02)
+        nn.init.zeros_(self.linear.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, in_features) -> (N, out_features)."""
+        return self.linear(self.norm(x))
+
+    def norms(self) -> list[nn.Module]:
+        return [self.norm]
+
+    def folded(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        scale, shift = scale_and_shift(self.norm, dtype)
+        weight = self.linear.weight.to(dtype)
+        return weight * scale, self.linear.bias.to(dtype) + weight @ shift
+
+    def unfolded(self, weight: Tensor, bias: Tensor) -> dict[str, Tensor]:
+        return {**_under('norm', adding(self.norm)), 'linear.weight': weight, 'linear.bias': bias}
+
+    def fuse(self) -> nn.Linear:
+        return make_linear(self.linear, *self.folded(fusion_dtype(self.linear.weight)))
+
+
+class RepDWConv(Fusible):
+    """Token mixer: a depthwise 3x3, a depthwise 1x1 and the identity, summed; one depthwise 3x3 when fused.
+
+    Args:
+        channels: Channels of input and output.
+        first_version: Each convolution is followed by a BatchNorm, as in the paper's first version. Otherwise the
+            1x1 has a bias instead, and the sum is followed by a BatchNorm, too.
+        norm_cfg: See :func:`build_norm`.
+    """
+
+    def __init__(self, channels: int, first_version: bool = False, norm_cfg: Mapping = {'type': 'BN'}):
+        super().__init__()
+        self.first_version = first_version
+        self.dw3x3 = ConvBN(channels, channels, 3, groups=channels, norm_cfg=norm_cfg)
+        if first_version:
+            self.dw1x1 = ConvBN(channels, channels, 1, groups=channels, norm_cfg=norm_cfg)
+            self.norm = nn.Identity()
+        else:
+            self.dw1x1 = nn.Conv2d(channels, channels, 1, groups=channels)
+            self.norm = build_norm(channels, norm_cfg)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, channels, H, W) -> the same shape."""
+        if self.runs_on_fixed_statistics():
+            return convolve(self.dw3x3.conv, x, *self.folded(torch.float32))
+        if self.training and lean_training.applies(x):
+            return self._with_scaled_identity(x)
+        return self.norm(self.dw3x3(x) + self.dw1x1(x) + x)
+
+    def _with_scaled_identity(self, x: Tensor) -> Tensor:
+        # A depthwise 1x1 convolution scales each channel, and the identity scales it by one.
+        if self.first_version:
+            scaled = lean_training.affine(x, self.dw1x1.conv.weight.flatten())
+            return lean_training.add(self.dw3x3(x), lean_training.normalise(self.dw1x1.norm, scaled), x)
+        scaled = lean_training.affine(x, 1 + self.dw1x1.weight.flatten(), self.dw1x1.bias)
+        return lean_training.normalise(self.norm, lean_training.add(self.dw3x3(x), scaled))
+
+    def norms(self) -> list[nn.Module]:
+        return [self.dw3x3.norm, self.dw1x1.norm if self.first_version else self.norm]
+
+    def folded(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        weight, bias = self.dw3x3.folded(dtype)
+        if self.first_version:
+            weight_1x1, bias_1x1 = self.dw1x1.folded(dtype)
+        else:
+            weight_1x1, bias_1x1 = self.dw1x1.weight.to(dtype), self.dw1x1.bias.to(dtype)
+        # The identity is a depthwise 1x1 convolution of weight one; both 1x1 are added to the centre of the 3x3.
+        weight = weight + F.pad(weight_1x1 + 1, (1, 1, 1, 1))
+        bias = bias + bias_1x1
+        if not self.first_version:
+            scale, shift = scale_and_shift(self.norm, dtype)
+            weight, bias = weight * scale[:, None, None, None], bias * scale + shift
+        return weight, bias
+
+    def unfolded(self, weight: Tensor, bias: Tensor) -> dict[str, Tensor]:
+        if self.first_version:
+            dw1x1 = self.dw1x1.unfolded(torch.full_like(self.dw1x1.conv.weight, -1), None)  # cancels the identity
+            return {**_under('dw3x3', self.dw3x3.unfolded(weight, bias)), **_under('dw1x1', dw1x1)}
+        dw1x1 = {'weight': torch.full_like(self.dw1x1.weight, -1), 'bias': torch.zeros_like(self.dw1x1.bias)}
+        return {**_under('dw3x3', self.dw3x3.unfolded(weight, None)), **_under('dw1x1', dw1x1),
+                **_under('norm', adding(self.norm, bias))}
+
+    def fuse(self) -> nn.Conv2d:
+        return make_conv(self.dw3x3.conv, *self.folded(fusion_dtype(self.dw3x3.conv.weight)))
+
+
+def _under(name: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {f'{name}.{key}': value for key, value in tensors.items()}
+
+
+def pop_folded(state_dict: MutableMapping[str, Tensor], prefix: str,
+               norm_cfg: Mapping = {'type': 'BN'}) -> tuple[Tensor, Tensor] | None:
+    """Remove the tensors of a layer from a state dict, and fold them as the layer itself does.
+
+    Args:
+        state_dict: Name -> tensor. The folded tensors are removed.
+        prefix: Prefix of the names of the layer's tensors.
+        norm_cfg: See :func:`build_norm`.
+
+    Returns:
+        Weight and bias of the fused layer, in :func:`repvit_mm.network.folding.fusion_dtype`; None if the tensors are
+        not exactly those of a :class:`ConvBN`, :class:`RepDWConv` or :class:`BNLinear`.
+    """
+    tensors = {name[len(prefix):]: value for name, value in state_dict.items() if name.startswith(prefix)}
+    shapes = {name: value.shape for name, value in tensors.items()}
+    try:
+        with torch.device('meta'):
+            if 'conv.weight' in shapes:
+                out_channels, in_channels, size = shapes['conv.weight'][:3]
+                layer = ConvBN(in_channels, out_channels, size, norm_cfg=norm_cfg)
+            elif 'dw3x3.conv.weight' in shapes:
+                layer = RepDWConv(shapes['dw3x3.conv.weight'][0], 'dw1x1.conv.weight' in shapes, norm_cfg)
+            else:
+                layer = BNLinear(*reversed(shapes['linear.weight']))
+        missing, unexpected = layer.load_state_dict(tensors, strict=False, assign=True)
+    except (KeyError, IndexError, ValueError, TypeError, RuntimeError):  # another kind of layer, or other shapes
+        return None
+    if unexpected or any(not name.endswith('num_batches_tracked') for name in missing):
+        return None
+    for name in tensors:
+        del state_dict[prefix + name]
+    with torch.no_grad():
+        return layer.folded(fusion_dtype(next(layer.parameters())))

@@ -1,0 +1,144 @@
+"""The tools, from a folder of images to a distilled classifier that is tested and asked."""
+import json
+
+import numpy as np
+import pytest
+import torch
+from mmpretrain import ImageClassificationInferencer
+from PIL import Image
+from running import run_tool
+
+from repvit_mm.datasets.scenes import CLASSES
+from repvit_mm.datasets.shapes import write_classification, write_multilabel
+
+CONFIGS = 'configs/classification'
+COLOURS = dict(blue=(40, 60, 220), green=(40, 200, 60), red=(220, 50, 40))
+SMALL = [f'{loader}.dataset.pipeline.1.scale=32' for loader in ('train_dataloader', 'val_dataloader',
+                                                               'test_dataloader')]
+SMALL += [f'{loader}.dataset.pipeline.2.crop_size=32' for loader in ('val_dataloader', 'test_dataloader')]
+SMALL += [f'{loader}.num_workers=0' for loader in ('train_dataloader', 'val_dataloader', 'test_dataloader')]
+SMALL += ['train_dataloader.batch_size=6']
+
+
+def run(tool, *args, status=0):
+    """Run a tool; returns what it wrote to stderr."""
+    done = run_tool(tool, *args)
+    assert done.status == status, done.err
+    return done.err
+
+
+@pytest.fixture(scope='module')
+def root(tmp_path_factory):
+    """Images of one colour each; the colour is the class."""
+    root = tmp_path_factory.mktemp('images')
+    draw = np.random.default_rng(0)
+    for split, count in (('train', 8), ('val', 4)):
+        for name, colour in COLOURS.items():
+            (root / split / name).mkdir(parents=True)
+            for number in range(count):
+                pixels = np.clip(np.array(colour) + draw.normal(0, 25, (40, 40, 3)), 0, 255).astype(np.uint8)
+                Image.fromarray(pixels).save(root / split / name / f'{number}.jpg')
+    return root
+
+
+@pytest.fixture(scope='module')
+def trained(root, tmp_path_factory):
+    """Work directory of a classifier that was trained for two epochs."""
+    work_dir = tmp_path_factory.mktemp('work') / 'trained'
+    run('train', f'{CONFIGS}/finetune_repvit_m0_6.py', '--data-root', root, '--no-pretrained', '--work-dir', work_dir,
+        '--seed', 0, '--cfg-options', *SMALL, 'train_cfg.max_epochs=2')
+    return work_dir
+
+
+@pytest.mark.slow
+def test_a_trained_classifier_is_tested_drawn_and_asked(root, trained, tmp_path):
+    config = trained / 'finetune_repvit_m0_6.py'
+    run('test', config, trained / 'epoch_2.pth', '--work-dir', tmp_path, '--show-dir', tmp_path / 'show',
+        '--out', tmp_path / 'predictions.pkl')
+    assert (tmp_path / 'predictions.pkl').is_file()
+    table = (tmp_path / 'show' / 'predictions.csv').read_text().splitlines()
+    assert len(table) == 1 + 12 and (tmp_path / 'show' / 'confusion_matrix.png').is_file()
+    image = root / 'val' / 'red' / '0.jpg'
+    results = ImageClassificationInferencer(str(config), str(trained / 'epoch_2.pth'), device='cpu')(str(image))
+    assert results[0]['pred_class'] in COLOURS and len(results[0]['pred_scores']) == 3
+    row = next(line for line in table if str(image) in line).split(',')
+    assert results[0]['pred_class'] == row[2]
+    assert results[0]['pred_score'] == pytest.approx(float(row[3]), abs=0.05), 'both decode JPEG almost alike'
+
+
+@pytest.mark.slow
+def test_a_classifier_learns_from_a_teacher_that_is_not_needed_afterwards(root, trained, tmp_path):
+    options = [f'model.teacher.model={trained}/finetune_repvit_m0_6.py',
+               f'model.teacher.checkpoint={trained}/epoch_2.pth']
+    run('train', f'{CONFIGS}/finetune_distill_repvit_m0_6.py', '--data-root', root, '--no-pretrained', '--work-dir',
+        tmp_path, '--cfg-options', *SMALL, 'train_cfg.max_epochs=1', *options)
+    saved = torch.load(tmp_path / 'epoch_1.pth', weights_only=False)['state_dict']
+    assert not any('teacher' in name for name in saved) and 'head.fc_dist.linear.weight' in saved
+    run('test', f'{CONFIGS}/finetune_distill_repvit_m0_6.py', tmp_path / 'epoch_1.pth', '--data-root', root,
+        '--work-dir', tmp_path / 'test', '--cfg-options', *SMALL)
+    classify = ImageClassificationInferencer(str(tmp_path / 'finetune_distill_repvit_m0_6.py'),
+                                             str(tmp_path / 'epoch_1.pth'), device='cpu')
+    assert classify(str(root / 'val' / 'red' / '0.jpg'))[0]['pred_class'] in COLOURS
+
+
+@pytest.mark.slow
+def test_a_run_that_diverges_ends_with_one_line(root, tmp_path):
+    error = run('train', f'{CONFIGS}/finetune_repvit_m0_6.py', '--data-root', root, '--no-pretrained', '--work-dir',
+                tmp_path, '--cfg-options', *SMALL, 'train_cfg.max_epochs=3', 'optim_wrapper.optimizer.lr=1e38',
+                status=1)
+    assert any(line.startswith('error: training diverged') for line in error.splitlines())
+
+
+@pytest.mark.slow
+def test_weights_for_other_classes_are_taken_to_start_from_and_refused_in_a_test(root, trained, tmp_path):
+    wrong = tmp_path / 'images'
+    for split in ('train', 'val'):
+        for name in ('blue', 'red'):
+            (wrong / split).mkdir(parents=True, exist_ok=True)
+            (wrong / split / name).symlink_to(root / split / name)
+    args = [f'{CONFIGS}/finetune_repvit_m0_6.py', '--data-root', wrong, '--work-dir', tmp_path / 'work']
+    run('train', *args, '--no-pretrained', '--cfg-options', *SMALL, 'train_cfg.max_epochs=1',
+        f'load_from={trained}/epoch_2.pth', status=0)
+    error = run('test', args[0], trained / 'epoch_2.pth', *args[1:], '--cfg-options', *SMALL, status=1)
+    assert 'head.fc.linear.weight is 3x320 in the file, 2x320 in the model' in error
+
+
+@pytest.mark.slow
+def test_a_teacher_without_weights_ends_the_run_before_it_starts(root, tmp_path):
+    error = run('train', f'{CONFIGS}/finetune_distill_repvit_m0_6.py', '--data-root', root, '--no-pretrained',
+                '--work-dir', tmp_path, '--cfg-options', *SMALL, status=1)
+    teacher = 'work_dirs/finetune_repvit_m0_9/finetune_repvit_m0_9.py'
+    assert f'error: teacher {teacher}: there is no such config file' in error
+
+
+@pytest.mark.slow
+def test_the_quickstart_classifier_trains_on_the_shapes(tmp_path):
+    write_classification(tmp_path / 'shapes', train=32, val=8, quiet=True)
+    run('train', 'configs/quickstart/classifier_repvit_m0_6_shapes.py', '--data-root', tmp_path / 'shapes',
+        '--work-dir', tmp_path / 'work', '--seed', 0, '--cfg-options', 'train_cfg.max_epochs=2',
+        'train_dataloader.num_workers=0', 'val_dataloader.num_workers=0')
+    log = next(tmp_path.glob('work/*/vis_data/scalars.json')).read_text()
+    scalars = [json.loads(line) for line in log.splitlines()]
+    assert len([entry for entry in scalars if 'loss' in entry]) == 2
+    assert {'accuracy/top1', 'accuracy/top5'} <= set(scalars[-1]), 'eight classes were found'
+
+
+@pytest.mark.slow
+def test_several_labels_are_trained_tested_and_drawn(tmp_path):
+    root = write_multilabel(tmp_path / 'labels', train=16, val=4, quiet=True)
+    file = root / 'annotations' / 'train.json'
+    content = json.loads(file.read_text())
+    content['data_list'][0]['gt_label'] = []  # an image may have none
+    file.write_text(json.dumps(content))
+    config = 'configs/classification/multilabel_repvit_m0_9.py'
+    run('train', config, '--data-root', root, '--no-pretrained', '--work-dir', tmp_path / 'work',
+        '--cfg-options', *SMALL, 'train_cfg.max_epochs=1')
+    saved = torch.load(tmp_path / 'work' / 'epoch_1.pth', weights_only=False)
+    assert len(saved['state_dict']['head.fc.weight']) == len(CLASSES)
+    assert tuple(saved['meta']['dataset_meta']['classes']) == CLASSES
+    file.unlink()  # a test needs its own labels only
+    run('test', config, tmp_path / 'work' / 'epoch_1.pth', '--data-root', root, '--work-dir', tmp_path / 'test',
+        '--show-dir', tmp_path / 'show', '--cfg-options', *SMALL)
+    metrics = json.loads(next(tmp_path.glob('test/*/*.json')).read_text())
+    assert {'multi-label/mAP', 'multi-label/f1-score'} <= set(metrics)
+    assert len(list((tmp_path / 'show').rglob('*.png'))) == 4

@@ -1,0 +1,173 @@
+import numpy as np
+import pytest
+from mmengine.config import Config
+from PIL import Image
+
+from repvit_mm.errors import ConfigError, DatasetError
+from repvit_mm.toolboxes import toolbox_of
+from repvit_mm.training.classification import ImageFolder
+
+
+def write_images(folder, count=4, suffix='.jpg'):
+    folder.mkdir(parents=True)
+    for number in range(count):
+        pixels = np.random.default_rng(number).integers(0, 256, (40, 48, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f'{number}{suffix}')
+
+
+@pytest.fixture
+def split_root(tmp_path):
+    for split, count in (('train', 4), ('val', 2)):
+        for name in ('cat', 'ant', 'bee'):
+            write_images(tmp_path / split / name, count)
+    return tmp_path
+
+
+@pytest.fixture
+def flat_root(tmp_path):
+    for name, suffix in (('cat', '.png'), ('ant', '.JPEG')):
+        write_images(tmp_path / name, 10, suffix)
+    return tmp_path
+
+
+def names(dataset):
+    return [dataset.get_data_info(i)['img_path'].replace('\\', '/').split('/')[-2:] for i in range(len(dataset))]
+
+
+def test_folders_are_classes_in_alphabetical_order(split_root):
+    train, val = (ImageFolder(split_root, split) for split in ('train', 'val'))
+    assert train.metainfo['classes'] == val.metainfo['classes'] == ('ant', 'bee', 'cat')
+    assert (len(train), len(val)) == (12, 6)
+    assert [folder for folder, _ in names(train)] == ['ant'] * 4 + ['bee'] * 4 + ['cat'] * 4
+    assert train.get_gt_labels().tolist() == [0] * 4 + [1] * 4 + [2] * 4
+
+
+def test_without_splits_a_part_of_each_class_is_kept_for_validation(flat_root):
+    train, val = (names(ImageFolder(flat_root, split, val_part=0.3)) for split in ('train', 'val'))
+    assert len(train) == 14 and len(val) == 6
+    assert not {tuple(n) for n in train} & {tuple(n) for n in val}
+    assert [folder for folder, _ in val] == ['ant'] * 3 + ['cat'] * 3
+    assert val == names(ImageFolder(flat_root, 'val', val_part=0.3)), 'the part is always the same'
+
+
+def test_a_folder_for_validation_may_be_called_otherwise(split_root):
+    (split_root / 'val').rename(split_root / 'valid')
+    assert len(ImageFolder(split_root, 'val')) == 6
+
+
+def test_a_class_may_lack_validation_images_but_not_training_images(split_root):
+    for path in (split_root / 'val' / 'ant').iterdir():
+        path.unlink()
+    (split_root / 'val' / 'ant').rmdir()
+    assert ImageFolder(split_root, 'val').get_gt_labels().tolist() == [1, 1, 2, 2]
+    write_images(split_root / 'val' / 'dog')
+    with pytest.raises(DatasetError, match='has the classes dog, which .*train does not have'):
+        ImageFolder(split_root, 'val')
+
+
+def test_an_empty_class_folder_is_named(split_root):
+    (split_root / 'train' / 'dog').mkdir()
+    (split_root / 'train' / 'dog' / 'notes.txt').write_text('none yet')
+    with pytest.raises(DatasetError, match=r'class folder \S+dog has no image'):
+        ImageFolder(split_root)
+
+
+def test_a_class_may_be_called_like_a_split(flat_root):
+    write_images(flat_root / 'train', 10)
+    assert ImageFolder(flat_root).metainfo['classes'] == ('ant', 'cat', 'train')
+
+
+def test_validation_images_alone_can_be_tested(split_root):
+    (split_root / 'train').rename(split_root / 'elsewhere')
+    assert len(ImageFolder(split_root, 'val')) == 6
+    with pytest.raises(DatasetError, match='no folder for train'):
+        ImageFolder(split_root)
+
+
+@pytest.mark.parametrize('break_it, message', [
+    (lambda root: root / 'missing', 'there is no folder'),
+    (lambda root: root / 'train' / 'ant', 'has no folders'),
+])
+def test_a_folder_of_another_kind_is_named(split_root, break_it, message):
+    with pytest.raises(DatasetError, match=message):
+        ImageFolder(break_it(split_root))
+
+
+def test_a_root_too_high_up_is_not_taken_for_the_classes(tmp_path):
+    for name in ('ant', 'bee'):
+        write_images(tmp_path / 'insects' / 'train' / name)
+    with pytest.raises(DatasetError, match=f'no folder for the training split .*, but {tmp_path}/insects has; '):
+        ImageFolder(tmp_path)
+
+
+def test_a_missing_validation_split_is_named(split_root):
+    (split_root / 'val').rename(split_root / 'elsewhere')
+    with pytest.raises(DatasetError, match='but no folder for val'):
+        ImageFolder(split_root, 'val')
+
+
+def damage(root):
+    whole = (root / 'train' / 'bee' / '1.jpg').read_bytes()
+    (root / 'train' / 'bee' / '1.jpg').write_bytes(whole[:len(whole) // 2])
+    (root / 'train' / 'cat' / '0.jpg').write_bytes(b'no image')
+
+
+def test_corrupt_images_are_counted_and_named(split_root):
+    damage(split_root)
+    with pytest.raises(DatasetError, match=r'2 of 12 images cannot be decoded') as error:
+        ImageFolder(split_root)
+    assert 'bee/1.jpg' in str(error.value) and 'cat/0.jpg' in str(error.value)
+    assert "corrupt='skip'" in str(error.value) and '\n' not in str(error.value)
+
+
+def test_corrupt_images_are_skipped_where_the_user_says_so(split_root):
+    damage(split_root)
+    dataset = ImageFolder(split_root, corrupt='skip')
+    assert len(dataset) == 10
+    assert not {('bee', '1.jpg'), ('cat', '0.jpg')} & {tuple(name) for name in names(dataset)}
+
+
+def test_an_unchecked_corrupt_image_is_named_when_its_turn_comes(split_root):
+    damage(split_root)
+    load = dict(type='LoadImageFromFile', imdecode_backend='pillow')
+    dataset = ImageFolder(split_root, corrupt='unchecked', pipeline=[load])
+    assert dataset[0]['img'].shape == (40, 48, 3)
+    with pytest.raises(DatasetError, match=r'bee/1\.jpg cannot be decoded'):
+        dataset[5]
+
+
+@pytest.mark.parametrize('wrong', [dict(split='test'), dict(corrupt='maybe'), dict(val_part=0.)])
+def test_settings_are_checked(split_root, wrong):
+    with pytest.raises(ConfigError, match=next(iter(wrong))):
+        ImageFolder(split_root, **wrong)
+
+
+def test_expected_classes_are_compared(split_root):
+    assert len(ImageFolder(split_root, classes=['ant', 'bee', 'cat'])) == 12
+    with pytest.raises(DatasetError, match='has the classes ant, bee, cat, expected ant, cat'):
+        ImageFolder(split_root, classes=['ant', 'cat'])
+
+
+def test_a_config_takes_the_number_of_classes_from_the_folders(split_root):
+    cfg = Config.fromfile('configs/classification/finetune_distill_repvit_m0_6.py')
+    for loader in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
+        cfg[loader].dataset.data_root = str(split_root)
+    toolbox_of(cfg).check_config(cfg, ())
+    assert cfg.model.head.num_classes == cfg.data_preprocessor.num_classes == 3
+    assert cfg.val_evaluator.topk == cfg.test_evaluator.topk == (1, )
+
+
+def test_a_config_with_different_folders_is_refused(split_root, tmp_path):
+    cfg = Config.fromfile('configs/classification/finetune_repvit_m0_9.py')
+    write_images(tmp_path / 'other' / 'dog')
+    cfg.train_dataloader.dataset.data_root = cfg.val_dataloader.dataset.data_root = str(split_root)
+    cfg.test_dataloader.dataset.data_root = str(tmp_path / 'other')
+    with pytest.raises(DatasetError, match='has the classes'):
+        toolbox_of(cfg).check_config(cfg, ())
+
+
+def test_other_configs_stay_as_they_are():
+    cfg = Config.fromfile('configs/classification/repvit_m0_9_300e.py')
+    before = cfg.pretty_text
+    toolbox_of(cfg).check_config(cfg, ())
+    assert cfg.pretty_text == before
