@@ -4,7 +4,7 @@ import torch
 import torchvision  # noqa: F401, it registers torch.ops.torchvision
 from torch import Tensor
 
-from .common import wide
+from repvit_mm.ops.common import wide
 
 __all__ = ['bbox_overlaps', 'nms', 'nms_match', 'softnms']
 

@@ -9,13 +9,13 @@ from typing import Any
 import torch
 import torchvision
 
-from ..errors import UserError
-from . import boxes, losses, maps, regions, sampling
-from .boxes import *  # noqa: F403
-from .losses import *  # noqa: F403
-from .maps import *  # noqa: F403
-from .regions import *  # noqa: F403
-from .sampling import *  # noqa: F403
+from repvit_mm.errors import UserError
+from repvit_mm.ops import boxes, losses, maps, regions, sampling
+from repvit_mm.ops.boxes import *  # noqa: F403
+from repvit_mm.ops.losses import *  # noqa: F403
+from repvit_mm.ops.maps import *  # noqa: F403
+from repvit_mm.ops.regions import *  # noqa: F403
+from repvit_mm.ops.sampling import *  # noqa: F403
 
 #: The operators, as functions.
 __all__ = sorted(name for room in (boxes, losses, maps, regions, sampling) for name in room.__all__)

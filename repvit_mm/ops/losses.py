@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .common import wide
+from repvit_mm.ops.common import wide
 
 __all__ = ['sigmoid_focal_loss_backward', 'sigmoid_focal_loss_forward', 'softmax_focal_loss_backward',
            'softmax_focal_loss_forward']

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .common import gradients, wide
+from repvit_mm.ops.common import gradients, wide
 
 __all__ = ['carafe_backward', 'carafe_forward', 'carafe_naive_backward', 'carafe_naive_forward',
            'masked_col2im_forward', 'masked_im2col_forward', 'psamask_backward', 'psamask_forward',

@@ -3,8 +3,8 @@ import torch
 import torchvision  # noqa: F401, it registers torch.ops.torchvision
 from torch import Tensor
 
-from ..errors import UserError
-from .common import wide
+from repvit_mm.errors import UserError
+from repvit_mm.ops.common import wide
 
 __all__ = ['roi_align_backward', 'roi_align_forward', 'roi_pool_backward', 'roi_pool_forward']
 

@@ -5,7 +5,7 @@ import torch
 import torchvision  # noqa: F401, it registers torch.ops.torchvision
 from torch import Tensor
 
-from .common import gradients, wide
+from repvit_mm.ops.common import gradients, wide
 
 __all__ = ['deform_conv_backward_input', 'deform_conv_backward_parameters', 'deform_conv_forward',
            'modulated_deform_conv_backward', 'modulated_deform_conv_forward', 'ms_deform_attn_backward',
