@@ -1,7 +1,7 @@
 """A replacement for ``mmcv._ext`` on the operators of torchvision and torch, for CPU and CUDA.
 
 The names and arguments are those that ``mmcv.ops`` calls; results are written into the tensors that it passes. This
-file is imported under the name ``mmcv._ext``.
+file is imported under the name ``mmcv._ext``, so that relative imports would look in mmcv.
 """
 from collections.abc import Callable
 from typing import Any
