@@ -7,10 +7,10 @@ from mmengine.registry import DATASETS, init_default_scope
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress
 
-from repvit_mm import engine
 from repvit_mm.cli.arguments import Parser, positive
 from repvit_mm.cli.options import CfgOptions
 from repvit_mm.engine.configs import load_config
+from repvit_mm.engine.data import check_data, move_data_root
 from repvit_mm.errors import ConfigError, run_cli
 from repvit_mm.sam.distillation import cache_embeddings
 from repvit_mm.sam.embedding_cache import EmbeddingCache
@@ -45,9 +45,9 @@ def main() -> None:
         raise ConfigError(f'{args.config} is not a config of a SAM distillation: expected model.type SamDistiller')
     init_default_scope(cfg.get('default_scope') or 'mmengine')
     if args.data_root is not None:
-        engine.move_data_root(cfg, args.data_root)
+        move_data_root(cfg, args.data_root)
     loader = f'{args.split}_dataloader'
-    engine.check_data(cfg, (loader,))
+    check_data(cfg, (loader,))
     cfg[loader].dataset.cache = None
 
     dataset = DATASETS.build(cfg[loader].dataset)

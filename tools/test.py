@@ -2,9 +2,12 @@
 
 import _interrupt  # noqa: F401
 
-from repvit_mm import engine
 from repvit_mm.cli.arguments import CHECKPOINT, Parser, positive
+from repvit_mm.cli.options import add_common_arguments, parse_args
 from repvit_mm.engine.configs import load_config
+from repvit_mm.engine.distributed import one_report
+from repvit_mm.engine.preparing import check_weights, prepare
+from repvit_mm.engine.runner import run_config
 from repvit_mm.errors import run_cli
 from repvit_mm.export.runtimes import ENGINES
 from repvit_mm.export.testing import use_exported
@@ -23,18 +26,18 @@ def build_parser() -> Parser:
     parser.add_argument('--tta', action='store_true', help='test-time augmentation')
     parser.add_argument('--slide', type=positive, metavar='SIZE',
                         help='segment overlapping squares of SIZE pixels a side instead of whole images')
-    engine.add_common_arguments(parser)
+    add_common_arguments(parser)
     return parser
 
 
 def main() -> None:
-    args = engine.parse_args(build_parser())
-    with engine.one_report():
+    args = parse_args(build_parser())
+    with one_report():
         cfg = load_config(args.config, args.cfg_options)
         toolbox = toolbox_of(cfg)
-        engine.check_weights(args.checkpoint)
+        check_weights(args.checkpoint)
         cfg.load_from, cfg.resume = args.checkpoint, False
-        engine.prepare(cfg, args, ('test_dataloader',))
+        prepare(cfg, args, ('test_dataloader',))
         if args.show_dir:
             toolbox.draw_predictions(cfg, args.show_dir)
         if args.slide is not None:
@@ -45,7 +48,7 @@ def main() -> None:
             toolbox.enable_tta(cfg)
         if args.out:
             toolbox.dump_predictions(cfg, args.out)
-        engine.run_config(cfg, 'test')
+        run_config(cfg, 'test')
 
 
 if __name__ == '__main__':

@@ -2,9 +2,20 @@
 
 import _interrupt  # noqa: F401
 
-from repvit_mm import engine
 from repvit_mm.cli.arguments import Parser
+from repvit_mm.cli.options import add_common_arguments, parse_args
 from repvit_mm.engine.configs import load_config
+from repvit_mm.engine.distributed import one_report
+from repvit_mm.engine.preparing import (
+    check_weights,
+    enable_amp,
+    enable_auto_scale_lr,
+    prepare,
+    remove_pretrained,
+    resume_by_config,
+    set_resume,
+)
+from repvit_mm.engine.runner import run_config
 from repvit_mm.errors import run_cli
 
 
@@ -19,27 +30,27 @@ def build_parser() -> Parser:
                         help='automatic mixed precision, in optim_wrapper.dtype (default: float16); on a CPU, bfloat16')
     parser.add_argument('--auto-scale-lr', action='store_true',
                         help='scale the learning rate to the batch size')
-    engine.add_common_arguments(parser)
+    add_common_arguments(parser)
     return parser
 
 
 def main() -> None:
-    args = engine.parse_args(build_parser())
-    with engine.one_report():
+    args = parse_args(build_parser())
+    with one_report():
         cfg = load_config(args.config, args.cfg_options)
         if args.amp:
-            engine.enable_amp(cfg)
+            enable_amp(cfg)
         if args.auto_scale_lr:
-            engine.enable_auto_scale_lr(cfg)
+            enable_auto_scale_lr(cfg)
         if args.no_pretrained:
-            engine.remove_pretrained(cfg)
-        engine.prepare(cfg, args, ('train_dataloader', 'val_dataloader'))
+            remove_pretrained(cfg)
+        prepare(cfg, args, ('train_dataloader', 'val_dataloader'))
         if args.resume:
-            engine.set_resume(cfg, args.resume)
+            set_resume(cfg, args.resume)
         else:
-            engine.resume_by_config(cfg)
-        engine.check_weights(cfg.get('load_from'))
-        engine.run_config(cfg, 'train')
+            resume_by_config(cfg)
+        check_weights(cfg.get('load_from'))
+        run_config(cfg, 'train')
 
 
 if __name__ == '__main__':

@@ -2,8 +2,7 @@
 import pytest
 from mmengine.config import Config
 
-from repvit_mm import engine
-from repvit_mm.engine.data import check_samples, expected_paths
+from repvit_mm.engine.data import check_data, check_samples, expected_paths, move_data_root
 from repvit_mm.errors import ConfigError, DatasetError
 from repvit_mm.toolboxes.datasets import datasets_of
 
@@ -23,7 +22,7 @@ def config(train, **others):
 ], ids=['plain', 'repeated', 'concatenated', 'nested'])
 def test_data_root_moves_every_data_set(wrap):
     cfg = config(wrap(COCO))
-    engine.move_data_root(cfg, '/elsewhere')
+    move_data_root(cfg, '/elsewhere')
     roots = {dataset['data_root'].rstrip('/') for _, dataset in datasets_of(cfg)}
     assert roots == {'/elsewhere'}
     assert 'data/coco' not in cfg.pretty_text
@@ -35,7 +34,7 @@ def test_data_root_moves_evaluators_and_other_paths():
     cfg = config(proposals, data_root='data/coco/', val_evaluator=dict(type='CocoMetric', ann_file='data/coco/a.json'),
                  test_evaluator=[dict(type='CocoMetric', ann_file='data/coco/b.json', metric=['bbox']),
                                  dict(type='Other', ann_file='data/coco_other/b.json')])
-    engine.move_data_root(cfg, '/new/')
+    move_data_root(cfg, '/new/')
     assert cfg.val_evaluator.ann_file == '/new/a.json'
     assert cfg.test_evaluator[0] == dict(type='CocoMetric', ann_file='/new/b.json', metric=['bbox'])
     assert cfg.test_evaluator[1].ann_file == 'data/coco_other/b.json'  # another directory that begins alike
@@ -46,13 +45,13 @@ def test_data_root_moves_evaluators_and_other_paths():
 
 def test_data_root_of_several_data_sets_is_not_guessed():
     with pytest.raises(ConfigError, match='data/coco, data/lvis'):
-        engine.move_data_root(config(dict(COCO, data_root='data/lvis/')), '/new')
+        move_data_root(config(dict(COCO, data_root='data/lvis/')), '/new')
 
 
 @pytest.mark.parametrize('dataset', [dict(type='Custom', ann_file='x/a.json'), dict(COCO, data_root='')])
 def test_data_root_needs_one_to_move(dataset):
     with pytest.raises(ConfigError, match='of train_dataloader has no data_root'):
-        engine.move_data_root(config(dataset), '/new')
+        move_data_root(config(dataset), '/new')
 
 
 def make_coco(root):
@@ -64,17 +63,17 @@ def make_coco(root):
 
 def test_data_set_that_is_there(tmp_path):
     cfg = config(COCO, val_evaluator=dict(ann_file='data/coco/annotations/a.json'))
-    engine.move_data_root(cfg, str(make_coco(tmp_path / 'coco')))
-    engine.check_data(cfg, ('train_dataloader', 'val_dataloader'))
+    move_data_root(cfg, str(make_coco(tmp_path / 'coco')))
+    check_data(cfg, ('train_dataloader', 'val_dataloader'))
 
 
 @pytest.mark.parametrize('missing', ['annotations/a.json', 'train'])
 def test_data_set_that_is_not_there(tmp_path, missing):
     cfg = config(COCO)
-    engine.move_data_root(cfg, str(make_coco(tmp_path / 'coco')))
+    move_data_root(cfg, str(make_coco(tmp_path / 'coco')))
     (tmp_path / 'coco' / missing).rename(tmp_path / 'away')
     with pytest.raises(DatasetError) as error:
-        engine.check_data(cfg, ('train_dataloader',))
+        check_data(cfg, ('train_dataloader',))
     message = str(error.value)
     assert f'{tmp_path}/coco/annotations/a.json' in message  # what was expected
     assert f'coco/{missing}' in message.partition(', but ')[2]  # and what is missing of it
@@ -83,21 +82,21 @@ def test_data_set_that_is_not_there(tmp_path, missing):
 
 def test_only_the_loaders_in_use_are_checked():
     cfg = config(COCO)
-    engine.check_data(cfg, ('test_dataloader',))
+    check_data(cfg, ('test_dataloader',))
     with pytest.raises(DatasetError, match='val_dataloader expects'):
-        engine.check_data(cfg, ('val_dataloader',))
+        check_data(cfg, ('val_dataloader',))
 
 
 def test_annotations_of_the_evaluator(tmp_path):
     cfg = Config(dict(test_evaluator=[dict(ann_file=str(tmp_path / 'no.json'))]))
-    engine.check_data(cfg, ('val_dataloader',))
+    check_data(cfg, ('val_dataloader',))
     with pytest.raises(DatasetError, match=r'test_evaluator expects its annotations in .*no\.json'):
-        engine.check_data(cfg, ('test_dataloader',))
+        check_data(cfg, ('test_dataloader',))
 
 
 @pytest.mark.parametrize('remote', [dict(data_root='s3://bucket/coco'), dict(backend_args=dict(backend='petrel'))])
 def test_remote_data_sets_are_left_to_their_backend(remote):
-    engine.check_data(config({**COCO, **remote}), ('train_dataloader',))
+    check_data(config({**COCO, **remote}), ('train_dataloader',))
 
 
 @pytest.mark.parametrize(('dataset', 'paths'), [

@@ -8,7 +8,18 @@ from mmengine.config import Config
 from mmengine.registry import OPTIM_WRAPPERS
 from torch import nn
 
-from repvit_mm import engine
+from repvit_mm.cli.options import add_common_arguments
+from repvit_mm.engine import preparing
+from repvit_mm.engine.distributed import check_launcher
+from repvit_mm.engine.preparing import (
+    check_weights,
+    enable_amp,
+    enable_auto_scale_lr,
+    latest_checkpoint,
+    prepare,
+    remove_pretrained,
+    set_resume,
+)
 from repvit_mm.errors import CheckpointError, ConfigError
 
 
@@ -19,7 +30,7 @@ def write(path, text):
 
 def options(*values):
     parser = argparse.ArgumentParser()
-    engine.add_common_arguments(parser)
+    add_common_arguments(parser)
     return parser.parse_args(values)
 
 
@@ -42,14 +53,14 @@ def test_cfg_options_are_numbers_texts_lists_and_tuples():
 def test_work_dir(given, in_config, expected):
     cfg, args = Config(dict(work_dir=in_config)), options(*given)
     args.config = 'configs/name.py'
-    engine.prepare(cfg, args, ())
+    prepare(cfg, args, ())
     assert cfg.work_dir == expected
 
 
 def test_seed_keeps_the_other_settings_of_randomness():
     cfg, args = Config(dict(randomness=dict(deterministic=True))), options('--seed', '3')
     args.config = 'x.py'
-    engine.prepare(cfg, args, ())
+    prepare(cfg, args, ())
     assert cfg.randomness == dict(deterministic=True, seed=3)
 
 
@@ -66,7 +77,7 @@ def test_seed_of_the_config_that_no_generator_takes(seed):
     cfg, args = Config(dict(randomness=dict(seed=seed))), options()
     args.config = 'x.py'
     with pytest.raises(ConfigError, match=rf'^randomness\.seed={seed} must be a whole number from 0 to 4294967295$'):
-        engine.prepare(cfg, args, ())
+        prepare(cfg, args, ())
 
 
 def test_loaders_fit_the_machine():
@@ -74,7 +85,7 @@ def test_loaders_fit_the_machine():
                    val_dataloader=dict(num_workers=2, persistent_workers=True))
     cfg, args = Config(loaders), options()
     args.config = 'x.py'
-    engine.prepare(cfg, args, ())
+    prepare(cfg, args, ())
     assert cfg.train_dataloader.persistent_workers is False  # torch refuses to keep no workers
     assert cfg.val_dataloader.persistent_workers is True
 
@@ -88,7 +99,7 @@ def test_no_pretrained_removes_weights_wherever_they_are_named():
         type='D', init_cfg=PRETRAINED, pretrained='torchvision://resnet50',
         backbone=dict(type='B', init_cfg=PRETRAINED, depth=3), neck=dict(type='N', init_cfg=kaiming),
         heads=[dict(type='H', init_cfg=[kaiming, PRETRAINED]), dict(type='H', init_cfg=None)])))
-    engine.remove_pretrained(cfg)
+    remove_pretrained(cfg)
     assert cfg.load_from is None
     assert cfg.model == dict(
         type='D', pretrained=None, backbone=dict(type='B', depth=3), neck=dict(type='N', init_cfg=kaiming),
@@ -97,8 +108,8 @@ def test_no_pretrained_removes_weights_wherever_they_are_named():
 
 def test_amp_and_auto_scale_lr():
     cfg = Config(dict(optim_wrapper=dict(optimizer=dict(type='SGD')), auto_scale_lr=dict(base_batch_size=16)))
-    engine.enable_amp(cfg)
-    engine.enable_auto_scale_lr(cfg)
+    enable_amp(cfg)
+    enable_auto_scale_lr(cfg)
     assert cfg.optim_wrapper.type == 'AmpOptimWrapper'
     assert cfg.auto_scale_lr.enable
 
@@ -111,10 +122,10 @@ def test_mixed_precision_of_a_gpu_and_of_a_cpu(kind, on_gpu, on_cpu, monkeypatch
     settings, args = dict(dtype='float16', loss_scale=512.), options()
     args.config = 'x.py'
     for device, expected in (('cuda', dict(settings, type=on_gpu)), ('cpu', dict(type=on_cpu))):
-        monkeypatch.setattr(engine.preparing, 'get_device', lambda device=device: device)
+        monkeypatch.setattr(preparing, 'get_device', lambda device=device: device)
         cfg = Config(dict(optim_wrapper=dict(settings, type=kind)))
-        engine.enable_amp(cfg)
-        engine.prepare(cfg, args, ())
+        enable_amp(cfg)
+        prepare(cfg, args, ())
         assert cfg.optim_wrapper.to_dict() == expected
 
 
@@ -132,22 +143,22 @@ def test_bfloat16_is_of_the_losses_and_not_of_the_weights():
 @pytest.mark.parametrize('settings', [{}, dict(auto_scale_lr=dict(enable=False))])
 def test_auto_scale_lr_needs_the_batch_of_the_learning_rate(settings):
     with pytest.raises(ConfigError, match='base_batch_size'):
-        engine.enable_auto_scale_lr(Config(settings))
+        enable_auto_scale_lr(Config(settings))
 
 
 def test_amp_of_another_optimiser_wrapper():
     with pytest.raises(ConfigError, match='ApexOptimWrapper'):
-        engine.enable_amp(Config(dict(optim_wrapper=dict(type='ApexOptimWrapper'))))
+        enable_amp(Config(dict(optim_wrapper=dict(type='ApexOptimWrapper'))))
 
 
 class TestResume:
     def latest(self, tmp_path):
-        return engine.latest_checkpoint(tmp_path)
+        return latest_checkpoint(tmp_path)
 
     def test_nothing_there(self, tmp_path):
         assert self.latest(tmp_path) is None and self.latest(tmp_path / 'no_directory') is None
         with pytest.raises(CheckpointError, match='nothing to resume'):
-            engine.set_resume(Config(dict(work_dir=str(tmp_path))), 'auto')
+            set_resume(Config(dict(work_dir=str(tmp_path))), 'auto')
 
     def test_follows_the_pointer(self, tmp_path):
         for name in ('epoch_1.pth', 'epoch_2.pth'):
@@ -180,15 +191,15 @@ class TestResume:
     def test_a_resumed_run_has_the_seed_of_its_checkpoint(self, tmp_path, monkeypatch, given, taken, lines):
         path, said = str(tmp_path / 'some.pth'), []
         torch.save(dict(state_dict={}, meta=dict(seed=3)), path)
-        monkeypatch.setattr(engine.preparing, 'print_log', lambda line, *_: said.append(line))
+        monkeypatch.setattr(preparing, 'print_log', lambda line, *_: said.append(line))
         cfg = Config(dict(work_dir=str(tmp_path), randomness=dict(seed=given, deterministic=True)))
-        engine.set_resume(cfg, path)
+        set_resume(cfg, path)
         assert cfg.resume and cfg.load_from == path
         assert cfg.randomness == dict(seed=taken, deterministic=True) and len(said) == lines
 
     def test_a_named_checkpoint_that_is_not_there(self, tmp_path):
         with pytest.raises(CheckpointError, match='some.pth'):
-            engine.set_resume(Config(dict(work_dir=str(tmp_path))), str(tmp_path / 'some.pth'))
+            set_resume(Config(dict(work_dir=str(tmp_path))), str(tmp_path / 'some.pth'))
 
     @pytest.mark.parametrize(('spoil', 'said'), [
         (lambda path: path.write_bytes(path.read_bytes()[:500]), 'epoch_2.pth'),
@@ -201,23 +212,23 @@ class TestResume:
         write(tmp_path / 'last_checkpoint', str(tmp_path / 'epoch_2.pth'))
         spoil(tmp_path / 'epoch_2.pth')
         lines, cfg = [], Config(dict(work_dir=str(tmp_path)))
-        monkeypatch.setattr(engine.preparing, 'print_log', lambda line, *_: lines.append(line))
-        engine.set_resume(cfg, 'auto')
+        monkeypatch.setattr(preparing, 'print_log', lambda line, *_: lines.append(line))
+        set_resume(cfg, 'auto')
         assert cfg.load_from == str(tmp_path / 'epoch_1.pth')
         assert len(lines) == 1 and 'epoch_2.pth' in lines[0] and said in lines[0]
         spoil(tmp_path / 'epoch_1.pth')
         with pytest.raises(CheckpointError, match='epoch_2.pth'):
-            engine.set_resume(cfg, 'auto')
+            set_resume(cfg, 'auto')
 
 
 def test_check_weights(tmp_path):
-    engine.check_weights(None)
-    engine.check_weights('repvit://m1_1_distill_300e')
-    engine.check_weights(str(write(tmp_path / 'a.pth', '')))
+    check_weights(None)
+    check_weights('repvit://m1_1_distill_300e')
+    check_weights(str(write(tmp_path / 'a.pth', '')))
     os.mkfifo(tmp_path / 'pipe.pth')
     for path in ('b.pth', str(tmp_path / 'pipe.pth')):
         with pytest.raises(CheckpointError, match=f'there is no checkpoint {path}'):
-            engine.check_weights(path)
+            check_weights(path)
 
 
 @pytest.mark.parametrize('launcher', ['pytorch', 'slurm', 'mpi'])
@@ -225,5 +236,5 @@ def test_launcher_that_did_not_start_the_process(launcher, monkeypatch):
     for variable in ('RANK', 'SLURM_PROCID', 'OMPI_COMM_WORLD_RANK'):
         monkeypatch.delenv(variable, raising=False)
     with pytest.raises(ConfigError, match=f'--launcher {launcher} is for processes that were started by it'):
-        engine.distributed.check_launcher(launcher)
-    engine.distributed.check_launcher('none')
+        check_launcher(launcher)
+    check_launcher('none')

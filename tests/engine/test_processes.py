@@ -68,7 +68,7 @@ def test_tool_is_stopped_with_us(tmp_path, tool, expected):
     ours = subprocess.Popen([sys.executable, '-c', f"""
 from pathlib import Path
 from rich.console import Console
-from repvit_mm import processes
+from repvit_mm.engine import processes
 processes._PATIENCE = .5
 try:
     processes.run_tool(Path({str(tmp_path / 'tool.py')!r}), [], Path({str(tmp_path / 'log')!r}), Console())

@@ -8,9 +8,11 @@ from mmengine.config import Config
 from running import forget_runs
 from tool_runs import set_up
 
-from repvit_mm import engine
 from repvit_mm.checkpoints import read_checkpoint
 from repvit_mm.engine.configs import load_config
+from repvit_mm.engine.data import move_data_root
+from repvit_mm.engine.preparing import prepare, set_resume
+from repvit_mm.engine.runner import run_config
 
 #: Sampling without an end, in iterations.
 BY_ITERATIONS = """
@@ -60,7 +62,7 @@ def make_config(toolbox: str, folder: Path) -> Config:
     path, data = set_up(toolbox, folder)
     path.write_text(path.read_text() + ADDED[toolbox] + STATES)
     cfg = load_config(path)
-    engine.move_data_root(cfg, str(data))
+    move_data_root(cfg, str(data))
     return cfg
 
 
@@ -71,10 +73,10 @@ def train(cfg: Config, work_dir: Path, resume: bool = False, seed: int | None = 
     cfg.merge_from_dict(options)
     args = argparse.Namespace(config=cfg.filename, work_dir=str(work_dir), data_root=None, seed=seed, launcher=launcher)
     forget_runs()
-    engine.prepare(cfg, args, ('train_dataloader', 'val_dataloader'))
+    prepare(cfg, args, ('train_dataloader', 'val_dataloader'))
     if resume:
-        engine.set_resume(cfg, 'auto')
-    engine.run_config(cfg, 'train')
+        set_resume(cfg, 'auto')
+    run_config(cfg, 'train')
     forget_runs()
 
 
