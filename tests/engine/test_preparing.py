@@ -8,6 +8,7 @@ from mmengine.config import Config
 from mmengine.registry import OPTIM_WRAPPERS
 from torch import nn
 
+import repvit_mm.training  # noqa: F401  registers
 from repvit_mm.cli.options import add_common_arguments
 from repvit_mm.engine import preparing
 from repvit_mm.engine.distributed import check_launcher
