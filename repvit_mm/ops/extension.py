@@ -10,15 +10,16 @@ import torch
 import torchvision
 
 from repvit_mm.errors import UserError
-from repvit_mm.ops import boxes, losses, maps, regions, sampling
+from repvit_mm.ops import boxes, losses, maps, regions, rotated, sampling
 from repvit_mm.ops.boxes import *  # noqa: F403
 from repvit_mm.ops.losses import *  # noqa: F403
 from repvit_mm.ops.maps import *  # noqa: F403
 from repvit_mm.ops.regions import *  # noqa: F403
+from repvit_mm.ops.rotated import *  # noqa: F403
 from repvit_mm.ops.sampling import *  # noqa: F403
 
 #: The operators, as functions.
-__all__ = sorted(name for room in (boxes, losses, maps, regions, sampling) for name in room.__all__)
+__all__ = sorted(name for room in (boxes, losses, maps, regions, rotated, sampling) for name in room.__all__)
 
 
 def get_compiler_version() -> str:

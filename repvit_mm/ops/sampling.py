@@ -2,6 +2,7 @@
 from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 import torchvision  # noqa: F401, it registers torch.ops.torchvision
 from torch import Tensor
 
@@ -10,6 +11,9 @@ from repvit_mm.ops.common import gradients, wide
 __all__ = ['deform_conv_backward_input', 'deform_conv_backward_parameters', 'deform_conv_forward',
            'modulated_deform_conv_backward', 'modulated_deform_conv_forward', 'ms_deform_attn_backward',
            'ms_deform_attn_forward']
+
+#: A coordinate and an offset outside of any map.
+OUTSIDE = 1e6
 
 
 def deform_conv_forward(input: Tensor, weight: Tensor, offset: Tensor, output: Tensor, columns: Tensor, ones: Tensor,
@@ -47,6 +51,8 @@ def modulated_deform_conv_forward(input: Tensor, weight: Tensor, bias: Tensor, o
                                   dilation_w: int, group: int, deformable_group: int, with_bias: bool) -> None:
     """Deformable convolution whose samples are weighted by ``mask`` (N, groups * kH * kW, H, W), into ``output``."""
     bias = bias if with_bias else weight.new_zeros(len(weight))
+    offset, mask = (_leading(x, output.shape[2:], n * deformable_group * kernel_h * kernel_w)
+                    for x, n in ((offset, 2), (mask, 1)))
     output.copy_(_convolve((input, weight, offset, mask, bias), stride_h, stride_w, pad_h, pad_w, dilation_h,
                            dilation_w, group, deformable_group, True))
 
@@ -58,13 +64,30 @@ def modulated_deform_conv_backward(input: Tensor, weight: Tensor, bias: Tensor, 
                                    dilation_h: int, dilation_w: int, group: int, deformable_group: int,
                                    with_bias: bool) -> None:
     """Gradients of all inputs, into the tensors ``grad_*``."""
+    offset, mask = (_leading(x, grad_output.shape[2:], n * deformable_group * kernel_h * kernel_w)
+                    for x, n in ((offset, 2), (mask, 1)))
     found = _convolve_backward(
         grad_output, (input, weight, offset, mask, weight.new_zeros(len(weight))), stride_h, stride_w, pad_h, pad_w,
         dilation_h, dilation_w, group, deformable_group, True)
-    for grad, value in zip((grad_input, grad_weight, grad_offset, grad_mask), found[:4], strict=True):
+    for grad, value in zip((grad_input, grad_weight), found[:2], strict=True):
         grad.copy_(value)
+    for grad, value in zip((grad_offset, grad_mask), found[2:4], strict=True):
+        unread = grad[0].numel() - value[0].numel()
+        grad.copy_(F.pad(value.flatten(1), (0, unread)).view(grad.shape))
     if with_bias:
         grad_bias.copy_(found[4])
+
+
+def _leading(tensor: Tensor, size: torch.Size, channels: int) -> Tensor:
+    """The part of offsets or a mask that is read, as (N, channels, *size).
+
+    mmcv does not compare their size with that of the output, and reads each sample's leading numbers. DyHead relies on
+    it: it convolves a coarser level with the offsets of a finer one.
+    """
+    if tensor.shape[2:] == size:
+        return tensor
+    read = channels * size.numel()
+    return tensor.flatten(1)[:, :read].reshape(-1, channels, *size)
 
 
 def _unmodulated(input: Tensor, weight: Tensor, offset: Tensor) -> tuple[Tensor, ...]:
@@ -74,18 +97,49 @@ def _unmodulated(input: Tensor, weight: Tensor, offset: Tensor) -> tuple[Tensor,
 
 def _convolve(tensors: tuple[Tensor, ...], *settings: int) -> Tensor:
     with torch.autocast(tensors[0].device.type, enabled=False):  # on the CPU it would apply inside torchvision's
-        return torch.ops.torchvision.deform_conv2d(*_channels_first(tensors), *settings)
+        return torch.ops.torchvision.deform_conv2d(*_prepared(tensors), *settings)
 
 
 def _convolve_backward(grad_output: Tensor, tensors: tuple[Tensor, ...], *settings: int) -> tuple[Tensor, ...]:
     """Gradients of the maps, weight, offsets, mask and bias."""
+    tensors = _prepared(tensors)
     with torch.autocast(grad_output.device.type, enabled=False):
-        return torch.ops.torchvision._deform_conv2d_backward(*_channels_first((grad_output, *tensors)), *settings)
+        found = torch.ops.torchvision._deform_conv2d_backward(*_channels_first((grad_output, )), *tensors, *settings)
+    # At -1 torchvision's derivative is that of the side towards the map; mmcv's is 0, as beyond.
+    weight, offset = tensors[1:3]
+    beyond = (_positions(offset, *weight.shape[2:], *settings[:6]) <= -1).any(3, keepdim=True)
+    slopes = found[2].view(*beyond.shape[:3], 2, *beyond.shape[4:]).masked_fill(beyond, 0).view(offset.shape)
+    return *found[:2], slopes, *found[3:]
+
+
+def _prepared(tensors: tuple[Tensor, ...]) -> list[Tensor]:
+    """The tensors for torchvision."""
+    input, weight, offset, *rest = _channels_first(tensors)
+    return [input, weight, _finite(offset), *rest]
+
+
+def _finite(coordinates: Tensor) -> Tensor:
+    """Coordinates with NaN and infinity replaced by one outside of any map: torchvision would crash."""
+    return torch.where(coordinates.abs() < OUTSIDE, coordinates, OUTSIDE)
 
 
 def _channels_first(tensors: tuple[Tensor, ...]) -> list[Tensor]:
     """As :func:`wide`, in channels-first memory format: torchvision 0.23 fails on 1 x 1 weights in others."""
     return [x.flatten().view(x.shape) for x in wide(*tensors)]
+
+
+def _positions(offset: Tensor, kernel_h: int, kernel_w: int, stride_h: int, stride_w: int, pad_h: int, pad_w: int,
+               dilation_h: int, dilation_w: int) -> Tensor:
+    """Where the map is sampled, (N, groups, kernel_h * kernel_w, (y, x), H, W)."""
+    def along(size: int, kernel: int, stride: int, pad: int, dilation: int) -> Tensor:
+        steps = torch.arange(max(size, kernel), device=offset.device)
+        return steps[:kernel, None] * dilation + steps[:size] * stride - pad
+
+    height, width = offset.shape[2:]
+    y = along(height, kernel_h, stride_h, pad_h, dilation_h)[:, None, :, None]
+    x = along(width, kernel_w, stride_w, pad_w, dilation_w)[None, :, None, :]
+    taps = torch.stack(torch.broadcast_tensors(y, x), dim=2).flatten(0, 1)
+    return taps + offset.view(len(offset), -1, kernel_h * kernel_w, 2, height, width)
 
 
 def ms_deform_attn_forward(value: Tensor, value_spatial_shapes: Tensor, value_level_start_index: Tensor,
@@ -111,4 +165,5 @@ def _attention(shapes: Tensor) -> Callable[..., Tensor]:
     # Imported here, as mmcv.ops is still being imported when this module is.
     from mmcv.ops.multi_scale_deform_attn import multi_scale_deformable_attn_pytorch
     sizes = shapes.tolist()
-    return lambda value, locations, weights: multi_scale_deformable_attn_pytorch(value, sizes, locations, weights)
+    return lambda value, locations, weights: multi_scale_deformable_attn_pytorch(
+        value, sizes, _finite(locations), weights)

@@ -89,6 +89,28 @@ def some(size: int) -> Tensor:
     return regions(3 * size ** 2, 2, 12. * size)
 
 
+def rotated(count: int, size: float) -> Tensor:
+    """Boxes of x and y of the centre, width, height and angle; the first two cover each other."""
+    found = torch.cat([torch.rand(count, 2, dtype=torch.float64) * size, torch.rand(count, 2, dtype=torch.float64) * 8,
+                       random(count, 1) * 3], dim=1)
+    found[1:2] = found[:1]
+    return found
+
+
+def align_rotated(ratio: int, aligned: bool, clockwise: bool) -> Case:
+    arguments = ((2, 3), 0.5, ratio, aligned, clockwise)
+    return Case(lambda x, r: ops.roi_align_rotated(x, r, *arguments),
+                lambda x, r: oracles.roi_align_rotated(x, r, *arguments),
+                maps_and(lambda size: torch.cat([torch.tensor([[0.], [1], [0]]), rotated(3, 12. * size)], dim=1)))
+
+
+def deform_pool(ratio: int, with_offset: bool) -> Case:
+    arguments = ((2, 3), 0.5, ratio, 0.3)
+    return Case(lambda x, r, *offset: ops.deform_roi_pool(x, r, *(offset or [None]), *arguments),
+                lambda x, r, *offset: oracles.deform_roi_pool(x, r, *(offset or [None]), *arguments),
+                lambda size: [*maps_and(REGIONS['partly_outside'])(size), *[random(2, 2, 2, 3)] * with_offset])
+
+
 REGIONS = {
     'some': some,
     'none': lambda size: at([]),
@@ -103,12 +125,13 @@ REGIONS = {
 # Deformable convolution
 
 def deform(modulated: bool, kernel: int = 3, stride: int = 1, padding: int = 1, dilation: int = 1, groups: int = 1,
-           deform_groups: int = 1, bias: bool = True, images: int = 1) -> Case:
+           deform_groups: int = 1, bias: bool = True, images: int = 1, finer: int = 0) -> Case:
     settings = (stride, padding, dilation, groups, deform_groups)
 
     def tensors(size: int) -> list[Tensor]:
         channels, side = 4 * size, 3 * size + 1
         out = (side + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
+        out += finer  # of offsets and mask: those of a level with more pixels
         # Quarters: between pixels, where there is a derivative, in every precision.
         shape = (images, deform_groups * 2 * kernel ** 2, out, out)
         offset = torch.randint(-2, 2, shape) + torch.randint(1, 4, shape).double() / 4
@@ -175,6 +198,15 @@ def psa(kind: str, mask_size: tuple[int, int]) -> Case:
                 lambda size: [random(2, mask_size[0] * mask_size[1], 3, 2 + size)])
 
 
+def overlap_rotated_case(mode: str, aligned: bool, clockwise: bool) -> Case:
+    def pairs(a: Tensor, b: Tensor) -> Tensor:
+        found = oracles.grid(lambda i, j: torch.tensor(
+            oracles.iou_rotated(a[i].tolist(), b[j].tolist(), mode, clockwise), dtype=torch.float64), len(a), len(b))
+        return found.diagonal() if aligned else found
+    return Case(partial(ops.box_iou_rotated, mode=mode, aligned=aligned, clockwise=clockwise), pairs,
+                lambda size: [rotated(5 * size, 12), rotated(5 * size, 12)], 0)
+
+
 def overlap_case(mode: str, aligned: bool, offset: int, first: int = 4, second: int = 4) -> Case:
     def pairs(a: Tensor, b: Tensor) -> Tensor:
         found = oracles.grid(lambda i, j: torch.tensor(
@@ -196,7 +228,8 @@ CASES: dict[str, dict[str, Case]] = {
     'modulated_deform_conv': {
         'plain': deform(True), 'no_bias': deform(True, bias=False),
         'strided': deform(True, stride=2, padding=2, dilation=2),
-        'groups': deform(True, groups=2, deform_groups=2, images=2)},
+        'groups': deform(True, groups=2, deform_groups=2, images=2),
+        'of_a_finer_level': deform(True, images=2, finer=3)},
     'ms_deform_attn': {'plain': Case(attend, lambda value, locations, weights: oracles.attention(
         value, LEVELS, locations, weights), attention_tensors, 3)},
     'sigmoid_focal_loss': {
@@ -209,6 +242,13 @@ CASES: dict[str, dict[str, Case]] = {
     'masked_conv': {'plain': masked_conv_case()},
     'psamask': {f'{kind}_{h}x{w}': psa(kind, (h, w)) for kind in ('collect', 'distribute')
                 for h, w in ((5, 5), (3, 5), (2, 4))},
+    'box_iou_rotated': {f'{mode}_{"pairs" if aligned else "all"}_{"clockwise" if clockwise else "counter"}':
+                        overlap_rotated_case(mode, aligned, clockwise)
+                        for mode in ('iou', 'iof') for aligned in (False, True) for clockwise in (True, False)},
+    'roi_align_rotated': {'adaptive': align_rotated(0, True, True), 'ratio_2': align_rotated(2, True, False),
+                          'not_aligned': align_rotated(0, False, True)},
+    'deform_roi_pool': {'plain': deform_pool(0, True), 'ratio_2': deform_pool(2, True),
+                        'no_offset': deform_pool(0, False)},
     'bbox_overlaps': {f'{mode}_{"pairs" if aligned else "all"}_{offset}': overlap_case(mode, aligned, offset)
                       for mode in ('iou', 'iof') for aligned in (False, True) for offset in (0, 1)},
 }

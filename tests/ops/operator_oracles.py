@@ -15,15 +15,43 @@ def iou(a, b, offset=0, mode='iou'):
     return width * height / whole if whole else 0.
 
 
+def iou_rotated(a, b, mode='iou', clockwise=True):
+    """As :func:`iou`, of boxes x, y, width, height, angle, by cutting the first with the sides of the second."""
+    def corners(x, y, width, height, angle):
+        cos, sin = math.cos(angle), math.sin(angle) * (1 if clockwise else -1)
+        return [(x + u * width / 2 * cos - v * height / 2 * sin, y + u * width / 2 * sin + v * height / 2 * cos)
+                for u, v in ((-1, -1), (1, -1), (1, 1), (-1, 1))]
+
+    def area(polygon):
+        return abs(sum(x * v - y * u for (x, y), (u, v) in zip(polygon, polygon[1:] + polygon[:1], strict=True))) / 2
+
+    polygon, cutter = corners(*a), corners(*b)
+    for (x, y), (u, v) in zip(cutter, cutter[1:] + cutter[:1], strict=True):
+        depth = [(u - x) * (q - y) - (v - y) * (p - x) for p, q in polygon]
+        kept = []
+        for i, (p, q) in enumerate(polygon):
+            before, (r, s) = depth[i - 1], polygon[i - 1]
+            if (before < 0) != (depth[i] < 0):
+                t = before / (before - depth[i])
+                kept.append((r + t * (p - r), s + t * (q - s)))
+            if depth[i] >= 0:
+                kept.append((p, q))
+        polygon = kept
+    common, area_a = area(polygon), a[2] * a[3]
+    whole = area_a if mode == 'iof' else area_a + b[2] * b[3] - common
+    return common / whole if whole else 0.
+
+
 def ranked(scores):
     """Indices by falling score, equal ones in their order."""
     return sorted(range(len(scores)), key=lambda i: -scores[i])
 
 
-def nms(boxes, scores, threshold, offset=0):
+def nms(boxes, scores, threshold, offset=0, labels=None, overlap=iou):
     kept = []
     for i in ranked(scores):
-        if not any(iou(boxes[k], boxes[i], offset) > threshold for k in kept):
+        if not any(overlap(boxes[k], boxes[i], offset) > threshold
+                   for k in kept if labels is None or labels[k] == labels[i]):
             kept.append(i)
     return kept
 
@@ -83,24 +111,58 @@ def per_region(function, maps, rois, size):
                 len(rois), size, size).permute(0, 3, 1, 2)
 
 
-def roi_align(maps, rois, size, scale, ratio, aligned):
-    height, width = maps.shape[2:]
+def average(maps, rows, columns, place):
+    """The mean of rows x columns samples of a bin; place(i, j) is where the sample at these fractions is, y and x."""
+    height, width = maps.shape[1:]
+    total = maps[:, 0, 0] * 0
+    for i in range(rows):
+        for j in range(columns):
+            y, x = place((i + 0.5) / rows, (j + 0.5) / columns)
+            if -1 <= y <= height and -1 <= x <= width:
+                total = total + sample(maps, min(max(y, 0), height - 1), min(max(x, 0), width - 1))
+    return total / max(rows * columns, 1)
 
-    def average(maps, box, row, column):
+
+def roi_align(maps, rois, size, scale, ratio, aligned):
+    def one(maps, box, row, column):
         x1, y1, x2, y2 = (v * scale - 0.5 * aligned for v in box)
         if not aligned:
             x2, y2 = max(x2, x1 + 1), max(y2, y1 + 1)
-        bin_h, bin_w = (y2 - y1) / size, (x2 - x1) / size
-        rows, columns = ratio or math.ceil(bin_h), ratio or math.ceil(bin_w)
-        total = maps[:, 0, 0] * 0
-        for i in range(rows):
-            for j in range(columns):
-                y, x = y1 + bin_h * (row + (i + 0.5) / rows), x1 + bin_w * (column + (j + 0.5) / columns)
-                if -1 <= y <= height and -1 <= x <= width:
-                    total = total + sample(maps, min(max(y, 0), height - 1), min(max(x, 0), width - 1))
-        return total / max(rows * columns, 1)
+        height, width = (y2 - y1) / size, (x2 - x1) / size
+        return average(maps, ratio or math.ceil(height), ratio or math.ceil(width),
+                       lambda i, j: (y1 + height * (row + i), x1 + width * (column + j)))
 
-    return per_region(average, maps, rois, size)
+    return per_region(one, maps, rois, size)
+
+
+def roi_align_rotated(maps, rois, size, scale, ratio, aligned, clockwise):
+    def one(k, row, column):
+        image, x, y, width, height, angle = rois[k].tolist()
+        x, y, width, height = x * scale - 0.5 * aligned, y * scale - 0.5 * aligned, width * scale, height * scale
+        if not aligned:
+            width, height = max(width, 1), max(height, 1)
+        cos, sin = math.cos(angle), math.sin(angle) * (1 if clockwise else -1)
+
+        def place(i, j):
+            down, across = ((row + i) / size[0] - 0.5) * height, ((column + j) / size[1] - 0.5) * width
+            return y + across * sin + down * cos, x + across * cos - down * sin
+
+        return average(maps[int(image)], ratio or math.ceil(height / size[0]), ratio or math.ceil(width / size[1]),
+                       place)
+
+    return grid(one, len(rois), *size).permute(0, 3, 1, 2)
+
+
+def deform_roi_pool(maps, rois, offset, size, scale, ratio, gamma):
+    def one(k, row, column):
+        image, x1, y1, x2, y2 = rois[k].tolist()
+        width, height = (x2 - x1) * scale, (y2 - y1) * scale
+        dx, dy = (0, 0) if offset is None else gamma * offset[k, :, row, column]
+        return average(maps[int(image)], ratio or math.ceil(height / size[0]), ratio or math.ceil(width / size[1]),
+                       lambda i, j: (y1 * scale - 0.5 + height * ((row + i) / size[0] + dy),
+                                     x1 * scale - 0.5 + width * ((column + j) / size[1] + dx)))
+
+    return grid(one, len(rois), *size).permute(0, 3, 1, 2)
 
 
 def roi_pool(maps, rois, size, scale):
@@ -120,10 +182,11 @@ def deform_conv(maps, offset, mask, weight, bias, stride, padding, dilation, gro
     n, channels, height, width = maps.shape
     out, _, kernel, _ = weight.shape
     height, width = ((size + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1 for size in (height, width))
-    offset = offset.view(n, deform_groups, kernel * kernel, 2, height, width)
+    taps = deform_groups * kernel * kernel * height * width  # the leading ones, if there are more
+    offset = offset.flatten(1)[:, :2 * taps].reshape(n, deform_groups, kernel * kernel, 2, height, width)
     if mask is None:
         mask = torch.ones_like(offset[:, :, :, 0])
-    mask = mask.view(n, deform_groups, kernel * kernel, height, width)
+    mask = mask.flatten(1)[:, :taps].reshape(n, deform_groups, kernel * kernel, height, width)
 
     def pixel(image, y, x):
         def tap(g, k):

@@ -1,8 +1,11 @@
 """mmcv's operators on torchvision's, against their definitions: results and gradients, in every precision."""
+import multiprocessing
+import resource
+
 import operator_oracles as oracles
 import pytest
 import torch
-from operator_cases import CASES, SyncBatchNormFunction, boxes, operators_of, ops
+from operator_cases import CASES, SyncBatchNormFunction, boxes, operators_of, ops, rotated
 
 from repvit_mm.errors import UserError
 from repvit_mm.ops import extension
@@ -105,9 +108,73 @@ def test_max_pooling_of_roi_align_says_what_to_do():
 
 
 def test_operator_that_is_not_there_is_named():
-    with pytest.raises(UserError, match='no operator nms_rotated: install a compiled mmcv'):
-        ops.nms_rotated(torch.rand(2, 5), torch.rand(2), 0.5)
+    with pytest.raises(UserError, match='no operator nms_quadri: install a compiled mmcv'):
+        ops.nms_quadri(torch.rand(2, 8), torch.rand(2), 0.5)
     assert not hasattr(extension, '__no_such_attribute__')
+
+
+def test_offsets_of_a_finer_level():
+    """DyHead convolves each level with the offsets of its neighbour, which has four times the pixels."""
+    from mmdet.models.necks import DyHead
+    levels = [torch.rand(1, 16, 16, 16), torch.rand(1, 16, 8, 8)]
+    assert [x.shape for x in DyHead(16, 16, num_blocks=1)(levels)] == [x.shape for x in levels]
+
+
+@pytest.mark.parametrize('modulated', [False, True])
+def test_offsets_have_no_gradient_at_minus_one(modulated):
+    """As mmcv's own kernels, whose derivative is that to the right and below, and 0 at -1 and beyond: at the border of
+    a convolution whose offsets start at 0."""
+    x, weight = torch.tensor([[[[1., 2], [3, 4]]]]), torch.ones(1, 1, 3, 3)
+    offset = torch.zeros(1, 18, 2, 2, requires_grad=True)
+    out = (ops.modulated_deform_conv2d(x, offset, torch.ones(1, 9, 2, 2), weight, None, 1, 1) if modulated
+           else ops.deform_conv2d(x, offset, weight, 1, 1))
+    out.sum().backward()
+    slopes = {(0, 0): (2, 1), (0, 1): (2, -2), (1, 0): (-3, 1), (1, 1): (-4, -4)}  # pixel -> along y and x
+    expected = [slopes.get((row + tap // 3 - 1, column + tap % 3 - 1), (0, 0))[axis]
+                for tap in range(9) for axis in range(2) for row in range(2) for column in range(2)]
+    assert offset.grad.flatten().tolist() == expected
+
+
+#: Operator -> which of its tensors are coordinates.
+COORDINATES = {
+    'roi_align': [1], 'roi_pool': [1], 'roi_align_rotated': [1], 'deform_roi_pool': [1, 2], 'deform_conv': [1],
+    'modulated_deform_conv': [1], 'ms_deform_attn': [1], 'bbox_overlaps': [0, 1], 'box_iou_rotated': [0, 1]}
+SUPPRESSION = {
+    'nms': lambda boxes, scores: ops.nms(boxes, scores, 0.5),
+    'soft_nms': lambda boxes, scores: ops.soft_nms(boxes, scores, 0.5),
+    'nms_match': lambda boxes, scores: ops.nms_match(torch.cat([boxes, scores[:, None]], 1), 0.5)[0],
+    'nms_rotated': lambda boxes, scores: ops.nms_rotated(torch.cat([boxes, boxes[:, :1]], 1), scores, 0.5)}
+EXTREMES = [torch.nan, torch.inf, -torch.inf, 1e9, -1e9, 3e38, -3e38]
+
+
+@pytest.mark.parametrize('operator', [*COORDINATES, *SUPPRESSION])
+def test_coordinates_of_a_diverged_network_end_no_process(operator):
+    """Nor do they fill the memory or reach the other samples; in a process of its own, as it may end."""
+    def call_with(value):
+        if operator in SUPPRESSION:
+            where = boxes(8, 20).float()
+            where[::3, 1:] = value
+            SUPPRESSION[operator](where, torch.rand(8))
+            return
+        for case in CASES[operator].values():
+            for changed in COORDINATES[operator]:
+                tensors = converted(case.tensors(1), torch.float32)
+                if changed < len(tensors) and tensors[changed].numel():
+                    first = changed == 1 and 'roi' in operator  # the image of a region is none
+                    tensors[changed][::2, first:] = value
+                    results = run(case.call, tensors, case.gradients)
+                    assert 'iou' in operator or 'overlaps' in operator or all(x.isfinite().all() for x in results)
+
+    def call_all():
+        resource.setrlimit(resource.RLIMIT_AS, (2 ** 34, 2 ** 34))
+        torch.set_num_threads(1)
+        for value in EXTREMES:
+            call_with(value)
+
+    process = multiprocessing.get_context('fork').Process(target=call_all)
+    process.start()
+    process.join(60)
+    assert process.exitcode == 0
 
 
 # Suppression
@@ -143,6 +210,19 @@ def test_nms(kind, ranking, offset, dtype):
     found, indices = ops.nms(where, scores, 0.45, offset)
     assert indices.tolist() == oracles.nms(where.tolist(), scores.tolist(), 0.45, offset)
     torch.testing.assert_close(found, torch.cat([where, scores[:, None]], 1)[indices], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize('clockwise', [True, False])
+@pytest.mark.parametrize('labelled', [True, False])
+@pytest.mark.parametrize('count', [0, 1, 40])
+def test_nms_rotated(count, labelled, clockwise):
+    where, scores = rotated(count, 20), torch.randperm(count).double() / max(count, 1)
+    labels = torch.arange(count) % 2 if labelled else None
+    found, indices = ops.nms_rotated(where, scores, 0.2, labels, clockwise)
+    expected = oracles.nms(where.tolist(), scores.tolist(), 0.2, labels=labels,
+                           overlap=lambda a, b, _: oracles.iou_rotated(a, b, clockwise=clockwise))
+    assert expected == ([] if indices is None else indices.tolist())
+    assert found.tolist() == torch.cat([where, scores[:, None]], 1)[expected].tolist()
 
 
 @pytest.mark.parametrize('threshold', [0.2, 0.4, 0.6, 0.7, 0.8])
