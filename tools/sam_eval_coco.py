@@ -32,14 +32,15 @@ def build_parser() -> Parser:
 
 def main() -> None:
     args = build_parser().parse_args()
-    coco = load_annotations(args.data_root / 'annotations' / f'instances_{args.split}.json')
+    folder = args.data_root / args.split
+    coco = load_annotations(args.data_root / 'annotations' / f'instances_{args.split}.json', folder)
     prompts = (ground_truth_boxes(coco) if args.boxes == 'gt' else
                detected_boxes(args.boxes, coco, args.score_threshold))
     image_ids = sorted(coco.imgs)[:args.limit]
     sam, out = model_from(args), make_folder(args.out, '--out')
     with Progress(*Progress.get_default_columns(), MofNCompleteColumn(), console=Console(stderr=True)) as progress:
         task = progress.add_task('images', total=len(image_ids))
-        results = segment_instances(sam, coco, args.data_root / args.split, prompts, image_ids,
+        results = segment_instances(sam, coco, folder, prompts, image_ids,
                                     lambda count: progress.advance(task, count))
     write_json(out / 'results.segm.json', results)
     figures = evaluate(coco, results, image_ids)

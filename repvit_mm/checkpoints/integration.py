@@ -8,7 +8,7 @@ from mmengine.runner import CheckpointLoader
 from torch import Tensor, nn
 
 from ..errors import CheckpointError
-from ..io.safe_files import read_plain_files
+from ..io.toolbox_files import decode_as_we_do, read_plain_files
 from .download import RELEASE, SCHEME
 from .formats import find_backbones, is_head, rename
 from .loading import check_arch, is_unbuilt
@@ -104,9 +104,10 @@ def refuse_random_start(module: nn.Module, incompatible_keys: Any) -> None:
 def read_without_code() -> None:
     """Keep mmengine from running code from checkpoints, YAML files and pickles, and from reading pipes.
 
-    This holds for the whole process. mmengine's own loader unpickles whatever a file holds, for every ``init_cfg``
-    except a RepViT's. The tools and the Runner call this; importing ``repvit_mm`` alone does not change mmengine.
-    Python configs are programs, and are still run.
+    mmcv decodes images with our reader, too. This holds for the whole process. mmengine's own loader unpickles
+    whatever a file holds, for every ``init_cfg`` except a RepViT's. The tools and the Runner call this; importing
+    ``repvit_mm`` alone changes neither. Python configs are programs, and are still run.
     """
     CheckpointLoader.load_checkpoint = staticmethod(load_for_mmengine)
     read_plain_files()
+    decode_as_we_do()

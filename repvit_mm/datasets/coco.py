@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DatasetError, shortened
-from ..io.coco import check_annotations
+from ..io.coco import check_coco
 from ..io.files import read_json
 from .found import Found
 from .objects import Source, find_objects
@@ -54,7 +54,7 @@ def read(tree: Tree, files: Mapping[Path, Any], train: str | None = None, val: s
         chosen = {split: _named(tree, name) for split, name in (('train', train), ('val', val)) if name}
     else:
         chosen = _by_name(tree, list(files), notes)
-    contents = {split: _checked(path, files.get(path) or read_json(path)) for split, path in chosen.items()}
+    contents = {split: _checked(path, files.get(path) or read_json(path), notes) for split, path in chosen.items()}
     folders = {split: _folder(tree, split, chosen[split], contents[split]) for split in chosen}
     if len(chosen) == 2:
         sources = {split: Source(str(chosen[split]), contents[split], folders[split], _setting(tree, chosen[split]))
@@ -80,7 +80,7 @@ def split_content(kind: str, tree: Tree, images: Mapping[str | None, list[dict]]
     Raises:
         DatasetError: If an entry is malformed; see :func:`repvit_mm.datasets.objects.find_objects`, too.
     """
-    check_annotations({**content, 'images': sum(images.values(), [])}, name)
+    notes += check_coco({**content, 'images': sum(images.values(), [])}, name)
     parts = {}
     for split, entries in choose_splits(images, notes).items():
         ids = {entry['id'] for entry in entries}
@@ -127,10 +127,10 @@ def _named(tree: Tree, name: str) -> Path:
     return below
 
 
-def _checked(path: Path, content: Any) -> dict[str, Any]:
+def _checked(path: Path, content: Any, notes: list[str]) -> dict[str, Any]:
     if not _has_objects(content):
         raise DatasetError(f"{path} has no objects in COCO's format: images, annotations and categories are expected")
-    check_annotations(content, str(path))
+    notes += check_coco(content, str(path))
     return content
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from ..errors import DatasetError
-from ..io.picture_files import read_label_image
+from ..io.images import read_label_image
 from .found import Found, Part, Picture
 from .tree import Tree, check_readable, choose_splits, counted, named, sizes_of
 

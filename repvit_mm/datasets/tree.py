@@ -1,5 +1,4 @@
 """The files below a folder, and what their names say about splits and classes."""
-import os
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -8,8 +7,10 @@ from functools import cached_property
 from pathlib import Path
 
 from ..errors import DatasetError
-from ..io.files import read_text
-from ..io.picture_files import EXTENSIONS, HELD_OUT, held_out, picture_size
+from ..io.class_folders import HELD_OUT, held_out
+from ..io.files import find_files, read_text
+from ..io.image_files import IMAGE_SUFFIXES
+from ..io.images import image_size
 
 #: Word in a path -> split.
 WORDS = {**dict.fromkeys(('train', 'training'), 'train'), **dict.fromkeys(('val', 'valid', 'validation'), 'val'),
@@ -38,15 +39,7 @@ class Tree:
         self.root = Path(root).expanduser()
         if not self.root.is_dir():
             raise DatasetError(f'there is no folder {self.root}')
-        self.files: list[Path] = []
-        seen = set()
-        for folder, folders, names in os.walk(self.root, followlinks=True):
-            if (real := os.path.realpath(folder)) in seen:  # links can make a circle
-                folders.clear()
-                continue
-            seen.add(real)
-            folders[:] = sorted(name for name in folders if name[0] != '.')
-            self.files += [Path(folder, name) for name in sorted(names) if name[0] != '.']
+        self.files = find_files(self.root)
         if not self.files:
             raise DatasetError(f'{self.root} is empty')
 
@@ -57,7 +50,7 @@ class Tree:
     @cached_property
     def pictures(self) -> list[Path]:
         """The pictures, by their suffix."""
-        return self.with_suffix(*EXTENSIONS)
+        return self.with_suffix(*IMAGE_SUFFIXES)
 
     @cached_property
     def folders(self) -> Mapping[Path, Mapping[str, Path]]:
@@ -94,7 +87,7 @@ def sizes_of(paths: Sequence[Path]) -> dict[Path, tuple[int, int] | None]:
     """Width and height of pictures, or of :data:`LOOKED_AT` of them; None for what cannot be read."""
     chosen = paths[::-(-len(paths) // LOOKED_AT) or 1]
     with ThreadPoolExecutor() as pool:
-        return dict(zip(chosen, pool.map(picture_size, chosen), strict=True))
+        return dict(zip(chosen, pool.map(image_size, chosen), strict=True))
 
 
 def check_readable(sizes: Mapping[Path, tuple[int, int] | None]) -> None:

@@ -11,7 +11,7 @@ import yaml
 
 from ..errors import DatasetError, shortened
 from ..io.files import read_text
-from ..io.picture_files import picture_size
+from ..io.images import image_size
 from .coco import split_content
 from .found import Found
 from .tree import NAME_FILES, Tree, named
@@ -49,7 +49,7 @@ def read(tree: Tree, files: list[Path]) -> Found:
     folders = {path.parent for path in tree.pictures if found.intersection(_label_paths(tree, path))}
     for number, path in enumerate((path for path in tree.pictures if path.parent in folders), 1):
         labels = next((file for file in _label_paths(tree, path) if file in found), None)
-        size = picture_size(path)
+        size = image_size(path)
         if size is None:
             raise DatasetError(f'{path} cannot be read as a picture')
         images[path] = dict(id=number, file_name=tree.relative(path), width=size[0], height=size[1])

@@ -9,7 +9,7 @@ from mmengine.dataset import Compose
 from mmengine.registry import DefaultScope
 
 from ..errors import ExportError
-from ..io.picture_files import EXTENSIONS
+from ..io.image_files import IMAGE_SUFFIXES
 from ..models.inference import InferenceModel
 from ..toolboxes.datasets import datasets_of
 from .pictures import read_picture
@@ -36,9 +36,9 @@ def find_pictures(folder: str | Path) -> Pictures:
     folder = Path(folder).expanduser()
     if not folder.is_dir():
         raise ExportError(f'--calibrate {folder}: there is no such folder')
-    paths = sorted(path for path in folder.rglob('*') if path.suffix.lower() in EXTENSIONS and path.is_file())
+    paths = sorted(path for path in folder.rglob('*') if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
     if len(paths) < LEAST:
-        raise ExportError(f'--calibrate {folder}: it holds {len(paths)} pictures ({", ".join(EXTENSIONS)}), and at '
+        raise ExportError(f'--calibrate {folder}: it holds {len(paths)} pictures ({", ".join(IMAGE_SUFFIXES)}), and at '
                           f'least {LEAST} are needed; some hundred like those that the model will see are good')
     number = min(len(paths), MOST)
     paths = [paths[index * len(paths) // number] for index in range(number)]

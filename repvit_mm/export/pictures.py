@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ExportError
-from ..io.normalisation import Normalisation
+from ..io.images import Normalisation
 
 
 def load_pictures(shape: Sequence[int], number: int, paths: Sequence[str | Path] = ()) -> np.ndarray:

@@ -5,7 +5,7 @@ import numpy as np
 from PIL import Image
 
 from ..errors import CheckpointError
-from ..io.normalisation import IMAGENET
+from ..io.images import IMAGENET
 from ..sam.prompts import Prompt
 from .runtimes import open_session
 from .sam import INPUTS, OUTPUTS, decoder_points

@@ -1,12 +1,21 @@
-"""Folders of images whose names are classes. mmpretrain is not needed to look at them."""
+"""Images and their classes: folders whose names are classes, and files of labels. mmpretrain is not needed."""
+import random
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, TypeVar
 
 from ..errors import DatasetError, shortened
-from .picture_files import EXTENSIONS, held_out
+from .files import find_files, is_junk, read_json
+from .image_files import IMAGE_SUFFIXES, choose_images
 
 #: ``split`` -> names of its folder, in the order in which they are looked for.
 SPLITS = {'train': ('train', 'training'), 'val': ('val', 'valid', 'validation', 'test')}
+#: Fraction of the images that is held out for validation if a data set has no split.
+HELD_OUT = 0.2
+_LABEL_FORMAT = ('{"metainfo": {"classes": [NAME, ...]}, '
+                 '"data_list": [{"img_path": PATH, "gt_label": [NUMBER, ...]}, ...]}')
+
+T = TypeVar('T')
 
 
 def find_classes(data_root: str | Path) -> list[str]:
@@ -33,7 +42,7 @@ def find_classes(data_root: str | Path) -> list[str]:
     for folder in [split / name for split in (first, *others) for name in subfolders(split)]:
         count = len(images_of(folder))
         if count == 0:
-            raise DatasetError(f'the class folder {folder} has no images ({", ".join(EXTENSIONS)}); add images or '
+            raise DatasetError(f'the class folder {folder} has no images ({", ".join(IMAGE_SUFFIXES)}); add images or '
                                'remove the folder')
         if count == 1 and not splits:
             raise DatasetError(f'the class folder {folder} has only one image; training and validation need one each')
@@ -78,9 +87,50 @@ def split_folders(root: Path) -> dict[str, Path]:
 
 
 def subfolders(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith('.'))
+    return sorted(path.name for path in folder.iterdir() if path.is_dir() and not is_junk(path.name))
 
 
 def images_of(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob('*') if path.suffix.lower() in EXTENSIONS
-                  and not path.name.startswith('.'))
+    return sorted(choose_images(find_files(folder))[0])
+
+
+def held_out(items: Sequence[T], part: float) -> list[T]:
+    """The items that are held out for validation: always the same, if the items are the same and in the same order.
+
+    Args:
+        items: At least two.
+        part: Their fraction, 0-1; at least one is held out, and one is left.
+    """
+    count = min(max(1, round(len(items) * part)), len(items) - 1)
+    return sorted(random.Random(0).sample(items, len(items))[:count])
+
+
+def read_label_file(path: str | Path) -> list[str]:
+    """Check an annotation file, and return the names of its classes.
+
+    mmpretrain itself stops in the middle of an epoch, at the image whose labels are wrong.
+
+    Args:
+        path: The JSON file.
+
+    Raises:
+        DatasetError: If it cannot be read, has another format, or a label is not the number of a class.
+    """
+    content = read_json(path)
+    try:
+        classes, samples = content['metainfo']['classes'], content['data_list']
+        labels = [(str(sample['img_path']), sample['gt_label']) for sample in samples]
+    except (KeyError, TypeError) as error:
+        raise DatasetError(f'{path} is not a file of labels: expected {_LABEL_FORMAT}') from error
+    if not (isinstance(classes, list) and classes and all(isinstance(name, str) for name in classes)):
+        raise DatasetError(f'{path}: metainfo.classes is {str(classes)[:100]!r}, expected a list of names')
+    wrong = [(image, numbers) for image, numbers in labels if not _are_numbers(numbers, len(classes))]
+    if wrong:
+        image, numbers = wrong[0]
+        raise DatasetError(f'{path}: {len(wrong)} of {len(labels)} images have labels that are not a list of numbers '
+                           f'from 0 to {len(classes) - 1}, first {image}: {numbers!r}')
+    return classes
+
+
+def _are_numbers(labels: Any, classes: int) -> bool:
+    return isinstance(labels, list) and all(type(label) is int and 0 <= label < classes for label in labels)

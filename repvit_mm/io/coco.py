@@ -1,48 +1,59 @@
-"""Checks of annotation files in COCO's format, where pycocotools reads them."""
-import json
-from collections.abc import Callable, Mapping
-from types import SimpleNamespace
-from typing import IO, Any
+"""The one reader of annotations in COCO's format: data sets, ``init`` and SAM's evaluation share it."""
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
 
-from ..errors import DatasetError
+from ..errors import DatasetError, shortened
+from .coco_images import match_images
+from .files import read_json
 
-#: Beyond this, the coordinate of a polygon is none of a pixel; drawing much larger ones crashes pycocotools.
+#: Largest coordinate of a polygon; drawing much larger ones crashes pycocotools.
 LARGEST_COORDINATE = 1e5
 
 
-def check_coco_files() -> None:
-    """Let pycocotools check the annotations that it reads, in the whole process: it takes whatever it finds."""
-    import pycocotools.coco
-    pycocotools.coco.json = SimpleNamespace(load=read_coco)
+class Coco(NamedTuple):
+    """Annotations in COCO's format.
 
-
-def read_coco(file: IO[str]) -> Any:
-    """Read a file of annotations, or of results, whose entries are not checked.
-
-    Raises:
-        DatasetError: If it is not JSON, or its entries do not have what pycocotools and mmdet expect.
+    Attributes:
+        content: Checked content of the file.
+        notes: What was changed or looks wrong, one line each.
     """
-    name = getattr(file, 'name', 'the annotations')
-    try:
-        content = json.load(file)
-    except (ValueError, RecursionError) as error:
-        raise DatasetError(f'{name} is not valid JSON: {error}') from error
-    if not isinstance(content, list):  # of results
-        check_annotations(content, name)
-    return content
+
+    content: dict[str, Any]
+    notes: list[str]
 
 
-def check_annotations(content: Any, name: str) -> None:
-    """Check the parts of an annotation file that are used: images, categories, objects with boxes and masks.
-
-    Whether boxes are finite, and inside of their images, is left to the data set.
+def read_coco(path: str | Path, folder: str | Path | None = None) -> Coco:
+    """Read a file of annotations.
 
     Args:
-        content: The file's content; objects without ``iscrowd`` are none.
-        name: Its name, for errors.
+        path: The file.
+        folder: Folder that the names of its images start from, see :func:`match_images`; not looked at if None.
 
     Raises:
-        DatasetError: Naming the first entry that does not fit.
+        DatasetError: See :func:`check_coco` and :func:`match_images`.
+    """
+    content = read_json(path)
+    notes = check_coco(content, str(path))
+    return Coco(content, notes + ([] if folder is None else match_images(content, str(path), folder)))
+
+
+def check_coco(content: Any, name: str) -> list[str]:
+    """Check the parts of annotations that are used, and repair what has one meaning.
+
+    Missing areas, crowd flags and boxes of polygons are added. Annotations are numbered from 1 if their ids are not
+    distinct positive integers: COCOeval counts a match with id 0 as none. Roboflow's root category is dropped.
+
+    Args:
+        content: Content of a file; changed in place.
+        name: Its name, for messages.
+
+    Returns:
+        What was changed or looks wrong, one line each.
+
+    Raises:
+        DatasetError: If an entry is malformed, or a category is not listed or listed twice.
     """
     if not isinstance(content, Mapping):
         raise DatasetError(f"{name} is not in COCO's annotation format: it holds a {type(content).__name__}")
@@ -57,11 +68,12 @@ def check_annotations(content: Any, name: str) -> None:
         return _is_id(entry['id']) and isinstance(entry['name'], str)
 
     def annotation(entry: dict) -> bool:
-        if 'segments_info' in entry or 'caption' in entry:  # of other tasks
-            return True
-        box, mask = entry['bbox'], entry.get('segmentation')
-        return (_is_id(entry['id']) and _is_id(entry['image_id']) and _is_id(entry['category_id'])
-                and _is_number(entry['area']) and entry.setdefault('iscrowd', 0) in (0, 1)
+        mask, box = entry.get('segmentation'), entry.get('bbox') or _box_of(entry.get('segmentation'))
+        entry['bbox'], entry['iscrowd'] = box, int(entry.get('iscrowd') or 0)
+        if entry.get('area') is None:
+            entry['area'] = box[2] * box[3]
+        return (_is_id(entry['image_id']) and _is_id(entry['category_id'])
+                and _is_number(entry['area']) and entry['iscrowd'] in (0, 1)
                 and isinstance(box, list) and len(box) == 4 and all(map(_is_number, box))
                 and (mask is None or _is_mask(mask, sizes.get(entry['image_id']))))
 
@@ -69,8 +81,9 @@ def check_annotations(content: Any, name: str) -> None:
     _check_all(content, name, 'categories', category, 'id and name')
     if 'annotations' in content:  # the images of a test have none
         _check_all(content, name, 'annotations', annotation,
-                   'id, image_id, category_id, area, bbox of four numbers, and a segmentation, if any, of polygons or '
-                   'of run lengths for the size of the image')
+                   'image_id, category_id, bbox of four numbers, and a segmentation, if any, of polygons or of run '
+                   'lengths for the size of the image')
+    return _check_categories(content, name) + _number(content.get('annotations', []), name)
 
 
 def _check_all(content: Mapping, name: str, kind: str, is_good: Callable[[Any], bool], expected: str) -> None:
@@ -81,14 +94,14 @@ def _check_all(content: Mapping, name: str, kind: str, is_good: Callable[[Any], 
     for number, entry in enumerate(entries):
         try:
             good = is_good(entry)
-        except (TypeError, KeyError, AttributeError, ValueError, OverflowError):
+        except (TypeError, KeyError, AttributeError, ValueError, OverflowError, IndexError):
             good = False
         if not good:
             raise DatasetError(f'{name}: {kind}: entry {number} is {str(entry)[:100]}; expected {expected}')
 
 
 def _is_id(value: Any) -> bool:
-    return isinstance(value, int | str)
+    return isinstance(value, int | str | float)
 
 
 def _is_number(value: Any) -> bool:
@@ -105,3 +118,47 @@ def _is_mask(mask: Any, size: tuple[float, float] | None) -> bool:
         return False
     # pycocotools itself checks those that are packed into text.
     return isinstance(counts, str) or (min(counts) >= 0 and sum(counts) == height * width)
+
+
+def _box_of(polygons: Any) -> list[float]:
+    xs, ys = ([value for polygon in polygons for value in polygon[axis::2]] for axis in (0, 1))
+    return [min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)]
+
+
+def _check_categories(content: dict[str, Any], name: str) -> list[str]:
+    categories, notes = content['categories'], []
+    used = Counter(annotation['category_id'] for annotation in content.get('annotations', []))
+    root = next((category for category in categories if category['id'] == 0 and not used[0]), None)
+    others = [category for category in categories if category is not root]
+    if root and others and ({root['name']} == {other.get('supercategory') for other in others}
+                            or root['name'] in {other['name'] for other in others}):
+        content['categories'] = categories = others
+        notes.append(f'{name}: the category {root["name"]} (id 0) has no objects and is the parent of the others, as '
+                     'Roboflow writes it; it is left out')
+    for key in ('id', 'name'):
+        if repeated := [value for value, number in Counter(item[key] for item in categories).items() if number > 1]:
+            raise DatasetError(f'{name}: several categories have the {key} {repeated[0]}; give each one its own')
+    known = {category['id']: category['name'] for category in categories}
+    if unlisted := {key: number for key, number in used.items() if key not in known}:
+        raise DatasetError(f'{name}: {sum(unlisted.values())} of {used.total()} objects are of the categories '
+                           f'{shortened(map(str, unlisted))}, which the file does not list; it lists '
+                           f'{shortened(f"{key} ({value})" for key, value in known.items())}')
+    if odd := [value for value in known.values() if value != value.strip()]:
+        notes.append(f'{name}: categories begin or end with a space: {shortened(map(repr, odd))}')
+    cases = defaultdict(list)
+    for value in known.values():
+        cases[value.strip().casefold()].append(value)
+    if alike := [values for values in cases.values() if len(values) > 1]:
+        notes.append(f'{name}: categories differ by upper and lower case only: {shortened(sum(alike, []))}')
+    return notes
+
+
+def _number(annotations: Sequence[dict[str, Any]], name: str) -> list[str]:
+    ids = [annotation.get('id') for annotation in annotations]
+    counts = Counter(map(str, ids))
+    repeated = [value for value, number in counts.items() if number > 1]
+    if repeated or not all(isinstance(value, int) and value > 0 for value in ids):
+        for number, annotation in enumerate(annotations, 1):
+            annotation['id'] = number
+    return [f'{name}: {len(ids) - len(counts)} of {len(ids)} annotations have the id of another one, first '
+            f'{repeated[0]}; they are numbered anew'] if repeated else []

@@ -1,4 +1,5 @@
 """Atomic writing of files and folders, and reading of text that may have any content."""
+import codecs
 import glob
 import json
 import os
@@ -16,6 +17,8 @@ from ..errors import ConfigError, DatasetError, UserError
 
 #: Age in seconds after which leftovers of killed processes are removed; younger ones may be in use.
 STALE_SECONDS = 3600
+#: Files and folders of macOS, Windows and Synology.
+_JUNK = ('__MACOSX', 'Thumbs.db', 'desktop.ini', '@eaDir')
 #: What torch and safetensors say where the system refuses to write more, instead of an OSError.
 _CANNOT_WRITE = re.compile('PytorchStreamWriter|inline_container|iostream|I/O error')
 
@@ -163,20 +166,23 @@ def check_regular(path: str | Path) -> None:
 
 
 def read_text(path: str | Path) -> str:
-    """Read a text file.
+    """Read a text file in UTF-8, or in UTF-16 with a byte order mark.
 
     Raises:
         DatasetError: If it does not exist, is not a regular file, or is not text.
     """
     try:
         check_regular(path)
-        return Path(path).read_text(encoding='utf-8')
+        content = Path(path).read_bytes()
     except FileNotFoundError as error:
         raise DatasetError(f'{path} does not exist') from error
     except OSError as error:
         raise DatasetError(f'{path} cannot be read: {error.strerror}' if error.strerror else str(error)) from error
+    try:
+        text = content.decode('utf-16' if content[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else 'utf-8-sig')
     except ValueError as error:
-        raise DatasetError(f'{path} is not a text file: {error}') from error
+        raise DatasetError(f'{path} is not a text file in UTF-8: {error}') from error
+    return text.replace('\r\n', '\n').replace('\r', '\n')
 
 
 def read_json(path: str | Path) -> Any:
@@ -189,3 +195,21 @@ def read_json(path: str | Path) -> Any:
         return json.loads(read_text(path))
     except (ValueError, RecursionError) as error:
         raise DatasetError(f'{path} is not valid JSON: {error}') from error
+
+
+def find_files(folder: str | Path) -> list[Path]:
+    """All files below a folder; links are followed. Hidden files and those of operating systems are skipped."""
+    found, seen = [], set()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        if (real := os.path.realpath(place)) in seen:  # links can make a circle
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if not is_junk(name))
+        found += [Path(place, name) for name in sorted(names) if not is_junk(name)]
+    return found
+
+
+def is_junk(name: str) -> bool:
+    """Whether a file or folder is hidden, or written by an operating system beside the user's own."""
+    return name[0] == '.' or name in _JUNK

@@ -1,93 +1,201 @@
-"""Reading pictures of any format as 8-bit RGB, upright."""
+"""The one reader of pixels: an image of any format and mode becomes upright 8-bit RGB."""
+import io
+import logging
+import os
+import struct
+import warnings
+from contextlib import suppress
 from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
+from mmengine.logging import print_log
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from ..errors import UserError
+from ..errors import DatasetError, UserError
 from .files import atomic_write
-from .picture_files import EXTENSIONS
+from .image_files import FORMATS
 
-#: Larger pictures are refused by their header; they would take more than 1 GB.
-MOST_PIXELS = 100_000_000
-#: Of narrower pictures, nothing would be left at the input size of a model.
-LARGEST_RATIO = 50
+#: Larger images are rejected by their header. A scan of A4 at 1200 dpi has 139 million pixels.
+MOST_PIXELS = 150_000_000
+#: Narrower images are rejected: resizing their short edge to that of a model would take gigabytes.
+LARGEST_RATIO = 200
+#: Colour behind transparent pixels.
+BACKGROUND = (255, 255, 255)
+_ORIENTATION, _TURNED = 0x0112, (5, 6, 7, 8)
+#: Where a PNG holds its orientation: in Pillow's `info`, or at the end of the file.
+_PNG_KEYS = ('exif', 'XML:com.adobe.xmp', 'Raw profile type exif')
+_PNG_CHUNKS, _PNG_TAIL = (b'eXIf', b'XML:com.adobe.xmp', b'Raw profile type exif'), 1 << 17
+#: What Pillow raises for damaged files.
+_DAMAGED = (OSError, SyntaxError, ValueError, IndexError, struct.error, Image.DecompressionBombError)
+
+warnings.filterwarnings('ignore', category=Image.DecompressionBombWarning)  # MOST_PIXELS is checked instead
 
 
-def read_image(path: str | Path, most_pixels: int = MOST_PIXELS) -> np.ndarray:
-    """Read a picture.
+class Normalisation(NamedTuple):
+    """Normalisation of a model's images: ``(pixel - mean) / std`` for each channel, pixels from 0 to 255.
+
+    Attributes:
+        mean: Mean of each channel.
+        std: Standard deviation of each channel.
+        channels: Order of the channels, ``'RGB'`` or ``'BGR'``.
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    channels: str
+
+
+#: ImageNet's, used for all published weights.
+IMAGENET = Normalisation((123.675, 116.28, 103.53), (58.395, 57.12, 57.375), 'RGB')
+
+
+def read_image(source: str | Path | bytes, most_pixels: int = MOST_PIXELS, upright: bool = True) -> np.ndarray:
+    """Read an image.
+
+    The EXIF orientation is applied, transparent pixels are blended with :data:`BACKGROUND`, greyscale becomes grey RGB,
+    and 16-bit greyscale is scaled to 8 bits. The first of several frames is read. Colour profiles are ignored.
 
     Args:
-        path: A file in any format that Pillow can read.
-        most_pixels: Larger pictures are refused by their header.
+        source: Path or content of a file.
+        most_pixels: Larger images are rejected by their header.
+        upright: Whether to apply the EXIF orientation; TIFF files are always upright.
 
     Returns:
-        (H, W, 3) uint8 RGB; see :func:`to_rgb` for the conversion of other modes.
+        (H, W, 3) uint8 RGB.
 
     Raises:
-        UserError: If the file is missing, damaged, or not a picture.
+        UserError: If the file is missing, damaged, no image, too large or too narrow, or if its values are
+            floating-point numbers or beyond 16 bits.
     """
-    path = Path(path).expanduser()
-    if not path.is_file():
-        reason = 'is a folder, expected a picture' if path.is_dir() else 'does not exist'
-        raise UserError(f'the picture {path} {reason}')
+    name = getattr(source, 'path', 'the image') if isinstance(source, bytes) else Path(source).expanduser()
+    if isinstance(name, Path) and not name.is_file():  # a pipe could block forever
+        raise UserError(f'the image {name} {"is a folder, expected a file" if name.is_dir() else "does not exist"}')
     try:
-        with Image.open(path) as image:
+        with _open(source if isinstance(source, bytes) else name) as image:
             _check_size(*image.size, most_pixels)
-            return to_rgb(image)
+            return _to_rgb(_upright(image) if upright else image, name)
     except UnidentifiedImageError as error:
-        raise UserError(f'{path} is not in a picture format that Pillow can read (JPEG, PNG, ...)') from error
-    except Image.DecompressionBombError as error:
-        raise UserError(f'{path} is too large: {error}') from error
-    except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises for damaged files
-        raise UserError(f'{path} cannot be read, it is damaged or truncated ({error})') from error
+        raise UserError(f'{name} is not in a supported image format ({", ".join(FORMATS)})') from error
+    except _DAMAGED as error:
+        raise UserError(f'{name} cannot be read, it is damaged or truncated ({error})') from error
     except UserError as error:
-        raise UserError(f'{path}: {error}') from error
+        raise UserError(f'{name}: {error}') from error
 
 
-def to_rgb(image: Image.Image) -> np.ndarray:
-    """Convert any picture to (H, W, 3) uint8 RGB.
+def image_size(path: str | Path) -> tuple[int, int] | None:
+    """Width and height of what :func:`read_image` returns, from the header of a file; None if it cannot be read."""
+    try:
+        with open(path, 'rb') as file, _open(file) as image:
+            _check_size(*image.size, MOST_PIXELS)
+            return image.size[::-1] if _is_turned(image, file) else image.size
+    except (*_DAMAGED, UserError):
+        return None  # read_image says why
 
-    The EXIF orientation is applied, transparent parts get a white background, greyscale becomes grey RGB, and 16-bit
-    values are scaled to 8 bits.
+
+def check_header(content: bytes) -> None:
+    """Check the size of an image that another reader will decode; content that Pillow cannot open is left to it.
 
     Raises:
-        UserError: If it is too large or too narrow, or its values are floating-point numbers or beyond 16 bits.
+        UserError: If it is too large or too narrow.
     """
-    _check_size(*image.size, MOST_PIXELS)
-    image = ImageOps.exif_transpose(image)
-    if image.mode == 'F':
-        raise UserError('its pixels are floating-point numbers; save it with 8 or 16 bits')
-    if image.mode.startswith('I'):  # 16 bits, which some versions of Pillow and some files hold in 32
-        values = np.asarray(image).astype(np.int64)
-        if values.min() < 0 or values.max() > 65535:
-            raise UserError(f'its values go from {values.min()} to {values.max()}; save it with 8 or 16 bits')
-        image = Image.fromarray(((values + 128) // 257).astype(np.uint8))
-    if 'A' in image.getbands() or 'transparency' in image.info:
-        image = image.convert('RGBA')
-        image = Image.alpha_composite(Image.new('RGBA', image.size, 'white'), image)
-    return np.array(image.convert('RGB'))
+    with suppress(*_DAMAGED), _open(content) as image:
+        try:
+            _check_size(*image.size, MOST_PIXELS)
+        except UserError as error:
+            raise UserError(f'{getattr(content, "path", "the image")}: {error}') from error
+
+
+def _open(source: Path | BinaryIO | bytes) -> Image.Image:
+    return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS)
 
 
 def _check_size(width: int, height: int, most_pixels: int) -> None:
-    if max(width, height) > LARGEST_RATIO * min(width, height) or width * height > most_pixels:
-        raise UserError(f'its size is {width} x {height}; expected at most {most_pixels:,} pixels, one side at most '
-                        f'{LARGEST_RATIO} times the other')
+    if width * height > most_pixels:
+        raise UserError(f'the image is {width} x {height}, expected at most {most_pixels:,} pixels; scale it down or '
+                        'cut it into tiles')
+    if max(width, height) > LARGEST_RATIO * min(width, height):
+        raise UserError(f'the image is {width} x {height}, expected one side to be at most {LARGEST_RATIO} times the '
+                        'other')
 
 
-def list_images(folder: str | Path) -> list[Path]:
-    """All pictures in a folder and its subfolders, sorted.
+def _upright(image: Image.Image) -> Image.Image:
+    image.load()  # what is damaged here is not the EXIF data
+    try:
+        return ImageOps.exif_transpose(image)
+    except _DAMAGED:
+        return image
+
+
+def _is_turned(image: Image.Image, file: BinaryIO) -> bool:
+    """Whether :func:`_upright` swaps width and height."""
+    if image.format == 'TIFF':  # Pillow itself turns these, and gives the size as turned
+        return False
+    if image.format == 'PNG' and not any(key in image.info for key in _PNG_KEYS):  # or Pillow would decode the file
+        place = file.tell()
+        file.seek(-min(_PNG_TAIL, os.fstat(file.fileno()).st_size), os.SEEK_END)
+        tail = file.read()
+        file.seek(place)
+        if not any(chunk in tail for chunk in _PNG_CHUNKS):
+            return False
+    try:
+        return image.getexif().get(_ORIENTATION) in _TURNED
+    except _DAMAGED:
+        return False
+
+
+def _to_rgb(image: Image.Image, name: Any) -> np.ndarray:
+    if image.mode == 'F':
+        raise UserError('the values are floating-point numbers; save the image with 8 or 16 bits')
+    if image.mode.startswith('I'):
+        image = _to_8_bits(image, name)
+    if 'A' in image.getbands() or 'transparency' in image.info:
+        image = image.convert('RGBA')
+        image = Image.alpha_composite(Image.new('RGBA', image.size, BACKGROUND), image)
+    return np.array(image.convert('RGB'))
+
+
+def _to_8_bits(image: Image.Image, name: Any) -> Image.Image:
+    """Scale 16-bit greyscale, which some versions of Pillow and some files hold in 32 bits."""
+    values = np.asarray(image)
+    least, most = int(values.min()), int(values.max())
+    if least < 0 or most > 65535:
+        raise UserError(f'the values are from {least} to {most}; save the image with 8 or 16 bits')
+    for bits in (10, 12):
+        if 256 <= most < 1 << bits:
+            _note_depth(bits, str(name))
+            break
+    return Image.fromarray(((values.astype(np.uint32) + 128) // 257).astype(np.uint8))
+
+
+_noted: set[int] = set()
+
+
+def _note_depth(bits: int, name: str) -> None:
+    if bits not in _noted:
+        _noted.add(bits)
+        print_log(f'{name} has 16 bits, but its values end at {(1 << bits) - 1} or below: it is nearly black. If your '
+                  f'camera has {bits} bits, multiply the values by {1 << 16 - bits}', 'current', logging.WARNING)
+
+
+def read_label_image(path: str | Path) -> np.ndarray:
+    """Read a label image.
+
+    Returns:
+        (H, W), the value of every pixel, in the type of the file.
 
     Raises:
-        UserError: If the folder does not exist or holds no picture.
+        DatasetError: If it cannot be read, or has several channels.
     """
-    folder = Path(folder).expanduser()
-    if not folder.is_dir():
-        raise UserError(f'the folder {folder} does not exist; expected a folder of pictures')
-    paths = sorted(path for path in folder.rglob('*') if path.suffix.lower() in EXTENSIONS and path.is_file())
-    if not paths:
-        raise UserError(f'{folder} holds no picture ({", ".join(EXTENSIONS)})')
-    return paths
+    try:
+        with _open(Path(path)) as image:
+            label = np.asarray(image)
+    except _DAMAGED as error:
+        raise DatasetError(f'{path} cannot be read as a label image: {error}') from error
+    if label.ndim != 2:
+        raise DatasetError(f'{path} has {label.shape[2]} channels; expected a label image of one channel, whose values '
+                           'are the indices of the classes')
+    return label
 
 
 def write_png(path: str | Path, image: np.ndarray) -> Path:

@@ -13,7 +13,7 @@ from ..archs import ARCHS
 from ..checkpoints import load_into, read_checkpoint
 from ..engine.configs import installed_configs, load_config
 from ..errors import ConfigError
-from ..io.normalisation import IMAGENET, Normalisation
+from ..io.images import IMAGENET, Normalisation
 from ..network.backbone import RepViT
 from ..toolboxes import TOOLBOXES, Task, toolbox_of
 

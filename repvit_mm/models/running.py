@@ -11,8 +11,8 @@ from rich.progress import Progress
 
 from ..errors import ConfigError, UserError
 from ..io.files import atomic_write, check_folder, make_folder, write_json
+from ..io.image_files import IMAGE_SUFFIXES
 from ..io.images import read_image
-from ..io.picture_files import EXTENSIONS
 from .predictors import Predictor
 from .sources import Frames, Inputs, write_video
 
@@ -90,7 +90,7 @@ class Run:
     def _drawing_of(self, file: Path, name: Path) -> Path:
         if file in self.inputs.videos:
             return self.out / name.with_name(f'{name.stem}.mp4' if name.suffix == '.mp4' else f'{name.name}.mp4')
-        return self.out / (name if name.suffix.lower() in EXTENSIONS else name.with_name(f'{name.name}.png'))
+        return self.out / (name if name.suffix.lower() in IMAGE_SUFFIXES else name.with_name(f'{name.name}.png'))
 
     def _report(self, file: Path, error: Exception) -> dict[str, Any]:
         """One line for a file that cannot be decoded, on stderr, and what the results say of it."""

@@ -11,7 +11,7 @@ import numpy as np
 
 from ..errors import UserError
 from ..io.files import atomic_write, check_regular
-from ..io.picture_files import EXTENSIONS
+from ..io.image_files import IMAGE_SUFFIXES
 
 #: Suffixes of the files that count as videos.
 VIDEOS = ('.avi', '.m4v', '.mkv', '.mov', '.mp4', '.mpeg', '.mpg', '.webm', '.wmv')
@@ -71,9 +71,9 @@ def _files_of(word: str) -> list[Path]:
         return [path]
     else:
         raise UserError(f'there is no picture, video or folder {word}')
-    files = [file for file in found if file.suffix.lower() in (*EXTENSIONS, *VIDEOS) and file.is_file()]
+    files = [file for file in found if file.suffix.lower() in (*IMAGE_SUFFIXES, *VIDEOS) and file.is_file()]
     if not files:
-        raise UserError(f'{where} no picture ({", ".join(EXTENSIONS)}) and no video ({", ".join(VIDEOS)})')
+        raise UserError(f'{where} no picture ({", ".join(IMAGE_SUFFIXES)}) and no video ({", ".join(VIDEOS)})')
     return files
 
 

@@ -16,8 +16,8 @@ from torch.utils.data import Dataset
 
 from ..checkpoints.download import sha256_of
 from ..errors import CheckpointError, ConfigError, DatasetError, UserError
-from ..io.images import list_images, read_image
-from ..io.normalisation import IMAGENET
+from ..io.image_files import list_images
+from ..io.images import IMAGENET, read_image
 from .build import CHANNELS, STRIDE
 from .embedding_cache import EmbeddingCache
 from .encoder import SamEncoder

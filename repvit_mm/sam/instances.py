@@ -2,6 +2,7 @@
 import contextlib
 import copy
 import io
+import logging
 import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -10,13 +11,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from mmengine.logging import print_log
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from segment_anything import SamPredictor
 from segment_anything.modeling import Sam
 
 from ..errors import DatasetError, UserError
-from ..io.coco import check_annotations
+from ..io.coco import read_coco
 from ..io.files import read_json
 from ..io.images import read_image
 from .masks import Mask
@@ -26,21 +28,26 @@ METRICS = {'AP': 0, 'AP50': 1, 'AP75': 2, 'AP_S': 3, 'AP_M': 4, 'AP_L': 5}
 _BOXES_AT_ONCE = 32
 
 
-def load_annotations(path: str | Path) -> COCO:
+def load_annotations(path: str | Path, folder: str | Path) -> COCO:
     """Read annotations in COCO's format.
 
+    Args:
+        path: The file.
+        folder: Folder of the images.
+
     Raises:
-        DatasetError: If the file is missing or has another format.
+        DatasetError: If the file is missing, has another format, or does not fit the images.
     """
     path = Path(path).expanduser()
     if not path.exists():
         raise DatasetError(f'the annotations {path} do not exist; expected a file like instances_val2017.json of COCO')
-    content = read_json(path)
-    check_annotations(content, str(path))
+    content, notes = read_coco(path, folder)
+    for note in notes:
+        print_log(note, 'current', logging.WARNING)
     if not content['images'] or not content.get('annotations'):
         raise DatasetError(f'{path}: images or annotations: there are none to evaluate')
     for number, annotation in enumerate(content['annotations']):
-        if annotation.get('segmentation') is None:
+        if not annotation.get('segmentation'):
             raise DatasetError(f'{path}: annotations: entry {number} has no segmentation')
         if not all(map(math.isfinite, annotation['bbox'])):
             raise DatasetError(f'{path}: annotations: entry {number} has the box {annotation["bbox"]}; expected finite '

@@ -1,5 +1,4 @@
 """Count the objects of a training set that are not learned from; mmdet drops them silently."""
-import json
 import logging
 import math
 from collections import Counter
@@ -10,6 +9,7 @@ from mmengine.dist import master_only
 from mmengine.logging import print_log
 
 from ..errors import DatasetError
+from ..io.files import read_json
 
 LEARNED = 'can be learned from'
 _FOREIGN = 'are of an image that the file does not list'
@@ -63,10 +63,12 @@ def _takes_polygons_only(dataset: Any) -> bool:
 
 
 def _read(dataset: Any) -> Mapping[str, Any] | None:
-    with open(dataset.ann_file) as file:
-        content = json.load(file)
+    content = read_json(dataset.ann_file)
     panoptic = any('segments_info' in annotation for annotation in content.get('annotations', [])[:1])
-    return None if panoptic or 'annotations' not in content else content
+    if panoptic or 'annotations' not in content:
+        return None
+    from .coco import CheckedCOCO
+    return CheckedCOCO.read(dataset.ann_file).content
 
 
 def count_objects(content: Mapping[str, Any], categories: set, polygons_only: bool = False) -> Counter:

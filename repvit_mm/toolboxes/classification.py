@@ -33,7 +33,7 @@ class Classification(Toolbox):
 
         Raises:
             DatasetError: See :func:`repvit_mm.training.classification.find_classes` and
-                :func:`repvit_mm.io.label_files.read_label_file`, or if the data sets of the config have
+                :func:`repvit_mm.io.class_folders.read_label_file`, or if the data sets of the config have
                 different classes.
         """
         # This imports mmpretrain, and registers what configs name.

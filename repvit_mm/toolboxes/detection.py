@@ -1,6 +1,4 @@
 """MMDetection."""
-import json
-import mmap
 import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,7 +10,6 @@ from mmengine.config import Config
 from torch import Tensor, nn
 
 from ..errors import ConfigError, DatasetError, shortened
-from ..io.coco import check_coco_files
 from .annotations import check_objects
 from .base import Toolbox, heads_in
 from .datasets import datasets_of, innermost, known_metainfo
@@ -56,7 +53,8 @@ class Detection(Toolbox):
         """Import mmdet, without its warning about an evaluator that is not used, and check what it reads."""
         warnings.filterwarnings('ignore', 'faster_coco_eval is not installed')
         super().load(path)
-        check_coco_files()
+        from .coco import use_our_reader
+        use_our_reader()
 
     def check_config(self, cfg: Config, loaders: Sequence[str]) -> None:
         """Check that the heads have as many classes as the data sets.
@@ -67,6 +65,7 @@ class Detection(Toolbox):
         Raises:
             ConfigError: If a head has another number of classes, or the classes are not a list of names.
         """
+        _note_folders(cfg, loaders)
         model = cfg.get('model') or {}
         if 'language_model' in model or 'semantic_head' in model:
             return
@@ -120,6 +119,16 @@ class Detection(Toolbox):
         hooks['visualization'] = dict(settings, draw=True, test_out_dir=directory)
 
 
+def _note_folders(cfg: Config, loaders: Sequence[str]) -> None:
+    """Tell the reader of annotations where their images are."""
+    from .coco import CheckedCOCO
+    for _, dataset in datasets_of(cfg, loaders):
+        root, prefix = dataset.get('data_root') or '', dataset.get('data_prefix') or {}
+        folder = os.path.join(root, (prefix.get('img') or '') if isinstance(prefix, Mapping) else '')
+        if dataset.get('ann_file') and os.path.isdir(folder) and not dataset.get('backend_args'):
+            CheckedCOCO.folders[os.path.realpath(os.path.join(root, dataset['ann_file']))] = folder
+
+
 def _heads(model: Mapping) -> Iterator[tuple[str, int]]:
     yield from heads_in(model, 'bbox_head', 'mask_head')
     for name, num_classes in heads_in(model.get('roi_head') or {}, 'bbox_head', 'mask_head'):
@@ -162,20 +171,9 @@ def _check_categories(dataset: Any) -> None:
         raise DatasetError(f'{dataset.ann_file} has {len(known)} of the {len(classes)} classes '
                            f"{shortened(classes, 3)}; give the data set the names of its categories, in the file's "
                            'order: metainfo=dict(classes=[...])')
-    in_file = [name for name in _category_names(dataset.ann_file) if name in classes]
+    from .coco import CheckedCOCO
+    in_file = [name for name in CheckedCOCO.names.get(dataset.ann_file, ()) if name in classes]
     if in_file and in_file != list(classes):
         raise DatasetError(f'{dataset.ann_file} has the categories in the order {shortened(in_file, 3)}, and mmdet '
                            f'uses that order, but metainfo.classes is {shortened(classes, 3)}; bring them into the '
                            'same order')
-
-
-def _category_names(path: str) -> list[str]:
-    """The names under ``categories``; empty if they cannot be found without parsing the whole file."""
-    key = b'"categories"'
-    try:
-        with open(path, 'rb') as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            start = content.rfind(b'[', content.rfind(key), content.rfind(key) + len(key) + 20)
-            text = content[start:start + 1_000_000].decode(errors='ignore')
-        return [category['name'] for category in json.JSONDecoder().raw_decode(text)[0]]
-    except (OSError, ValueError, TypeError, KeyError):
-        return []

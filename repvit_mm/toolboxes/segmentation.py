@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from ..errors import ConfigError, DatasetError, shortened
 from ..io.files import make_folder
-from ..io.picture_files import picture_size, read_label_image
+from ..io.images import image_size, read_label_image
 from .base import Toolbox, evaluators_of, heads_in
 from .datasets import datasets_of, innermost, known_metainfo
 
@@ -193,7 +193,7 @@ def _look(pair: _Pair, meanings: _Meanings) -> bool:
     if bad := [int(value) for value in values if not 0 <= value < 256 or not meanings.valid[int(value)]]:
         raise DatasetError(f'{pair.label} holds {shortened(map(str, bad), 5)}; for {meanings.classes} classes, '
                            f'expected {_ranges(meanings.valid)}')
-    size = picture_size(pair.image)
+    size = image_size(pair.image)
     if size and size != label.shape[::-1]:
         raise DatasetError(f'{pair.image} is {size[0]} x {size[1]} pixels, but its label {pair.label} is '
                            f'{label.shape[1]} x {label.shape[0]}')

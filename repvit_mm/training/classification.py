@@ -2,7 +2,7 @@
 
 The only part of the package that imports mmpretrain; configs list it in ``custom_imports``.
 """
-from ..io.label_files import read_label_file
+from ..io.class_folders import read_label_file
 from .distillation import DistilledClassifier
 from .folders import ImageFolder, find_classes
 from .head import RepViTClsHead

@@ -9,8 +9,7 @@ from PIL import Image
 from rich.progress import track
 
 from ..errors import ConfigError, DatasetError, shortened
-from ..io.class_folders import SPLITS, find_classes, labelled_images
-from ..io.picture_files import HELD_OUT
+from ..io.class_folders import HELD_OUT, SPLITS, find_classes, labelled_images
 
 #: Values of ``corrupt``: how to treat images that cannot be decoded.
 CORRUPT = ('stop', 'skip', 'unchecked')

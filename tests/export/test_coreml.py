@@ -12,7 +12,7 @@ from repvit_mm import RepViT
 from repvit_mm.errors import ExportError, UserError
 from repvit_mm.export import Options, coreml, export_model, fused_for_export
 from repvit_mm.export.mil_evaluator import MILProgram
-from repvit_mm.io.normalisation import Normalisation
+from repvit_mm.io.images import Normalisation
 from repvit_mm.models.inference import BACKBONE, InferenceModel, randomise_weights
 
 

@@ -58,7 +58,7 @@ def coco_root(tmp_path):
 
 @pytest.fixture
 def coco(coco_root):
-    return load_annotations(coco_root / 'annotations/instances_val2017.json')
+    return load_annotations(coco_root / 'annotations/instances_val2017.json', coco_root / 'val2017')
 
 
 def test_annotated_objects_are_prompts_but_crowds_are_not(coco):

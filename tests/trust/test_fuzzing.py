@@ -15,7 +15,7 @@ from PIL import Image
 from repvit_mm import RepViT
 from repvit_mm.checkpoints import load_into, read_checkpoint, tensors_of
 from repvit_mm.errors import UserError
-from repvit_mm.io.coco import read_coco
+from repvit_mm.io.coco import check_coco
 from repvit_mm.io.images import read_image
 from repvit_mm.toolboxes.segmentation import _look, _Pair
 
@@ -133,7 +133,7 @@ def test_annotations_of_coco(folder, kind, key, value):
         content[kind][0] = value
     else:
         content[kind][0][key] = value
-    taken = read_coco(io.StringIO(json.dumps(content)))
+    check_coco(taken := json.loads(json.dumps(content)), 'x.json')
     reader = Reader()
     reader.dataset = taken
     reader.createIndex()

@@ -1,24 +1,18 @@
-"""Safe reading for mmengine in our tools: checkpoints by our own reader, YAML without Python objects, no pickles."""
+"""Files that mmengine and mmcv read in our tools: YAML without Python objects, no pickles, no pipes, our pixels."""
 import copy
-import io
-import os
-import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from functools import lru_cache
+from contextlib import contextmanager
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import IO, Any
 
+import numpy as np
 import yaml
 from mmengine.fileio import LocalBackend, PickleHandler, YamlHandler, register_backend, register_handler
 from yaml import Node, YAMLError
 
 from ..errors import UserError
 from .files import check_regular
-from .picture_files import EXTENSIONS
-
-#: Suffixes of files whose header is looked at before they are decoded.
-PICTURES = (*EXTENSIONS, '.gif')
 
 try:
     from yaml import CSafeLoader as SafeLoader  # ten times as fast
@@ -57,16 +51,21 @@ class _WrittenPickle(PickleHandler):
         raise UserError('pickle files (.pkl) are not read, because they can run code; use .json or .yaml')
 
 
+class _Content(bytes):
+    """Content of a file, with its path for messages."""
+
+    path: str | Path
+
+
 class _RegularFiles(LocalBackend):
-    """The local file system, without pipes and devices, which could block forever, and pictures that are bombs."""
+    """The local file system without pipes and devices, which could block forever."""
 
     def get(self, filepath: str | Path) -> bytes:
         check_regular(filepath)
-        content = super().get(filepath)
+        content = _Content(super().get(filepath))
         if not content:
             raise OSError(f'{filepath} is empty')
-        if os.path.splitext(filepath)[1].lower() in PICTURES:
-            _check_size(content, filepath)
+        content.path = filepath
         return content
 
     def get_text(self, filepath: str | Path, encoding: str = 'utf-8') -> str:
@@ -79,19 +78,35 @@ class _RegularFiles(LocalBackend):
         yield filepath
 
 
-def _check_size(content: bytes, path: str | Path) -> None:
-    """Refuse a picture that would take gigabytes; by its header, which is all that is read here."""
-    from PIL import Image, UnidentifiedImageError
-    with warnings.catch_warnings(), suppress(UnidentifiedImageError, SyntaxError, ValueError):
-        warnings.simplefilter('ignore', Image.DecompressionBombWarning)
-        try:
-            Image.open(io.BytesIO(content)).close()
-        except Image.DecompressionBombError as error:
-            raise OSError(f'{path} is too large: {error}') from error
-
-
 def read_plain_files() -> None:
     """Keep mmengine from running code from YAML files and pickles, and from reading pipes, in this process."""
     register_handler(['yaml', 'yml'])(_PlainYaml)
     register_handler(['pickle', 'pkl'])(_WrittenPickle)
     register_backend('local', _RegularFiles, force=True, prefixes='')
+
+
+@cache
+def decode_as_we_do() -> None:
+    """Make mmcv decode images with :func:`repvit_mm.io.images.read_image`, in this process and those forked from it.
+
+    All toolboxes decode with ``mmcv.imfrombytes``, in pipelines and for drawing. mmcv still decodes label images
+    (``'unchanged'``), and for the backends ``'turbojpeg'`` and ``'tifffile'``.
+    """
+    import cv2
+    import mmcv
+
+    from .images import check_header, read_image
+    theirs = mmcv.imfrombytes
+
+    def imfrombytes(content: bytes, flag: str | int = 'color', channel_order: str = 'bgr',
+                    backend: str | None = None) -> np.ndarray:
+        kind, _, ignored = str(flag).partition('_ignore_')
+        if kind not in ('color', 'grayscale') or backend not in (None, 'cv2', 'pillow'):
+            check_header(content)
+            return theirs(content, flag, channel_order, backend)
+        image = read_image(content, upright=not ignored)
+        if kind == 'grayscale':
+            return cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+        return image if channel_order.lower() == 'rgb' else cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
+
+    mmcv.imfrombytes = mmcv.image.imfrombytes = mmcv.image.io.imfrombytes = imfrombytes

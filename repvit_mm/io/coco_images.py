@@ -1,0 +1,143 @@
+"""Match annotations in COCO's format with the files of their images."""
+import math
+import re
+import unicodedata
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+from ..errors import DatasetError
+from .files import find_files
+from .image_files import choose_images
+from .images import image_size
+
+#: Headers of images that are read; of more images, so many evenly spaced ones.
+LOOKED_AT = 5000
+#: Label Studio puts this in front of the name of an upload.
+_UPLOAD = re.compile('^[0-9a-f]{8}-')
+
+
+def name_parts(file_name: str) -> list[str]:
+    """The folders and the name in what tools write as ``file_name``, in a form to compare.
+
+    Windows' separators, addresses, ``%20``, ``./`` and ``../``, Unicode's forms and upper case make no difference.
+    """
+    path = unquote(file_name).replace('\\', '/').rpartition('?d=')[2]  # local files of Label Studio
+    parts = unicodedata.normalize('NFC', path).casefold().split('/')
+    return [part for part in parts if part not in ('', '.', '..')]
+
+
+def match_images(content: dict[str, Any], name: str, folder: str | Path) -> list[str]:
+    """Match annotations with the images of a folder.
+
+    A ``file_name`` that is not there becomes that of the image with the same last part, if there is one such image. A
+    width and height other than the image's become the image's if the boxes fit it. The sizes of at most
+    :data:`LOOKED_AT` images are compared, and of all if one of these differs.
+
+    Args:
+        content: What :func:`repvit_mm.io.coco.check_coco` checked; changed in place.
+        name: Name of the file, for messages.
+        folder: Folder that the names of its images start from.
+
+    Returns:
+        What was changed or looks wrong, one line each.
+
+    Raises:
+        DatasetError: If several images match a name, or the boxes do not fit the image.
+    """
+    notes = _match_names(content['images'], name, Path(folder))
+    extents: dict[Any, list[float]] = defaultdict(lambda: [0., 0.])
+    for annotation in content.get('annotations', []):
+        x, y, width, height = annotation['bbox']
+        extent = extents[annotation['image_id']]
+        extent[:] = max(extent[0], x + width), max(extent[1], y + height)
+    notes += _match_sizes(content, name, Path(folder), extents)
+    return notes + _check_boxes(content, name)
+
+
+def _match_names(images: Sequence[dict[str, Any]], name: str, folder: Path) -> list[str]:
+    paths = [path.relative_to(folder).as_posix() for path in choose_images(find_files(folder))[0]]
+    known, by_last = set(paths), defaultdict(list)
+    for path in paths:
+        by_last[name_parts(path)[-1]].append(path)
+    taken: dict[str, str] = {}
+    for image in images:
+        written = image['file_name']
+        if written in known or (folder / written).is_file():
+            continue
+        found = _best(name_parts(written), by_last)
+        if len(found) > 1:
+            raise DatasetError(f'{name}: the image {written} may be {found[0]} or {found[1]} in {folder}; write its '
+                               'path from there as file_name')
+        if found and taken.setdefault(found[0], written) != written:
+            raise DatasetError(f'{name}: the images {taken[found[0]]} and {written} both match {found[0]} in {folder}; '
+                               'write their paths from there as file_name')
+        image['file_name'] = found[0] if found else written
+    path, written = next(iter(taken.items()), ('', ''))
+    return [f'{name}: {len(taken)} of {len(images)} images are found by the last part of their name in {folder}, first '
+            f'{written} as {path}'] if taken else []
+
+
+def _best(parts: Sequence[str], by_last: Mapping[str, Sequence[str]]) -> list[str]:
+    """The paths that have most of the last parts in common with a name."""
+    last = parts[-1] if parts else ''
+    found = by_last.get(last) or by_last.get(_UPLOAD.sub('', last)) or []
+
+    def alike(path: str) -> int:
+        pairs = zip(reversed(name_parts(path)[:-1]), reversed(parts[:-1]), strict=False)
+        return next((number for number, (one, other) in enumerate(pairs) if one != other), len(parts))
+    most = max(map(alike, found), default=0) if len(found) > 1 else 0
+    return [path for path in found if len(found) == 1 or alike(path) == most]
+
+
+def _match_sizes(content: Mapping[str, Any], name: str, folder: Path,
+                 extents: Mapping[Any, Sequence[float]]) -> list[str]:
+    images = content['images']
+    sample = images[::-(-len(images) // LOOKED_AT) or 1]
+    seen = {id(image) for image in sample}
+    sample = sample + [image for image in images if id(image) not in seen and not _fits(extents, image, image)]
+    wrong = _other_sizes(sample, folder)
+    if wrong and len(sample) < len(images):
+        wrong = _other_sizes(images, folder)
+    changed = {image['id'] for image, _ in wrong}
+    packed = {annotation['image_id'] for annotation in content.get('annotations', []) if wrong
+              and annotation['image_id'] in changed and isinstance(annotation.get('segmentation'), Mapping)}
+    for image, (width, height) in wrong:
+        if image['id'] in packed or not _fits(extents, image, dict(width=width, height=height)):
+            raise DatasetError(f'{folder / image["file_name"]} is {width} x {height}, but {name} has annotations for '
+                               f'{image["width"]} x {image["height"]} that do not fit it'
+                               + ('; were they made before its EXIF orientation was applied?' if (width, height) == (
+                                   image['height'], image['width']) else ''))
+        image.update(width=width, height=height)
+    return [f'{name}: {len(wrong)} of {len(images)} images have another size than their files, first '
+            f'{wrong[0][0]["file_name"]}; the size of the file is taken, which the boxes fit'] if wrong else []
+
+
+def _other_sizes(images: Sequence[dict[str, Any]], folder: Path) -> list[tuple[dict[str, Any], tuple[int, int]]]:
+    """The images whose files have another width or height, with these."""
+    with ThreadPoolExecutor() as pool:
+        sizes = pool.map(lambda image: image_size(folder / image['file_name']), images)
+        return [(image, size) for image, size in zip(images, sizes, strict=True)
+                if size and size != (image['width'], image['height'])]
+
+
+def _fits(extents: Mapping[Any, Sequence[float]], image: Mapping[str, Any], size: Mapping[str, float]) -> bool:
+    right, bottom = extents.get(image['id'], (0, 0))
+    return right <= size['width'] + 1 and bottom <= size['height'] + 1
+
+
+def _check_boxes(content: Mapping[str, Any], name: str) -> list[str]:
+    """Count boxes beyond their images, and guess whether they are written as corners."""
+    sizes = {image['id']: (image['width'] + 1, image['height'] + 1) for image in content['images']}
+    boxes = [(annotation['bbox'], sizes[annotation['image_id']]) for annotation in content.get('annotations', [])
+             if annotation['image_id'] in sizes and all(map(math.isfinite, annotation['bbox']))]
+    beyond = [(box, size) for box, size in boxes
+              if min(box[:2]) < -1 or box[0] + box[2] > size[0] or box[1] + box[3] > size[1]]
+    if not beyond:
+        return []
+    corners = all(0 <= x < right <= size[0] and 0 <= y < bottom <= size[1] for (x, y, right, bottom), size in boxes)
+    return [f'{name}: {len(beyond)} of {len(boxes)} boxes reach beyond their image, first {beyond[0][0]}'
+            + ("; all of them fit as x1, y1, x2, y2: COCO's are x, y, width, height" if corners else '')]
