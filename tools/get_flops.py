@@ -1,10 +1,11 @@
 """Count parameters and multiply-adds: tools/get_flops.py CONFIG --shape H W [--fused] [--json FILE]."""
+from dataclasses import asdict
 
 import _interrupt  # noqa: F401
 from rich.console import Console
 
 from repvit_mm.analysis import count
-from repvit_mm.analysis.report import complexity_table, what_is_counted
+from repvit_mm.analysis.report import complexity_table
 from repvit_mm.cli.arguments import MODEL, Parser, add_shape, whole_number
 from repvit_mm.errors import run_cli
 from repvit_mm.io.files import write_json
@@ -31,9 +32,10 @@ def main() -> None:
     trees = {form: count(model, args.shape, fused, args.proposals, args.depth) for form, fused in forms.items()}
     console = Console()
     console.print(complexity_table(trees, args.shape))
-    console.print(what_is_counted(model, args.proposals), soft_wrap=True)
+    console.print(f'MACs are those of convolutions and linear layers in {model.task.counted(args.proposals)}.',
+                  soft_wrap=True)
     if args.json:
-        write_json(args.json, {'shape': list(args.shape), **{form: tree.as_dict() for form, tree in trees.items()}})
+        write_json(args.json, {'shape': list(args.shape), **{form: asdict(tree) for form, tree in trees.items()}})
 
 
 if __name__ == '__main__':

@@ -6,7 +6,7 @@ import _interrupt  # noqa: F401
 import torch
 from rich.console import Console
 
-from repvit_mm.analysis.latency import describe_machine
+from repvit_mm.analysis.systems import describe_machine
 from repvit_mm.cli.arguments import Parser, positive
 from repvit_mm.errors import ConfigError, UserError, run_cli
 from repvit_mm.io.files import atomic_write, write_json

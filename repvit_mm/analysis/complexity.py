@@ -2,7 +2,7 @@
 import copy
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 
 import torch
 from torch import nn
@@ -19,11 +19,11 @@ class Complexity:
     """Size and cost of a module.
 
     Attributes:
-        name: Of the module in its parent.
-        parameters: Number of parameters; those that two modules share count once.
-        macs: Multiply-adds of convolutions and linear layers for one image. Normalisation, activations, sums,
-            resizing and RoIAlign are not counted, as in the published figures.
-        children: Submodules that have parameters or multiply-adds.
+        name: Name of the module in its parent.
+        parameters: Number of parameters. Shared parameters count once.
+        macs: Multiply-adds of convolutions and linear layers for one image. As in the published figures,
+            normalisation, activations, sums, resizing and RoIAlign are not counted.
+        children: Submodules with parameters or multiply-adds.
     """
 
     name: str
@@ -31,17 +31,13 @@ class Complexity:
     macs: int
     children: list['Complexity'] = field(default_factory=list)
 
-    def as_dict(self) -> dict:
-        """The tree as nested dicts, for JSON."""
-        return asdict(self)
-
 
 def count(model: InferenceModel, shape: Sequence[int], fused: bool = False, proposals: int | None = None,
           depth: int = 2) -> Complexity:
-    """Count parameters and multiply-adds for a size of image, without computing anything.
+    """Count parameters and multiply-adds for an image size, without computing anything.
 
-    Of a detector, backbone, neck and dense heads are counted. RoI heads are counted if a number of proposals is given,
-    the mask head for as many detections as the test settings keep.
+    Of a detector, backbone, neck and dense heads are counted. RoI heads are counted if ``proposals`` is given, the
+    mask head for as many detections as the test settings keep.
 
     Args:
         model: The model; not modified.
@@ -54,60 +50,46 @@ def count(model: InferenceModel, shape: Sequence[int], fused: bool = False, prop
         The root of the tree: the whole model.
 
     Raises:
-        ConfigError: If proposals are given for a model without RoI heads.
+        ConfigError: If ``proposals`` is given for a model without RoI heads.
     """
+    if proposals is not None and not getattr(model.model, 'with_roi_head', False):
+        raise ConfigError(f'{model.name} has no RoI heads: leave out the number of proposals')
     model = copy.deepcopy(model).to('meta')
     if fused:
         fuse(model, inplace=True)
-    image = torch.empty(1, model.in_channels, *shape, device='meta')
-    if proposals is not None and not getattr(model.model, 'with_roi_head', False):
-        raise ConfigError(f'{model.name} has no RoI heads: leave out the number of proposals')
-    macs: Counter[nn.Module] = Counter()
-    with torch.no_grad(), _counting(model, macs):
+    # mmengine.analysis also counts normalisation and resizing, and needs torch's deprecated tracer.
+    flops, macs = FlopCounterMode(display=False), Counter()
+
+    def enter(module: nn.Module, *_: object) -> None:
+        macs[module] -= flops.get_total_flops() // 2
+
+    def leave(module: nn.Module, *_: object) -> None:
+        macs[module] += flops.get_total_flops() // 2
+
+    for module in model.modules():
+        module.register_forward_pre_hook(enter)
+        module.register_forward_hook(leave)
+    with torch.no_grad(), flops:
+        image = torch.empty(1, model.in_channels, *shape, device='meta')
         model.task.run_heads(model.model, model(image), proposals)
-    tree = _tree(model.name, model, macs, depth + 1)
-    (inside,) = tree.children  # the wrapper around the model
+    (tree,) = _tree(model.name, model, macs, depth + 1).children
     if isinstance(model.model, RepViT):
-        inside.name = 'backbone'
-        return tree
-    return Complexity(model.name, inside.parameters, inside.macs, inside.children)
-
-
-class _counting:
-    """Add the multiply-adds of every call of every module in ``model`` to ``macs``."""
-
-    def __init__(self, model: nn.Module, macs: Counter[nn.Module]):
-        self.model, self.macs = model, macs
-        self.flops = FlopCounterMode(display=False)
-
-    def _enter_module(self, module: nn.Module, _: tuple) -> None:
-        self.macs[module] -= self.flops.get_total_flops() // 2
-
-    def _leave_module(self, module: nn.Module, *_: object) -> None:
-        self.macs[module] += self.flops.get_total_flops() // 2
-
-    def __enter__(self) -> None:
-        modules = list(self.model.modules())
-        self.hooks = [module.register_forward_pre_hook(self._enter_module) for module in modules]
-        self.hooks += [module.register_forward_hook(self._leave_module) for module in modules]
-        self.flops.__enter__()
-
-    def __exit__(self, *exception: object) -> None:
-        self.flops.__exit__(*exception)
-        for hook in self.hooks:
-            hook.remove()
+        tree.name = 'backbone'
+        return Complexity(model.name, tree.parameters, tree.macs, [tree])
+    tree.name = model.name
+    return tree
 
 
 def _tree(name: str, module: nn.Module, macs: Counter[nn.Module], depth: int) -> Complexity:
     children = [_tree(child_name, child, macs, depth - 1) for child_name, child in _named_children(module)]
     parameters = sum(parameter.numel() for parameter in module.parameters())
-    # A detector's parts are called one by one: it has no forward call of its own to count.
+    # A detector's parts are called one by one, so its own forward method is not.
     total = macs[module] if module in macs else sum(child.macs for child in children)
     return Complexity(name, parameters, total, [c for c in children if c.parameters or c.macs] if depth > 0 else [])
 
 
 def _named_children(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """The children; a ModuleList is replaced by its items."""
+    """The children, with the items of a ModuleList instead of the list."""
     for name, child in module.named_children():
         if isinstance(child, nn.ModuleList):
             yield from ((f'{name}.{i}', part) for i, part in enumerate(child))

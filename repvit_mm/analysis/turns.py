@@ -1,4 +1,4 @@
-"""Functions that take turns, each in a process of its own: while one computes, the others are stopped."""
+"""Functions that take turns, each in its own process: while one computes, the others are stopped."""
 import contextlib
 import ctypes
 import multiprocessing
@@ -18,17 +18,17 @@ from ..errors import UserError
 #: Timed calls in each turn, after one that is not timed.
 CALLS_PER_TURN = 3
 WARMUP_SECONDS = 0.5
-#: A server that has imported what every process needs, and forks; Apple's frameworks cannot be forked.
+#: A server that has imported what every process needs, and forks. Apple's frameworks cannot be forked.
 START = 'spawn' if sys.platform == 'darwin' else 'forkserver'
 
 
 class Prepared(NamedTuple):
-    """What is timed.
+    """A function to measure.
 
     Attributes:
         call: Runs it once, to the end.
-        facts: Anything that can be sent to another process.
-        report: Gives the same of the calls so far.
+        facts: Any picklable object.
+        report: Returns a picklable object about the calls so far.
     """
 
     call: Callable[[], Any]
@@ -37,30 +37,23 @@ class Prepared(NamedTuple):
 
 
 class Turn(NamedTuple):
-    """What a turn gave: the duration of each timed call in milliseconds, and the report of all calls so far."""
+    """Result of a turn: the duration of each timed call in milliseconds, and the report on all calls so far."""
 
     times: list[float]
     report: Any
 
 
-def process_context() -> Any:
-    """How processes are started: with what each of them needs already imported, where the system can."""
-    context = multiprocessing.get_context(START)
-    context.set_forkserver_preload(['repvit_mm.analysis.benchmark'])
-    return context
-
-
 class Worker:
     """A process that prepares a function, and calls it in its turns.
 
-    Between turns all of its threads are stopped: engines let theirs spin after a call, beside which another process
-    would take up to twice the time.
+    Between turns all of its threads are stopped: engines let theirs spin after a call, which can double the time of
+    another process.
 
     Args:
-        make: Prepares it; is called in the process.
+        make: Prepares the function; called in the process.
 
     Attributes:
-        facts: Of the :class:`Prepared`.
+        facts: Facts of the :class:`Prepared`.
 
     Raises:
         UserError: As ``make`` does.
@@ -68,7 +61,8 @@ class Worker:
     """
 
     def __init__(self, make: Callable[[], Prepared]):
-        context = process_context()
+        context = multiprocessing.get_context(START)
+        context.set_forkserver_preload(['repvit_mm.analysis.benchmark'])
         self._connection, theirs = context.Pipe()
         self.process = context.Process(target=_serve, args=(make, theirs))
         self.process.start()
@@ -83,7 +77,7 @@ class Worker:
     def turn(self) -> Turn:
         """Call the function a few times, while nothing else runs."""
         os.kill(self.process.pid, signal.SIGCONT)
-        with contextlib.suppress(BrokenPipeError):  # it has ended, as is told below
+        with contextlib.suppress(BrokenPipeError):  # _receive reports that the process ended
             self._connection.send(CALLS_PER_TURN)
         turn = self._receive()
         os.kill(self.process.pid, signal.SIGSTOP)
@@ -107,14 +101,14 @@ class Worker:
 
 
 def take_turns(makers: Mapping[Any, Callable[[], Prepared]], rounds: int) -> dict[Any, tuple[Any, Turn]]:
-    """Prepare functions and measure them in turns, so that other load on the machine affects all of them alike.
+    """Measure functions in turns, so that other load on the machine affects all of them alike.
 
     Args:
-        makers: Key -> what prepares it, see :class:`Worker`.
-        rounds: Turns of each, in another random order each time.
+        makers: Key -> ``make`` of a :class:`Worker`.
+        rounds: Turns of each function, in another random order each time.
 
     Returns:
-        Key -> its facts, and all its turns as one.
+        Key -> facts, and all its turns as one.
     """
     workers: dict[Any, Worker] = {}
     try:
@@ -135,23 +129,24 @@ def take_turns(makers: Mapping[Any, Callable[[], Prepared]], rounds: int) -> dic
 
 
 def _serve(make: Callable[[], Prepared], connection: Connection) -> None:
-    if sys.platform == 'linux':  # a stopped process would outlive this program's sudden end
+    if sys.platform == 'linux':  # a stopped process would outlive the sudden end of this program
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent's to handle
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # left to the parent
     try:
         prepared = make()
-        start = time.perf_counter()
-        for _ in range(3):
-            prepared.call()
-        while time.perf_counter() - start < WARMUP_SECONDS:
-            prepared.call()
-        connection.send(prepared.facts)
-        while True:
-            calls = connection.recv()
-            prepared.call()
-            connection.send(Turn([_timed(prepared.call) for _ in range(calls)], prepared.report()))
     except UserError as error:
         connection.send(error)
+        return
+    start = time.perf_counter()
+    for _ in range(3):
+        prepared.call()
+    while time.perf_counter() - start < WARMUP_SECONDS:
+        prepared.call()
+    connection.send(prepared.facts)
+    while True:
+        calls = connection.recv()
+        prepared.call()
+        connection.send(Turn([_timed(prepared.call) for _ in range(calls)], prepared.report()))
 
 
 def _timed(call: Callable[[], Any]) -> float:

@@ -8,8 +8,8 @@ import torch
 from mmengine.logging import MMLogger
 
 from ..analysis import count
-from ..analysis.benchmark import Request, run
-from ..analysis.latency import describe_machine
+from ..analysis.benchmark import run
+from ..analysis.systems import Request, describe_machine
 from ..models.inference import InferenceModel, build_inference_model
 from .evaluation import Unavailable
 from .rows import TABLES, Row

@@ -1,4 +1,4 @@
-"""What is measured: models of ours and of timm, made ready to run. docs/benchmark.md describes the protocol."""
+"""Systems of a benchmark: models of ours and of timm, ready to run. docs/benchmark.md describes the protocol."""
 import copy
 import os
 import platform
@@ -6,7 +6,7 @@ import resource
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,21 +22,50 @@ from ..models.inference import BACKBONE, InferenceModel, build_inference_model, 
 from ..network.backbone import RepViT
 from ..network.fusion import fuse
 from ..version import __version__
-from .backends import BACKENDS, Source
-from .limits import DTYPES, finished
+from .backends import BACKENDS, DTYPES, Source
 from .turns import Prepared
 
 OURS, TIMM = 'repvit_mm', 'timm'
 
 
+class Request(NamedTuple):
+    """What to measure: every combination of the lists.
+
+    Attributes:
+        configs: See :func:`repvit_mm.models.inference.build_inference_model`; or files that the backends run.
+        shape: Height and width of the images, in pixels.
+        batch_sizes: Numbers of images in a batch.
+        backends: Keys of :data:`repvit_mm.analysis.backends.BACKENDS`, or of :data:`TRAININGS` for a training step.
+        dtypes: Keys of :data:`repvit_mm.analysis.backends.DTYPES`.
+        device: ``'cpu'`` or ``'cuda'``.
+        threads: CPU threads; torch's default if None.
+        rounds: Turns of each system.
+        train: Measure a training step instead of inference.
+        frozen_statistics: Let BatchNorms use their running statistics in training, as for dense tasks.
+        timm: Measure timm's models, too.
+    """
+
+    configs: Sequence[str]
+    shape: Sequence[int] = (224, 224)
+    batch_sizes: Sequence[int] = (1,)
+    backends: Sequence[str] = ('eager',)
+    dtypes: Sequence[str] = ('fp32',)
+    device: str = 'cpu'
+    threads: int | None = None
+    rounds: int = 20
+    train: bool = False
+    frozen_statistics: bool = False
+    timm: bool = True
+
+
 class System(NamedTuple):
-    """What is measured: a model, and how it is run.
+    """A model and a way to run it.
 
     Attributes:
         model: Name of the model.
         implementation: :data:`OURS` or :data:`TIMM`.
-        backend: A key of :data:`repvit_mm.analysis.backends.BACKENDS` or :data:`TRAININGS`.
-        dtype: The precision, as in :data:`repvit_mm.analysis.backends.BACKENDS`.
+        backend: One of the request.
+        dtype: Precision.
         batch_size: Number of images.
     """
 
@@ -51,10 +80,10 @@ class Training(NamedTuple):
     """A way to run a training step.
 
     Attributes:
-        channels_last: The memory format.
+        channels_last: Whether to use that memory format.
         keeps_memory: Whether the process keeps freed memory, as our tools do.
-        compiled: Whether by torch.compile.
-        cheap: Whether with ``with_cp='cheap'``, for which timm has nothing.
+        compiled: Whether to use torch.compile.
+        cheap: Whether to set ``with_cp='cheap'``, which timm lacks.
     """
 
     channels_last: bool = True
@@ -68,12 +97,12 @@ TRAININGS = {'eager': Training(channels_last=False, keeps_memory=False), 'channe
              'tools': Training(), 'cheap': Training(cheap=True), 'compile': Training(compiled=True)}
 
 
-def build(source: str) -> InferenceModel | Path:
-    """The model that a config or a name stands for, with the same random weights each time; a file stays one.
+def random_model(source: str) -> InferenceModel | Path:
+    """The model of a config or name, with the same random weights each time; a file is returned as a path.
 
-    Of an architecture it is the backbone up to its last map, as timm's ``forward_features`` is.
+    The model of an architecture is the backbone up to its last map, as in timm's ``forward_features``.
     """
-    if Path(source).suffix in {ending for backend in BACKENDS.values() for ending in backend.endings}:
+    if Path(source).suffix in {suffix for backend in BACKENDS.values() for suffix in backend.suffixes}:
         return Path(source)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -107,85 +136,81 @@ def timm_counterpart(model: InferenceModel) -> TimmModel | None:
     """timm's unfused model of the same network and weights; None if timm lacks it or is not installed."""
     backbone, features = model.backbone, isinstance(model.model, RepViT)
     is_whole = backbone.out_strides[-1] == 32 and (backbone.feature_tap == 'stage_end' or not features)
+    if not is_whole or not (features or model.task.decision == 'softmax') or find_spec('timm') is None:
+        return None
+    import timm
     name = f'repvit_{backbone.arch}'
-    if not is_whole or not (features or model.task.decision == 'softmax'):
-        return None
-    try:
-        import timm
-    except ModuleNotFoundError:
-        return None
     if not timm.is_model(name):
         return None
-    classes = 0 if features else model.model.head.num_classes
-    theirs = timm.create_model(name, num_classes=classes, in_chans=model.in_channels,
+    theirs = timm.create_model(name, num_classes=0 if features else model.model.head.num_classes,
+                               in_chans=model.in_channels,
                                distillation=not features and getattr(model.model.head, 'distillation', False))
     theirs.load_state_dict(convert_state_dict(model.model.state_dict(), to='timm'), strict=False)
     return TimmModel(theirs, features)
 
 
+def implementations(source: InferenceModel | Path, timm: bool) -> dict[str, Source]:
+    """Implementation -> model; includes timm's on request, if timm has it."""
+    theirs = timm_counterpart(source) if timm and isinstance(source, InferenceModel) else None
+    return {OURS: source} if theirs is None else {OURS: source, TIMM: theirs}
+
+
 def fuse_any(model: nn.Module) -> nn.Module:
-    """A fused copy of one of our models, or of timm's."""
+    """A fused copy of one of our models or of timm's."""
     if isinstance(model, TimmModel):
         from timm.utils import reparameterize_model
         return TimmModel(reparameterize_model(model.model), model.features)
     return fuse(model)
 
 
-def implementations(source: InferenceModel | Path, timm: bool) -> dict[str, Source]:
-    """Who has the model -> it; timm's on request, where timm has it."""
-    theirs = timm_counterpart(source) if timm and isinstance(source, InferenceModel) else None
-    return {OURS: source} if theirs is None else {OURS: source, TIMM: theirs}
-
-
 class Task(NamedTuple):
-    """How a system is prepared in its process.
+    """Prepares a system in its process.
 
     Attributes:
-        source: See :func:`build`.
+        source: See :func:`random_model`.
         system: The system.
-        shape: Height and width of the images, in pixels.
-        device: ``'cpu'`` or ``'cuda'``.
-        threads: CPU threads.
-        train: Whether a training step is measured.
-        frozen_statistics: Whether its BatchNorms use their running statistics.
+        request: The rest of the request.
     """
 
     source: str
     system: System
-    shape: Sequence[int]
-    device: str
-    threads: int
-    train: bool = False
-    frozen_statistics: bool = False
+    request: Request
 
     def __call__(self) -> Prepared:
-        if (TRAININGS if self.train else BACKENDS)[self.system.backend].keeps_memory:
+        request, system = self.request, self.system
+        if (TRAININGS if request.train else BACKENDS)[system.backend].keeps_memory:
             keep_freed_memory()
-        torch.set_num_threads(self.threads)
+        torch.set_num_threads(request.threads)
         torch.backends.cudnn.benchmark = True
-        model = build(self.source)
+        model = random_model(self.source)
         channels = model.in_channels if isinstance(model, InferenceModel) else 3
-        image = torch.randn(self.system.batch_size, channels, *self.shape, generator=torch.Generator().manual_seed(0))
-        chosen = implementations(model, self.system.implementation == TIMM)[self.system.implementation]
-        if self.train:
-            call, facts = prepare_training(chosen, self.system, image.to(self.device), self.frozen_statistics)
-        else:
-            call = prepare(chosen, self.system, image.to(self.device), self.threads)
-            facts = {'difference': None if isinstance(model, Path) else difference(call(), reference(model, image))}
-        call = finished(call, self.device)
+        image = torch.randn(system.batch_size, channels, *request.shape, generator=torch.Generator().manual_seed(0))
+        chosen = implementations(model, system.implementation == TIMM)[system.implementation]
         try:
+            if request.train:
+                call, facts = training_step(chosen, system, image.to(request.device), request.frozen_statistics)
+            else:
+                call = prepare(chosen, system, image.to(request.device), request.threads)
+                facts = {} if isinstance(model, Path) else {'difference': difference(call(), reference(model, image))}
             call()
         except Exception as error:  # each engine has its own
             if not isinstance(model, Path):
                 raise
-            raise UserError(f'{model} does not run on {self.system.batch_size} images of {self.shape[0]} x '
-                            f'{self.shape[1]}: {error}; see --shape and --batch-size') from error
-        _forget_peak(self.device)
-        return Prepared(call, facts, partial(_peak, self.device))
+            raise UserError(f'{model} does not run on {system.batch_size} images of {request.shape[0]} x '
+                            f'{request.shape[1]}: {error}; see --shape and --batch-size') from error
+        _reset_peak(request.device)
+        return Prepared(_to_the_end(call, request.device), facts, partial(_peak, request.device))
+
+
+def _to_the_end(call: Callable[[], Any], device: str) -> Callable[[], Any]:
+    def call_and_wait() -> None:
+        call()
+        torch.cuda.synchronize()
+    return call if device == 'cpu' else call_and_wait
 
 
 def prepare(source: Source, system: System, image: Tensor, threads: int) -> Callable[[], Any]:
-    """Make a copy of a model, or a file, ready to be measured."""
+    """Prepare a copy of a model, or a file, for inference."""
     backend = BACKENDS[system.backend]
     if not isinstance(source, Path):
         source = (fuse_any(source) if backend.fused else copy.deepcopy(source)).to(image.device).requires_grad_(False)
@@ -194,12 +219,12 @@ def prepare(source: Source, system: System, image: Tensor, threads: int) -> Call
 
 @torch.inference_mode()
 def reference(model: InferenceModel, image: Tensor) -> tuple[Tensor, ...]:
-    """What the unfused model computes in single precision."""
+    """Outputs of the unfused model in single precision."""
     return model(image)
 
 
 def difference(found: Any, expected: Sequence[Tensor]) -> float | None:
-    """Largest difference of outputs, relative to the largest value of each; None where they are of another kind."""
+    """Largest difference of the outputs, relative to the largest value of each; None if not comparable."""
     found = list(found.values()) if isinstance(found, Mapping) else found
     if len(found) != len(expected):
         return None
@@ -208,18 +233,18 @@ def difference(found: Any, expected: Sequence[Tensor]) -> float | None:
                for ours, theirs in zip(found, expected, strict=True))
 
 
-def prepare_training(model: nn.Module, system: System, image: Tensor,
-                     frozen_statistics: bool) -> tuple[Callable[[], Any], dict[str, float]]:
+def training_step(model: nn.Module, system: System, image: Tensor,
+                  frozen_statistics: bool) -> tuple[Callable[[], Any], dict[str, float]]:
     """Prepare a training step: forward, backward, SGD; with bf16 and fp16 in mixed precision.
 
     Args:
         model: The model; not modified.
-        system: With a key of :data:`TRAININGS`.
+        system: Its backend is a key of :data:`TRAININGS`.
         image: The images, on the device to run on.
-        frozen_statistics: Let BatchNorms use their running statistics, as in training for dense tasks.
+        frozen_statistics: See :class:`Request`.
 
     Returns:
-        The step, and what it keeps for its backward pass, in MB.
+        The step, and the figures that depend on no time: ``activations``.
     """
     device, way = image.device.type, TRAININGS[system.backend]
     layout = torch.channels_last if way.channels_last else torch.contiguous_format
@@ -231,25 +256,21 @@ def prepare_training(model: nn.Module, system: System, image: Tensor,
             module.with_cp = 'cheap' if way.cheap else False
     run = torch.compile(model) if way.compiled else model
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-6)
-    # torch before 2.3 has only the one for CUDA.
-    kind = partial(torch.amp.GradScaler, device) if hasattr(torch.amp, 'GradScaler') else torch.cuda.amp.GradScaler
-    scaler = kind(enabled=system.dtype == 'fp16')
 
     def loss() -> Tensor:
         with torch.autocast(device, DTYPES[system.dtype], enabled=system.dtype != 'fp32'):
             return sum(output.float().mean() for output in run(image))
 
     def step() -> None:
-        scaler.scale(loss()).backward()
-        scaler.step(optimizer)
-        scaler.update()
+        loss().backward()
+        optimizer.step()
         optimizer.zero_grad()
 
     return step, {'activations': _kept(loss, [*model.parameters(), *model.buffers(), image])}
 
 
 def _kept(loss: Callable[[], Tensor], own: Sequence[Tensor]) -> float:
-    """MB that a forward pass keeps for the backward pass, beside tensors that are there anyhow."""
+    """Memory that a forward pass keeps for the backward pass, in MB, without the tensors in ``own``."""
     storages: dict[int, Any] = {}
 
     def note(tensor: Tensor) -> Tensor:
@@ -264,8 +285,7 @@ def _kept(loss: Callable[[], Tensor], own: Sequence[Tensor]) -> float:
     return sum(storage.nbytes() for storage in storages.values()) / 1e6
 
 
-def _forget_peak(device: str) -> None:
-    """Let the peak of the memory begin here."""
+def _reset_peak(device: str) -> None:
     if device == 'cuda':
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
@@ -274,7 +294,7 @@ def _forget_peak(device: str) -> None:
 
 
 def _peak(device: str) -> float:
-    """Peak memory in MB: what torch allocates on a GPU, else the resident memory of this process."""
+    """Peak memory in MB: allocated by torch on a GPU, else resident in this process."""
     if device == 'cuda':
         return torch.cuda.max_memory_allocated() / 1e6
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -283,24 +303,14 @@ def _peak(device: str) -> float:
 
 def describe_machine(device: str, threads: int) -> dict[str, Any]:
     """The machine and the versions of a measurement."""
-    packages = ('torch', 'timm', 'onnxruntime', 'openvino', 'coremltools')
-    facts: dict[str, Any] = {'device': device, 'processor': _processor(), 'cores': os.cpu_count(), 'threads': threads,
-                             'system': platform.platform(), 'python': platform.python_version(),
-                             'repvit-mm': __version__}
+    from importlib.metadata import version
+    info = Path('/proc/cpuinfo').read_text() if sys.platform == 'linux' else ''
+    processor = info.partition('model name')[2].partition('\n')[0].strip(' \t:') or platform.processor()
+    facts = {'device': device, 'processor': processor, 'cores': os.cpu_count(), 'threads': threads,
+             'system': platform.platform(), 'python': platform.python_version(), 'repvit-mm': __version__}
     if device == 'cuda':
-        facts.update(gpu=torch.cuda.get_device_name(), cuda=torch.version.cuda, cudnn=torch.backends.cudnn.version(),
-                     tf32_convolutions=torch.backends.cudnn.allow_tf32)
-    for package in packages:
-        try:
-            facts[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return facts
-
-
-def _processor() -> str:
-    try:
-        with open('/proc/cpuinfo') as file:
-            return next(line.partition(':')[2].strip() for line in file if line.startswith('model name'))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
+        facts |= {'gpu': torch.cuda.get_device_name(), 'cuda': torch.version.cuda,
+                  'cudnn': torch.backends.cudnn.version(),
+                  'tf32_convolutions': torch.backends.cudnn.allow_tf32}
+    return facts | {package: version(package) for package in ('torch', 'timm', 'onnxruntime', 'openvino')
+                    if find_spec(package) is not None}
