@@ -1,5 +1,4 @@
-"""The published models, the recomputation of their figures, tables and plots."""
+"""The published models, and the recomputation of their figures."""
 from .rows import TABLES, Row, load_rows
-from .verdicts import FigureComparison, verdict
 
-__all__ = ['TABLES', 'FigureComparison', 'Row', 'load_rows', 'verdict']
+__all__ = ['TABLES', 'Row', 'load_rows']

@@ -1,22 +1,22 @@
-"""The tables of the documentation, generated from the metafiles."""
+"""The generated tables and the plot of the documentation, and the report of a reproduction."""
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from ..errors import UserError
 from ..io.files import atomic_write
-from .plots import draw_family, load_peers
+from .reproduction import Figure
 from .rows import TABLES, Row
-from .tables import markdown_table
 
-#: The generated part of a document is between these lines.
-BEGIN, END = '<!-- zoo: begin -->', '<!-- zoo: end -->'
-#: The command that generates it.
+#: Generates the tables of the documents, each between ``<!-- NAME: begin -->`` and ``<!-- NAME: end -->``.
 COMMAND = 'python tools/reproduce_tables.py --write-docs'
+DOCUMENTS = ('README.md', 'docs/zoo.md')
+_MARKED = re.compile(r'<!-- (\w+): begin -->\n.*?<!-- \1: end -->', re.DOTALL)
 
 
 def documents(rows: Sequence[Row], root: Path) -> dict[Path, str]:
-    """The generated documents of a checkout.
+    """The documents of a checkout with up-to-date tables.
 
     Args:
         rows: All rows.
@@ -26,34 +26,40 @@ def documents(rows: Sequence[Row], root: Path) -> dict[Path, str]:
         File -> content.
 
     Raises:
-        UserError: If the README or its markers are missing.
+        UserError: If a document is missing, or has no table to fill.
     """
-    readme = root / 'README.md'
-    if not readme.is_file():
-        raise UserError(f'{readme} does not exist: documents are generated in a checkout only')
-    text = readme.read_text()
-    marked = re.compile(f'{re.escape(BEGIN)}\n.*?{re.escape(END)}', re.DOTALL)
-    if len(marked.findall(text)) != 1:
-        raise UserError(f'{readme} must have the line {BEGIN} once, followed by {END}')
-    return {readme: marked.sub(lambda _: f'{BEGIN}\n{short_tables(rows)}\n{END}', text),
-            root / 'docs' / 'zoo.md': full_tables(rows)}
+    tables: dict[str, Callable[[], str]] = {'zoo': lambda: short_tables(rows)}
+    for name in TABLES:
+        chosen = [row for row in rows if row.table == name]
+        tables[name] = lambda chosen=chosen: full_table(chosen)
+    contents = {}
+    for path in (root / name for name in DOCUMENTS):
+        text = path.read_text() if path.is_file() else ''
+        if not any(mark[1] in tables for mark in _MARKED.finditer(text)):
+            raise UserError(f'{path} must exist, with lines <!-- NAME: begin --> and <!-- NAME: end -->; NAME is one '
+                            f'of {", ".join(tables)}')
+        contents[path] = _MARKED.sub(
+            lambda mark: f'<!-- {mark[1]}: begin -->\n\n{tables[mark[1]]()}\n\n<!-- {mark[1]}: end -->'
+            if mark[1] in tables else mark[0], text)
+    return contents
 
 
 def write_documents(rows: Sequence[Row], root: Path) -> list[Path]:
-    """Write the generated documents and the picture.
-
-    Returns:
-        The files.
-    """
+    """Write the documents and the plot; returns the files."""
     contents = documents(rows, root)
     for path, content in contents.items():
         with atomic_write(path) as part:
             part.write_text(content)
-    picture = root / 'docs' / 'images' / 'accuracy.png'
-    picture.parent.mkdir(exist_ok=True)
-    with atomic_write(picture) as part:
+    plot = root / 'docs' / 'images' / 'accuracy.png'
+    with atomic_write(plot) as part:
         draw_family(rows, part)
-    return [*contents, picture]
+    return [*contents, plot]
+
+
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]], right: int = 1) -> str:
+    """A table in Markdown; columns from index ``right`` on are right-aligned."""
+    rule = ['---' if number < right else '---:' for number in range(len(header))]
+    return '\n'.join(f'| {" | ".join(cells)} |' for cells in (header, rule, *rows))
 
 
 def short_tables(rows: Sequence[Row]) -> str:
@@ -61,10 +67,11 @@ def short_tables(rows: Sequence[Row]) -> str:
     classifiers = [row for row in rows if row.table == 'imagenet']
     lines = []
     for arch in dict.fromkeys(row.arch for row in classifiers):
-        chosen = {_kind(row): row for row in classifiers if row.arch == arch}
+        chosen = {str(row.epochs) if row.distilled else 'plain': row for row in classifiers if row.arch == arch}
         first = next(iter(chosen.values()))
-        lines.append([_arch(first), _mega(first.parameters), _giga(first.macs),
-                      *(_top1(chosen.get(kind)) for kind in ('300', '450', 'plain')), _latency(first)])
+        tops = [chosen[kind].result('Top 1 Accuracy') if kind in chosen else None for kind in ('300', '450', 'plain')]
+        lines.append([_arch(first), f'{first.parameters / 1e6:.1f} M', _giga(first.macs),
+                      *('-' if top is None else f'{top:.1f}' for top in tops), _latency(first)])
     dense = {arch: {row.table: row for row in rows if row.arch == arch and row.table in ('coco', 'ade20k')}
              for arch in dict.fromkeys(row.arch for row in rows if row.table == 'coco')}
     return '\n'.join([
@@ -80,89 +87,76 @@ def short_tables(rows: Sequence[Row]) -> str:
              f'{found["ade20k"].result("mIoU"):.1f}', _latency(found['coco'])] for found in dense.values()])])
 
 
-def full_tables(rows: Sequence[Row]) -> str:
-    """``docs/zoo.md``."""
-    parts = [f'<!-- Generated from the metafiles: {COMMAND} -->', '# Model zoo', INTRODUCTION,
-             '![Top-1 against latency and against multiply-adds](images/accuracy.png)', _sources_of_peers()]
-    for table, about in TABLES.items():
-        chosen = [row for row in rows if row.table == table]
-        conventions = '\n'.join(f'- {name.replace("FLOPs", "MACs")}: {text}.'
-                                for name, text in chosen[0].conventions.items())
-        parts += [f'## {about.title}', _full_sam(chosen) if table == 'sam' else _full_table(chosen), conventions]
-    return '\n\n'.join(parts) + '\n'
-
-
-INTRODUCTION = """\
-The accuracies are the authors'; they were not reproduced here, as data and weights were not available. One command
-recomputes what it can on a machine, and lists published and measured figures side by side, with the reason for those
-that are missing:
-
-```bash
-python tools/reproduce_tables.py                                  # parameters and MACs of every model
-python tools/reproduce_tables.py imagenet --data-root data/imagenet --download
-python tools/reproduce_tables.py coco ade20k --data-root coco=/data/coco ade20k=/data/ade --weights DIR --gpus 8
-```
-
-Tables (Markdown and JSON) and pictures are written to `outputs/tables`, or to the folder of `--out`. Measurements are
-reused until config, weights, data or versions change; `--fresh` repeats them. `--models NAME` selects models,
-`--latency` measures the latency of this machine, `--curves PATH` draws training curves. Weights that are
-not released are expected as `MODEL.pth` in the folder of `--weights`. m1, m2 and m3 are the first version's."""
-
-
-def _full_table(rows: Sequence[Row]) -> str:
-    names = list(dict.fromkeys(result.name for row in rows for result in row.results))
+def full_table(rows: Sequence[Row]) -> str:
+    """The rows of one of :data:`TABLES`, and what their sizes include."""
+    is_sam = rows[0].table == 'sam'  # its results have a table of their own
+    names = [] if is_sam else list(dict.fromkeys(result.name for row in rows for result in row.results))
+    throughput = any(row.throughput for row in rows)
     lines = []
     for row in rows:
         figures = {result.name: f'{result.value:.{result.metric.decimals}f}' for result in row.results}
         lines.append([f'[{row.name}](../{row.config})', f'{row.parameters:,}', f'{row.training_parameters:,}',
-                      _giga(row.macs), *(figures.get(name, '-') for name in names), _latency(row), _weights(row)])
-    return markdown_table(['config', 'parameters', 'in training', 'MACs', *names, 'latency', 'weights'], lines)
-
-
-def _full_sam(rows: Sequence[Row]) -> str:
-    parts = []
-    for row in rows:
-        size = markdown_table(
-            ['config', 'parameters', 'in training', 'MACs', 'weights'],
-            [[f'[{row.name}](../{row.config})', f'{row.parameters:,}', f'{row.training_parameters:,}', _giga(row.macs),
-              _weights(row)]])
-        scores = markdown_table(['zero-shot on', 'metric', 'published'], [
-            [result.dataset, result.name, f'{result.value:.{result.metric.decimals}f}'] for result in row.results], 2)
-        times = markdown_table(['part', 'device', 'ms'], [
-            [one.part, one.hardware, f'{one.value:.1f}'] for one in row.latencies], 2)
-        parts += [size, scores, times]
-    return '\n\n'.join(parts)
-
-
-def _sources_of_peers() -> str:
-    sources = {peer.family: peer.source.replace(' and ', ', ') for peer in load_peers()}
-    return "The other families' points are published ones: " + '; '.join(
-        f'{family} ({source})' for family, source in sources.items()) + '.'
-
-
-def _kind(row: Row) -> str:
-    return str(row.epochs) if row.distilled else 'plain'
+                      _giga(row.macs), *(figures.get(name, '-') for name in names), _latency(row),
+                      *([f'{row.throughput:,}' if row.throughput else '-'] if throughput else []),
+                      '-' if row.weights is None else f'[file]({row.weights.url})'])
+    header = ['config', 'parameters', 'in training', 'MACs', *names, 'latency',
+              *(['GPU images/s'] if throughput else []), 'weights']
+    conventions = [f'- {name.replace("FLOPs", "MACs")}: {text}.' for name, text in rows[0].conventions.items()]
+    return '\n'.join([markdown_table(header, lines), '', *conventions])
 
 
 def _arch(row: Row) -> str:
     return row.arch if '_' in row.arch else f'{row.arch} (first version)'
 
 
-def _mega(parameters: int) -> str:
-    return f'{parameters / 1e6:.1f} M'
-
-
 def _giga(macs: int) -> str:
     return f'{macs / 1e9:.1f} G' if macs > 1e10 else f'{macs / 1e9:.2f} G'
-
-
-def _top1(row: Row | None) -> str:
-    return '-' if row is None else f'{row.result("Top 1 Accuracy"):.1f}'
 
 
 def _latency(row: Row) -> str:
     return f'{row.latencies[0].value:.1f} ms' if row.latencies else '-'
 
 
-def _weights(row: Row) -> str:
-    return '-' if row.weights is None else f'[file]({row.weights.url})'
+def draw_family(rows: Sequence[Row], path: Path) -> None:
+    """Draw top-1 of the distilled classifiers against latency and against multiply-adds.
+
+    Args:
+        rows: Any rows.
+        path: The PNG to write.
+    """
+    from matplotlib.figure import Figure as Canvas
+    canvas = Canvas(figsize=(11, 4.5), layout='constrained')
+    axes = canvas.subplots(1, 2, sharey=True)
+    for axis, label in zip(axes, ('latency in ms, iPhone 12, Core ML', 'multiply-adds in G'), strict=True):
+        for epochs in (300, 450):
+            chosen = [row for row in rows if row.table == 'imagenet' and row.distilled and row.epochs == epochs
+                      and '_' in row.arch]
+            x = [row.latencies[0].value if axis is axes[0] else row.macs / 1e9 for row in chosen]
+            y = [row.result('Top 1 Accuracy') for row in chosen]
+            axis.plot(x, y, 'o-', label=f'RepViT, {epochs} epochs')
+            for place, row in zip(zip(x, y, strict=True), chosen, strict=True):
+                axis.annotate(row.arch, place, (5, -10), textcoords='offset points', fontsize=8)
+        axis.set_xlabel(label)
+        axis.grid(alpha=0.3)
+    axes[0].set_ylabel('ImageNet-1K top-1, %')
+    axes[1].legend(loc='lower right')
+    canvas.savefig(path, dpi=100, format='png')
+
+
+def report(figures: Sequence[Figure], machine: Mapping[str, Any]) -> str:
+    """The report of a reproduction in Markdown; measured figures have one more decimal than the published table."""
+    lines, missing = [], {}
+    for figure in figures:
+        name = f'{figure.name}, {figure.dataset}' if figure.dataset else figure.name
+        if figure.measured is None:
+            missing.setdefault(f'{figure.model}: {figure.note}', []).append(name)
+            continue
+        more = 0 if figure.decimals is None else figure.decimals + 1
+        lines.append([figure.model, name, f'{figure.published:,.{figure.decimals or 0}f}',
+                      f'{figure.measured:,.{more}f}', f'{figure.measured - figure.published:+,.{more}f}'])
+    return '\n\n'.join([
+        '# Published figures, recomputed',
+        markdown_table(['model', 'figure', 'published', 'measured', 'difference'], lines, 2),
+        *(['Not measured:\n\n' + '\n'.join(f'- {reason} ({"; ".join(names)})' for reason, names in missing.items())]
+          if missing else []),
+        ', '.join(f'{key} {value}' for key, value in machine.items())]) + '\n'

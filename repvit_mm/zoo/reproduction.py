@@ -1,138 +1,242 @@
-"""Recomputing the published tables, row by row."""
-from collections.abc import Callable, Sequence
+"""Recomputing the published figures of a row: counted here, or measured by the project's tools on data and weights."""
+import json
+import logging
+import tempfile
+import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
+import torch
+from mmengine.logging import MMLogger
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from ..errors import UserError
-from ..version import __version__
-from .counting import compare_counts, count_row, latency_inputs, measure_latency
-from .evaluation import DATA_SETS, Settings, Unavailable, evaluation_of, inputs_of, measure_accuracy
-from .records import Record, Records
-from .rows import Row
-from .verdicts import FigureComparison
+from ..analysis import count
+from ..checkpoints import fetch
+from ..checkpoints.release import name_of
+from ..engine.processes import run_tool
+from ..errors import ConfigError, UserError
+from ..models.inference import InferenceModel, build_inference_model
+from .rows import ROOT, TABLES, Row
+
+
+class Evaluation(NamedTuple):
+    """A data set, and the tool that evaluates a model on it.
+
+    Attributes:
+        dataset: Name of the data set in the metafiles.
+        default: Default folder.
+        tool: The tool, with its first arguments.
+        needs_boxes: Whether the prompts are a detector's boxes.
+    """
+
+    dataset: str
+    default: str
+    tool: tuple[str, ...]
+    needs_boxes: bool = False
+
+
+#: (table, name on the command line) -> evaluation.
+EVALUATIONS: dict[tuple[str, str], Evaluation] = {
+    ('imagenet', 'imagenet'): Evaluation('ImageNet-1k', 'data/imagenet', ('test.py',)),
+    ('coco', 'coco'): Evaluation('COCO', 'data/coco', ('test.py',)),
+    ('ade20k', 'ade20k'): Evaluation('ADE20K', 'data/ade/ADEChallengeData2016', ('test.py',)),
+    ('sam', 'coco'): Evaluation('COCO', 'data/coco', ('sam_eval_coco.py',), needs_boxes=True),
+    ('sam', 'bsds500'): Evaluation('BSDS500', 'data/BSDS500', ('sam_eval_edges.py',)),
+}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Data, weights and options.
+
+    Attributes:
+        out: Folder of the logs.
+        data_roots: Name of a data set -> folder, instead of the default.
+        boxes: Name of a data set -> a detector's boxes, as prompts for RepViT-SAM.
+        weights: Folder of the released files; torch's cache if None.
+        download: Whether to download missing released weights.
+        gpus: Processes for each test.
+        options: ``KEY=VALUE`` overrides of the configs.
+    """
+
+    out: Path
+    data_roots: dict[str, Path] = field(default_factory=dict)
+    boxes: dict[str, Path] = field(default_factory=dict)
+    weights: Path | None = None
+    download: bool = False
+    gpus: int = 1
+    options: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        given = {f'--data-root {name}=': path for name, path in self.data_roots.items()}
+        given |= {f'--boxes {name}=': path for name, path in self.boxes.items()}
+        given |= {'--weights ': self.weights} if self.weights else {}
+        for option, path in given.items():
+            if not path.exists():
+                raise ConfigError(f'{option}{path} does not exist')
+
+
+class Unavailable(Exception):
+    """Something is missing for a measurement; the message says what."""
 
 
 @dataclass
-class Outcome:
-    """Measured figures of a row.
+class Figure:
+    """A published figure, and what was measured.
 
     Attributes:
-        row: The published model.
-        comparisons: All figures, including those that were not measured.
-        latency: Backend -> milliseconds on this machine; empty if not requested.
-        failures: Error messages, one line each.
-        seconds: Duration of its measurements, including those of earlier runs.
+        model: Name of the row.
+        dataset: Name of the data set; empty for sizes.
+        name: Name of the figure.
+        published: The value in the metafile.
+        decimals: Decimals in the paper's table; None for a count.
+        measured: None if it was not measured.
+        note: Reason why it was not measured.
     """
 
-    row: Row
-    comparisons: list[FigureComparison] = field(default_factory=list)
-    latency: dict[str, float] = field(default_factory=dict)
-    failures: list[str] = field(default_factory=list)
-    seconds: float = 0.
-
-    def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return {'name': self.row.name, 'table': self.row.table, 'config': self.row.config,
-                'weights': self.row.weights and self.row.weights.url, 'source': self.row.source,
-                'seconds': round(self.seconds, 3),
-                'figures': [comparison.as_dict() for comparison in self.comparisons], 'latency_ms': self.latency,
-                'failures': self.failures}
+    model: str
+    dataset: str
+    name: str
+    published: float
+    decimals: int | None = None
+    measured: float | None = None
+    note: str = ''
 
 
-class Reproduction:
-    """Measures the figures of rows and records them.
+def reproduce(row: Row, settings: Settings, console: Console) -> tuple[list[Figure], list[str]]:
+    """Measure the figures of a row as far as possible.
+
+    Returns:
+        All figures, and the errors, one line each.
+    """
+    names = [name for table, name in EVALUATIONS if table == row.table]
+    groups = {EVALUATIONS[row.table, name].dataset: lambda name=name: evaluate_row(row, name, settings, console)
+              for name in names}
+    figures, failures, measured, notes = figures_of(row), [], {}, {}
+    for dataset, measure in {'': lambda: count_row(row), **groups}.items():
+        try:
+            measured |= {(dataset, name): value for name, value in measure().items()}
+        except Unavailable as reason:
+            notes[dataset] = str(reason)
+        except Exception as error:  # a bug in one row must not stop the others
+            failures.append(str(error) if isinstance(error, UserError) else f'{type(error).__name__}: {error}')
+            notes[dataset] = f'failed: {failures[-1]}'
+    for figure in figures:
+        figure.measured = measured.get((figure.dataset, figure.name))
+        if figure.measured is None:
+            figure.note = notes.get(figure.dataset, f'there is no tool to measure {figure.dataset}')
+    return figures, failures
+
+
+def figures_of(row: Row) -> list[Figure]:
+    """The published figures of a row: sizes and accuracies."""
+    counts = {'parameters': row.parameters, 'training parameters': row.training_parameters, 'MACs': row.macs}
+    return [*(Figure(row.name, '', name, value) for name, value in counts.items()),
+            *(Figure(row.name, '', name, value, 1) for name, value in row.published_size.items()),
+            *(Figure(row.name, result.dataset, result.name, result.value, result.metric.decimals)
+              for result in row.results)]
+
+
+def count_row(row: Row) -> dict[str, float]:
+    """Parameters before and after fusion, and multiply-adds after it, exact and as the paper prints them.
+
+    Raises:
+        Unavailable: If the toolbox is not installed.
+    """
+    model = _build(row)
+    training, fused = (count(model, row.resolution, fused=fused, depth=0) for fused in (False, True))
+    return {'parameters': fused.parameters, 'training parameters': training.parameters, 'MACs': fused.macs,
+            'Parameters (M)': fused.parameters / 1e6, 'MACs (G)': fused.macs / 1e9}
+
+
+def _build(row: Row) -> InferenceModel:
+    _require_toolbox(row)
+    if row.table == 'sam':  # the config is of the distillation
+        return build_inference_model(f'sam_{row.arch}')
+    logger = MMLogger.get_current_instance()
+    level = logger.level
+    logger.setLevel(logging.ERROR)  # building a model logs and warns about its training
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore', UserWarning)
+            return build_inference_model(row.config_path)
+    finally:
+        logger.setLevel(level)
+
+
+def _require_toolbox(row: Row) -> None:
+    if find_spec(toolbox := TABLES[row.table].toolbox) is None:
+        raise Unavailable(f'{toolbox} is not installed')
+
+
+def evaluate_row(row: Row, name: str, settings: Settings, console: Console) -> dict[str, float]:
+    """Run the tool that evaluates a row on a data set, in its own process.
 
     Args:
+        row: The row.
+        name: Name of the data set in :data:`EVALUATIONS`.
         settings: Data, weights and options.
-        out: Folder for records and logs.
-        latency: Device to measure the latency on, ``'cpu'`` or ``'cuda'``; None to skip it.
-        fresh: Whether to ignore the records of earlier runs.
-        console: Where to show progress.
+        console: Where to show the tool's progress.
+
+    Returns:
+        Metric -> figure, in the units of the table.
+
+    Raises:
+        Unavailable: If toolbox, data, boxes or weights are missing.
+        UserError: If the tool fails or a figure is missing.
     """
+    evaluation = EVALUATIONS[row.table, name]
+    log = settings.out / 'logs' / f'{row.name}.{name}.log'
+    tool, *arguments = _command(row, name, settings)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix='.run.', dir=log.parent) as folder:
+        is_test = row.table != 'sam'
+        run_tool(ROOT / 'tools' / tool, [*arguments, '--work-dir' if is_test else '--out', folder], log, console)
+        # mmengine writes TIME/TIME.json into the work directory, the other tools metrics.json.
+        files = sorted(Path(folder).glob('*/*.json' if is_test else 'metrics.json'))
+        measured = json.loads(files[-1].read_text()) if files else {}
+    results = [result for result in row.results if result.dataset == evaluation.dataset]
+    if missing := [result.metric.key for result in results if result.metric.key not in measured]:
+        raise UserError(f'{tool} did not report {", ".join(missing)}; its output is in {log}')
+    return {result.name: result.metric.scale * measured[result.metric.key] for result in results}
 
-    def __init__(self, settings: Settings, out: Path, latency: str | None = None, fresh: bool = False,
-                 console: Console | None = None):
-        self.settings, self.out, self.latency = settings, out, latency
-        self.records = Records(out / 'records', fresh)
-        self.console = console or Console(stderr=True)
 
-    def run(self, rows: Sequence[Row]) -> list[Outcome]:
-        """Measure all rows; a failure in one does not stop the others."""
-        columns = (TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-        outcomes = []
-        with Progress(*columns, console=self.console) as progress:
-            task = progress.add_task('rows', total=len(rows))
-            for row in rows:
-                progress.update(task, description=row.name)
-                outcomes.append(self.measure(row, progress.console))
-                progress.advance(task)
-        return outcomes
+def _command(row: Row, name: str, settings: Settings) -> Sequence[str | Path]:
+    """The tool and its arguments."""
+    _require_toolbox(row)
+    evaluation = EVALUATIONS[row.table, name]
+    root = settings.data_roots.get(name, Path(evaluation.default))
+    if not root.is_dir():
+        raise Unavailable(f'no data: {root} does not exist; --data-root {name}=DIR')
+    if evaluation.needs_boxes and name not in settings.boxes:
+        raise Unavailable(f"no prompts: the published figures are for a detector's boxes; --boxes {name}=FILE")
+    weights, data = find_weights(row, settings).resolve(), ['--data-root', root.resolve()]
+    if row.table == 'sam':
+        boxes = ['--boxes', settings.boxes[name]] if evaluation.needs_boxes else []
+        return [*evaluation.tool, *data, '--arch', row.arch, '--checkpoint', weights, *boxes]
+    options = [*data, *(['--cfg-options', *settings.options] if settings.options else [])]
+    if settings.gpus > 1:
+        return ['dist_test.sh', row.config_path, weights, str(settings.gpus), *options]
+    return [*evaluation.tool, row.config_path, weights, *options]
 
-    def measure(self, row: Row, console: Console) -> Outcome:
-        """Measure one row."""
-        outcome = Outcome(row)
-        self._count(outcome)
-        for table, name in DATA_SETS:
-            if table == row.table:
-                self._evaluate(outcome, name, console)
-        known = {data.dataset for (table, _), data in DATA_SETS.items() if table == row.table}
-        outcome.comparisons += [
-            FigureComparison(f'{result.name}, {result.dataset}', result.value, result.metric.decimals,
-                             reason=f'there is no tool to measure {result.dataset}', is_accuracy=True)
-            for result in row.results if result.dataset not in known]
-        if self.latency:
-            self._time(outcome)
-        for line in outcome.failures:
-            console.print(f'{row.name}: {line}', style='red', markup=False, highlight=False, soft_wrap=True)
-        return outcome
 
-    def _count(self, outcome: Outcome) -> None:
-        row = outcome.row
-        inputs = {'config': row.config, 'resolution': list(row.resolution), 'version': __version__}
-        record, reason = self._attempt(outcome, f'{row.name}.size', lambda: inputs, lambda: count_row(row))
-        if record is not None:
-            outcome.comparisons += compare_counts(row, {name: int(n) for name, n in record.figures.items()})
-        else:
-            outcome.comparisons += [
-                FigureComparison(name, stated, None, reason=reason) for name, stated in
-                (('parameters', row.parameters), ('training parameters', row.training_parameters), ('MACs', row.macs))]
+def find_weights(row: Row, settings: Settings) -> Path:
+    """The file of a row's weights.
 
-    def _evaluate(self, outcome: Outcome, name: str, console: Console) -> None:
-        row, dataset = outcome.row, DATA_SETS[outcome.row.table, name].dataset
-        log = self.out / 'logs' / f'{row.name}.{name}.log'
-        record, reason = self._attempt(
-            outcome, f'{row.name}.{name}', lambda: inputs_of(evaluation_of(row, name, self.settings), self.settings),
-            lambda: measure_accuracy(evaluation_of(row, name, self.settings), self.settings, log, console))
-        figures = {} if record is None else record.figures
-        outcome.comparisons += [
-            FigureComparison(f'{result.name}, {dataset}', result.value, result.metric.decimals,
-                             figures.get(result.name), reason, is_accuracy=True)
-            for result in row.results if result.dataset == dataset]
-
-    def _time(self, outcome: Outcome) -> None:
-        row, device = outcome.row, self.latency
-        name = {'imagenet': 'classifier', 'sam': 'sam'}.get(row.table, 'backbone')
-        record, _ = self._attempt(outcome, f'latency.{name}.{row.arch}', lambda: latency_inputs(row, device),
-                                  lambda: measure_latency(row, device))
-        outcome.latency = {} if record is None else record.figures
-
-    def _attempt(self, outcome: Outcome, name: str, inputs: Callable[[], dict[str, Any]],
-                 measure: Callable[[], dict[str, float]]) -> tuple[Record | None, str]:
-        """A record, or the reason why it is missing."""
-        try:
-            record = self.records.get(name, inputs(), measure)
-        except Unavailable as reason:
-            return None, str(reason)
-        except UserError as error:
-            outcome.failures.append(str(error))
-            return None, f'failed: {error}'
-        except Exception as error:  # a bug in one row must not stop the others
-            self.console.print_exception()
-            outcome.failures.append(f'{type(error).__name__}: {error}')
-            return None, f'failed: {type(error).__name__}: {error}'
-        outcome.seconds += record.seconds
-        return record, ''
+    Raises:
+        Unavailable: If it is missing.
+        CheckpointError: If the download fails.
+    """
+    released = row.weights.file if row.weights else ''
+    folder = settings.weights or Path(torch.hub.get_dir(), 'checkpoints')
+    names = [name for name in (released, f'{row.name}.pth') if name]
+    for name in names:
+        if (folder / name).is_file():
+            return folder / name
+    if released and settings.download:
+        return fetch(f'repvit://{name_of(released)}')
+    hint = '--weights DIR or --download' if released else '--weights DIR; they are not released'
+    raise Unavailable(f'no weights: {" or ".join(names)} is not in {folder}; {hint}')

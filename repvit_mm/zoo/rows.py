@@ -38,7 +38,7 @@ class Metric(NamedTuple):
 
     Attributes:
         decimals: Number of printed decimals.
-        key: Its name in the tool that measures it; None if there is no such tool.
+        key: Name of the metric in the tool that measures it; None without such a tool.
         scale: Factor from the tool's figure to the table's.
     """
 
@@ -76,7 +76,7 @@ class PublishedLatency(NamedTuple):
     """A published latency.
 
     Attributes:
-        value: In milliseconds for one image.
+        value: Milliseconds for one image.
         hardware: The device.
         resolution: Height and width of the image, in pixels.
         part: Part of the model; empty for the whole model.
@@ -94,8 +94,8 @@ class PublishedResult(NamedTuple):
     Attributes:
         dataset: Name of the data set.
         name: Name of the metric.
-        value: As printed in the table.
-        metric: Decimals, and the tool's name of the metric.
+        value: Value as printed in the table.
+        metric: The column.
     """
 
     dataset: str
@@ -113,12 +113,13 @@ class Row:
         table: A key of :data:`TABLES`.
         arch: A key of :data:`repvit_mm.archs.ARCHS`.
         config: Path of the config, relative to :data:`ROOT`.
-        parameters: Of the fused model.
-        training_parameters: Before fusion.
+        parameters: Parameters of the fused model.
+        training_parameters: Parameters before fusion.
         macs: Multiply-adds of the fused model.
         resolution: Height and width of the image for the multiply-adds.
         published_size: ``'Parameters (M)'`` and ``'MACs (G)'`` as printed in the paper; empty if it gives none.
         latencies: Published latencies.
+        throughput: Images per second on a GPU as published, or None.
         results: Published accuracies.
         conventions: What parameters and multiply-adds include.
         source: URL of the paper.
@@ -135,6 +136,7 @@ class Row:
     resolution: tuple[int, int]
     published_size: Mapping[str, float]
     latencies: tuple[PublishedLatency, ...]
+    throughput: int | None
     results: tuple[PublishedResult, ...]
     conventions: Mapping[str, str]
     source: str
@@ -167,16 +169,11 @@ def load_rows(root: Path = ROOT) -> list[Row]:
         root: Folder of ``model-index.yml``.
 
     Raises:
-        ConfigError: If one is incomplete.
+        ConfigError: If a metafile is incomplete.
     """
-    found = {}
-    for path in load(root / 'model-index.yml')['Import']:
-        folder = Path(path).parent.name
-        table = next((name for name, table in TABLES.items() if table.folder == folder), None)
-        if table is None:
-            raise ConfigError(f'{root / path}: there is no table for the configs in {folder}')
-        found[table] = list(_rows_of(root / path, table))
-    return [row for table in TABLES for row in found.get(table, [])]
+    tables = {table.folder: name for name, table in TABLES.items()}
+    return [row for path in load(root / 'model-index.yml')['Import']
+            for row in _rows_of(root / path, tables[Path(path).parent.name])]
 
 
 def _rows_of(path: Path, table: str) -> Iterator[Row]:
@@ -192,16 +189,15 @@ def _rows_of(path: Path, table: str) -> Iterator[Row]:
 
 def _row(entry: Mapping[str, Any], collection: Mapping[str, Any], table: str) -> Row:
     metadata = entry['Metadata']
-    arch = re.search(r'repvit_(m\d(?:_\d)?)', entry['Name'])
-    if arch is None:
-        raise KeyError('an architecture in its name')
     return Row(
-        name=entry['Name'], table=table, arch=arch[1], config=entry['Config'], parameters=metadata['Parameters'],
+        name=entry['Name'], table=table, arch=re.search(r'repvit_(m\d(?:_\d)?)', entry['Name'])[1],
+        config=entry['Config'], parameters=metadata['Parameters'],
         training_parameters=metadata['Training Parameters'], macs=metadata['FLOPs'],
         resolution=tuple(metadata['Resolution']), published_size=metadata.get('Published Size', {}),
         latencies=tuple(
             PublishedLatency(item['value'], item['hardware'], tuple(item['resolution']), item.get('part', ''))
             for item in metadata.get('inference time (ms/im)', [])),
+        throughput=metadata.get('Throughput (im/s)'),
         results=tuple(
             PublishedResult(result['Dataset'], name, value, METRICS[table, result['Dataset'], name])
             for result in entry['Results'] for name, value in result['Metrics'].items()),

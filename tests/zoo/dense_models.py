@@ -116,9 +116,10 @@ def measure(config, weights, data_root, options):
 
 
 def reproduce(data_set, name, root, out, options):
-    """Figure -> what ``tools/reproduce_tables.py`` measures for m1_1 with the data and the weights in ``root``."""
-    status, _, error = run_tool('reproduce_tables', data_set, '--models', 'm1_1', '--data-root', root / 'data',
-                                '--weights', root / 'weights', '--out', out, '--cfg-options', *options)
+    """Figure -> value that ``tools/reproduce_tables.py`` measures for m1_1 with the data and weights in ``root``."""
+    status, _, error = run_tool('reproduce_tables', data_set, '--models', 'm1_1', '--data-root',
+                                f'{data_set}={root / "data"}', '--weights', root / 'weights', '--out', out,
+                                '--cfg-options', *options)
     assert status == 0, error
-    row, = json.loads((out / 'tables.json').read_text())['rows']
-    return {one['figure'].removesuffix(f', {name}'): one['measured'] for one in row['figures']}
+    figures = json.loads((out / 'tables.json').read_text())['figures']
+    return {one['name']: one['measured'] for one in figures if one['dataset'] == name}

