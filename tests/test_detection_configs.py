@@ -18,7 +18,7 @@ pytest.importorskip('mmdet')
 CONFIGS = Path(__file__).parents[1] / 'configs' / 'detection'
 FINAL_ARCHS = [name for name, spec in ARCHS.items() if not spec.first_version]
 #: The paper's first version had Mask R-CNN with m3.
-ALL_ARCHS = [*FINAL_ARCHS, 'm3']
+ALL_ARCHS = [*FINAL_ARCHS, 'm2', 'm3']
 #: Recipes without a published run.
 OWN_RECIPES = ('finetune_maskrcnn_repvit_m1_1', 'rtmdet-ins_repvit_m0_9', 'rtmdet_repvit_m0_9')
 #: The same on the embedded data set.
@@ -112,8 +112,8 @@ def test_architecture(arch):
     assert backbone.out_strides == tuple(cfg.model.roi_head.bbox_roi_extractor.featmap_strides)
     init_cfg = cfg.model.backbone.init_cfg
     assert init_cfg.type == 'Pretrained'
-    if arch == 'm3':  # is not released
-        assert init_cfg.checkpoint == 'checkpoints/repvit_m3_distill_300e.pth'
+    if arch in ('m2', 'm3'):  # not released
+        assert init_cfg.checkpoint == f'checkpoints/repvit_{arch}_distill_300e.pth'
         return
     assert init_cfg.checkpoint == f'repvit://{arch}_distill_{"450e" if arch == "m2_3" else "300e"}'
     assert init_cfg.checkpoint.removeprefix('repvit://') in published()

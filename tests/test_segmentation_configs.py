@@ -16,7 +16,7 @@ from repvit_mm.datasets.scenes import CLASSES
 from repvit_mm.engine.configs import load_config
 
 CONFIGS = Path(__file__).parents[1] / 'configs'
-ARCH_NAMES = ('m0_6', 'm0_9', 'm1_0', 'm1_1', 'm1_5', 'm2_3', 'm3')
+ARCH_NAMES = ('m0_6', 'm0_9', 'm1_0', 'm1_1', 'm1_5', 'm2_3', 'm2', 'm3')
 
 # The published log of a Semantic FPN run: first iteration that is logged, every 50, with this rate of 5 decimals.
 LOGGED = {50: 20, 1150: 19, 3350: 18, 5550: 17, 7750: 16, 9950: 15, 12100: 14, 14250: 13, 16400: 12, 18500: 11,
@@ -48,7 +48,7 @@ def test_every_architecture_has_the_published_recipe(arch):
     weights = f'{arch}_distill_{450 if arch == "m2_3" else 300}e'
     released = f'repvit://{weights}' if weights in published() else f'checkpoints/repvit_{weights}.pth'
     assert backbone.init_cfg.checkpoint == released
-    assert (weights in published()) == (arch != 'm3')  # which is of the paper's first version
+    assert (weights in published()) == (arch not in ('m2', 'm3'))  # of the paper's first version
     assert tuple(cfg.model.neck.in_channels) == ARCHS[arch].widths
     assert (cfg.model.decode_head.type, cfg.model.decode_head.num_classes) == ('FPNHead', 150)
     assert (cfg.train_dataloader.batch_size, cfg.auto_scale_lr.base_batch_size) == (4, 8 * 4)
