@@ -9,8 +9,7 @@ import pytest
 from installed import ROOT, attempt, run
 from mmengine import Config
 
-from repvit_mm.datasets.scenes import CLASSES, SceneSpec
-from repvit_mm.datasets.shapes import write_coco
+from repvit_mm.datasets.shapes import CLASSES, write_coco
 
 pytestmark = pytest.mark.slow
 
@@ -175,7 +174,7 @@ def write_project(folder, name):
     text = PROJECT[name][1] + DATA.replace('WITH_MASK', str('mask' in name))
     (folder / name).write_text(text.replace("norm_cfg=dict(type='SyncBN')", "norm_cfg=dict(type='BN')"))
     if not (folder / 'shapes').exists():
-        write_coco(folder / 'shapes', SceneSpec(size=64), train=2, val=1, quiet=True)
+        write_coco(folder / 'shapes', size=64, train=2, val=1, quiet=True)
 
 
 def losses_in(work_dir):
@@ -273,7 +272,7 @@ def test_a_config_of_one_line_trains_with_the_toolboxs_own_tool(stranger, tmp_pa
     config, = re.findall(r'^_base_ = __import__.*\)$', (ROOT / 'docs' / 'existing_project.md').read_text(), re.M)
     (tmp_path / 'mine.py').write_text(config.replace('detection/maskrcnn_repvit_m1_1',
                                                      'quickstart/maskrcnn_repvit_m0_6_shapes'))
-    write_coco(tmp_path / 'data' / 'shapes_detection', SceneSpec(size=64), train=2, val=1, quiet=True)
+    write_coco(tmp_path / 'data' / 'shapes_detection', size=64, train=2, val=1, quiet=True)
     run(stranger, MMDET_TRAIN, 'mine.py', '--work-dir', 'work', '--cfg-options', 'train_cfg.max_iters=1',
         'train_cfg.val_interval=1', 'train_dataloader.batch_size=2', 'train_dataloader.num_workers=0',
         'train_dataloader.persistent_workers=False', 'val_dataloader.num_workers=0',

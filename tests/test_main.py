@@ -12,7 +12,6 @@ from installed import ROOT, attempt, make_environment, run
 import repvit_mm
 import repvit_mm_cli
 from repvit_mm.cli import doctor
-from repvit_mm.datasets.scenes import SceneSpec
 from repvit_mm.datasets.shapes import write_classification
 from repvit_mm.models.inference import build_inference_model, randomise_weights
 from repvit_mm.version import __version__
@@ -137,7 +136,7 @@ def test_fuse_with_an_installed_config(stranger, tmp_path):
 
 @pytest.mark.slow
 def test_train_with_an_installed_config(stranger, tmp_path):
-    write_classification(tmp_path / 'shapes', SceneSpec(size=64), train=16, val=8, quiet=True)
+    write_classification(tmp_path / 'shapes', size=64, train=16, val=8, quiet=True)
     run(stranger, '-m', 'repvit_mm', 'train', 'repvit_mm::quickstart/classifier_repvit_m0_6_shapes.py', '--data-root',
         'shapes', '--cfg-options', 'train_cfg.max_epochs=1', 'train_dataloader.batch_size=8',
         'train_dataloader.num_workers=0', 'val_dataloader.num_workers=0', cwd=tmp_path)

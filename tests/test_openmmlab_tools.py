@@ -14,7 +14,6 @@ from mmengine.fileio import PickleHandler
 from mmengine.fileio.handlers import file_handlers
 from running import run_tool
 
-from repvit_mm.datasets.scenes import SceneSpec
 from repvit_mm.datasets.shapes import write_classification, write_coco, write_segmentation
 from repvit_mm.engine.configs import load_config
 
@@ -60,8 +59,8 @@ def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp('openmmlab')
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        write_coco('data/shapes_detection', SceneSpec(size=64), train=4, val=4, quiet=True)
-        write_segmentation('data/shapes_segmentation', SceneSpec(size=64), train=4, val=4, quiet=True)
+        write_coco('data/shapes_detection', size=64, train=4, val=4, quiet=True)
+        write_segmentation('data/shapes_segmentation', size=64, train=4, val=4, quiet=True)
         write_classification('data/shapes_classification', train=64, val=8, quiet=True)
         for kind, name in CONFIGS.items():
             length, batch = ('max_epochs', 32) if kind == 'CLS' else ('max_iters', 2)

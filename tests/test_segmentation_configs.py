@@ -12,7 +12,7 @@ from torch import nn
 
 from repvit_mm import ARCHS
 from repvit_mm.checkpoints import published
-from repvit_mm.datasets.scenes import CLASSES
+from repvit_mm.datasets.shapes import CLASSES
 from repvit_mm.engine.configs import load_config
 
 CONFIGS = Path(__file__).parents[1] / 'configs'

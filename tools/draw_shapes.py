@@ -4,11 +4,8 @@ from pathlib import Path
 import _interrupt  # noqa: F401
 
 from repvit_mm.cli.arguments import Parser, positive, seed
-from repvit_mm.datasets.shapes import write_classification, write_coco, write_multilabel, write_segmentation
+from repvit_mm.datasets.shapes import LAYOUTS, write_shapes
 from repvit_mm.errors import run_cli
-
-LAYOUTS = {'detection': write_coco, 'segmentation': write_segmentation, 'classification': write_classification,
-           'multilabel': write_multilabel}
 
 
 def build_parser() -> Parser:
@@ -26,7 +23,7 @@ def build_parser() -> Parser:
 def main() -> None:
     args = build_parser().parse_args()
     counts = {split: getattr(args, split) for split in ('train', 'val') if getattr(args, split) is not None}
-    print(LAYOUTS[args.layout](args.folder, seed=args.seed, **counts))
+    print(write_shapes(args.layout, args.folder, seed=args.seed, **counts))
 
 
 if __name__ == '__main__':

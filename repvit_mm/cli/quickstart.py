@@ -11,7 +11,6 @@ from typing import Any
 from mmengine.config import Config
 from rich.console import Console
 
-from ..datasets.scenes import SceneSpec
 from ..datasets.shapes import write_coco
 from ..engine.data import move_data_root
 from ..engine.preparing import latest_checkpoint
@@ -71,7 +70,7 @@ class Quickstart:
     def draw(self) -> None:
         """Draw the data set, unless it is complete."""
         train, val = self.scenes
-        write_coco(self.data, SceneSpec(), self.seed, train, val)
+        write_coco(self.data, seed=self.seed, train=train, val=val)
 
     def train(self, fresh: bool = False) -> Path:
         """Train, resume an interrupted training, or return the result of a finished one.

@@ -7,7 +7,7 @@ from PIL import Image
 from pycocotools import mask as mask_utils
 
 from repvit_mm.cli.quickstart_pictures import _distinct, draw_detections, draw_losses
-from repvit_mm.datasets.scenes import CLASSES, SceneSpec, draw_scene
+from repvit_mm.datasets.shapes import CLASSES, draw_scene
 
 
 def scalars(step, loss):
@@ -29,12 +29,13 @@ def sheet(tmp_path):
     def sheet(score):
         images, results = [], []
         for index in range(2):
-            scene, name = draw_scene(SceneSpec(size=96), index), f'{index}.png'
+            scene, name = draw_scene(index, 96), f'{index}.png'
             Image.fromarray(scene.image).save(tmp_path / name)
             images.append(dict(id=index, file_name=name))
-            for obj in scene.objects:
-                mask = mask_utils.encode(np.asfortranarray(obj.mask.astype(np.uint8)))
-                results.append(dict(image_id=index, category_id=obj.label + 1, score=score, bbox=list(obj.bbox),
+            for label, visible in zip(scene.labels, scene.masks, strict=True):
+                mask = mask_utils.encode(np.asfortranarray(visible.astype(np.uint8)))
+                results.append(dict(image_id=index, category_id=label + 1, score=score,
+                                    bbox=mask_utils.toBbox(mask).tolist(),
                                     segmentation={**mask, 'counts': mask['counts'].decode()}))
         categories = [dict(id=number, name=name) for number, name in enumerate(CLASSES, 1)]
         (tmp_path / 'annotations.json').write_text(json.dumps(dict(images=images, categories=categories)))

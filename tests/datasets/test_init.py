@@ -14,13 +14,12 @@ from running import run_tool
 
 import repvit_mm.datasets.writing as writing
 from repvit_mm.datasets.recognising import recognise
-from repvit_mm.datasets.scenes import CLASSES, SceneSpec
-from repvit_mm.datasets.shapes import write_classification, write_coco, write_segmentation
+from repvit_mm.datasets.shapes import CLASSES, write_classification, write_coco, write_segmentation
 from repvit_mm.datasets.sheet import draw_sheet
 from repvit_mm.engine.configs import load_config
 from repvit_mm.errors import DatasetError
 
-SMALL = SceneSpec(size=64)
+SMALL = 64
 needs_globox = pytest.mark.skipif(not find_spec('globox'), reason='needs globox')
 NO_WORKERS = [f'{loader}_dataloader.num_workers=0' for loader in ('train', 'val', 'test')]
 

@@ -11,7 +11,6 @@ from PIL import Image
 from running import Finished, run_tool
 
 from repvit_mm import convert_state_dict, fuse, load_checkpoint
-from repvit_mm.datasets.scenes import SceneSpec
 from repvit_mm.datasets.shapes import write_segmentation
 from repvit_mm.engine.configs import load_config
 from repvit_mm.errors import CheckpointError, ConfigError
@@ -40,7 +39,7 @@ def metrics_of_test(work_dir: Path) -> dict:
 @pytest.fixture(scope='module')
 def data(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp('segmentation') / 'shapes'
-    return write_segmentation(root, SceneSpec(size=96), train=16, val=3, quiet=True)
+    return write_segmentation(root, size=96, train=16, val=3, quiet=True)
 
 
 @pytest.fixture(scope='module')

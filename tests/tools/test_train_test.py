@@ -224,7 +224,7 @@ def test_the_detection_config_of_the_docs_trains(tmp_path, monkeypatch):
     config = re.search(r"```python\n(_base_ = 'repvit_mm::detection.*?)```", page, re.S)[1]
     (tmp_path / 'pets.py').write_text(config)
     monkeypatch.chdir(tmp_path)
-    shapes = tool_runs.write_coco(tmp_path / 'shapes', tool_runs.SCENES, train=3, val=2, quiet=True)
+    shapes = tool_runs.write_coco(tmp_path / 'shapes', tool_runs.SIZE, train=3, val=2, quiet=True)
     for split in ('train', 'val'):
         shutil.copytree(shapes / 'images' / split, tmp_path / 'data/pets' / split)
         labels = json.loads((shapes / f'annotations/instances_{split}.json').read_text())

@@ -1,11 +1,10 @@
 """Small configs of the three toolboxes on the embedded data set, to run the tools on."""
 from pathlib import Path
 
-from repvit_mm.datasets.scenes import CLASSES, SceneSpec
-from repvit_mm.datasets.shapes import write_classification, write_coco, write_segmentation
+from repvit_mm.datasets.shapes import CLASSES, write_classification, write_coco, write_segmentation
 
 REPOSITORY = Path(__file__).parents[2]
-SCENES = SceneSpec(size=64)
+SIZE = 64
 
 ARCH = dict(widths=(8, 16, 24, 32), depths=(1, 1, 1, 1))
 
@@ -105,4 +104,4 @@ def set_up(toolbox, root):
     text, write, train, val = TOOLBOXES[toolbox]
     config = root / f'{toolbox}_tiny.py'
     config.write_text(text)
-    return config, write(root / 'shapes', SCENES, train=train, val=val, quiet=True)
+    return config, write(root / 'shapes', SIZE, train=train, val=val, quiet=True)

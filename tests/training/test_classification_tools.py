@@ -8,8 +8,7 @@ from mmpretrain import ImageClassificationInferencer
 from PIL import Image
 from running import run_tool
 
-from repvit_mm.datasets.scenes import CLASSES
-from repvit_mm.datasets.shapes import write_classification, write_multilabel
+from repvit_mm.datasets.shapes import CLASSES, write_classification, write_multilabel
 
 CONFIGS = 'configs/classification'
 COLOURS = dict(blue=(40, 60, 220), green=(40, 200, 60), red=(220, 50, 40))
