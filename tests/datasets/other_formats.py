@@ -70,7 +70,7 @@ def to_yolo(coco, root, polygons=False):
 
 def _outline(segmentation):
     """The longest outline of a mask, at the outer edges of its pixels; (points, 2)."""
-    mask = mask_utils.decode(mask_utils.frPyObjects(segmentation, *segmentation['size']))
+    mask = mask_utils.decode(segmentation)
     large = cv2.resize(mask, None, fx=8, fy=8, interpolation=cv2.INTER_NEAREST)
     outlines, _ = cv2.findContours(large, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     return max(outlines, key=len)[:, 0] / 8
