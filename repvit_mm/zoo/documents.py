@@ -28,7 +28,7 @@ def documents(rows: Sequence[Row], root: Path) -> dict[Path, str]:
     Raises:
         UserError: If a document is missing, or has no table to fill.
     """
-    tables: dict[str, Callable[[], str]] = {'zoo': lambda: short_tables(rows)}
+    tables: dict[str, Callable[[], str]] = {'zoo': lambda: short_table(rows)}
     for name in TABLES:
         chosen = [row for row in rows if row.table == name]
         tables[name] = lambda chosen=chosen: full_table(chosen)
@@ -62,29 +62,22 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]], right: 
     return '\n'.join(f'| {" | ".join(cells)} |' for cells in (header, rule, *rows))
 
 
-def short_tables(rows: Sequence[Row]) -> str:
-    """The README's tables, with one line for each architecture."""
-    classifiers = [row for row in rows if row.table == 'imagenet']
+def short_table(rows: Sequence[Row]) -> str:
+    """The README's table: a line for each architecture of the paper, with a teacher where it classifies."""
     lines = []
-    for arch in dict.fromkeys(row.arch for row in classifiers):
-        chosen = {str(row.epochs) if row.distilled else 'plain': row for row in classifiers if row.arch == arch}
-        first = next(iter(chosen.values()))
-        tops = [chosen[kind].result('Top 1 Accuracy') if kind in chosen else None for kind in ('300', '450', 'plain')]
-        lines.append([_arch(first), f'{first.parameters / 1e6:.1f} M', _giga(first.macs),
-                      *('-' if top is None else f'{top:.1f}' for top in tops), _latency(first)])
-    dense = {arch: {row.table: row for row in rows if row.arch == arch and row.table in ('coco', 'ade20k')}
-             for arch in dict.fromkeys(row.arch for row in rows if row.table == 'coco')}
+    for arch in dict.fromkeys(row.arch for row in rows if '_' in row.arch and row.table == 'imagenet'):
+        found = [row for row in rows if row.arch == arch and (row.distilled or row.table != 'imagenet')]
+        figures = {(row.table, row.epochs if row.table == 'imagenet' else None, result.name): f'{result.value:.1f}'
+                   for row in found for result in row.results}
+        shown = (('imagenet', 300, 'Top 1 Accuracy'), ('imagenet', 450, 'Top 1 Accuracy'), ('coco', None, 'box AP'),
+                 ('coco', None, 'mask AP'), ('ade20k', None, 'mIoU'))
+        lines.append([arch, f'{found[0].parameters / 1e6:.1f} M', _giga(found[0].macs), _latency(found[0]),
+                      *(figures.get(key, '-') for key in shown)])
     return '\n'.join([
-        'ImageNet-1K top-1 in %, with a teacher (300 and 450 epochs) and without (300 epochs); parameters and '
-        "multiply-adds are the fused model's at 224 x 224; latency is one image's on an iPhone 12. Configs: "
-        '`configs/classification/repvit_MODEL_{distill_300e,distill_450e,300e}.py`.', '',
-        markdown_table(['model', 'parameters', 'MACs', '300 epochs', '450 epochs', 'no teacher', 'latency'], lines),
-        '', "Mask R-CNN on COCO (12 epochs) and Semantic FPN on ADE20K (40,000 iterations); latency is the backbone's "
-        'at 512 x 512. Configs: `configs/detection/maskrcnn_repvit_MODEL.py`, '
-        '`configs/segmentation/fpn_repvit_MODEL.py`.', '',
-        markdown_table(['backbone', 'box AP', 'mask AP', 'mIoU', 'latency'], [
-            [_arch(found['coco']), f'{found["coco"].result("box AP"):.1f}', f'{found["coco"].result("mask AP"):.1f}',
-             f'{found["ade20k"].result("mIoU"):.1f}', _latency(found['coco'])] for found in dense.values()])])
+        markdown_table(['model', 'parameters', 'MACs', 'iPhone 12', 'top-1, 300 epochs', '450 epochs', 'COCO box AP',
+                        'mask AP', 'ADE20K mIoU'], lines), '',
+        'ImageNet top-1 in % with a teacher; parameters, multiply-adds and latency of the fused classifier at 224 x 224; '
+        'Mask R-CNN, 12 epochs; Semantic FPN, 40,000 iterations.'])
 
 
 def full_table(rows: Sequence[Row]) -> str:
@@ -103,10 +96,6 @@ def full_table(rows: Sequence[Row]) -> str:
               *(['GPU images/s'] if throughput else []), 'weights']
     conventions = [f'- {name.replace("FLOPs", "MACs")}: {text}.' for name, text in rows[0].conventions.items()]
     return '\n'.join([markdown_table(header, lines), '', *conventions])
-
-
-def _arch(row: Row) -> str:
-    return row.arch if '_' in row.arch else f'{row.arch} (first version)'
 
 
 def _giga(macs: int) -> str:
