@@ -76,7 +76,7 @@ def short_table(rows: Sequence[Row]) -> str:
     return '\n'.join([
         markdown_table(['model', 'parameters', 'MACs', 'iPhone 12', 'top-1, 300 epochs', '450 epochs', 'COCO box AP',
                         'mask AP', 'ADE20K mIoU'], lines), '',
-        'ImageNet top-1 in % with a teacher; parameters, multiply-adds and latency of the fused classifier at 224 x 224; '
+        'ImageNet top-1 in % with a teacher; parameters, multiply-adds, latency: the fused classifier at 224 x 224; '
         'Mask R-CNN, 12 epochs; Semantic FPN, 40,000 iterations.'])
 
 
