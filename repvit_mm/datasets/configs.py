@@ -1,201 +1,331 @@
-"""Configs for data that were found: a few lines that inherit one of ours."""
+"""Configs for data that were found: they inherit one of ours, and are the user's to change."""
 import math
-from collections.abc import Mapping
+import re
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
 from statistics import median
 from typing import Any, NamedTuple
 
 import torch
 
-from .config_text import Code, assign
-from .found import Found
-from .sheet import palette
+from ..archs import ARCHS
+from ..errors import ConfigError
+from .dataset import Dataset
+from .drawing import palette
 from .tree import counted
 
-#: Task -> GiB of a GPU's memory from which on a step takes so many pictures; 0 is for a CPU.
+
+class Model(NamedTuple):
+    """A model that a config can be written for.
+
+    Attributes:
+        family: Name for ``--model``, without an architecture.
+        task: Its task.
+        title: Its name.
+        base: Name of the config that is inherited.
+        arch: Architecture of that config.
+        maps: Stages whose channels the neck or head takes.
+        trained: What published weights of the whole model were trained on, or None.
+    """
+
+    family: str
+    task: str
+    title: str
+    base: str
+    arch: str
+    maps: slice
+    trained: str | None = None
+
+
+#: Family -> model. The first one of a task is the default.
+MODELS: Mapping[str, Model] = {model.family: model for model in (
+    Model('maskrcnn', 'detection', 'Mask R-CNN', 'finetune_maskrcnn_repvit_m1_1', 'm1_1', slice(4), 'COCO'),
+    Model('fasterrcnn', 'detection', 'Faster R-CNN', 'finetune_maskrcnn_repvit_m1_1', 'm1_1', slice(4), 'COCO'),
+    Model('rtmdet', 'detection', 'RTMDet', 'rtmdet_repvit_m0_9', 'm0_9', slice(1, 4)),
+    Model('rtmdet-ins', 'detection', 'RTMDet-Ins', 'rtmdet-ins_repvit_m0_9', 'm0_9', slice(1, 4)),
+    Model('fpn', 'segmentation', 'Semantic FPN', 'fpn_repvit_m1_1', 'm1_1', slice(4), 'ADE20K'),
+    Model('segformer', 'segmentation', "SegFormer's head", 'segformer_repvit_m0_9', 'm0_9', slice(4)),
+    Model('classifier', 'classification', 'Classifier', 'finetune_repvit_m0_9', 'm0_9', slice(3, 4)))}
+#: Architectures with published detectors and segmentors.
+WHOLE = ('m1_1', 'm1_5', 'm2_3')
+#: Task -> GiB of a GPU's memory from which on an iteration takes so many images; 0 is for a CPU.
 BATCHES: Mapping[str, Mapping[int, int]] = {
     'detection': {0: 2, 6: 4, 20: 8}, 'segmentation': {0: 4, 6: 8, 20: 16}, 'classification': {0: 32, 6: 64}}
-#: Task -> least steps of a training, and its least and most epochs.
+#: Task -> least iterations of a training, and its least and most epochs.
 LENGTHS = {'detection': (2000, 6, 100), 'segmentation': (1500, 60, 400), 'classification': (500, 30, 100)}
-#: Longer and shorter side of the published detectors' images, and on a CPU.
-DETECTION_SCALE, CPU_DETECTION_SCALE = (1333, 800), (640, 480)
-#: Shorter side of the published segmentors' images, and on a CPU.
-SEGMENTATION_SIDE, CPU_SEGMENTATION_SIDE = 512, 256
 STRIDE = 32
 
+DETECTION = '''\
+classes = {classes}
+{model}
+scale = {scale}  # of the images: width and height at most
+train_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='LoadAnnotations', with_bbox=True, with_mask={masks}),
+    dict(type='Resize', scale=scale, keep_ratio=True),
+    dict(type='RandomFlip', prob=0.5),
+    dict(type='PackDetInputs')]
+test_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='Resize', scale=scale, keep_ratio=True),
+    dict(type='LoadAnnotations', with_bbox=True, with_mask={masks}),
+    dict(type='PackDetInputs', meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor'))]
+{loaders}
+val_evaluator = dict(ann_file={ann_file}, metric={metric})
+test_evaluator = val_evaluator
 
-class Written(NamedTuple):
+max_epochs = {epochs}
+train_cfg = dict(max_epochs=max_epochs, val_interval={interval})
+param_scheduler = [
+    dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end={warm_up}),
+    dict(type='CosineAnnealingLR', eta_min_ratio=0.01, by_epoch=True, begin=0, end=max_epochs, T_max=max_epochs,
+         convert_to_iter_based=True)]
+default_hooks = dict(checkpoint=dict(interval={interval}, max_keep_ckpts=1, save_best='coco/{best}_mAP'))
+'''
+
+RTMDET = '''
+# The base is for 300 epochs on 8 GPUs, with mosaics and mixed images until the last 20.
+train_cfg.update(dynamic_intervals=None)
+custom_hooks = [dict(type='ChannelsLast', on_gpu=False),
+                dict(type='EMAHook', ema_type='ExpMomentumEMA', momentum=0.002, update_buffers=True, priority=49)]
+optim_wrapper = dict(optimizer=dict(lr=1e-3), paramwise_cfg=dict(custom_keys=dict(backbone=dict(lr_mult=0.1))))
+'''
+
+SEGMENTATION = '''\
+# In the order of the values in the label images; 255 is ignored.
+classes = {classes}
+metainfo = dict(classes=classes, palette=[
+{palette}])
+
+# Shorter side of the images, and side of the squares that are cut out for training.
+side = {side}
+{model}train_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='LoadAnnotations'),
+    dict(type='RandomResize', scale=(4 * side, side), ratio_range=(0.5, 2.0), keep_ratio=True),
+    dict(type='RandomCrop', crop_size=(side, side), cat_max_ratio=0.75),
+    dict(type='RandomFlip', prob=0.5),
+    dict(type='PhotoMetricDistortion'),
+    dict(type='PackSegInputs')]
+test_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='Resize', scale=(4 * side, side), keep_ratio=True),
+    dict(type='ResizeToMultiple', size_divisor=32),
+    dict(type='LoadAnnotations'),
+    dict(type='PackSegInputs')]
+{loaders}
+max_iters = {iterations}  # {epochs} epochs
+train_cfg = dict(max_iters=max_iters, val_interval={interval})
+param_scheduler = [
+    dict(type='LinearLR', start_factor=0.05, by_epoch=False, begin=0, end={warm_up}),
+    dict(type='PolyLR', power=0.9, eta_min=1e-6, by_epoch=False, begin=0, end=max_iters)]
+default_hooks = dict(checkpoint=dict(interval={interval}, max_keep_ckpts=1, save_best='mIoU'))
+# The learning rate of the base, 2e-4, is for 8 images in an iteration, and is scaled to those of this machine.
+auto_scale_lr = dict(enable=True, base_batch_size=8)
+'''
+
+CLASSIFICATION = '''\
+size = {size}
+train_pipeline = _base_.train_pipeline
+train_pipeline[1]['scale'] = size
+test_pipeline = _base_.test_pipeline
+test_pipeline[1]['scale'] = size * 8 // 7
+test_pipeline[2]['crop_size'] = size
+{model}{loaders}
+max_epochs = {epochs}
+train_cfg = dict(max_epochs=max_epochs)
+param_scheduler = [
+    dict(type='LinearLR', start_factor=1e-3, by_epoch=False, begin=0, end={warm_up}),
+    dict(type='CosineAnnealingLR', eta_min=1e-6, by_epoch=True, begin=0, end=max_epochs, T_max=max_epochs,
+         convert_to_iter_based=True)]
+'''
+
+
+class Choice(NamedTuple):
+    """What the user asks for; None leaves it to the data and the machine.
+
+    Attributes:
+        model: A family of :data:`MODELS`, an architecture, or both: ``'rtmdet_m0_6'``.
+        epochs: Length of the training.
+        size: Longer side of the images of a detector, side of those of a segmentor or classifier.
+    """
+
+    model: str | None = None
+    epochs: int | None = None
+    size: int | None = None
+
+
+class Config(NamedTuple):
     """A config.
 
     Attributes:
         text: Its content.
         about: Model, weights and length of the training, in one line.
         checkpoint: Name of the last checkpoint.
+        shape: Height and width for an export.
     """
 
     text: str
     about: str
     checkpoint: str
-
-
-def write_config(found: Found, gpu_memory: float) -> Written:
-    """Write a config that trains on the data.
-
-    Args:
-        found: The data.
-        gpu_memory: GiB of the GPU's memory; 0 without a GPU.
-    """
-    return {'detection': _detection, 'segmentation': _segmentation,
-            'classification': _classification}[found.task](found, gpu_memory)
+    shape: tuple[int, int]
 
 
 def find_gpu_memory() -> float:
     """GiB of the memory of the first GPU; 0 without one."""
-    if not torch.cuda.is_available():
-        return 0.
-    return torch.cuda.get_device_properties(0).total_memory / 2 ** 30
+    return torch.cuda.get_device_properties(0).total_memory / 2 ** 30 if torch.cuda.is_available() else 0.
 
 
-def _length(found: Found, gpu_memory: float) -> tuple[int, int, int]:
-    """Pictures of a step, steps of an epoch, epochs."""
-    pictures = len(found.parts['train'].pictures)
-    batch = max(size for least, size in BATCHES[found.task].items() if gpu_memory >= least)
-    while batch > 2 and batch * 4 > pictures:  # an epoch has some steps
+def choose_model(name: str | None, task: str, masks: bool) -> tuple[str, str]:
+    """Family and architecture for a name, see :class:`Choice`; config names work, too.
+
+    Raises:
+        ConfigError: If there is no such model for the task.
+    """
+    families = [family for family, model in MODELS.items() if model.task == task]
+    words = re.fullmatch(r'(?:finetune_)?([a-z-]*?)_?(?:repvit)?_?(m\d(?:_\d)?)?', name or '')
+    family, arch = words.groups() if words else (name, None)
+    family = family or ('fasterrcnn' if task == 'detection' and not masks else families[0])
+    if family not in families or arch not in (None, *ARCHS):
+        raise ConfigError(f'--model {name}: expected a model for {task}, {", ".join(families)}, an architecture, '
+                          f'{", ".join(ARCHS)}, or both, such as {families[-1]}_m0_6')
+    if family in ('maskrcnn', 'rtmdet-ins') and not masks:
+        raise ConfigError(f'--model {name} learns masks, and not all objects have one; choose fasterrcnn or rtmdet')
+    return family, arch or MODELS[family].arch
+
+
+def write_config(dataset: Dataset, gpu_memory: float, choice: Choice = Choice()) -> Config:  # noqa: B008
+    """Write a config that trains on the data.
+
+    Args:
+        dataset: The data.
+        gpu_memory: GiB of the GPU's memory; 0 without a GPU.
+        choice: What the user asks for.
+
+    Raises:
+        ConfigError: See :func:`choose_model`.
+    """
+    family, arch = choose_model(choice.model, dataset.task, dataset.masks)
+    model, train = MODELS[family], dataset.splits['train'].samples
+    batch = max(size for least, size in BATCHES[dataset.task].items() if gpu_memory >= least)
+    while batch > 2 and batch * 4 > len(train):  # an epoch has some iterations
         batch //= 2
-    steps = max(1, pictures // batch)
-    wanted, least, most = LENGTHS[found.task]
-    return batch, steps, min(max(math.ceil(wanted / steps), least), most)
+    steps = max(1, len(train) // batch)
+    wanted, least, most = LENGTHS[dataset.task]
+    epochs = choice.epochs or min(max(math.ceil(wanted / steps), least), most)
+    whole = model.trained if arch in WHOLE else None
+    settings = dict(classes=_names(dataset.classes), loaders=_loaders(dataset, batch), epochs=epochs, steps=steps,
+                    warm_up=max(1, min(500 if dataset.task == 'classification' else 100, steps * epochs // 10)))
+    text, checkpoint, shape = {'detection': _detection, 'segmentation': _segmentation,
+                               'classification': _classification}[dataset.task](
+        dataset, family, _backbone(model, arch, whole), settings, gpu_memory, choice.size)
+    if model.trained:
+        text += f'\nload_from = {f"repvit://{arch}_{whole.lower()}" if whole else None!r}\n'
+    title = f'{model.title} on RepViT {arch}'
+    head = (f'# {title}, for {counted(len(train), "images")} of {counted(len(dataset.classes), "classes")}. Written by '
+            f'`repvit-mm init`; yours to change.\n_base_ = \'repvit_mm::{model.task}/{model.base}.py\'\n\n')
+    return Config(head + text, f'{title}, from {whole or "ImageNet"} weights: {epochs} epochs of {steps} iterations of '
+                  f'{counted(batch, "images")}', checkpoint, shape)
 
 
-def _median_size(found: Found) -> tuple[int, int]:
-    """Longer and shorter side of a typical picture."""
-    sizes = [sorted(picture.size) for picture in found.parts['train'].pictures if picture.size] or [[640, 480]]
+def _backbone(model: Model, arch: str, whole: str | None) -> list[str]:
+    """Settings of the model for an architecture and its weights."""
+    changed = [f'arch={arch!r}'] * (arch != model.arch)
+    if whole or changed:
+        changed.append('init_cfg=None' if whole else "init_cfg=dict(_delete_=True, type='Pretrained', "
+                       f"checkpoint='repvit://{arch}_distill_300e')")
+    backbone = [f'backbone=dict({", ".join(changed)})'] * bool(changed)
+    if arch == model.arch:
+        return backbone
+    widths = list(ARCHS[arch].widths[model.maps])
+    user = {'classifier': f'head=dict(in_channels={widths[-1]})', 'segformer': f'decode_head=dict(in_channels={widths})'}
+    return [*backbone, user.get(model.family, f'neck=dict(in_channels={widths})')]
+
+
+def _model(settings: Sequence[str]) -> str:
+    """The model of a config; nothing for that of the base."""
+    return 'model = dict(\n    {})\n'.format(',\n    '.join(settings)) if settings else ''
+
+
+def _detection(dataset: Dataset, family: str, model: list[str], settings: dict[str, Any], gpu_memory: float,
+               size: int | None) -> tuple[str, str, tuple[int, int]]:
+    epochs, masks = settings['epochs'], family in ('maskrcnn', 'rtmdet-ins')
+    if family == 'maskrcnn':
+        model += ['roi_head=dict(bbox_head=dict(num_classes=len(classes)), mask_head=dict(num_classes=len(classes)))']
+    elif family == 'fasterrcnn':
+        model += ["type='FasterRCNN'", 'roi_head=dict(bbox_head=dict(num_classes=len(classes)), '
+                  'mask_roi_extractor=None, mask_head=None)']
+    else:
+        model += ['data_preprocessor=dict(pad_size_divisor=32)', 'bbox_head=dict(num_classes=len(classes))']
+    # Small objects profit from larger images, but not from ever larger ones.
+    limits = (1333, 800) if gpu_memory else (640, 480)
+    longer, shorter = (min(limit, (2 if gpu_memory else 1) * side)
+                       for limit, side in zip(limits, _median_size(dataset), strict=True))
+    scale = (size, size) if size else (longer, shorter)
+    interval = max(1, epochs // 12)
+    ann_file = dataset.splits['val'].settings['ann_file']
+    text = DETECTION.format(
+        **settings, model=_model(model), scale=scale, masks=masks, interval=interval,
+        ann_file=f'"{ann_file}"' if ann_file.startswith(('{{', '/')) else f'data_root + {ann_file!r}',
+        metric=['bbox', 'segm'] if masks else repr('bbox'),
+        best='segm' if masks else 'bbox')
+    height, width = (-(-side // STRIDE) * STRIDE for side in scale[::-1])
+    return text + RTMDET * family.startswith('rtmdet'), f'epoch_{epochs}.pth', (height, width)
+
+
+def _segmentation(dataset: Dataset, family: str, model: list[str], settings: dict[str, Any], gpu_memory: float,
+                  size: int | None) -> tuple[str, str, tuple[int, int]]:
+    limit, factor = (512, 2) if gpu_memory else (256, 1)
+    side = max(STRIDE, (size or min(limit, factor * _median_size(dataset)[1])) // STRIDE * STRIDE)
+    total = settings['steps'] * settings['epochs']
+    head = model.pop()[:-1] + ', ' if family == 'segformer' and model else 'decode_head=dict('
+    model = ['data_preprocessor=dict(size=(side, side))', *model, f'{head}num_classes=len(classes))']
+    text = SEGMENTATION.format(**settings, palette=_wrapped(map(str, map(list, palette(len(dataset.classes))))),
+                               side=side, model=_model(model), iterations=total, interval=max(1, total // 10))
+    return text, f'iter_{total}.pth', (side, side)
+
+
+def _classification(_: Dataset, __: str, model: list[str], settings: dict[str, Any], ___: float,
+                    size: int | None) -> tuple[str, str, tuple[int, int]]:
+    size = size or 224
+    return (CLASSIFICATION.format(**settings, model=_model(model), size=size), f'epoch_{settings["epochs"]}.pth',
+            (size, size))
+
+
+def _median_size(dataset: Dataset) -> tuple[int, int]:
+    """Longer and shorter side of a typical image."""
+    sizes = [sorted(sample.size) for sample in dataset.splits['train'].samples]
     return int(median(size[1] for size in sizes)), int(median(size[0] for size in sizes))
 
 
-def _text(found: Found, model: str, base: str, *blocks: Mapping[str, Any] | str) -> str:
-    """A config: what it inherits, then settings; a block that is a text is a comment."""
-    train = counted(len(found.parts['train'].pictures), 'pictures')
-    text = (f'# {model}, for {train} of {counted(len(found.classes), "classes")}. Written by `repvit-mm init`; '
-            f'yours to change.\n_base_ = {base!r}\n\n')
-    for block in blocks:
-        text += f'# {block}\n' if isinstance(block, str) else ''.join(map(assign, block, block.values())) + '\n'
-    return text.rstrip() + '\n'
+def _loaders(dataset: Dataset, batch: int) -> str:
+    """The loaders of both splits."""
+    task = {'detection': ['metainfo=dict(classes=classes)'], 'segmentation': ['metainfo=metainfo'],
+            'classification': []}[dataset.task]
+    new = ["_delete_=True, type='BaseSegDataset'"] * (dataset.task == 'segmentation')
+    text = f'\ndata_root = {f"{dataset.root.as_posix()}/"!r}\n'
+    for split, pipeline in (('train', 'train'), ('val', 'test')):
+        settings = [f'{key}={_code(value)}' for key, value in dataset.splits[split].settings.items()]
+        own = f'batch_size={batch}, ' * (split == 'train' or dataset.task == 'classification')
+        lines = ',\n    '.join([*new, 'data_root=data_root', *task, *settings,
+                              f'pipeline={pipeline}_pipeline'])
+        text += f'{split}_dataloader = dict({own}dataset=dict(\n    {lines}))\n'
+    return text + 'test_dataloader = val_dataloader\n'
 
 
-def _loaders(found: Found, batch: int, datasets: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """The loaders of all splits; ``train`` and ``val`` are further settings of their data sets."""
-    replaced = dict(_delete_=True, type='BaseSegDataset') if found.task == 'segmentation' else {}
-    train, val = ({**replaced, 'data_root': Code('data_root'), **found.parts[split].settings, **datasets[split]}
-                  for split in ('train', 'val'))
-    return dict(data_root=f'{found.root.as_posix()}/',
-                train_dataloader=dict(batch_size=batch, dataset=train), val_dataloader=dict(dataset=val),
-                test_dataloader=Code('val_dataloader'))
+def _code(value: Any) -> str:
+    """Settings as code. In ``{{ fileDirname }}`` mmengine puts a path, perhaps with apostrophes."""
+    if isinstance(value, Mapping):
+        return f'dict({", ".join(f"{key}={_code(item)}" for key, item in value.items())})'
+    return f'"{value}"' if str(value).startswith('{{') else repr(value)
 
 
-def _detection(found: Found, gpu_memory: float) -> Written:
-    batch, steps, epochs = _length(found, gpu_memory)
-    name = f'{"Mask" if found.masks else "Faster"} R-CNN on RepViT m1_1'
-    classes = Code('len(classes)')
-    model = dict(roi_head=dict(bbox_head=dict(num_classes=classes), mask_head=dict(num_classes=classes)))
-    evaluator = dict(ann_file=_evaluated(found))
-    if not found.masks:
-        model = dict(type='FasterRCNN', roi_head=dict(
-            bbox_head=dict(num_classes=classes), mask_roi_extractor=None, mask_head=None))
-        evaluator['metric'] = 'bbox'
-    pipelines, interval = _detection_pipelines(found, gpu_memory), max(1, epochs // 12)
-    datasets = {split: dict(metainfo=dict(classes=Code('classes')), **(
-        dict(pipeline=Code(f'{name}_pipeline')) if pipelines else {}))
-        for split, name in (('train', 'train'), ('val', 'test'))}
-    text = _text(
-        found, name, 'repvit_mm::detection/finetune_maskrcnn_repvit_m1_1.py',
-        dict(classes=tuple(found.classes), model=model), pipelines,
-        dict(_loaders(found, batch, datasets), val_evaluator=evaluator, test_evaluator=Code('val_evaluator')),
-        dict(max_epochs=epochs, train_cfg=dict(max_epochs=Code('max_epochs'), val_interval=interval),
-             param_scheduler=[
-                 dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=min(100, steps * epochs // 10)),
-                 dict(type='CosineAnnealingLR', eta_min_ratio=0.01, by_epoch=True, begin=0, end=Code('max_epochs'),
-                      T_max=Code('max_epochs'), convert_to_iter_based=True)],
-             default_hooks=dict(checkpoint=dict(
-                 interval=interval, max_keep_ckpts=1, save_best=f'coco/{"segm" if found.masks else "bbox"}_mAP'))))
-    return Written(text, f'{name}, from COCO weights: {epochs} epochs of {steps} steps of {batch} pictures',
-                   f'epoch_{epochs}.pth')
+def _names(classes: Sequence[str]) -> str:
+    return f'(\n{_wrapped(map(repr, classes))},)' if len(str(classes)) > 90 else str(tuple(classes))
 
 
-def _evaluated(found: Found) -> str:
-    """The annotations for the evaluator, which knows no ``data_root``."""
-    path = found.parts['val'].settings['ann_file']
-    return path if path.startswith(('{{', '/')) else Code(f'data_root + {path!r}')
-
-
-def _detection_pipelines(found: Found, gpu_memory: float) -> dict[str, Any]:
-    """Pipelines, if they are not those of the base: for boxes alone, and for pictures of another size."""
-    most = DETECTION_SCALE if gpu_memory else CPU_DETECTION_SCALE
-    # Small objects profit from larger pictures, but not from ever larger ones.
-    scale = tuple(min(limit, (2 if gpu_memory else 1) * side)
-                  for limit, side in zip(most, _median_size(found), strict=True))
-    if found.masks and scale == DETECTION_SCALE:
-        return {}
-    load = dict(type='LoadAnnotations', with_bbox=True, with_mask=found.masks)
-    resize = dict(type='Resize', scale=Code('scale'), keep_ratio=True)
-    return dict(
-        scale=scale,
-        train_pipeline=[dict(type='LoadImageFromFile'), load, resize, dict(type='RandomFlip', prob=0.5),
-                        dict(type='PackDetInputs')],
-        test_pipeline=[dict(type='LoadImageFromFile'), resize, load, dict(
-            type='PackDetInputs', meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor'))])
-
-
-def _segmentation(found: Found, gpu_memory: float) -> Written:
-    batch, steps, epochs = _length(found, gpu_memory)
-    total = steps * epochs
-    interval, warm_up = max(1, total // 10), min(100, total // 10)
-    limit, factor = (SEGMENTATION_SIDE, 2) if gpu_memory else (CPU_SEGMENTATION_SIDE, 1)
-    side = max(STRIDE, min(limit, factor * _median_size(found)[1]) // STRIDE * STRIDE)
-    load, pack, scale = dict(type='LoadAnnotations'), dict(type='PackSegInputs'), Code('(4 * side, side)')
-    datasets = {split: dict(metainfo=Code('metainfo'), pipeline=Code(f'{name}_pipeline'))
-                for split, name in (('train', 'train'), ('val', 'test'))}
-    name = 'Semantic FPN on RepViT m1_1'
-    text = _text(
-        found, name, 'repvit_mm::segmentation/fpn_repvit_m1_1.py',
-        'In the order of the values in the label images; 255 is ignored.',
-        dict(metainfo=dict(classes=tuple(found.classes), palette=list(map(list, palette(len(found.classes)))))),
-        'Shorter side of the pictures, and side of the squares that are cut out for training.',
-        dict(side=side, model=dict(data_preprocessor=dict(size=Code('(side, side)')), backbone=dict(init_cfg=None),
-                                   decode_head=dict(num_classes=len(found.classes)))),
-        "Weights trained on ADE20K, the backbone's too. The last layer starts at random.",
-        dict(load_from='repvit://m1_1_ade20k'),
-        dict(train_pipeline=[
-            dict(type='LoadImageFromFile'), load,
-            dict(type='RandomResize', scale=scale, ratio_range=(0.5, 2.0), keep_ratio=True),
-            dict(type='RandomCrop', crop_size=Code('(side, side)'), cat_max_ratio=0.75),
-            dict(type='RandomFlip', prob=0.5), dict(type='PhotoMetricDistortion'), pack],
-            test_pipeline=[
-                dict(type='LoadImageFromFile'), dict(type='Resize', scale=scale, keep_ratio=True),
-                dict(type='ResizeToMultiple', size_divisor=STRIDE), load, pack]),
-        _loaders(found, batch, datasets),
-        dict(max_iters=total, train_cfg=dict(max_iters=Code('max_iters'), val_interval=interval),
-             param_scheduler=[
-                 dict(type='LinearLR', start_factor=0.05, by_epoch=False, begin=0, end=warm_up),
-                 dict(type='PolyLR', power=0.9, eta_min=1e-6, by_epoch=False, begin=warm_up, end=Code('max_iters'))],
-             default_hooks=dict(checkpoint=dict(interval=interval, max_keep_ckpts=1, save_best='mIoU'))),
-        'The learning rate of the base, 2e-4, is taken for 8 pictures a step, and scaled to those of this machine.',
-        dict(auto_scale_lr=dict(enable=True, base_batch_size=8)))
-    return Written(text, f'{name}, from ADE20K weights: {total} steps of {batch} pictures, {epochs} epochs',
-                   f'iter_{total}.pth')
-
-
-def _classification(found: Found, gpu_memory: float) -> Written:
-    batch, steps, epochs = _length(found, gpu_memory)
-    warm_up = epochs // 10
-    dataset = dict(corrupt='skip') if found.broken else {}
-    loaders = _loaders(found, batch, dict(train=dataset, val=dataset))
-    loaders['val_dataloader'] = dict(batch_size=batch, **loaders['val_dataloader'])
-    name = 'Classifier RepViT m0_9'
-    text = _text(
-        found, name, 'repvit_mm::classification/finetune_repvit_m0_9.py', loaders,
-        dict(max_epochs=epochs, train_cfg=dict(max_epochs=Code('max_epochs')), param_scheduler=[
-            dict(type='LinearLR', start_factor=1e-3, by_epoch=True, begin=0, end=warm_up, convert_to_iter_based=True),
-            dict(type='CosineAnnealingLR', eta_min=1e-6, by_epoch=True, begin=warm_up, end=Code('max_epochs'),
-                 convert_to_iter_based=True)]))
-    return Written(text, f'{name}, from ImageNet weights: {epochs} epochs of {steps} steps of {batch} pictures',
-                   f'epoch_{epochs}.pth')
+def _wrapped(items: Iterable[str]) -> str:
+    """Items in lines, none of which is broken."""
+    lines = textwrap.wrap(', '.join(item.replace(' ', '\0') for item in items), 112, break_long_words=False,
+                          break_on_hyphens=False)
+    return textwrap.indent('\n'.join(lines).replace('\0', ' '), ' ' * 4)

@@ -1,41 +1,42 @@
-"""Folders of pictures whose names are classes."""
+"""Folders of images whose names are classes."""
 from collections import Counter
 from pathlib import Path
 
-from ..io.class_folders import HELD_OUT, SPLITS, find_classes, labelled_images, split_folders, subfolders
-from .found import Found, Part, Picture, note_classes
-from .tree import Tree, counted, named, sizes_of
+from ..io.class_folders import SPLITS, find_classes, labelled_images, split_folders, subfolders
+from ..io.picture_files import HELD_OUT
+from .dataset import Dataset, Sample, Split
+from .tree import Tree, counted, named
 
 KIND = 'class folders'
-#: Names of folders that hold pictures of other tasks.
+#: Names of folders of images for other tasks.
 OTHER = {'images', 'img', 'jpegimages', 'labels', 'annotations', 'masks', *sum(SPLITS.values(), ())}
 
 
 def find(tree: Tree) -> list[str]:
-    """The class folders: those with pictures, in a folder of a split or alone."""
-    with_pictures = {path.relative_to(tree.root).parts[0] for path in tree.pictures}
-    return [name for name in subfolders(tree.root) if name in with_pictures
+    """The class folders: those with images, in a folder of a split or alone."""
+    with_images = {path.relative_to(tree.root).parts[0] for path in tree.images}
+    return [name for name in subfolders(tree.root) if name in with_images
             and (name.lower() not in OTHER or subfolders(tree.root / name))]
 
 
-def read(tree: Tree, _: list[str]) -> Found:
+def read(tree: Tree, _: list[str], notes: list[str]) -> Dataset:
     """Read class folders, as :class:`repvit_mm.training.classification.ImageFolder` does.
 
     Raises:
-        DatasetError: See :func:`repvit_mm.io.class_folders.find_classes`, or if there is no folder for validation.
+        DatasetError: See :func:`repvit_mm.io.class_folders.find_classes`.
     """
     classes = find_classes(tree.root)
-    notes, parts, broken = [], {}, False
+    splits = {}
     for split in SPLITS:
         labels = labelled_images(tree.root, split, classes, HELD_OUT)
-        sizes = sizes_of(list(labels))
-        parts[split] = Part([Picture(path, sizes.get(path), label=label) for path, label in labels.items()],
-                            Counter(labels.values()), {})
-        if unreadable := [path for path, size in sizes.items() if size is None]:
-            notes.append(f'{named(unreadable)} of {counted(len(labels), "pictures")} of {split} cannot be read, and '
-                         'are left out')
-            broken = True
-    if not split_folders(tree.root):
-        notes.append('there is no split: a fifth of each class, always the same pictures, is held out for validation')
-    note_classes(classes, parts, 'pictures', notes)
-    return Found(KIND, 'classification', Path(tree.root), classes, parts, broken=broken, notes=notes)
+        sizes = tree.look(labels, skip_damaged=True)
+        settings = {}
+        if damaged := labels.keys() - sizes.keys():
+            notes.append(f'{named(damaged)} of {counted(len(labels), "images")} of {split} cannot be decoded, and are '
+                         'skipped')
+            settings['corrupt'] = 'skip'
+        samples = [Sample(path, size, label=labels[path]) for path, size in sizes.items()]
+        splits[split] = Split(samples, Counter(sample.label for sample in samples), settings)
+    if len(split_folders(tree.root)) < len(SPLITS):
+        notes.append('there is no split: a fifth of each class, always the same images, is held out for validation')
+    return Dataset(KIND, 'classification', Path(tree.root), classes, splits, notes=notes)

@@ -1,237 +1,288 @@
-"""Pictures and label images: PNGs of one channel, whose values are the numbers of the classes."""
+"""Images and label images: one channel with the numbers of classes, grey levels, or colours of a table."""
 import os
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
+from statistics import median
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from ..errors import DatasetError
-from ..io.images import read_label_image
-from .found import Found, Part, Picture
-from .tree import Tree, check_readable, choose_splits, counted, named, sizes_of
+from ..errors import DatasetError, shortened
+from ..io.files import read_text
+from .dataset import Dataset, Sample, Split
+from .tree import Tree, choose_splits, counted, named
 
 KIND = 'label images'
 IGNORED = 255
-#: What the path of a folder of label images has.
+#: What the path of a folder of label images contains.
 _NAME = re.compile('label|mask|annotation|ann_dir|segmentation|(?<![a-z])gt(?![a-z])')
-#: What the name of a folder of pictures can have, but hardly that of a class.
-_PICTURES = re.compile('im(age|g)|photo|pic|jpe?g|rgb|frame|input|scan')
-#: A folder of labels has to fit so large a part of a folder of pictures.
+#: What the name of a folder of images may contain, but hardly that of a class.
+_IMAGES = re.compile('im(age|g)|photo|pic|jpe?g|rgb|frame|input|scan')
+#: A line of a colour table: name and R, G, B, in either order.
+_COLOUR = re.compile(r'\s*(?P<name>[^\d,:;#][^,:;]*?)\s*[,:;\s]\s*(?P<rgb>\d+[,\s]+\d+[,\s]+\d+)\s*(?:[:,].*)?$|'
+                     r'\s*(?P<rgb2>\d+[,\s]+\d+[,\s]+\d+)[,:;\s]+(?P<name2>\D.*?)\s*$')
+#: A folder of labels has to match this part of a folder of images.
 FITS = 0.5
+#: A grey level as a colour is this times the level.
+GREY = 1 << 16 | 1 << 8 | 1
 
 
 class Pair(NamedTuple):
-    """A folder of pictures and one of label images.
+    """A folder of images and one of label images.
 
     Attributes:
-        pictures: Stem -> picture.
-        labels: Stem of the picture -> label image.
-        ending: What the name of a label image has after the stem of its picture, with the suffix.
+        images: Stem -> image.
+        labels: Stem of the image -> label image.
+        ending: What follows the stem in the name of a label image.
     """
 
-    pictures: Mapping[str, Path]
+    images: Mapping[str, Path]
     labels: Mapping[str, Path]
     ending: str
 
+    @property
+    def folder(self) -> Path:
+        """Folder of the label images."""
+        return next(iter(self.labels.values())).parent
+
+
+class Labels(NamedTuple):
+    """Pixel values and their classes; called with a label image, it reads its class indices, uint8 (H, W).
+
+    Attributes:
+        values: Sorted, int (N,): those of a single channel, or ``R << 16 | G << 8 | B``.
+        classes: Class index of each value, uint8 (N,).
+    """
+
+    values: np.ndarray
+    classes: np.ndarray
+
+    def __call__(self, path: Path) -> np.ndarray:
+        return self.classes[np.searchsorted(self.values, _read(path)[0])]
+
+
+class Counted(NamedTuple):
+    """Pixels of each value of a label image, and whether it has a single channel."""
+
+    pixels: Mapping[int, int]
+    plain: bool
+
 
 def find(tree: Tree) -> list[Pair]:
-    """Folders of label images, with the folders of their pictures."""
+    """Folders of label images with the folders of their images."""
     pairs = []
     for folder, labels in tree.folders.items():
-        if not _may_hold_labels(tree, folder, labels):
+        if not _NAME.search(tree.relative(folder).lower()):
             continue
-        others = [(other, pictures) for other, pictures in tree.folders.items()
-                  if other != folder and not _is_named_labels(tree, other)]
-        matches = [(_match(pictures, labels), other, pictures) for other, pictures in others]
+        matches = [(_match(images, labels), other, images) for other, images in tree.folders.items()
+                   if other != folder and not _NAME.search(tree.relative(other).lower())]
         matches = [match for match in matches if match[0] and len(match[0][0]) >= FITS * len(match[2])]
         if matches:
             # Splits can have files of the same names: the folder whose name has most in common.
-            (fitting, ending), _, pictures = max(matches, key=lambda match: (
+            (fitting, ending), _, images = max(matches, key=lambda match: (
                 _alike(tree, match[1], folder), len(match[0][0])))
-            pairs.append(Pair(pictures, fitting, ending))
+            pairs.append(Pair(images, fitting, ending))
     return pairs
 
 
-def _is_named_labels(tree: Tree, folder: Path) -> bool:
-    return _NAME.search(tree.relative(folder).lower()) is not None
-
-
-def _may_hold_labels(tree: Tree, folder: Path, pictures: Mapping[str, Path]) -> bool:
-    """Whether a folder is called like labels and holds PNGs; their channels are checked when they are read."""
-    first = next(iter(pictures.values()))
-    return _is_named_labels(tree, folder) and first.suffix.lower() in ('.png', '.bmp', '.tif', '.tiff')
-
-
-def _match(pictures: Mapping[str, Path], labels: Mapping[str, Path]) -> tuple[dict[str, Path], str] | None:
-    """Stem of a picture -> its label, and what all names of labels have after that stem."""
+def _match(images: Mapping[str, Path], labels: Mapping[str, Path]) -> tuple[dict[str, Path], str] | None:
+    """Stem of an image -> its label image, and what follows the stem in all names of label images."""
     names = {path.name: path for path in labels.values()}
-    endings = Counter(name[len(stem):] for stem in list(pictures)[:20] for name in names if name.startswith(stem))
-    for ending, _ in sorted(endings.items(), key=lambda item: len(item[0])):
-        if fitting := {stem: names[stem + ending] for stem in pictures if stem + ending in names}:
+    endings = Counter(name[len(stem):] for stem in list(images)[:20] for name in names if name.startswith(stem))
+    for ending in sorted(endings, key=len):
+        if fitting := {stem: names[stem + ending] for stem in images if stem + ending in names}:
             return fitting, ending
     return None
 
 
 def _alike(tree: Tree, one: Path, other: Path) -> int:
-    """How many folders two paths have in common, counted from both ends, and whether they are of the same split."""
+    """How many folders two paths have in common from both ends, and whether they are of the same split."""
     parts = [tree.relative(path).split('/') for path in (one, other)]
     ends = len(os.path.commonprefix([list(reversed(part)) for part in parts]))
     return ends + len(os.path.commonprefix(parts)) + (tree.split_of(one) == tree.split_of(other))
 
 
 def could_be_classes(pairs: Sequence[Pair]) -> bool:
-    """Whether the folders may be classes, such as ``mask`` and ``glasses``, whose pictures are numbered alike."""
-    pictures = [next(iter(pair.pictures.values())).parent for pair in pairs]
-    return all(pair.ending[0] == '.' and _folder(pair).parent == folder.parent
-               and not _PICTURES.search(folder.name.lower()) for pair, folder in zip(pairs, pictures, strict=True))
+    """Whether the folders may be classes such as ``mask`` and ``glasses``, whose images are numbered alike."""
+    images = [next(iter(pair.images.values())).parent for pair in pairs]
+    return all(pair.ending[0] == '.' and pair.folder.parent == folder.parent
+               and not _IMAGES.search(folder.name.lower()) for pair, folder in zip(pairs, images, strict=True))
 
 
-def read(tree: Tree, pairs: Sequence[Pair]) -> Found:
-    """Read label images.
+def are_jpegs(pairs: Sequence[Pair]) -> bool:
+    """Whether all labels are JPEGs, which cannot hold labels."""
+    return all(pair.ending.lower().endswith(('.jpg', '.jpeg')) for pair in pairs)
 
-    Where all values are 0 and 255, 255 is a class, too, and copies with 0 and 1 are written.
+
+def read(tree: Tree, pairs: Sequence[Pair], notes: list[str]) -> Dataset:
+    """Read label images. Where their values are not class indices, copies with indices are written.
 
     Raises:
-        DatasetError: If a label cannot be read, has several channels, or has another size than its picture.
+        DatasetError: If a label image is missing, cannot be read, or has another size than its image.
     """
-    notes: list[str] = []
-    by_split = {}
+    by_split: dict[str | None, Pair] = {}
     for pair in pairs:
-        split = tree.split_of(next(iter(pair.labels.values())))
+        split = tree.split_of(pair.folder)
         if split in by_split:
-            raise DatasetError(f'{tree.root} has several folders of label images for '
-                               f'{split or "the same pictures"}: {_folder(by_split[split])}, {_folder(pair)}; give a '
-                               'folder with one of them')
+            raise DatasetError(f'{tree.root} has several folders of label images for {split or "the same images"}: '
+                               f'{by_split[split].folder}, {pair.folder}; give a folder with one of them')
+        _check_files(tree, pair)
         by_split[split] = pair
-    _check_files(tree, by_split)
-    histograms = _histograms([path for pair in by_split.values() for path in pair.labels.values()])
-    _check_sizes(by_split, histograms)
-    pixels = sum(counts for counts, _ in histograms.values())
-    values = np.flatnonzero(pixels)
-    binary = values.tolist() == [0, IGNORED]
-    number = 2 if binary else int(values[values != IGNORED].max(initial=-1)) + 1
-    if number < 1:
-        raise DatasetError(f'all {len(histograms)} label images hold the ignored value {IGNORED} only')
-    classes = _classes(tree, number, pixels, binary, notes)
-    found = Found(KIND, 'segmentation', tree.root, classes, {}, binary=binary, notes=notes)
-    found.parts = _parts(tree, by_split, histograms, found)
-    _note_classes(classes, found.parts, notes)
-    return found
+    counts = _count(tree, by_split.values())
+    classes, labels = _classes(tree, counts, notes)
+    present = {path: set(labels.classes[np.searchsorted(labels.values, [*pixels])].tolist()) - {IGNORED}
+               for path, (pixels, _) in counts.items()}
+    items = {split: [(pair, stem) for stem in sorted(pair.labels)] for split, pair in by_split.items()}
+    chosen = choose_splits(items, lambda item: present[item[0].labels[item[1]]], notes)
+    dataset = Dataset(KIND, 'segmentation', tree.root, classes, {}, read_labels=labels, notes=notes)
+    dataset.splits = {split: _split(tree, split, chosen[split], counts, dataset, listed=len(by_split) == 1)
+                      for split in chosen}
+    return dataset
 
 
-def _folder(pair: Pair) -> Path:
-    return next(iter(pair.labels.values())).parent
+def _check_files(tree: Tree, pair: Pair) -> None:
+    if are_jpegs([pair]):
+        raise DatasetError(f'the label images in {pair.folder} are JPEGs, whose compression changes values; save them '
+                           'as PNG')
+    first = next(iter(pair.images.values()))
+    for files, fault in (
+            ([path for stem, path in pair.images.items() if stem not in pair.labels], 'have no label image'),
+            (set(tree.folders[pair.folder].values()) - set(pair.labels.values()), f'have no image in {first.parent}'),
+            ([path for path in pair.images.values() if path.suffix != first.suffix],
+             f'do not end in {first.suffix}, as the others do, and mmseg reads one kind of files')):
+        if files:
+            raise DatasetError(f'{named(files)} of {counted(len(pair.images), "images")} and their label images '
+                               f'{fault}; add, rename or move them')
 
 
-def _check_files(tree: Tree, by_split: Mapping[str | None, Pair]) -> None:
-    for pair in by_split.values():
-        first = next(iter(pair.pictures.values()))
-        if without := set(pair.pictures) - set(pair.labels):
-            paths = [pair.pictures[stem] for stem in without]
-            raise DatasetError(f'{named(paths)} of {counted(len(pair.pictures), "pictures")} have no label image; '
-                               'add them, or move the pictures elsewhere')
-        if others := [path for path in pair.pictures.values() if path.suffix != first.suffix]:
-            raise DatasetError(f'{named(others)} of {counted(len(pair.pictures), "pictures")} do not end in '
-                               f'{first.suffix}, as the others do; mmseg reads one kind of files')
-        labels = set(tree.folders[_folder(pair)].values())
-        if lone := labels - set(pair.labels.values()):
-            raise DatasetError(f'{named(lone)} of {counted(len(labels), "label images")} have no picture in '
-                               f'{first.parent}; add them, or move the label images elsewhere')
+def _read(path: Path) -> tuple[np.ndarray, bool]:
+    """The values of a label image, int (H, W), see :class:`Labels`, and whether it has a single channel."""
+    try:
+        with Image.open(path) as image:
+            values = np.asarray(image).astype(np.int32)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # all of Pillow
+        raise DatasetError(f'{path} cannot be read as a label image: {error}') from error
+    if values.ndim == 3:
+        values = values[..., 0] if values.shape[2] < 3 else values[..., :3] @ np.int32([1 << 16, 1 << 8, 1])
+        return values, False
+    if values.size and not 0 <= values.min() <= values.max() <= 255:
+        raise DatasetError(f'{path} holds {values.max()}; expected values of 0 to 255')
+    return values, True
 
 
-def _histograms(paths: Sequence[Path]) -> dict[Path, tuple[np.ndarray, tuple[int, int]]]:
-    """Label image -> number of pixels of each value, int (256,), and its width and height."""
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        return dict(zip(paths, pool.map(_histogram, paths), strict=True))
+def _count(tree: Tree, pairs: Collection[Pair]) -> dict[Path, Counted]:
+    """The values of each label image; another size than that of its image is refused."""
+    images = {label: pair.images[stem] for pair in pairs for stem, label in pair.labels.items()}
+    sizes = tree.look(images.values())
+
+    def count(path: Path) -> Counted:
+        values, plain = _read(path)
+        if values.shape[::-1] != sizes[images[path]]:
+            raise DatasetError('{} is {} x {} pixels, but its label image {} is {} x {}'.format(
+                images[path], *sizes[images[path]], path, *values.shape[::-1]))
+        unit = 1 if plain else GREY
+        if (values == (values & 255) * unit).all():  # much faster
+            numbers = np.bincount((values & 255).ravel())
+            return Counted({int(i) * unit: int(numbers[i]) for i in np.flatnonzero(numbers)}, plain)
+        found, numbers = np.unique(values, return_counts=True)
+        return Counted(dict(zip(found.tolist(), numbers.tolist(), strict=True)), plain)
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return dict(zip(images, pool.map(count, images), strict=True))
 
 
-def _histogram(path: Path) -> tuple[np.ndarray, tuple[int, int]]:
-    label = read_label(path)
-    return np.bincount(label.ravel(), minlength=256), label.shape[::-1]
+def _classes(tree: Tree, counts: Mapping[Path, Counted], notes: list[str]) -> tuple[list[str], Labels]:
+    """Class names, and the class of each value."""
+    pixels = Counter()
+    for found, _ in counts.values():
+        pixels.update(found)
+    values = np.array(sorted(pixels))
+    levels = values & 255
+    if ((values != levels) & (values != levels * GREY)).any():
+        table = _colours(tree)
+        if unknown := [value for value in values.tolist() if value not in table]:
+            raise DatasetError(f'{tree.root}: the label images hold {counted(len(unknown), "colours")} without a '
+                               f'class: {shortened(map(_rgb, unknown))}; write them into {tree.root}/labelmap.txt, '
+                               'each in a line name:R,G,B')
+        names = list(dict.fromkeys(table.values()))
+        return names, Labels(values, np.uint8([names.index(table[value]) for value in values.tolist()]))
+    total = Counter()
+    for value, level in zip(values.tolist(), levels.tolist(), strict=True):
+        total[level] += pixels[value]
+    names, real = tree.class_names() or [], [level for level in total if level != IGNORED]
+    if not real:
+        raise DatasetError(f'all {len(counts)} label images hold the ignored value {IGNORED} only')
+    number, strong = max(real) + 1, _strong(total)
+    if strong == [0, IGNORED] or max(set(strong) - {IGNORED}) >= max(4 * len(strong), len(names)):  # no indices
+        nearest = np.abs(np.subtract.outer(levels, strong)).argmin(1).astype(np.uint8)
+        blurred = f', and {len(total) - len(strong)} other levels, as of blurred borders, become the nearest of them'
+        notes.append(f'the label images hold grey levels: {shortened(map(str, strong))} become the classes 0 to '
+                     f'{len(strong) - 1}{blurred * (len(total) > len(strong))}; copies with these are written')
+        given = names if len(names) == len(strong) else ['background', 'object'] if len(strong) == 2 else [
+            f'level {level}' for level in strong]
+        return given, Labels(values, nearest)
+    if unused := sorted(set(range(number)) - set(real)):
+        notes.append(f'{len(unused)} of the values 0 to {number - 1} do not occur: {shortened(map(str, unused))}')
+    if len(names) < number:
+        notes.append(f'there are {counted(len(names), "class names")} for the values 0 to {number - 1}; change the '
+                     'names in the config' if names else 'the class names are not known: write them into the config, '
+                     'in the order of the values')
+        names = [f'class {i}' for i in range(number)]
+    return names, Labels(values, levels.astype(np.uint8))
 
 
-def read_label(path: Path) -> np.ndarray:
-    """The values of a label image, uint8 (H, W).
-
-    Raises:
-        DatasetError: If it cannot be read, or has several channels or larger values.
-    """
-    label = read_label_image(path)
-    if label.min(initial=0) < 0 or label.max(initial=0) > 255:
-        raise DatasetError(f'{path} holds {label.max()}; values of a label image are 0 to 255')
-    return label.astype(np.uint8)
-
-
-def _check_sizes(by_split: Mapping[str | None, Pair], histograms: Mapping[Path, tuple]) -> None:
-    for pair in by_split.values():
-        sizes = sizes_of([pair.pictures[stem] for stem in pair.labels])
-        check_readable(sizes)
-        for stem, label in pair.labels.items():
-            size = sizes.get(pair.pictures[stem])
-            width, height = histograms[label][1]
-            if size and size != (width, height):
-                raise DatasetError(f'{pair.pictures[stem]} is {size[0]} x {size[1]} pixels, but its label image '
-                                   f'{label} is {width} x {height}')
+def _strong(total: Counter) -> list[int]:
+    """The levels that matter: all, or the peaks where blurred borders have added many others."""
+    if len(total) <= 20 or not set(range(200, 255)) & total.keys():
+        return sorted(total)
+    peaks: list[int] = []
+    for level, number in total.most_common():
+        if number > 10 * median(total.values()) and all(abs(level - peak) > 24 for peak in peaks):
+            peaks.append(level)
+    return sorted(peaks) if len(peaks) > 1 else [0, IGNORED]
 
 
-def _classes(tree: Tree, number: int, pixels: np.ndarray, binary: bool, notes: list[str]) -> list[str]:
-    names = tree.class_names()
-    if binary:
-        notes.append('all values are 0 and 255: 255 is taken for a class, not for ignored pixels, and copies of the '
-                     'label images with 1 in its place are written')
-    elif unused := np.flatnonzero(pixels[:number] == 0).tolist():
-        notes.append(f'{len(unused)} of the values 0-{number - 1} do not occur: {", ".join(map(str, unused[:10]))}'
-                     f'{", ..." * (len(unused) > 10)}')
-    if names and len(names) == number:
-        return names
-    if names:
-        notes.append(f'there are {counted(len(names), "names")} of classes, but the values are 0-{number - 1}; change '
-                     'the names in the config')
-    else:
-        notes.append('the names of the classes are not known: write them into the config, in the order of the values')
-    return ['background', 'object'] if binary else [f'class {i}' for i in range(number)]
+def _colours(tree: Tree) -> dict[int, str]:
+    """Value of a colour -> class, from the first text or CSV file with several lines of a name and R, G, B."""
+    for path in tree.with_suffix('.txt', '.csv'):
+        found = [match for line in read_text(path).splitlines() if (match := _COLOUR.match(line))]
+        if len(found) > 1:
+            return {int(np.int32([int(part) for part in re.findall(r'\d+', match['rgb'] or match['rgb2'])])
+                        @ np.int32([1 << 16, 1 << 8, 1])): match['name'] or match['name2'] for match in found}
+    return {}
 
 
-def _parts(tree: Tree, by_split: Mapping[str | None, Pair], histograms: Mapping[Path, tuple],
-           found: Found) -> dict[str, Part]:
-    stems = {split: [(pair, stem) for stem in sorted(pair.labels)] for split, pair in by_split.items()}
-    chosen = choose_splits(stems, found.notes)
-    parts = {}
-    for split, items in chosen.items():
-        pair = items[0][0]
-        first = next(iter(pair.pictures.values()))
-        settings = dict(img_suffix=first.suffix, seg_map_suffix=pair.ending, data_prefix=dict(
-            img_path=tree.relative(first.parent), seg_map_path=tree.relative(_folder(pair))))
-        if len(by_split) == 1:
-            found.files[f'{split}.txt'] = ''.join(f'{stem}\n' for _, stem in items)
-            settings['ann_file'] = f'{{{{ fileDirname }}}}/{split}.txt'
-        if found.binary:
-            settings['data_prefix']['seg_map_path'] = f'{{{{ fileDirname }}}}/labels/{split}'
-            settings['seg_map_suffix'] = '.png'
-            found.files.update({f'labels/{split}/{stem}.png': _as_one(pair.labels[stem]) for _, stem in items})
-        sizes = sizes_of([pair.pictures[stem] for _, stem in items])
-        pictures = [Picture(pair.pictures[stem], sizes.get(pair.pictures[stem]), label=pair.labels[stem])
-                    for _, stem in items]
-        pixels = sum(histograms[picture.label][0] for picture in pictures)
-        if found.binary:
-            pixels[[1, IGNORED]] = pixels[IGNORED], 0
-        parts[split] = Part(pictures, Counter({i: int(pixels[i]) for i in range(len(found.classes))}), settings)
-    return parts
+def _rgb(value: int) -> str:
+    return f'({value >> 16}, {value >> 8 & 255}, {value & 255})'
 
 
-def _as_one(path: Path) -> bytes:
-    buffer = BytesIO()
-    Image.fromarray((read_label(path) == IGNORED).astype(np.uint8)).save(buffer, 'PNG')
-    return buffer.getvalue()
-
-
-def _note_classes(classes: Sequence[str], parts: Mapping[str, Part], notes: list[str]) -> None:
-    for split, part in parts.items():
-        if missing := [classes[i] for i in range(len(classes)) if not part.counts[i]]:
-            notes.append(f'{split} has no pixels of {", ".join(missing[:10])}')
+def _split(tree: Tree, split: str, items: Sequence[tuple[Pair, str]], counts: Mapping[Path, Counted],
+           dataset: Dataset, listed: bool) -> Split:
+    """A split, whose images are listed in a file if need be."""
+    pair, labels = items[0][0], dataset.read_labels
+    first = next(iter(pair.images.values()))
+    settings = dict(img_suffix=first.suffix, seg_map_suffix=pair.ending, data_prefix=dict(
+        img_path=tree.relative(first.parent), seg_map_path=tree.relative(pair.folder)))
+    if listed:
+        dataset.files[f'{split}.txt'] = ''.join(f'{stem}\n' for _, stem in items)
+        settings['ann_file'] = f'{{{{ fileDirname }}}}/{split}.txt'
+    if (labels.values != labels.classes).any() or not all(plain for _, plain in counts.values()):
+        settings['data_prefix']['seg_map_path'] = f'{{{{ fileDirname }}}}/labels/{split}'
+        settings['seg_map_suffix'] = '.png'
+        for _, stem in items:
+            buffer = BytesIO()
+            Image.fromarray(labels(pair.labels[stem])).save(buffer, 'PNG')
+            dataset.files[f'labels/{split}/{stem}.png'] = buffer.getvalue()
+    sizes = tree.look(pair.images[stem] for _, stem in items)
+    samples = [Sample(pair.images[stem], sizes[pair.images[stem]], label=pair.labels[stem]) for _, stem in items]
+    total = Counter()
+    for sample in samples:
+        for value, number in counts[sample.label].pixels.items():
+            total[int(labels.classes[np.searchsorted(labels.values, value)])] += number
+    del total[IGNORED]
+    return Split(samples, total, settings)

@@ -1,24 +1,45 @@
-"""The files below a folder, and what their names say about splits and classes."""
+"""The files of a folder: images, splits and class names by their names, and a look at every image."""
+import hashlib
+import os
+import random
 import re
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
+from io import BytesIO
 from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+from urllib.parse import unquote
 
-from ..errors import DatasetError
-from ..io.class_folders import HELD_OUT, held_out
-from ..io.files import find_files, read_text
-from ..io.image_files import IMAGE_SUFFIXES
-from ..io.images import image_size
+from PIL import Image
+from rich.console import Console
+from rich.progress import track
+
+from ..errors import DatasetError, shortened
+from ..io.files import read_json, read_text
+from ..io.picture_files import EXTENSIONS, HELD_OUT, picture_size
 
 #: Word in a path -> split.
 WORDS = {**dict.fromkeys(('train', 'training'), 'train'), **dict.fromkeys(('val', 'valid', 'validation'), 'val'),
          **dict.fromkeys(('test', 'testing'), 'test')}
-#: Headers of pictures that are read; of more pictures, so many evenly spaced ones.
-LOOKED_AT = 5000
-#: Files with the name of a class in each line.
+#: Files with a class name in each line.
 NAME_FILES = ('classes.txt', 'labels.txt', 'obj.names')
+#: Files that are neither images nor worth a word.
+KNOWN = ('.json', '.xml', '.txt', '.csv', '.yaml', '.yml', '.names', '.data', '.cache', '.md', '.html', '.py')
+LITTER = ('__MACOSX', 'Thumbs.db', 'desktop.ini')
+#: From this number of images on, a progress bar is shown.
+MANY = 200
+
+T = TypeVar('T')
+
+
+class Look(NamedTuple):
+    """Size of an image, and a digest of its file."""
+
+    size: tuple[int, int]
+    digest: bytes
 
 
 class Tree:
@@ -29,45 +50,68 @@ class Tree:
 
     Attributes:
         root: The folder.
-        files: All files below it, sorted; hidden ones are left out, links are followed.
+        files: All regular files below it, sorted, without hidden ones; links are followed.
 
     Raises:
-        DatasetError: If there is no such folder, or it has no files.
+        DatasetError: If the folder is missing or empty.
     """
 
     def __init__(self, root: str | Path):
         self.root = Path(root).expanduser()
         if not self.root.is_dir():
             raise DatasetError(f'there is no folder {self.root}')
-        self.files = find_files(self.root)
+        self.files: list[Path] = []
+        self._looks: dict[Path, Look | None] = {}
+        seen = set()
+        for folder, folders, names in os.walk(self.root, followlinks=True):
+            if (real := os.path.realpath(folder)) in seen:  # links can make a circle
+                folders.clear()
+                continue
+            seen.add(real)
+            folders[:] = sorted(name for name in folders if name[0] != '.' and name not in LITTER)
+            self.files += [path for name in sorted(names) if name[0] != '.' and name not in LITTER
+                           and (path := Path(folder, name)).is_file()]
         if not self.files:
             raise DatasetError(f'{self.root} is empty')
 
     def with_suffix(self, *suffixes: str) -> list[Path]:
-        """The files with one of these suffixes, in lower case."""
+        """The files with one of these suffixes, in upper or lower case."""
         return [path for path in self.files if path.suffix.lower() in suffixes]
 
     @cached_property
-    def pictures(self) -> list[Path]:
-        """The pictures, by their suffix."""
-        return self.with_suffix(*IMAGE_SUFFIXES)
+    def images(self) -> list[Path]:
+        """The images, by their suffix."""
+        return self.with_suffix(*EXTENSIONS)
 
     @cached_property
     def folders(self) -> Mapping[Path, Mapping[str, Path]]:
-        """Folder -> name without suffix -> picture."""
+        """Folder -> name without suffix -> image."""
         folders: dict[Path, dict[str, Path]] = defaultdict(dict)
-        for path in self.pictures:
+        for path in self.images:
             folders[path.parent][path.stem] = path
         return folders
 
+    @cached_property
+    def jsons(self) -> Mapping[Path, Any]:
+        """JSON file -> its content, or the error."""
+        found = {}
+        for path in self.with_suffix('.json'):
+            try:
+                found[path] = read_json(path)
+                if isinstance(found[path], dict):
+                    found[path].pop('imageData', None)  # LabelMe repeats the image
+            except DatasetError as error:
+                found[path] = error
+        return found
+
     def relative(self, path: str | Path) -> str:
-        """A path as seen from the root, with slashes; empty for the root itself."""
+        """A path seen from the root, with slashes; empty for the root itself."""
         text = Path(path).relative_to(self.root).as_posix()
         return '' if text == '.' else text
 
     def split_of(self, path: Path) -> str | None:
-        """``'train'``, ``'val'`` or ``'test'``, if a word in the path says so."""
-        return split_in(self.relative(path))
+        """``'train'``, ``'val'`` or ``'test'``, if a word in the path below the root says so."""
+        return split_in(self.relative(path)) if path.is_relative_to(self.root) else split_in(path.stem)
 
     def class_names(self) -> list[str] | None:
         """The lines of ``classes.txt`` or the like, if there is one."""
@@ -76,59 +120,158 @@ class Tree:
                 return [line.strip() for line in read_text(path).splitlines() if line.strip()]
         return None
 
+    @cached_property
+    def _by_name(self) -> Mapping[str, list[Path]]:
+        by_name = defaultdict(list)
+        for path in self.images:
+            by_name[_key(path.name)].append(path)
+        return by_name
+
+    def find_image(self, name: str, folder: Path | None = None, split: str | None = None) -> Path | None:
+        """The image that an annotation names: at its path, or else by the last part of the path.
+
+        Args:
+            name: A path as a labelling tool wrote it, perhaps a URL, with backslashes, or of another computer.
+            folder: Where the path may start.
+            split: If given, images in a folder named like another split are not taken.
+
+        Raises:
+            DatasetError: If several images match.
+        """
+        name = name.replace('\\', '/').rpartition('?d=')[2]
+        for start in filter(None, (folder, self.root)):
+            path = Path(os.path.normpath(start / name))
+            if path in self._by_name.get(_key(path.name), ()):
+                return path
+        found = self._by_name.get(_key(name)) or self._by_name.get(re.sub('^[0-9a-f]{8}-', '', _key(name)), [])
+        if split:
+            found = [path for path in found if self.split_of(path.parent) in (None, split)]
+        if len(found) > 1:
+            parts = name.split('/')[::-1]
+            alike = [len(os.path.commonprefix([parts, path.parts[::-1]])) for path in found]
+            if alike.count(max(alike)) > 1:
+                raise DatasetError(f'the image {name} could be {found[0]} or {found[1]}; write its path into the '
+                                   'annotations')
+            found = [found[alike.index(max(alike))]]
+        return found[0] if found else None
+
+    def look(self, paths: Iterable[Path], skip_damaged: bool = False) -> dict[Path, tuple[int, int]]:
+        """Decode images, each one once, in threads.
+
+        Args:
+            paths: The images.
+            skip_damaged: Leave out what cannot be decoded.
+
+        Returns:
+            Image -> width and height.
+
+        Raises:
+            DatasetError: Naming the images that cannot be decoded.
+        """
+        paths = list(paths)
+        new = [path for path in dict.fromkeys(paths) if path not in self._looks]
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            looks = track(pool.map(_look, new), 'Decoding images', len(new), transient=True,
+                          console=Console(stderr=True), disable=len(new) < MANY)
+            self._looks.update(zip(new, looks, strict=True))
+        damaged = [str(path) for path in paths if self._looks[path] is None]
+        if damaged and not skip_damaged:
+            raise DatasetError(f'{len(damaged)} of {counted(len(paths), "images")} cannot be decoded: '
+                               f'{shortened(damaged)}; repair or remove them')
+        return {path: self._looks[path].size for path in paths if self._looks[path]}
+
+    def copies(self, train: Iterable[Path], val: Iterable[Path]) -> list[tuple[Path, Path]]:
+        """Different files of the same content, in training and in validation."""
+        known = {self._looks[path].digest: path for path in train}
+        return [(known[digest], path) for path in val
+                if (digest := self._looks[path].digest) in known and known[digest] != path]
+
+    def unknown_suffixes(self) -> Counter:
+        """Suffixes of the files that are no images and no annotations."""
+        return Counter(path.suffix.lower() or path.name for path in self.files
+                       if path.suffix.lower() not in (*EXTENSIONS, *KNOWN))
+
+
+def _key(name: str) -> str:
+    """The last part of a path, without differences of case, quoting and accents."""
+    return unicodedata.normalize('NFC', unquote(name.rpartition('/')[2])).lower()
+
+
+def _look(path: Path) -> Look | None:
+    try:
+        content = path.read_bytes()
+        with Image.open(BytesIO(content)) as image:
+            image.draft('RGB', (1, 1))  # decodes JPEG at an eighth of its size
+            image.load()
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):  # all of Pillow
+        return None
+    size = picture_size(path)
+    return size and Look(size, hashlib.blake2b(content, digest_size=16).digest())
+
 
 def split_in(name: str) -> str | None:
-    """The split that the last one of such words in a name says, see :data:`WORDS`."""
+    """The split that the last such word in a name says, see :data:`WORDS`."""
     words = re.findall('[a-z]+', name.lower())
     return next((WORDS[word] for word in reversed(words) if word in WORDS), None)
 
 
-def sizes_of(paths: Sequence[Path]) -> dict[Path, tuple[int, int] | None]:
-    """Width and height of pictures, or of :data:`LOOKED_AT` of them; None for what cannot be read."""
-    chosen = paths[::-(-len(paths) // LOOKED_AT) or 1]
-    with ThreadPoolExecutor() as pool:
-        return dict(zip(chosen, pool.map(image_size, chosen), strict=True))
-
-
-def check_readable(sizes: Mapping[Path, tuple[int, int] | None]) -> None:
-    """Check that pictures could be read.
-
-    Raises:
-        DatasetError: Naming the first one that could not, for what :func:`sizes_of` returned.
-    """
-    if broken := [path for path, size in sizes.items() if size is None]:
-        raise DatasetError(f'{named(broken)} of {counted(len(sizes), "pictures")} cannot be read; repair or remove '
-                           'them')
-
-
-def choose_splits(parts: Mapping[str | None, Sequence], notes: list[str]) -> dict[str, Sequence]:
-    """Give the pictures for training and those for validation, held out from the others if need be.
+def choose_splits(parts: Mapping[str | None, Sequence[T]], labels_of: Callable[[T], Collection],
+                  notes: list[str]) -> dict[str, list[T]]:
+    """The images for training and for validation, held out from the others if need be.
 
     Args:
-        parts: Split, or None where names do not say -> an item for each picture.
-        notes: What was held out, or is not used, is added here.
+        parts: Split, or None if not known -> images.
+        labels_of: Gives the classes of an image.
+        notes: Gets a line if images are held out or not used.
 
     Raises:
-        DatasetError: If there are fewer than two pictures.
+        DatasetError: If there are fewer than two images.
     """
     train, val, test, other = (list(parts.get(split, ())) for split in ('train', 'val', 'test', None))
     if train and (val or test):
-        if other or (val and test):
-            unused = len(other) + len(test) * bool(val)
-            notes.append(f'{unused} pictures belong to neither training nor validation and are not used')
+        if unused := len(other) + len(test) * bool(val):
+            notes.append(f'{unused} images belong to neither training nor validation and are not used')
         return dict(train=train, val=val or test)
     items = train + val + test + other
     if len(items) < 2:
-        raise DatasetError(f'training and validation need pictures: there {"is" if items else "are"} only {len(items)}')
-    held = set(held_out(range(len(items)), HELD_OUT))
-    notes.append(f'there is no split: {len(held)} of {len(items)} pictures, always the same ones, are held out for '
+        raise DatasetError(f'training and validation need at least two images, got {len(items)}')
+    held = hold_out([set(labels_of(item)) for item in items])
+    notes.append(f'there is no split: {len(held)} of {len(items)} images, always the same ones, are held out for '
                  'validation; if neighbours are alike, as the frames of a film, split them yourself')
     return dict(train=[item for i, item in enumerate(items) if i not in held],
                 val=[item for i, item in enumerate(items) if i in held])
 
 
+def hold_out(labels: Sequence[Collection], part: float = HELD_OUT) -> set[int]:
+    """Choose images for validation, always the same ones, with the same part of every class.
+
+    Args:
+        labels: Classes of each image. A class of one or two images stays in training.
+        part: Part of the images, 0-1.
+
+    Returns:
+        Indices of the images; at least one.
+    """
+    order = random.Random(0).sample(range(len(labels)), len(labels))
+    total = Counter(label for classes in labels for label in classes)
+    wanted, held, have = max(1, round(part * len(labels))), set(), Counter()
+
+    def take(images: Iterable[int], most: Mapping) -> None:
+        for i in images:
+            if len(held) < wanted and i not in held and all(have[label] < most[label] for label in labels[i]):
+                held.add(i)
+                have.update(labels[i])
+
+    fair = {label: round(part * number) for label, number in total.items()}
+    for rare in sorted(total, key=lambda label: (total[label], str(label))):
+        take((i for i in order if rare in labels[i]), fair)
+    take(order, fair)
+    take(order, {label: number - 2 for label, number in total.items()})
+    return held or set(order[:1])
+
+
 def counted(number: int, things: str) -> str:
-    """``1 picture``, ``2 pictures``."""
+    """``1 image``, ``2 images``."""
     return f'{number:,} {things.removesuffix("s") if number == 1 else things}'
 
 

@@ -1,0 +1,50 @@
+"""CVAT's own XML, "CVAT for images"."""
+from collections.abc import Mapping
+from pathlib import Path
+from xml.etree import ElementTree
+
+from ..errors import DatasetError
+from .objects import Part, Record, box_of, convert, polygon_object
+from .tree import Tree
+
+KIND = 'CVAT XML'
+
+
+def find(tree: Tree) -> list[Path]:
+    """The XML files with annotations of several images."""
+    return [path for path in tree.with_suffix('.xml') if b'<annotations' in path.open('rb').read(1000)]
+
+
+def read(tree: Tree, files: list[Path], notes: list[str]) -> dict[str, Part]:
+    """Read boxes and polygons; other shapes are counted.
+
+    Raises:
+        DatasetError: If a file is damaged or an image is missing.
+    """
+    records, others = [], 0
+    for path in files:
+        try:
+            for node in ElementTree.parse(path).getroot().iter('image'):
+                image = tree.find_image(node.attrib['name'])
+                if image is None:
+                    raise DatasetError(f'{path}: the image {node.attrib["name"]} is missing')
+                objects = [_object(shape.tag, shape.attrib) for shape in node if 'label' in shape.attrib]
+                others += objects.count(None)
+                split = tree.split_of(Path(tree.root, node.attrib.get('subset', ''))) or tree.split_of(image.parent)
+                size = int(node.attrib['width']), int(node.attrib['height'])
+                records.append(Record(image, split, list(filter(None, objects)), size))
+        except (ElementTree.ParseError, KeyError, ValueError) as error:
+            raise DatasetError(f'{path} cannot be read as {KIND}: {error!r}') from error
+    if others:
+        notes.append(f'{others} shapes are no boxes or polygons and are not used; for masks, export "COCO 1.0"')
+    return convert(tree, records, notes)
+
+
+def _object(tag: str, shape: Mapping[str, str]) -> tuple | None:
+    if tag == 'polygon':
+        return polygon_object(shape['label'], [tuple(map(float, point.split(',')))
+                                               for point in shape['points'].split(';')])
+    if tag != 'box':
+        return None
+    left, top, right, bottom = (float(shape[key]) for key in ('xtl', 'ytl', 'xbr', 'ybr'))
+    return shape['label'], [left, top, right - left, bottom - top], None, False

@@ -1,0 +1,131 @@
+"""What ``tools/init.py`` prints, and the folder it writes."""
+import re
+import shlex
+from collections import Counter
+from pathlib import Path
+from statistics import median
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from ..errors import ConfigError
+from ..io.files import atomic_write, make_folder
+from .configs import Choice, Config, find_gpu_memory, write_config
+from .dataset import Dataset, Split
+from .sheet import draw_sheet
+from .tree import counted
+
+#: Rows of the table of classes.
+ROWS = 25
+SHEET = 'images.png'
+#: What a folder written before may hold.
+OWN_FILES = {SHEET, 'train.json', 'val.json', 'train.txt', 'val.txt', 'labels'}
+THINGS = {'detection': 'objects', 'segmentation': 'pixels in %', 'classification': 'images'}
+
+
+def name_of(root: Path) -> str:
+    """Name of the config for a folder."""
+    return re.sub(r'\W+', '_', root.resolve().name, flags=re.ASCII).strip('_') or 'data'
+
+
+def choose_folder(root: str | Path, out: str | Path | None, overwrite: bool) -> Path:
+    """The folder to write: by default ``NAME_repvit`` in the current one, or beside ``root`` if that is inside of it.
+
+    Raises:
+        ConfigError: If it exists and may not be overwritten, or holds other files than this writes.
+    """
+    root = Path(root).expanduser()
+    here = root.resolve().parent if Path().resolve().is_relative_to(root.resolve()) else Path()
+    folder = here / f'{name_of(root)}_repvit' if out is None else Path(out).expanduser()
+    if not folder.exists():
+        return folder
+    if not folder.is_dir():
+        raise ConfigError(f'{folder} is a file; name another folder with --out')
+    if foreign := {path.name for path in folder.iterdir()} - OWN_FILES - {f'{name_of(root)}.py'}:
+        raise ConfigError(f'{folder} holds {min(foreign)}, which is not from here; name another folder with --out')
+    if not overwrite:
+        raise ConfigError(f'{folder} exists; --overwrite replaces it, --out names another folder')
+    return folder
+
+
+def write(dataset: Dataset, folder: Path, choice: Choice) -> tuple[Config, int]:
+    """Write config, contact sheet, and what the config needs: the whole folder, or nothing.
+
+    Returns:
+        The config, and the number of images on the sheet.
+
+    Raises:
+        UserError: If the folder cannot be written or the model is not for the task.
+    """
+    config = write_config(dataset, find_gpu_memory(), choice)
+    make_folder(folder.parent, '--out')
+    with atomic_write(folder, folder=True) as partial:
+        partial.mkdir()
+        for name, content in {f'{name_of(dataset.root)}.py': config.text, **dataset.files}.items():
+            path = partial / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content.encode() if isinstance(content, str) else content)
+        return config, draw_sheet(dataset, partial / SHEET)
+
+
+def describe(dataset: Dataset, console: Console) -> None:
+    """Print what was found."""
+    masks = ' with masks' if dataset.masks else ''
+    console.print(f'{dataset.root}: {dataset.kind}, {dataset.task}{masks}', style='bold', highlight=False,
+                  markup=False)
+    table = Table(box=None, pad_edge=False, header_style='dim')
+    table.add_column('')
+    for split in dataset.splits:
+        table.add_column(split, justify='right')
+    splits = list(dataset.splits.values())
+    table.add_row('images', *(f'{len(split.samples):,}' for split in splits))
+    if dataset.task == 'detection':
+        table.add_row('objects', *(f'{split.counts.total():,}' for split in splits))
+        table.add_row('side of an object', *map(_side, splits))
+    table.add_row('image size', *map(_size, splits))
+    table.add_section()
+    table.add_row(f'[dim]{THINGS[dataset.task]} of {counted(len(dataset.classes), "classes")}[/]')
+    for label in sorted(range(len(dataset.classes)), key=lambda i: -splits[0].counts[i])[:ROWS]:
+        table.add_row(escape(_printable(dataset.classes[label])), *(
+            f'{100 * split.counts[label] / (split.counts.total() or 1):.1f}' if dataset.task == 'segmentation'
+            else f'{split.counts[label]:,}' for split in splits))
+    console.print(table, highlight=False)
+    if len(dataset.classes) > ROWS:
+        console.print(f'... and {len(dataset.classes) - ROWS} more', style='dim', highlight=False)
+    for note in dataset.notes:
+        console.print(f'! {_printable(note)}', style='yellow', highlight=False, markup=False, soft_wrap=True)
+
+
+def next_commands(dataset: Dataset, folder: Path, config: Config, shown: int) -> str:
+    """What was written, and the commands from here to an exported model."""
+    name = name_of(dataset.root)
+    path, work_dir = shlex.quote(str(folder / f'{name}.py')), f'work_dirs/{name}'
+    last, image = f'{work_dir}/{config.checkpoint}', shlex.quote(str(dataset.splits['val'].samples[0].path))
+    small = '' if find_gpu_memory() or dataset.task != 'detection' or 'RTMDet' in config.about else (
+        'There is no GPU: --model rtmdet_m0_6 writes a smaller, faster detector, from ImageNet weights\n')
+    return (f'\nWritten: {folder / name}.py\n         {config.about}\n         {folder / SHEET}\n         '
+            f'{counted(shown, "images")} with their annotations: look at them first\n{small}'
+            f'Train:   repvit-mm train {path}\n'
+            f'Test:    repvit-mm test {path} {last} --show-dir {work_dir}/shown\n'
+            f'Predict: repvit-mm infer {path} {image} --checkpoint {last} --out {work_dir}/predicted\n'
+            f'Export:  repvit-mm export {path} {last} --to onnx --shape {config.shape[0]} {config.shape[1]} '
+            f'--out {work_dir}/{name}.onnx')
+
+
+def _printable(text: str) -> str:
+    """A text with names from files, without what a terminal would obey."""
+    return ''.join(char if char.isprintable() else '?' for char in text)
+
+
+def _side(split: Split) -> str:
+    """Square root of the areas of the boxes: median, smallest, largest."""
+    sides = [(max(box[2] - box[0], 0) * max(box[3] - box[1], 0)) ** .5
+             for sample in split.samples for _, box, _ in sample.objects]
+    return f'{median(sides):.0f} px ({min(sides):.0f}-{max(sides):.0f})' if sides else '-'
+
+
+def _size(split: Split) -> str:
+    sizes = Counter(sample.size for sample in split.samples)
+    (width, height), _ = sizes.most_common(1)[0]
+    return f'{width} x {height}' + (f' and {len(sizes) - 1} others' if len(sizes) > 1 else '')
