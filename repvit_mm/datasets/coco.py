@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DatasetError, shortened
-from ..io.coco import check_annotations
+from ..io.coco import check_coco
+from ..io.coco_images import match_images
 from ..io.files import read_json
 from .objects import Part, split_part
-from .tree import Tree, counted, split_in
+from .tree import Tree, split_in
 
 KIND = 'COCO JSON'
 
@@ -44,12 +45,9 @@ def read(tree: Tree, files: Mapping[Path, Any], notes: list[str], train: str | N
         chosen = {split: _named(tree, name) for split, name in (('train', train), ('val', val)) if name}
     else:
         chosen = _by_name(tree, list(files), notes)
-    parts = {split: _part(tree, tree.split_of(path) or (split if len(chosen) == 2 else None), path,
-                          files.get(path) or read_json(path), notes) for split, path in chosen.items()}
-    if len(parts) == 2:
-        return parts
-    (part,) = parts.values()
-    return split_part(part, notes)
+    parts = {split: _part(tree, split, path, files.get(path) or read_json(path), notes)
+             for split, path in chosen.items()}
+    return parts if len(parts) == 2 else split_part(*parts.values(), {}, notes)
 
 
 def _has_objects(content: Any) -> bool:
@@ -86,31 +84,29 @@ def _named(tree: Tree, name: str) -> Path:
     raise DatasetError(f'there is no annotation file {name}, neither here nor in {tree.root}')
 
 
-def _part(tree: Tree, split: str | None, file: Path, content: Any, notes: list[str]) -> Part:
-    """A file with the folder of its images; names that are not paths below one folder are corrected in a copy."""
+def _part(tree: Tree, split: str, file: Path, content: Any, notes: list[str]) -> Part:
+    """A file with the folder of its images; if something is repaired, a copy is written."""
     if not _has_objects(content):
         raise DatasetError(f'{file} has no objects in COCO format: expected images, annotations and categories')
-    check_annotations(content, str(file))
-    names = [image['file_name'] for image in content['images']]
-    images = {name: tree.find_image(name, file.parent, split) for name in names}
-    if not any(images.values()):  # two files may split one folder
-        images = {name: tree.find_image(name, file.parent) for name in names}
-    if not any(images.values()):
-        raise DatasetError(f'none of the {len(names)} images of {file} is in {tree.root}'
-                           f'{f", first {names[0]}" if names else ""}')
-    if missing := [name for name, path in images.items() if path is None]:
-        raise DatasetError(f'{len(missing)} ({shortened(missing, 3)}) of {counted(len(images), "images")} of {file} '
-                           'are missing; add them, or remove them from the annotations')
-    folders = Counter(str(path)[:-len(name) - 1] if str(path).endswith(f'/{name}') else None
-                      for name, path in images.items())
-    if len(folders) == 1 and None not in folders:
-        folder, = folders
-        ann_file = tree.relative(file) if file.is_relative_to(tree.root) else str(file.absolute())
-        return Part(str(file), content, Path(folder), ann_file)
-    if None in folders:
-        odd = next(name for name, path in images.items() if not str(path).endswith(f'/{name}'))
-        notes.append(f'{file}: {folders[None]} of {counted(len(images), "images")} are found by the last part of their '
-                     f'name, as {odd} in {tree.relative(images[odd])}')
-    content = {**content, 'images': [{**image, 'file_name': tree.relative(images[image['file_name']])}
-                                     for image in content['images']]}
-    return Part(str(file), content, tree.root)
+    repaired = check_coco(content, str(file))
+    folder = _folder(tree, tree.split_of(file) or split, content) or tree.root
+    repaired += match_images(content, str(file), folder)
+    notes += repaired
+    ann_file = tree.relative(file) if file.is_relative_to(tree.root) else str(file.absolute())
+    return Part(str(file), content, folder, None if repaired else ann_file)
+
+
+def _folder(tree: Tree, split: str, content: Mapping[str, Any]) -> Path | None:
+    """The folder that the file names of the images start from; None if they are no paths below one.
+
+    Where splits have files of the same names, it is the one named like the split, even if images are missing in it;
+    otherwise that with most of the images.
+    """
+    by_name, votes = defaultdict(list), Counter()
+    for path in tree.images:
+        by_name[path.name].append(str(path))
+    for name in [image['file_name'] for image in content['images']]:
+        votes.update(path[:-len(name) - 1] for path in by_name[Path(name).name] if path.endswith(f'/{name}'))
+    enough = [Path(folder) for folder, count in votes.items() if 2 * count >= max(votes.values())]
+    return min(enough, default=None, key=lambda folder: (
+        tree.split_of(folder) != split, -votes[str(folder)], len(folder.parts)))

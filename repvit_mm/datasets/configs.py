@@ -55,7 +55,7 @@ BATCHES: Mapping[str, Mapping[int, int]] = {
 LENGTHS = {'detection': (2000, 6, 100), 'segmentation': (1500, 60, 400), 'classification': (500, 30, 100)}
 STRIDE = 32
 
-DETECTION = '''\
+DETECTION = """\
 classes = {classes}
 {model}
 scale = {scale}  # of the images: width and height at most
@@ -81,17 +81,17 @@ param_scheduler = [
     dict(type='CosineAnnealingLR', eta_min_ratio=0.01, by_epoch=True, begin=0, end=max_epochs, T_max=max_epochs,
          convert_to_iter_based=True)]
 default_hooks = dict(checkpoint=dict(interval={interval}, max_keep_ckpts=1, save_best='coco/{best}_mAP'))
-'''
+"""
 
-RTMDET = '''
+RTMDET = """
 # The base is for 300 epochs on 8 GPUs, with mosaics and mixed images until the last 20.
 train_cfg.update(dynamic_intervals=None)
 custom_hooks = [dict(type='ChannelsLast', on_gpu=False),
                 dict(type='EMAHook', ema_type='ExpMomentumEMA', momentum=0.002, update_buffers=True, priority=49)]
 optim_wrapper = dict(optimizer=dict(lr=1e-3), paramwise_cfg=dict(custom_keys=dict(backbone=dict(lr_mult=0.1))))
-'''
+"""
 
-SEGMENTATION = '''\
+SEGMENTATION = """\
 # In the order of the values in the label images; 255 is ignored.
 classes = {classes}
 metainfo = dict(classes=classes, palette=[
@@ -122,9 +122,9 @@ param_scheduler = [
 default_hooks = dict(checkpoint=dict(interval={interval}, max_keep_ckpts=1, save_best='mIoU'))
 # The learning rate of the base, 2e-4, is for 8 images in an iteration, and is scaled to those of this machine.
 auto_scale_lr = dict(enable=True, base_batch_size=8)
-'''
+"""
 
-CLASSIFICATION = '''\
+CLASSIFICATION = """\
 size = {size}
 train_pipeline = _base_.train_pipeline
 train_pipeline[1]['scale'] = size
@@ -138,7 +138,7 @@ param_scheduler = [
     dict(type='LinearLR', start_factor=1e-3, by_epoch=False, begin=0, end={warm_up}),
     dict(type='CosineAnnealingLR', eta_min=1e-6, by_epoch=True, begin=0, end=max_epochs, T_max=max_epochs,
          convert_to_iter_based=True)]
-'''
+"""
 
 
 class Choice(NamedTuple):
@@ -223,7 +223,7 @@ def write_config(dataset: Dataset, gpu_memory: float, choice: Choice = Choice())
         text += f'\nload_from = {f"repvit://{arch}_{whole.lower()}" if whole else None!r}\n'
     title = f'{model.title} on RepViT {arch}'
     head = (f'# {title}, for {counted(len(train), "images")} of {counted(len(dataset.classes), "classes")}. Written by '
-            f'`repvit-mm init`; yours to change.\n_base_ = \'repvit_mm::{model.task}/{model.base}.py\'\n\n')
+            f"`repvit-mm init`; yours to change.\n_base_ = 'repvit_mm::{model.task}/{model.base}.py'\n\n")
     return Config(head + text, f'{title}, from {whole or "ImageNet"} weights: {epochs} epochs of {steps} iterations of '
                   f'{counted(batch, "images")}', checkpoint, shape)
 
@@ -237,9 +237,9 @@ def _backbone(model: Model, arch: str, whole: str | None) -> list[str]:
     backbone = [f'backbone=dict({", ".join(changed)})'] * bool(changed)
     if arch == model.arch:
         return backbone
+    user = {'classifier': 'head', 'segformer': 'decode_head'}.get(model.family, 'neck')
     widths = list(ARCHS[arch].widths[model.maps])
-    user = {'classifier': f'head=dict(in_channels={widths[-1]})', 'segformer': f'decode_head=dict(in_channels={widths})'}
-    return [*backbone, user.get(model.family, f'neck=dict(in_channels={widths})')]
+    return [*backbone, f'{user}=dict(in_channels={widths if len(widths) > 1 else widths[0]})']
 
 
 def _model(settings: Sequence[str]) -> str:

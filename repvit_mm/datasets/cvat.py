@@ -4,8 +4,8 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from ..errors import DatasetError
-from .objects import Part, Record, box_of, convert, polygon_object
-from .tree import Tree
+from .objects import Part, Record, convert, polygon_object
+from .tree import Tree, split_in
 
 KIND = 'CVAT XML'
 
@@ -19,20 +19,17 @@ def read(tree: Tree, files: list[Path], notes: list[str]) -> dict[str, Part]:
     """Read boxes and polygons; other shapes are counted.
 
     Raises:
-        DatasetError: If a file is damaged or an image is missing.
+        DatasetError: If a file is damaged.
     """
     records, others = [], 0
     for path in files:
         try:
             for node in ElementTree.parse(path).getroot().iter('image'):
-                image = tree.find_image(node.attrib['name'])
-                if image is None:
-                    raise DatasetError(f'{path}: the image {node.attrib["name"]} is missing')
                 objects = [_object(shape.tag, shape.attrib) for shape in node if 'label' in shape.attrib]
                 others += objects.count(None)
-                split = tree.split_of(Path(tree.root, node.attrib.get('subset', ''))) or tree.split_of(image.parent)
                 size = int(node.attrib['width']), int(node.attrib['height'])
-                records.append(Record(image, split, list(filter(None, objects)), size))
+                records.append(Record(node.attrib['name'], list(filter(None, objects)),
+                                      split_in(node.attrib.get('subset', '')), size))
         except (ElementTree.ParseError, KeyError, ValueError) as error:
             raise DatasetError(f'{path} cannot be read as {KIND}: {error!r}') from error
     if others:

@@ -2,8 +2,7 @@
 from collections import Counter
 from pathlib import Path
 
-from ..io.class_folders import SPLITS, find_classes, labelled_images, split_folders, subfolders
-from ..io.picture_files import HELD_OUT
+from ..io.class_folders import HELD_OUT, SPLITS, find_classes, labelled_images, split_folders, subfolders
 from .dataset import Dataset, Sample, Split
 from .tree import Tree, counted, named
 

@@ -88,7 +88,7 @@ def _finish(tree: Tree, dataset: Dataset) -> Dataset:
     train, val = (dataset.splits[split] for split in ('train', 'val'))
     number, notes = counted(len(dataset.classes), 'classes'), dataset.notes
     least = 1 if dataset.task == 'segmentation' else FEW
-    if few := sorted((i for i in range(len(dataset.classes)) if train.counts[i] < least), key=lambda i: train.counts[i]):
+    if few := sorted((i for i in range(len(dataset.classes)) if train.counts[i] < least), key=train.counts.__getitem__):
         notes.append(f'{len(few)} of {number} have fewer than {least} {things} to learn from: '
                      f'{shortened(f"{dataset.classes[i]} {train.counts[i]}" for i in few)}')
     if unseen := [name for i, name in enumerate(dataset.classes) if not val.counts[i]]:
@@ -106,7 +106,5 @@ def _finish(tree: Tree, dataset: Dataset) -> Dataset:
     used = {*paths[0], *paths[1], *(sample.label for split in (train, val) for sample in split.samples)}
     if unused := set(tree.images) - used:
         notes.append(f'{named(unused)} of {counted(len(tree.images), "images")} are not used')
-    if unknown := tree.unknown_suffixes():
-        notes.append(f'{counted(unknown.total(), "files")} are neither images nor annotations: '
-                     f'{shortened(f"{suffix} {count}" for suffix, count in unknown.most_common())}')
+    notes += filter(None, [tree.skipped()])
     return dataset

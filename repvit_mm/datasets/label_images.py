@@ -14,6 +14,7 @@ from PIL import Image
 
 from ..errors import DatasetError, shortened
 from ..io.files import read_text
+from ..io.image_files import FORMATS
 from .dataset import Dataset, Sample, Split
 from .tree import Tree, choose_splits, counted, named
 
@@ -163,7 +164,7 @@ def _check_files(tree: Tree, pair: Pair) -> None:
 def _read(path: Path) -> tuple[np.ndarray, bool]:
     """The values of a label image, int (H, W), see :class:`Labels`, and whether it has a single channel."""
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=FORMATS) as image:
             values = np.asarray(image).astype(np.int32)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # all of Pillow
         raise DatasetError(f'{path} cannot be read as a label image: {error}') from error

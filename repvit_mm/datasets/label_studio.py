@@ -20,17 +20,14 @@ def read(tree: Tree, files: Mapping[Path, Any], notes: list[str]) -> dict[str, P
     """Read rectangles and polygons of each task's last annotation; tasks without an annotation are not used.
 
     Raises:
-        DatasetError: If an image is missing or a task is malformed.
+        DatasetError: If a task is malformed.
     """
     records = []
     for path, tasks in files.items():
         try:
             for task in filter(lambda task: task['annotations'], tasks):
                 name = next(str(value) for value in task['data'].values() if isinstance(value, str))
-                image = tree.find_image(name)
-                if image is None:
-                    raise DatasetError(f'{path}: the image {name} is missing')
-                records.append(Record(image, tree.split_of(image.parent), list(_objects(task['annotations'][-1]))))
+                records.append(Record(name, list(_objects(task['annotations'][-1]))))
         except (KeyError, TypeError, ValueError, StopIteration) as error:
             raise DatasetError(f'{path} cannot be read as {KIND}: {error!r}; export it as COCO') from error
     return convert(tree, records, notes)

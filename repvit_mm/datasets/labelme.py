@@ -20,20 +20,17 @@ def read(tree: Tree, files: Mapping[Path, Any], notes: list[str]) -> dict[str, P
     """Read polygons, rectangles and circles; other shapes are counted.
 
     Raises:
-        DatasetError: If an image is missing or a shape is malformed.
+        DatasetError: If a shape is malformed.
     """
     records, others = [], 0
     for path, content in files.items():
-        image = tree.folders.get(path.parent, {}).get(path.stem) or tree.find_image(str(content['imagePath']),
-                                                                                    path.parent)
-        if image is None:
-            raise DatasetError(f'{path}: the image {content["imagePath"]} is missing')
+        image = tree.folders.get(path.parent, {}).get(path.stem) or path.parent / str(content['imagePath'])
         try:
             objects = [_object(shape) for shape in content['shapes']]
         except (KeyError, TypeError, ValueError, IndexError) as error:
             raise DatasetError(f'{path}: a shape has no label or no points: {error!r}') from error
         others += objects.count(None)
-        records.append(Record(image, tree.split_of(path.parent), list(filter(None, objects))))
+        records.append(Record(tree.relative(image), list(filter(None, objects)), tree.split_of(path.parent)))
     if others:
         notes.append(f'{others} shapes are no polygons, rectangles or circles and are not used')
     return convert(tree, records, notes)

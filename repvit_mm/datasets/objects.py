@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..errors import DatasetError, shortened
+from ..io.coco import check_coco
+from ..io.coco_images import match_images, match_names
 from ..toolboxes.annotations import IGNORED, LEARNED, count_objects
 from .dataset import Dataset, Object, Sample, Split
 from .tree import Tree, choose_splits, counted, named
@@ -16,15 +18,15 @@ class Record(NamedTuple):
     """An image with its objects, of a format other than COCO's.
 
     Attributes:
-        image: The file.
-        split: Its split, or None if not known.
+        image: Its path below the folder of the data, or its name as a tool wrote it.
         objects: Class name, box (left, top, width, height), mask or None, and whether it is a crowd.
+        split: Its split; None for that of its folder.
         size: Width and height as annotated; None for those of the file.
     """
 
-    image: Path
-    split: str | None
+    image: str
     objects: Sequence[tuple[str, Sequence[float], Any, bool]]
+    split: str | None = None
     size: tuple[int, int] | None = None
 
 
@@ -57,46 +59,64 @@ def box_of(points: Sequence[Sequence[float]]) -> tuple[float, float, float, floa
 
 
 def convert(tree: Tree, records: Iterable[Record], notes: list[str], classes: Sequence[str] = ()) -> dict[str, Part]:
-    """Convert records, and split them if need be.
+    """Convert records to COCO format, and split them if need be.
 
     Args:
         tree: The files.
         records: At least one.
         notes: Gets lines for the user.
         classes: Class names in order; by default those of the objects, sorted.
+
+    Raises:
+        DatasetError: If images are missing or do not fit their annotations.
     """
-    by_split = defaultdict(list)
-    for record in records:
-        by_split[record.split].append(record)
-    chosen = choose_splits(by_split, lambda record: {name for name, *_ in record.objects}, notes)
-    names = list(classes) or sorted({name for records in chosen.values() for record in records
-                                     for name, *_ in record.objects})
-    return {split: Part(f'{tree.root} ({split})', _content(tree, records, names), tree.root)
-            for split, records in chosen.items()}
+    records, name = list(records), str(tree.root)
+    classes = list(classes) or sorted({label for record in records for label, *_ in record.objects})
+    images = [dict(id=number, file_name=record.image, **dict(zip(('width', 'height'), record.size or (), strict=False)))
+              for number, record in enumerate(records, 1)]
+    notes += match_names(images, name, tree.root)
+    paths = [tree.root / image['file_name'] for image in images]
+    check_present(tree, paths, name)
+    sizes, known = tree.look(paths), set()
+    for image, path in zip(images, paths, strict=True):
+        if path in known:
+            raise DatasetError(f'{name}: the image {path} is annotated twice')
+        known.add(path)
+        image.setdefault('width', sizes[path][0])
+        image.setdefault('height', sizes[path][1])
+    objects = [(number, *item) for number, record in enumerate(records, 1) for item in record.objects]
+    annotations = [dict(id=i, image_id=number, category_id=classes.index(label), bbox=list(box), area=box[2] * box[3],
+                        iscrowd=int(crowd), **(dict(segmentation=mask) if mask else {}))
+                   for i, (number, label, box, mask, crowd) in enumerate(objects, 1)]
+    content = dict(images=images, annotations=annotations,
+                   categories=[dict(id=i, name=label) for i, label in enumerate(classes)])
+    notes += check_coco(content, name) + match_images(content, name, tree.root)
+    splits = {number: record.split or tree.split_of(path.parent)
+              for number, (record, path) in enumerate(zip(records, paths, strict=True), 1)}
+    return split_part(Part(name, content, tree.root), splits, notes)
 
 
-def _content(tree: Tree, records: Sequence[Record], classes: Sequence[str]) -> dict[str, Any]:
-    images, annotations = [], []
-    sizes = tree.look(record.image for record in records)
-    for number, record in enumerate(records, 1):
-        width, height = record.size or sizes[record.image]
-        images.append(dict(id=number, file_name=tree.relative(record.image), width=width, height=height))
-        for name, box, mask, crowd in record.objects:
-            annotations.append(dict(
-                id=len(annotations) + 1, image_id=number, category_id=classes.index(name), bbox=list(box),
-                area=box[2] * box[3], iscrowd=int(crowd), **(dict(segmentation=mask) if mask else {})))
-    return dict(images=images, annotations=annotations,
-                categories=[dict(id=i, name=name) for i, name in enumerate(classes)])
+def check_present(tree: Tree, paths: Iterable[Path], name: str) -> None:
+    """Check that images exist.
+
+    Raises:
+        DatasetError: Naming the first one that is missing.
+    """
+    paths = set(paths)
+    if missing := paths.difference(tree.files):
+        raise DatasetError(f'{named(missing)} of {counted(len(paths), "images")} of {name} are missing; add them, or '
+                           'remove them from the annotations')
 
 
-def split_part(part: Part, notes: list[str]) -> dict[str, Part]:
-    """Hold images of a single file out for validation."""
-    labels = defaultdict(set)
+def split_part(part: Part, splits: Mapping[Any, str | None], notes: list[str]) -> dict[str, Part]:
+    """Split annotations; ``splits`` maps ids of images to splits as far as they are known."""
+    by_split, labels = defaultdict(list), defaultdict(set)
+    for image in part.content['images']:
+        by_split[splits.get(image['id'])].append(image)
     for annotation in part.content['annotations']:
         labels[annotation['image_id']].add(annotation['category_id'])
-    chosen = choose_splits({None: part.content['images']}, lambda image: labels[image['id']], notes)
     parts = {}
-    for split, images in chosen.items():
+    for split, images in choose_splits(by_split, lambda image: labels[image['id']], notes).items():
         ids = {image['id'] for image in images}
         parts[split] = Part(f'{part.name} ({split})', {**part.content, 'images': images, 'annotations': [
             annotation for annotation in part.content['annotations'] if annotation['image_id'] in ids]}, part.folder)
@@ -117,7 +137,7 @@ def build(kind: str, tree: Tree, parts: Mapping[str, Part], notes: list[str], cr
         DatasetError: If images are missing or damaged, boxes are not in COCO's units, the splits have different
             classes, or nothing can be learned.
     """
-    names = _common_classes(parts, notes)
+    names = _common_classes(parts)
     parts = {split: _checked(tree, part, crowds_as_objects, notes) for split, part in parts.items()}
     used = {name for part in parts.values() for name in _used(part.content)}
     if not used:
@@ -140,22 +160,14 @@ def build(kind: str, tree: Tree, parts: Mapping[str, Part], notes: list[str], cr
     return dataset
 
 
-def _common_classes(parts: Mapping[str, Part], notes: list[str]) -> list[str]:
-    lists = {part.name: [category['name'] for category in part.content['categories']] for part in parts.values()}
-    for where, names in lists.items():
-        if repeated := [name for name, count in Counter(names).items() if count > 1]:
-            raise DatasetError(f'{where} has several categories named {repeated[0]}; give each one its own name')
-    (first, names), *others = lists.items()
+def _common_classes(parts: Mapping[str, Part]) -> list[str]:
+    (first, names), *others = [(part.name, [category['name'] for category in part.content['categories']])
+                               for part in parts.values()]
     for other, their in others:
         if their != names:
             odd = sorted(set(names) ^ set(their))
             how = f'only one of them has {shortened(odd)}' if odd else 'they have them in another order'
             raise DatasetError(f'{first} and {other} have different categories: {how}; expected the same list')
-    alike = defaultdict(list)
-    for name in names:
-        alike[''.join(name.lower().split())].append(repr(name))
-    notes += [f'the classes {" and ".join(same)} differ only in case or spaces: are they one class?'
-              for same in alike.values() if len(same) > 1]
     return names
 
 
@@ -165,57 +177,28 @@ def _used(content: Mapping[str, Any]) -> set[str]:
 
 
 def _checked(tree: Tree, part: Part, crowds_as_objects: bool, notes: list[str]) -> Part:
-    """Check boxes, crowds and sizes; what is repaired is written as a copy."""
-    content, changed = part.content, part.ann_file is None
-    paths = {image['id']: part.folder / image['file_name'] for image in content['images']}
-    if missing := set(paths.values()).difference(tree.files):
-        raise DatasetError(f'{named(missing)} of {counted(len(paths), "images")} of {part.name} are missing; add '
-                           'them, or remove them from the annotations')
-    if crowds := [annotation for annotation in content['annotations'] if annotation['iscrowd']]:
-        crowd = f'{part.name}: {len(crowds)} of {counted(len(content["annotations"]), "objects")} are crowds'
-        notes.append(f'{crowd} and are learned as objects' if crowds_as_objects else
-                     f'{crowd} (iscrowd, or difficult) and are not learned; --crowds-as-objects learns them')
-        if crowds_as_objects:
-            content = {**content, 'annotations': [{**annotation, 'iscrowd': 0}
-                                                  for annotation in content['annotations']]}
-            changed = True
-    objects = defaultdict(list)
-    for annotation in content['annotations']:
-        objects[annotation['image_id']].append(annotation)
-    _check_boxes(content, objects, part.name)
-    sizes = tree.look(paths.values())
-    wrong = [image for image in content['images'] if (image['width'], image['height']) != sizes[paths[image['id']]]]
-    for image in wrong:
-        width, height = sizes[paths[image['id']]]
-        if not all(_fits(annotation, width, height) for annotation in objects[image['id']]):
-            raise DatasetError(f'{part.name} says that {paths[image["id"]]} is {image["width"]} x {image["height"]} '
-                               f'pixels, and has objects for that size, but the image is {width} x {height}; correct '
-                               'the annotations or the image')
-    if wrong:
-        notes.append(f'{part.name} has another size for {named(paths[image["id"]] for image in wrong)} of '
-                     f'{counted(len(paths), "images")} than the image itself, whose size is used, as the objects fit it')
-        right = {image['id']: dict(zip(('width', 'height'), sizes[paths[image['id']]], strict=True))
-                 for image in wrong}
-        content = {**content, 'images': [{**image, **right.get(image['id'], {})} for image in content['images']]}
-        changed = True
-    return part._replace(content=content, ann_file=None if changed else part.ann_file)
-
-
-def _fits(annotation: Mapping[str, Any], width: int, height: int) -> bool:
-    x, y, w, h = annotation['bbox']
-    return x + w <= width + 1 and y + h <= height + 1 and not isinstance(annotation.get('segmentation'), Mapping)
-
-
-def _check_boxes(content: Mapping[str, Any], objects: Mapping[Any, Sequence[Mapping]], name: str) -> None:
-    """Refuse boxes in other units or another order than COCO's."""
-    boxes = [(annotation['bbox'], image['width'] + 1, image['height'] + 1)
-             for image in content['images'] for annotation in objects[image['id']]]
+    """Check images, units of boxes, and crowds."""
+    check_present(tree, [part.folder / image['file_name'] for image in part.content['images']], part.name)
+    annotations = part.content['annotations']
+    sizes = {image['id']: (image['width'] + 1, image['height'] + 1) for image in part.content['images']}
+    boxes = [(annotation['bbox'], *sizes[annotation['image_id']]) for annotation in annotations
+             if annotation['image_id'] in sizes]
     if boxes and all(max(box) <= 1 for box, _, _ in boxes):
-        raise DatasetError(f'{name}: all boxes are shares of the image, first {boxes[0][0]}; expected pixels')
+        raise DatasetError(f'{part.name}: all boxes are shares of the image, first {boxes[0][0]}; expected pixels')
     beyond = sum(box[0] + box[2] > width or box[1] + box[3] > height for box, width, height in boxes)
     if beyond and all(box[0] < box[2] <= width and box[1] < box[3] <= height for box, width, height in boxes):
-        raise DatasetError(f'{name}: {beyond} of {len(boxes)} boxes end beyond their image, and all fit as x1, y1, '
-                           'x2, y2; expected x, y, width, height')
+        raise DatasetError(f'{part.name}: {beyond} of {len(boxes)} boxes end beyond their image, and all fit as x1, '
+                           'y1, x2, y2; expected x, y, width, height')
+    crowds = sum(annotation['iscrowd'] for annotation in annotations)
+    if not crowds:
+        return part
+    note = f'{part.name}: {crowds} of {counted(len(annotations), "objects")} are crowds (iscrowd, or difficult)'
+    if not crowds_as_objects:
+        notes.append(f'{note} and are not learned; --crowds-as-objects learns them')
+        return part
+    notes.append(f'{note} and are learned as objects')
+    content = {**part.content, 'annotations': [{**annotation, 'iscrowd': 0} for annotation in annotations]}
+    return part._replace(content=content, ann_file=None)
 
 
 def _split(tree: Tree, split: str, part: Part, classes: Sequence[str], notes: list[str]) -> Split:

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image, ImageDraw, ImageOps
+from PIL import Image, ImageDraw
 
+from ..io.images import read_image
 from ..toolboxes.segmentation_pictures import font_of, overlay_labels
 from .dataset import Dataset, Sample
 from .drawing import INK, PAPER, draw_objects, palette, write_name
@@ -94,9 +95,7 @@ def _drawn(sample: Sample, dataset: Dataset, colours: Sequence[Sequence[int]]) -
     """The cells of an image."""
     scale = min(CELL[0] / sample.size[0], CELL[1] / sample.size[1])
     size = max(1, round(scale * sample.size[0])), max(1, round(scale * sample.size[1]))
-    with Image.open(sample.path) as photo:
-        photo.draft('RGB', (2 * size[0], 2 * size[1]))
-        image = ImageOps.exif_transpose(photo).convert('RGB').resize(size, Image.Resampling.LANCZOS)
+    image = Image.fromarray(read_image(sample.path)).resize(size, Image.Resampling.LANCZOS)
     if dataset.task == 'segmentation':
         labels = cv2.resize(dataset.read_labels(sample.label), size, interpolation=cv2.INTER_NEAREST)
         return [image, Image.fromarray(overlay_labels(np.asarray(image), labels, np.asarray(colours, np.uint8)))]

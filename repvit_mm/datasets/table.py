@@ -25,16 +25,13 @@ def read(tree: Tree, files: dict[Path, list[list[str]]], notes: list[str]) -> di
     """Read tables of boxes. An image whose row has no box is background.
 
     Raises:
-        DatasetError: If an image is missing or a box is malformed.
+        DatasetError: If a box is malformed.
     """
     objects = defaultdict(list)
     for path, rows in files.items():
+        folder = tree.relative(path.parent)
         for number, (name, *edges, label) in enumerate(rows, 1):
-            split = tree.split_of(path)
-            image = tree.find_image(name, path.parent, split)
-            if image is None:
-                raise DatasetError(f'{path}: the image {name} is missing')
-            found = objects[image, split or tree.split_of(image.parent)]
+            found = objects[f'{folder}/{name}' if folder else name, tree.split_of(path)]
             if not any(edges):
                 continue
             try:
@@ -45,7 +42,7 @@ def read(tree: Tree, files: dict[Path, list[list[str]]], notes: list[str]) -> di
                 raise DatasetError(f'{path}, box {number} of {name}: expected x1 < x2 and y1 < y2 in pixels, got '
                                    f'{", ".join(edges)}') from error
             found.append((label, [left, top, right - left, bottom - top], None, False))
-    return convert(tree, [Record(image, split, found) for (image, split), found in objects.items()], notes)
+    return convert(tree, [Record(name, found, split) for (name, split), found in objects.items()], notes)
 
 
 def _rows(path: Path) -> list[list[str]]:

@@ -3,7 +3,6 @@ import hashlib
 import os
 import random
 import re
-import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -11,15 +10,16 @@ from functools import cached_property
 from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
-from urllib.parse import unquote
 
 from PIL import Image
 from rich.console import Console
 from rich.progress import track
 
 from ..errors import DatasetError, shortened
-from ..io.files import read_json, read_text
-from ..io.picture_files import EXTENSIONS, HELD_OUT, picture_size
+from ..io.class_folders import HELD_OUT
+from ..io.files import find_files, read_json, read_text
+from ..io.image_files import FORMATS, choose_images, skipped_files
+from ..io.images import image_size
 
 #: Word in a path -> split.
 WORDS = {**dict.fromkeys(('train', 'training'), 'train'), **dict.fromkeys(('val', 'valid', 'validation'), 'val'),
@@ -28,7 +28,6 @@ WORDS = {**dict.fromkeys(('train', 'training'), 'train'), **dict.fromkeys(('val'
 NAME_FILES = ('classes.txt', 'labels.txt', 'obj.names')
 #: Files that are neither images nor worth a word.
 KNOWN = ('.json', '.xml', '.txt', '.csv', '.yaml', '.yml', '.names', '.data', '.cache', '.md', '.html', '.py')
-LITTER = ('__MACOSX', 'Thumbs.db', 'desktop.ini')
 #: From this number of images on, a progress bar is shown.
 MANY = 200
 
@@ -50,7 +49,7 @@ class Tree:
 
     Attributes:
         root: The folder.
-        files: All regular files below it, sorted, without hidden ones; links are followed.
+        files: All regular files below it, without hidden ones.
 
     Raises:
         DatasetError: If the folder is missing or empty.
@@ -60,19 +59,10 @@ class Tree:
         self.root = Path(root).expanduser()
         if not self.root.is_dir():
             raise DatasetError(f'there is no folder {self.root}')
-        self.files: list[Path] = []
-        self._looks: dict[Path, Look | None] = {}
-        seen = set()
-        for folder, folders, names in os.walk(self.root, followlinks=True):
-            if (real := os.path.realpath(folder)) in seen:  # links can make a circle
-                folders.clear()
-                continue
-            seen.add(real)
-            folders[:] = sorted(name for name in folders if name[0] != '.' and name not in LITTER)
-            self.files += [path for name in sorted(names) if name[0] != '.' and name not in LITTER
-                           and (path := Path(folder, name)).is_file()]
+        self.files = [path for path in find_files(self.root) if path.is_file()]
         if not self.files:
             raise DatasetError(f'{self.root} is empty')
+        self._looks: dict[Path, Look | None] = {}
 
     def with_suffix(self, *suffixes: str) -> list[Path]:
         """The files with one of these suffixes, in upper or lower case."""
@@ -81,7 +71,7 @@ class Tree:
     @cached_property
     def images(self) -> list[Path]:
         """The images, by their suffix."""
-        return self.with_suffix(*EXTENSIONS)
+        return choose_images(self.files)[0]
 
     @cached_property
     def folders(self) -> Mapping[Path, Mapping[str, Path]]:
@@ -120,41 +110,6 @@ class Tree:
                 return [line.strip() for line in read_text(path).splitlines() if line.strip()]
         return None
 
-    @cached_property
-    def _by_name(self) -> Mapping[str, list[Path]]:
-        by_name = defaultdict(list)
-        for path in self.images:
-            by_name[_key(path.name)].append(path)
-        return by_name
-
-    def find_image(self, name: str, folder: Path | None = None, split: str | None = None) -> Path | None:
-        """The image that an annotation names: at its path, or else by the last part of the path.
-
-        Args:
-            name: A path as a labelling tool wrote it, perhaps a URL, with backslashes, or of another computer.
-            folder: Where the path may start.
-            split: If given, images in a folder named like another split are not taken.
-
-        Raises:
-            DatasetError: If several images match.
-        """
-        name = name.replace('\\', '/').rpartition('?d=')[2]
-        for start in filter(None, (folder, self.root)):
-            path = Path(os.path.normpath(start / name))
-            if path in self._by_name.get(_key(path.name), ()):
-                return path
-        found = self._by_name.get(_key(name)) or self._by_name.get(re.sub('^[0-9a-f]{8}-', '', _key(name)), [])
-        if split:
-            found = [path for path in found if self.split_of(path.parent) in (None, split)]
-        if len(found) > 1:
-            parts = name.split('/')[::-1]
-            alike = [len(os.path.commonprefix([parts, path.parts[::-1]])) for path in found]
-            if alike.count(max(alike)) > 1:
-                raise DatasetError(f'the image {name} could be {found[0]} or {found[1]}; write its path into the '
-                                   'annotations')
-            found = [found[alike.index(max(alike))]]
-        return found[0] if found else None
-
     def look(self, paths: Iterable[Path], skip_damaged: bool = False) -> dict[Path, tuple[int, int]]:
         """Decode images, each one once, in threads.
 
@@ -186,26 +141,20 @@ class Tree:
         return [(known[digest], path) for path in val
                 if (digest := self._looks[path].digest) in known and known[digest] != path]
 
-    def unknown_suffixes(self) -> Counter:
-        """Suffixes of the files that are no images and no annotations."""
-        return Counter(path.suffix.lower() or path.name for path in self.files
-                       if path.suffix.lower() not in (*EXTENSIONS, *KNOWN))
-
-
-def _key(name: str) -> str:
-    """The last part of a path, without differences of case, quoting and accents."""
-    return unicodedata.normalize('NFC', unquote(name.rpartition('/')[2])).lower()
+    def skipped(self) -> str:
+        """A line on the files that are no images and no annotations; empty if there are none."""
+        return skipped_files(self.root, choose_images(self.files, KNOWN)[1])
 
 
 def _look(path: Path) -> Look | None:
     try:
         content = path.read_bytes()
-        with Image.open(BytesIO(content)) as image:
+        with Image.open(BytesIO(content), formats=FORMATS) as image:
             image.draft('RGB', (1, 1))  # decodes JPEG at an eighth of its size
             image.load()
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):  # all of Pillow
         return None
-    size = picture_size(path)
+    size = image_size(path)
     return size and Look(size, hashlib.blake2b(content, digest_size=16).digest())
 
 
@@ -220,14 +169,15 @@ def choose_splits(parts: Mapping[str | None, Sequence[T]], labels_of: Callable[[
     """The images for training and for validation, held out from the others if need be.
 
     Args:
-        parts: Split, or None if not known -> images.
+        parts: Split, or something else if not known -> images.
         labels_of: Gives the classes of an image.
         notes: Gets a line if images are held out or not used.
 
     Raises:
         DatasetError: If there are fewer than two images.
     """
-    train, val, test, other = (list(parts.get(split, ())) for split in ('train', 'val', 'test', None))
+    train, val, test = (list(parts.get(split, ())) for split in ('train', 'val', 'test'))
+    other = [item for split in parts if split not in WORDS.values() for item in parts[split]]
     if train and (val or test):
         if unused := len(other) + len(test) * bool(val):
             notes.append(f'{unused} images belong to neither training nor validation and are not used')

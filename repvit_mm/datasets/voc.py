@@ -38,7 +38,7 @@ def read(tree: Tree, files: list[Path], notes: list[str]) -> dict[str, Part]:
             raise DatasetError(f'none of the {len(files)} annotations has an image of its name, first {files[0]}')
         notes.append(f'{named(without)} of {len(files)} annotations have no image')
     splits = _splits(tree, {path.stem for path, image in images.items() if image})
-    return convert(tree, [_record(path, image, splits.get(path.stem) if splits else tree.split_of(path.parent))
+    return convert(tree, [_record(path, tree.relative(image), splits.get(path.stem) or tree.split_of(path.parent))
                           for path, image in images.items() if image], notes)
 
 
@@ -50,11 +50,11 @@ def _image(tree: Tree, path: Path) -> Path | None:
     return None
 
 
-def _record(path: Path, image: Path, split: str | None) -> Record:
+def _record(path: Path, image: str, split: str | None) -> Record:
     try:
         root = ElementTree.parse(path).getroot()
         size = [float(root.findtext(f'size/{key}') or 0) for key in ('width', 'height')]
-        return Record(image, split, list(_objects(root)), tuple(map(int, size)) if all(size) else None)
+        return Record(image, list(_objects(root)), split, tuple(map(int, size)) if all(size) else None)
     except (ElementTree.ParseError, TypeError, ValueError, OverflowError, RecursionError) as error:
         raise DatasetError(f'{path} cannot be read as an annotation of Pascal VOC: {error}') from error
 

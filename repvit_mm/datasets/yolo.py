@@ -21,7 +21,8 @@ LARGEST = 1.5
 def find(tree: Tree) -> dict[Path, Path]:
     """Image -> its text file, by place and name."""
     texts = {path.with_suffix('.txt'): path for path in tree.with_suffix('.txt') if path.name not in NAME_FILES}
-    return {image: texts[path] for image in tree.images for path in reversed(_label_paths(tree, image)) if path in texts}
+    places = [(image, path) for image in tree.images for path in reversed(_label_paths(tree, image))]
+    return {image: texts[path] for image, path in places if path in texts}
 
 
 def read(tree: Tree, files: Mapping[Path, Path], notes: list[str]) -> dict[str, Part]:
@@ -43,9 +44,9 @@ def read(tree: Tree, files: Mapping[Path, Path], notes: list[str]) -> dict[str, 
     images = [image for image in tree.images if image.parent in folders]
     sizes, splits = tree.look(images), _splits(tree, settings, file, images)
     points = BOX if 'kpt_shape' in settings else None
-    return convert(tree, [Record(image, splits.get(image) if splits else tree.split_of(image.parent),
-                                 list(_objects(files[image], sizes[image], classes, points)) if image in files else [])
-                          for image in images], notes, classes)
+    return convert(tree, [Record(
+        tree.relative(image), list(_objects(files[image], sizes[image], classes, points)) if image in files else [],
+        splits.get(image, 'unused' if splits else None)) for image in images], notes, classes)
 
 
 def _label_paths(tree: Tree, image: Path) -> list[Path]:

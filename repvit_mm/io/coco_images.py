@@ -48,7 +48,7 @@ def match_images(content: dict[str, Any], name: str, folder: str | Path) -> list
     Raises:
         DatasetError: If several images match a name, or the boxes do not fit the image.
     """
-    notes = _match_names(content['images'], name, Path(folder))
+    notes = match_names(content['images'], name, Path(folder))
     extents: dict[Any, list[float]] = defaultdict(lambda: [0., 0.])
     for annotation in content.get('annotations', []):
         x, y, width, height = annotation['bbox']
@@ -58,7 +58,8 @@ def match_images(content: dict[str, Any], name: str, folder: str | Path) -> list
     return notes + _check_boxes(content, name)
 
 
-def _match_names(images: Sequence[dict[str, Any]], name: str, folder: Path) -> list[str]:
+def match_names(images: Sequence[dict[str, Any]], name: str, folder: Path) -> list[str]:
+    """Match the file names of images with the files of a folder, see :func:`match_images`."""
     paths = [path.relative_to(folder).as_posix() for path in choose_images(find_files(folder))[0]]
     known, by_last = set(paths), defaultdict(list)
     for path in paths:
