@@ -80,7 +80,7 @@ def convert(tree: Tree, records: Iterable[Record], notes: list[str], classes: Se
     sizes, known = tree.look(paths), set()
     for image, path in zip(images, paths, strict=True):
         if path in known:
-            raise DatasetError(f'{name}: the image {path} is annotated twice')
+            raise DatasetError(f'{name}: {path} is annotated twice; is another image of that name missing?')
         known.add(path)
         image.setdefault('width', sizes[path][0])
         image.setdefault('height', sizes[path][1])

@@ -44,7 +44,7 @@ def find_classes(data_root: str | Path) -> list[str]:
         if count == 0:
             raise DatasetError(f'the class folder {folder} has no images ({", ".join(IMAGE_SUFFIXES)}); add images or '
                                'remove the folder')
-        if count == 1 and not splits:
+        if count == 1 and 'val' not in splits:
             raise DatasetError(f'the class folder {folder} has only one image; training and validation need one each')
     return classes
 
@@ -56,13 +56,15 @@ def labelled_images(root: str | Path, split: str, classes: Sequence[str], part: 
         root: The folder.
         split: ``'train'`` or ``'val'``.
         classes: What :func:`find_classes` found.
-        part: Fraction of each class that is held out for validation if there are no folders for the splits.
+        part: Fraction of each class that is held out for validation if there is no folder for it.
 
     Raises:
-        DatasetError: If there are folders for the splits, but none for this one.
+        DatasetError: If there is a folder for validation, but none for training.
     """
     root = Path(root).expanduser()
     splits = split_folders(root)
+    if splits.keys() == {'train'}:
+        root, splits = splits['train'], {}
     if splits and split not in splits:
         raise DatasetError(f'{root} has the folder {next(iter(splits.values())).name}, but no folder for {split} '
                            f'({", ".join(SPLITS[split])})')

@@ -19,9 +19,9 @@ CORRUPT = ('stop', 'skip', 'unchecked')
 class ImageFolder(BaseDataset):
     """Images in one folder per class.
 
-    ``data_root`` holds ``train/CLASS/...`` and ``val/CLASS/...`` (or ``valid``, ``validation``, ``test``), or just
-    ``CLASS/...``: then a fixed part of each class is held out for validation. The classes are the folders of the
-    training split in alphabetical order.
+    ``data_root`` holds ``train/CLASS/...`` and ``val/CLASS/...`` (or ``valid``, ``validation``, ``test``), or just one
+    of ``train/CLASS/...`` and ``CLASS/...``: then a fixed part of each class is held out for validation. The classes
+    are the folders of the training split in alphabetical order.
 
     Args:
         data_root: The folder.
@@ -29,7 +29,7 @@ class ImageFolder(BaseDataset):
         corrupt: ``'stop'`` raises an error that names the images that cannot be decoded, ``'skip'`` leaves them out and
             logs their names; both decode every image once when the data set is built. ``'unchecked'`` does not: such an
             image stops the run when it is loaded.
-        val_part: Fraction of each class that is held out for validation if there are no folders for the splits.
+        val_part: Fraction of each class that is held out for validation if there is no folder for it.
         classes: Expected names of the classes, in order; not checked if None.
         pipeline: Transforms.
         test_mode: Whether the data set is for testing.

@@ -80,12 +80,14 @@ def to_yolo(coco, root, polygons=False):
 
 
 def to_labelme(coco, root):
-    """A JSON file beside each image, as LabelMe 5 writes it, with a box for every second object."""
+    """A JSON file beside each image, as LabelMe 5 writes it; every second object is a polygon."""
     for _, path, image, objects in copies(coco, root, ''):
         shapes = []
         for i, (name, _, annotation) in enumerate(objects):
             left, top, right, bottom = edges(annotation)
-            points = outline(annotation['segmentation']).tolist() if i % 2 else [[left, top], [right, bottom]]
+            points = [[left, top], [right, bottom]]
+            points[1:1] = [[right, top]] * (i % 2)
+            points += [[left, bottom]] * (i % 2)
             shapes.append(dict(label=name, points=points, group_id=None, flags={},
                                shape_type='polygon' if i % 2 else 'rectangle'))
         path.with_suffix('.json').write_text(json.dumps(dict(

@@ -1,3 +1,5 @@
+import shutil
+
 import numpy as np
 import pytest
 from mmengine.config import Config
@@ -100,10 +102,10 @@ def test_a_root_too_high_up_is_not_taken_for_the_classes(tmp_path):
         ImageFolder(tmp_path)
 
 
-def test_a_missing_validation_split_is_named(split_root):
-    (split_root / 'val').rename(split_root / 'elsewhere')
-    with pytest.raises(DatasetError, match='but no folder for val'):
-        ImageFolder(split_root, 'val')
+def test_a_fifth_of_a_training_split_alone_is_held_out(split_root):
+    shutil.rmtree(split_root / 'val')
+    train, val = ({sample['img_path'] for sample in ImageFolder(split_root, split)} for split in ('train', 'val'))
+    assert len(train) > len(val) > 0 and not train & val
 
 
 def damage(root):

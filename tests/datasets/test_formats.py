@@ -1,0 +1,378 @@
+"""What is recognised in a folder of data, what is said about it, and what is refused."""
+import codecs
+import json
+import shutil
+from collections import Counter
+
+import numpy as np
+import pytest
+from cv2 import connectedComponents
+from other_formats import to_voc
+from PIL import Image
+from pycocotools.coco import COCO
+from running import run_tool
+
+from repvit_mm.datasets.formats import recognise
+from repvit_mm.datasets.shapes import CLASSES
+from repvit_mm.datasets.sheet import draw_sheet
+from repvit_mm.datasets.tree import hold_out
+from repvit_mm.errors import DatasetError
+
+
+def converted(dataset, split, tmp_path):
+    path = tmp_path / f'{split}.json'
+    path.write_text(dataset.files[f'{split}.json'])
+    return COCO(path)
+
+
+@pytest.mark.parametrize(('name', 'tolerance'), [
+    ('voc', 0), ('csv', 0), ('cvat', 0), ('yolo', 1e-6), ('polygons', 0.26)])
+def test_converted_annotations_are_those_of_the_original(drawn, tmp_path, name, tolerance):
+    dataset = recognise(drawn / name)
+    for split in ('train', 'val'):
+        original, new = COCO(drawn / f'coco/annotations/instances_{split}.json'), converted(dataset, split, tmp_path)
+        assert len(new.imgs) == len(original.imgs)
+        for old, now in zip(original.anns.values(), new.anns.values(), strict=True):  # in the same order
+            assert new.cats[now['category_id']]['name'] == original.cats[old['category_id']]['name']
+            mask = original.annToMask(old)
+            if name != 'polygons':
+                np.testing.assert_allclose(now['bbox'], old['bbox'], atol=tolerance)
+            elif connectedComponents(mask)[0] == 2:  # one outline describes it, but for the hole of a ring
+                np.testing.assert_allclose(now['bbox'], old['bbox'], atol=tolerance)
+                assert (new.annToMask(now) & mask).sum() >= 0.9 * mask.sum()
+
+
+@pytest.mark.parametrize('name', ['labelme', 'label_studio'])
+def test_every_object_of_a_labelling_tool_is_read(drawn, name):
+    def boxes(dataset):
+        return sorted((dataset.classes[item.label], *np.round(item.box, 0)) for split in dataset.splits.values()
+                      for sample in split.samples for item in sample.objects)
+    assert boxes(recognise(drawn / name)) == boxes(recognise(drawn / 'coco'))
+
+
+def test_one_file_is_split_in_the_same_way_each_time(data):
+    root = data('coco')
+    (root / 'annotations/instances_val.json').unlink()
+    first, second = recognise(root), recognise(root)
+    assert first.files == second.files and len(first.splits['val'].samples) == 2
+    names = [{image['file_name'] for image in json.loads(first.files[f'{split}.json'])['images']}
+             for split in ('train', 'val')]
+    assert len(names[0]) == 10 and not names[0] & names[1]
+    assert any('there is no split' in note for note in first.notes)
+
+
+def test_without_a_split_a_fifth_is_held_out(drawn, tmp_path):
+    voc = recognise(to_voc(drawn / 'coco', tmp_path / 'voc', lists=False))
+    assert [len(split.samples) for split in voc.splits.values()] == [14, 4]
+    for kind, name in (('img_dir', 'images'), ('ann_dir', 'masks')):
+        shutil.copytree(drawn / 'labels' / kind / 'train', tmp_path / 'labels' / name)
+    labels = recognise(tmp_path / 'labels')
+    assert [len(labels.files[f'{split}.txt'].splitlines()) for split in ('train', 'val')] == [10, 2]
+    shutil.copytree(drawn / 'folders/train', tmp_path / 'folders/train')
+    folders = recognise(tmp_path / 'folders')
+    assert [len(split.samples) for split in folders.splits.values()] == [16, 8]
+
+
+def test_rare_classes_stay_in_training_and_frequent_ones_are_split_alike():
+    labels = [{'often'}] * 40 + [{'often', 'rare'}] * 2 + [{'some'}] * 10 + [set()] * 8
+    held = hold_out(labels)
+    counts = Counter(label for i in held for label in labels[i])
+    assert len(held) == 12 and counts['rare'] == 0 and counts['some'] == 2 and 6 <= counts['often'] <= 8
+    assert held == hold_out(labels)
+    assert len(hold_out([{i} for i in range(5)])) == 1
+
+
+def save_images(*folders, suffix='.png'):
+    for folder in folders:
+        folder.mkdir(parents=True)
+        for i in range(6):
+            Image.new('L', (32, 32), i).save(folder / f'{i:04}{suffix}')
+
+
+@pytest.mark.parametrize('split', ['', 'train', 'val'])
+def test_classes_called_like_labels_are_asked_about(tmp_path, split):
+    save_images(tmp_path / split / 'mask', tmp_path / split / 'glasses')
+    with pytest.raises(DatasetError, match='holds label images and class folders; choose with --format {labels,fol'):
+        recognise(tmp_path)
+    assert recognise(tmp_path, 'labels').kind == 'label images'
+    if not split:
+        assert recognise(tmp_path, 'folders').classes == ['glasses', 'mask']
+
+
+@pytest.mark.parametrize('folders', [('images', 'mask'), ('my_photos', 'gt'), ('RGB', 'label'), ('a/x', 'b/masks')])
+def test_what_can_only_be_label_images_needs_no_choice(tmp_path, folders):
+    save_images(*(tmp_path / folder for folder in folders))
+    assert recognise(tmp_path).kind == 'label images'
+
+
+def test_jpegs_are_no_label_images(tmp_path):
+    save_images(tmp_path / 'a/images', tmp_path / 'a/masks', tmp_path / 'b/glasses', tmp_path / 'b/mask', suffix='.jpg')
+    with pytest.raises(DatasetError, match='are JPEGs, whose compression changes values; save them as PNG'):
+        recognise(tmp_path / 'a')
+    assert recognise(tmp_path / 'b').classes == ['glasses', 'mask']
+
+
+@pytest.fixture
+def masks(tmp_path):
+    """Writes label images from arrays (H, W) or (H, W, 3), with their images."""
+    def write(*labels):
+        for kind in ('images', 'masks'):
+            (tmp_path / kind).mkdir()
+        for i, label in enumerate(labels):
+            Image.new('RGB', label.shape[1::-1], (128, 128, 128)).save(tmp_path / f'images/{i}.png')
+            Image.fromarray(label.astype(np.uint8)).save(tmp_path / f'masks/{i}.png')
+        return tmp_path
+    return write
+
+
+def pattern(*values):
+    """Stripes of several values, (48, 96)."""
+    return np.repeat(np.array(values), 96 // len(values))[None].repeat(48, 0)
+
+
+TABLE = 'sky:10,20,30::\nroad:40,50,60::\ncar:70,80,90::\n'
+
+
+@pytest.mark.parametrize(('label', 'files', 'classes', 'copied'), [
+    (pattern(0, 1, 2), {'classes.txt': '\ufeffsky\nroad\ncar\n'}, ['sky', 'road', 'car'], None),
+    (pattern(0, 1, 255), {}, ['class 0', 'class 1'], None),
+    (pattern(0, 255), {}, ['background', 'object'], [0, 1]),
+    (pattern(0, 128, 255), {}, ['level 0', 'level 128', 'level 255'], [0, 1, 2]),
+    (np.dstack([pattern(0, 255)] * 3), {}, ['background', 'object'], [0, 1]),  # a grey mask saved in colour
+    (255 - 5 * np.hypot(*np.mgrid[-20:28, -30:66]).clip(0, 51), {}, ['background', 'object'], [0, 1]),
+    (np.dstack([pattern(10, 40, 70), pattern(20, 50, 80), pattern(30, 60, 90)]), {'labelmap.txt': TABLE},
+     ['sky', 'road', 'car'], [0, 1, 2]),
+    (np.dstack([pattern(10, 40, 70), pattern(20, 50, 80), pattern(30, 60, 90)]),
+     {'class_dict.csv': 'name,r,g,b\nsky,10,20,30\nroad,40,50,60\ncar,70,80,90\n'}, ['sky', 'road', 'car'], [0, 1, 2]),
+])
+def test_values_of_label_images_become_classes(masks, label, files, classes, copied):
+    root = masks(label, label[::-1], label, label)
+    for name, text in files.items():
+        (root / name).write_text(text)
+    dataset = recognise(root)
+    assert dataset.classes == classes
+    written = {name: content for name, content in dataset.files.items() if name.startswith('labels/')}
+    assert len(written) == (4 if copied else 0)
+    for name, content in written.items():
+        (root / 'copy.png').write_bytes(content)
+        values = np.asarray(Image.open(root / 'copy.png'))
+        assert np.unique(values).tolist() == copied and values[:, 0].max() == 0, name
+        assert dataset.splits['train'].settings['data_prefix']['seg_map_path'] == '{{ fileDirname }}/labels/train'
+    assert dataset.splits['val'].counts.total() == 48 * 96 - 48 * 32 * (label.max() == 255 and copied is None)
+
+
+def test_colours_without_a_table_are_named(masks):
+    with pytest.raises(DatasetError, match=r'2 colours without a class: .*\(9, 0, 0\).* into .*labelmap.txt'):
+        recognise(masks(*[np.dstack([pattern(0, 9), pattern(8, 0), pattern(7, 0)])] * 4))
+
+
+def test_ignored_pixels_are_not_drawn(masks):
+    label = pattern(1, 1, 1, 1, 1, 255, 255, 255)
+    dataset = recognise(masks(label, label, label, label))
+    assert (len(dataset.classes), dataset.files.keys()) == (2, {'train.txt', 'val.txt'})
+    draw_sheet(dataset, dataset.root / 'sheet.png')
+    red, _, blue = np.moveaxis(np.asarray(Image.open(dataset.root / 'sheet.png').convert('RGB')).astype(int), -1, 0)
+    assert (blue > red + 40).sum() > 20_000 > 2000 > (red > blue + 40).sum()  # class 1 is blue; class 0 in the legend
+
+
+def spoil_objects(content):
+    content['annotations'][0]['bbox'] = [900, 900, 5, 5]
+    content['annotations'][1]['iscrowd'] = 1
+    for annotation in content['annotations']:
+        if annotation['image_id'] == 2:
+            del annotation['segmentation']
+
+
+def test_what_looks_wrong_in_objects_is_said(edit):
+    root = edit(spoil_objects)
+    Image.new('RGB', (9, 9)).save(root / 'images/train/lone.jpg')
+    (root / 'film.mp4').touch()
+    shutil.copy(root / 'images/train/000000.png', root / 'images/val/000000.png')
+    notes = '\n'.join(recognise(root).notes)
+    for part in (
+            'objects have a box outside', 'so only boxes are learned', 'have fewer than 10 objects', '1 .mp4',
+            'lone.jpg) of 19 images are not used', '--crowds-as-objects learns them',
+            '1 image for validation are exact copies of images for training'):
+        assert part in notes, part
+
+
+def test_crowds_can_be_learned_as_objects(edit):
+    root = edit(lambda content: [annotation.update(iscrowd=1) for annotation in content['annotations']])
+    with pytest.raises(DatasetError, match='no objects to learn from.*--crowds-as-objects learns them'):
+        recognise(root)
+    dataset = recognise(root, crowds_as_objects=True)
+    annotations = json.loads(dataset.files['train.json'])['annotations']
+    assert dataset.splits['train'].counts.total() == len(annotations) > 20
+    assert not any(annotation['iscrowd'] for annotation in annotations)
+
+
+def test_difficult_objects_are_counted_as_crowds(data):
+    root = data('voc')
+    for path in root.glob('Annotations/*.xml'):
+        path.write_text(path.read_text().replace('</object>', '<difficult>1</difficult></object>', 1))
+    assert 'objects are crowds (iscrowd, or difficult) and are not learned' in '\n'.join(recognise(root).notes)
+
+
+def test_sizes_written_before_exif_are_corrected_in_a_copy(edit):
+    def swap(content):
+        for image in content['images']:
+            image['width'] = 63
+        for annotation in content['annotations']:
+            annotation.pop('segmentation')
+            annotation['bbox'] = [1, 1, 9, 9]
+    dataset = recognise(edit(swap))
+    assert {image['width'] for image in json.loads(dataset.files['train.json'])['images']} == {64}
+    assert 'another size' in '\n'.join(dataset.notes)
+
+
+@pytest.mark.parametrize('name', ['images\\train\\{}', './images/train/{}', '/data/upload/3/ab12cd34-{}',
+                                  'C:\\me\\{}', 'https://host/shots/{}'])
+def test_images_are_found_by_the_last_part_of_their_name(edit, name):
+    def rename(content):
+        for image in content['images']:
+            image['file_name'] = name.format(image['file_name'])
+    root = edit(rename)
+    (root / 'annotations/instances_val.json').unlink()
+    shutil.rmtree(root / 'images/val')
+    dataset = recognise(root)
+    assert sum(len(split.samples) for split in dataset.splits.values()) == 12
+
+
+def test_background_and_small_images_teach(edit):
+    def remove(content):
+        content['annotations'] = [item for item in content['annotations'] if item['image_id'] != 3]
+    dataset = recognise(edit(remove))
+    assert dataset.splits['train'].settings['filter_cfg'] == dict(filter_empty_gt=False, min_size=1)
+    assert 'have no objects and are learned as background' in '\n'.join(dataset.notes)
+
+
+def test_unused_categories_are_left_out(edit):
+    root = edit(lambda content: content['categories'].extend([dict(id=90, name='shapes'), dict(id=91, name='Ring')]))
+    dataset = recognise(root)
+    assert dataset.classes == list(CLASSES)
+    assert '2 of 10 classes have no objects' in (notes := '\n'.join(dataset.notes)) and 'ring' in notes
+
+
+@pytest.mark.parametrize('name', ['coco', 'yolo', 'voc'])
+def test_files_with_a_byte_order_mark_are_read(data, name):
+    root = data(name)
+    before = recognise(root)
+    for path in root.rglob('*'):
+        if path.suffix in ('.json', '.txt', '.yaml', '.xml'):
+            path.write_bytes(codecs.BOM_UTF8 + path.read_bytes().replace(b'\n', b'\r\n'))
+            path.rename(path.with_suffix('.TXT' if name == 'yolo' and path.suffix == '.txt' else path.suffix))
+    after = recognise(root)
+    assert before.classes == after.classes and [split.counts for split in before.splits.values()] == [
+        split.counts for split in after.splits.values()]
+
+
+@pytest.mark.parametrize('line', ['1 .5 .5 .2 .2 0.87', '1.0, 0.5, 0.5, 0.2, 0.2', '1\t.5\t.5\t.2\t.2 ',
+                                  '1 .4 .4 .6 .4 .6 .6 .4 .6 0.9'])
+def test_lines_of_yolo_labels_as_tools_write_them(data, line):
+    root = data('yolo')
+    (root / 'labels/train/000001.txt').write_text(f'{line}\n\n')
+    (found,) = recognise(root).splits['train'].samples[1].objects
+    np.testing.assert_allclose(found.box, [25.6, 25.6, 38.4, 38.4], atol=0.01)
+
+
+def write_text(root, name, text):
+    (root / name).parent.mkdir(parents=True, exist_ok=True)
+    (root / name).write_text(text)
+
+
+def change_boxes(change):
+    def apply(root):
+        for path in root.glob('annotations/*.json'):
+            content = json.loads(path.read_text())
+            for annotation in content['annotations']:
+                x, y, width, height = annotation['bbox']
+                annotation['bbox'] = change(x, y, width, height)
+            path.write_text(json.dumps(content))
+    return apply
+
+
+def truncate(name):
+    def apply(root):
+        (root / name).write_bytes((root / name).read_bytes()[:-2000])
+    return apply
+
+
+VAL = ['--val', 'annotations/instances_val.json']
+BAD = [
+    ('coco', lambda root: write_text(root, VAL[1], '{"images": [}'), VAL, 'is not valid JSON'),
+    ('coco', lambda root: write_text(root, VAL[1], '[1]'), VAL, 'has no objects in COCO format'),
+    ('coco', lambda root: shutil.copy(root / 'annotations/instances_val.json', root / 'annotations/train_2.json'), [],
+     '--train FILE --val FILE'),
+    ('coco', lambda root: shutil.rmtree(root / 'images/val'), [], 'are those for validation missing?'),
+    ('coco', lambda root: (root / 'images/val/000001.png').unlink(), [], '000001.png) of 6 images'),
+    ('coco', lambda root: shutil.rmtree(root / 'images'), [], '12 (first coco/000000.png) of 12 images'),
+    ('coco', lambda root: write_text(root, 'Annotations/1.xml', '<annotation/>'), [], '--format {coco,voc}'),
+    ('coco', lambda root: None, ['--train', 'no.json'], 'there is no annotation file no.json'),
+    ('coco', lambda root: None, ['--train', 'no.json', '--format', 'voc'], 'do not go with --format voc'),
+    ('coco', lambda root: None, ['--format', 'yolo'], 'has no YOLO labels'),
+    ('coco', lambda root: None, ['--out', 'coco/shapes.json'], 'is a file'),
+    ('coco', lambda root: None, ['--out', 'coco'], 'which is not from here'),
+    ('coco', lambda root: None, ['--out', 'coco/shapes.json/x'], 'cannot be created'),
+    ('coco', lambda root: None, ['--model', 'segformer'], 'expected a model for detection, maskrcnn'),
+    ('coco', lambda root: None, ['--model', 'm9_9'], 'm0_6'),
+    ('yolo', lambda root: None, ['--model', 'rtmdet-ins'], 'choose fasterrcnn or rtmdet'),
+    ('coco', change_boxes(lambda x, y, w, h: [x / 64, y / 64, w / 64, h / 64]), [], 'shares of the image'),
+    ('coco', change_boxes(lambda x, y, w, h: [x, y, x + w, y + h]), [], 'all fit as x1, y1, x2, y2'),
+    ('coco', truncate('images/val/000001.png'), [], '1 of 6 images cannot be decoded: coco/images/val/000001.png'),
+    ('labels', truncate('img_dir/val/000001.png'), [], 'cannot be decoded: labels/img_dir/val/000001.png'),
+    ('voc', lambda root: write_text(root, 'Annotations/train_000000.xml', '<annotation><object>'), [],
+     'train_000000.xml cannot be read'),
+    ('voc', lambda root: write_text(root, 'Annotations/train_000000.xml', '<annotation><object/></annotation>'), [],
+     'expected objects with a name'),
+    ('voc', lambda root: shutil.rmtree(root / 'JPEGImages'), [], 'has an image of its name'),
+    ('voc', lambda root: write_text(root, 'ImageSets/Main/val.txt', 'other\n'), [], 'lists other'),
+    ('yolo', lambda root: write_text(root, 'labels/train/000001.txt', '8 .5 .5 .1 .1\n'), [],
+     '000001.txt, line 1: the class 8'),
+    ('yolo', lambda root: write_text(root, 'labels/train/000001.txt', '\n1 .5 .5 .1\n'), [],
+     '000001.txt, line 2: expected a class'),
+    ('yolo', lambda root: write_text(root, 'labels/train/000001.txt', '1 .5 nan .1 .1\n'), [],
+     '000001.txt, line 1: expected a class'),
+    ('yolo', lambda root: write_text(root, 'labels/train/000001.txt', '1 20 20 9 9\n'), [], 'not pixels'),
+    ('yolo', lambda root: (root / 'data.yaml').unlink(), [], 'names of the classes'),
+    ('yolo', lambda root: write_text(root, 'data.yaml', 'names: ['), [], 'not valid YAML'),
+    ('csv', lambda root: write_text(root, 'train/_annotations.csv', 'image,x1,y1,x2,y2,class\n000001.png,9,9,5,12,a'),
+     [], 'box 1 of 000001.png: expected x1 < x2'),
+    ('csv', lambda root: (root / 'train/000008.png').unlink(), [], '1 (csv/train/000008.png) of 18'),
+    ('csv', lambda root: (root / 'train/000002.png').unlink(), [], 'is another image of that name missing?'),
+    ('labelme', lambda root: write_text(root, 'train/000001.json', '{"shapes": [{"label": 1}], "imagePath": ""}'), [],
+     '000001.json: a shape has no label or no points'),
+    ('cvat', lambda root: write_text(root, 'annotations.xml', '<annotations><image>'), [],
+     'cannot be read as CVAT XML'),
+    ('label_studio', lambda root: write_text(root, 'project.json', '[{"data": {}, "annotations": [1]}]'), [],
+     'cannot be read as Label Studio JSON'),
+    ('labels', lambda root: (root / 'img_dir/train/000003.png').unlink(), [], 'have no image in'),
+    ('labels', lambda root: (root / 'ann_dir/train/000003.png').unlink(), [], 'have no label image'),
+    ('labels', lambda root: Image.new('L', (60, 64)).save(root / 'ann_dir/train/000003.png'), [], 'is 64 x 64 pixels'),
+    ('labels', lambda root: write_text(root, 'ann_dir/train/000003.png', 'no'), [], 'cannot be read as a label image'),
+    ('folders', lambda root: shutil.rmtree(root / 'train'), [], 'no folder for train'),
+]
+
+
+@pytest.mark.parametrize(('name', 'spoil', 'options', 'message'), BAD)
+def test_bad_data_is_one_line_and_nothing_is_written(data, name, spoil, options, message):
+    root = data(name)
+    spoil(root)
+    before = sorted(root.parent.rglob('*'))
+    done = run_tool('init', root.name, *options)
+    assert done.status == 1 and done.err.startswith('error: ') and done.err.count('\n') == 1, done.err
+    assert message in done.err
+    assert sorted(root.parent.rglob('*')) == before
+
+
+@pytest.mark.parametrize(('files', 'message'), [
+    ({}, 'is empty'), ({'a.txt': 'hello'}, 'has no annotations or class folders'),
+    ({'a.json': '{"a": 1}'}, 'has no annotations or class folders'), ({'a.json': '{'}, 'is not valid JSON'),
+    (None, 'there is no folder')])
+def test_folder_without_data(tmp_path, monkeypatch, files, message):
+    monkeypatch.chdir(tmp_path)
+    if files is not None:
+        (tmp_path / 'x').mkdir()
+        for name, text in files.items():
+            (tmp_path / 'x' / name).write_text(text)
+    done = run_tool('init', 'x')
+    assert done.status == 1 and message in done.err
