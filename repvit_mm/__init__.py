@@ -22,7 +22,7 @@ except Exception as error:  # mmengine imports torch, and a broken torch can rai
 else:
     from .archs import ARCHS, out_channels
     from .checkpoints import convert_state_dict, load_checkpoint
-    from .engine.configs import add_scopes, config_path
+    from .engine.config import add_scopes, config_path
     from .network.backbone import RepViT
     from .network.fusion import fuse
     from .ops import provide

@@ -1,4 +1,5 @@
 """Errors that a user can cause, and how the command line reports them."""
+import difflib
 import os
 import re
 import sys
@@ -36,6 +37,12 @@ def shortened(names: Iterable[str], most: int = 10) -> str:
     """The first names of a list for a message, with ``...`` if there are more than ``most``."""
     names = list(names)
     return ', '.join(names[:most]) + ', ...' * (len(names) > most)
+
+
+def did_you_mean(name: str, known: Iterable[str], otherwise: str = '') -> str:
+    """The end of a message about an unknown name: ``; did you mean NAME?``, or ``otherwise`` if none is similar."""
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f'; did you mean {close[0]}?' if close else otherwise
 
 
 def is_out_of_memory(error: Exception) -> bool:

@@ -15,7 +15,7 @@ from mmengine.fileio.handlers import file_handlers
 from running import run_tool
 
 from repvit_mm.datasets.shapes import write_classification, write_coco, write_segmentation
-from repvit_mm.engine.configs import load_config
+from repvit_mm.engine.config import load_config
 
 pytestmark = pytest.mark.slow
 

@@ -6,7 +6,7 @@ from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.registry import MODELS, PARAM_SCHEDULERS, DefaultScope
 
 import repvit_mm
-from repvit_mm.engine.configs import add_scopes
+from repvit_mm.engine.config import add_scopes
 from repvit_mm.registry import SCOPE, SeeThroughRegistry
 
 
@@ -63,7 +63,7 @@ def test_mmsegmentation_is_found_in_both_stacks(monkeypatch, upstream):
             raise importlib.metadata.PackageNotFoundError(name)
         return '1.2.2'
 
-    monkeypatch.setattr('repvit_mm.engine.configs.version', version)
+    monkeypatch.setattr('repvit_mm.engine.config.version', version)
     packages = {'mmseg': 'mmsegmentation', 'mmdet': 'mmdet'}
     add_scopes(packages)
     assert packages == {'mmseg': 'mmsegmentation' if upstream else 'mmseg', 'mmdet': 'mmdet', 'repvit_mm': 'repvit_mm'}

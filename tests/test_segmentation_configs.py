@@ -13,7 +13,7 @@ from torch import nn
 from repvit_mm import ARCHS
 from repvit_mm.checkpoints import published
 from repvit_mm.datasets.shapes import CLASSES
-from repvit_mm.engine.configs import load_config
+from repvit_mm.engine.config import load_config
 
 CONFIGS = Path(__file__).parents[1] / 'configs'
 ARCH_NAMES = ('m0_6', 'm0_9', 'm1_0', 'm1_1', 'm1_5', 'm2_3', 'm2', 'm3')

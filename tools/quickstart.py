@@ -14,7 +14,7 @@ from rich.table import Table
 from repvit_mm.cli.arguments import Parser, positive, seed
 from repvit_mm.cli.options import CfgOptions
 from repvit_mm.cli.quickstart import Quickstart, check_unchanged
-from repvit_mm.engine.configs import load_config
+from repvit_mm.engine.config import load_config
 from repvit_mm.errors import run_cli
 
 TOOLS = Path(__file__).resolve().parent

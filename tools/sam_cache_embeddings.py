@@ -9,8 +9,8 @@ from rich.progress import MofNCompleteColumn, Progress
 
 from repvit_mm.cli.arguments import Parser, positive
 from repvit_mm.cli.options import CfgOptions
-from repvit_mm.engine.configs import load_config
-from repvit_mm.engine.data import check_data, move_data_root
+from repvit_mm.engine.config import load_config
+from repvit_mm.engine.prepare import move_data_root
 from repvit_mm.errors import ConfigError, run_cli
 from repvit_mm.sam.distillation import cache_embeddings
 from repvit_mm.sam.embedding_cache import EmbeddingCache
@@ -47,7 +47,6 @@ def main() -> None:
     if args.data_root is not None:
         move_data_root(cfg, args.data_root)
     loader = f'{args.split}_dataloader'
-    check_data(cfg, (loader,))
     cfg[loader].dataset.cache = None
 
     dataset = DATASETS.build(cfg[loader].dataset)

@@ -4,10 +4,10 @@ import _interrupt  # noqa: F401
 
 from repvit_mm.cli.arguments import CHECKPOINT, Parser, positive
 from repvit_mm.cli.options import add_common_arguments, parse_args
-from repvit_mm.engine.configs import load_config
-from repvit_mm.engine.distributed import one_report
-from repvit_mm.engine.preparing import check_weights, prepare
-from repvit_mm.engine.runner import run_config
+from repvit_mm.engine.config import load_config
+from repvit_mm.engine.prepare import prepare
+from repvit_mm.engine.processes import one_report
+from repvit_mm.engine.runner import run
 from repvit_mm.errors import run_cli
 from repvit_mm.export.runtimes import ENGINES
 from repvit_mm.export.testing import use_exported
@@ -35,9 +35,8 @@ def main() -> None:
     with one_report():
         cfg = load_config(args.config, args.cfg_options)
         toolbox = toolbox_of(cfg)
-        check_weights(args.checkpoint)
         cfg.load_from, cfg.resume = args.checkpoint, False
-        prepare(cfg, args, ('test_dataloader',))
+        prepare(cfg, args, 'test')
         if args.show_dir:
             toolbox.draw_predictions(cfg, args.show_dir)
         if args.slide is not None:
@@ -48,7 +47,7 @@ def main() -> None:
             toolbox.enable_tta(cfg)
         if args.out:
             toolbox.dump_predictions(cfg, args.out)
-        run_config(cfg, 'test')
+        run(cfg, 'test', args.cfg_options)
 
 
 if __name__ == '__main__':

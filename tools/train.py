@@ -4,18 +4,10 @@ import _interrupt  # noqa: F401
 
 from repvit_mm.cli.arguments import Parser
 from repvit_mm.cli.options import add_common_arguments, parse_args
-from repvit_mm.engine.configs import load_config
-from repvit_mm.engine.distributed import one_report
-from repvit_mm.engine.preparing import (
-    check_weights,
-    enable_amp,
-    enable_auto_scale_lr,
-    prepare,
-    remove_pretrained,
-    resume_by_config,
-    set_resume,
-)
-from repvit_mm.engine.runner import run_config
+from repvit_mm.engine.config import load_config
+from repvit_mm.engine.prepare import enable_amp, enable_auto_scale_lr, prepare, remove_pretrained, set_resume
+from repvit_mm.engine.processes import one_report
+from repvit_mm.engine.runner import run
 from repvit_mm.errors import run_cli
 
 
@@ -44,13 +36,9 @@ def main() -> None:
             enable_auto_scale_lr(cfg)
         if args.no_pretrained:
             remove_pretrained(cfg)
-        prepare(cfg, args, ('train_dataloader', 'val_dataloader'))
-        if args.resume:
-            set_resume(cfg, args.resume)
-        else:
-            resume_by_config(cfg)
-        check_weights(cfg.get('load_from'))
-        run_config(cfg, 'train')
+        prepare(cfg, args, 'train')
+        set_resume(cfg, args.resume)
+        run(cfg, 'train', args.cfg_options)
 
 
 if __name__ == '__main__':

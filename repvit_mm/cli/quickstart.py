@@ -12,8 +12,7 @@ from mmengine.config import Config
 from rich.console import Console
 
 from ..datasets.shapes import write_coco
-from ..engine.data import move_data_root
-from ..engine.preparing import latest_checkpoint
+from ..engine.prepare import latest_checkpoint, move_data_root
 from ..engine.processes import run_tool
 from ..errors import UserError
 from ..io.files import write_json

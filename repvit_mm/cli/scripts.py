@@ -21,7 +21,7 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
 from ..checkpoints.schemes import replaced
-from ..engine.configs import find_config, installed_configs
+from ..engine.config import find_config, installed_configs
 from ..errors import UserError, shortened
 
 #: Those with scripts.

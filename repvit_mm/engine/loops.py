@@ -4,21 +4,32 @@ mmengine's loops draw them from generators that run on from the start of a proce
 numbers, each worker and each process has its own. Here the generators are seeded anew for each sample and for each
 iteration. Nothing has to be saved for that, and neither the number of workers nor a validation changes anything.
 """
+import ctypes
+import logging
 import random
-from collections.abc import Iterator, Mapping, Sequence
+import signal
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
+from threading import Timer
 from typing import Any
 
 import mmengine.runner
 import numpy as np
 import torch
 from mmengine.dist import get_rank, get_world_size
+from mmengine.logging import print_log
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, Sampler
 
-#: What random numbers are for. It is part of what they are seeded with, so that no two uses share a stream.
+from ..errors import ConfigError
+from .mistakes import layer_errors
+
+#: Uses of random numbers. Each is part of the seed, so that no two share a stream.
 SAMPLE, ITERATION, WEIGHTS = range(3)
+#: Seconds without a batch until a warning.
+PATIENCE = 120
 
 
 def seed_all(*words: int) -> None:
@@ -71,6 +82,41 @@ def _load(dataset: Any, batch: Sequence[tuple[int, Sequence[int]]]) -> list[Any]
     return samples
 
 
+def announce_waiting(loader: DataLoader, seconds: float = PATIENCE) -> Iterator[Any]:
+    """The batches of a loader; a warning names the worker that has not given its batch for some time.
+
+    torch notices a worker that has died, but not one that is stopped, or that waits for a file forever.
+    """
+    batches, number = iter(loader), 0
+
+    def announce() -> None:
+        workers = getattr(batches, '_workers', [])
+        which = f'data worker {number % len(workers)} (process {workers[number % len(workers)].pid})' if workers else (
+            'reading a batch')
+        print_log(f'no batch for {seconds:g} s: waiting for {which}; is it stopped, or its file system?', 'current',
+                  logging.WARNING)
+    while True:
+        timer = Timer(seconds, announce)
+        timer.daemon = True
+        timer.start()
+        try:
+            batch = next(batches)
+        except StopIteration:
+            return
+        finally:
+            timer.cancel()
+        yield batch
+        number += 1
+
+
+def _end_with_parent(init: Callable[[int], None] | None, worker: int) -> None:
+    """Start a data worker that the system kills with its parent; it could wait in a full pipe forever."""
+    if sys.platform == 'linux':
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    if init:
+        init(worker)
+
+
 def place_samples(loader: DataLoader, seed: int) -> DataLoader:
     """Make each sample of a loader depend on its place alone.
 
@@ -87,24 +133,40 @@ def place_samples(loader: DataLoader, seed: int) -> DataLoader:
         return loader
     # torch lets no attribute of this name be set, as there could be workers already. There are none.
     vars(loader)['batch_sampler'] = _PlacedBatches(loader.batch_sampler, seed)
-    loader.dataset.__getitems__ = partial(_load, loader.dataset)  # what torch calls with a whole batch
+    loader.dataset.__getitems__ = partial(_load, loader.dataset)  # torch calls it with a whole batch
+    loader.worker_init_fn = partial(_end_with_parent, loader.worker_init_fn)
     return loader
 
 
 class _Repeatable:
-    """What both loops share."""
+    """Shared by both loops."""
+
+    _is_checked = False
+
+    def __init__(self, *arguments: Any, **settings: Any):
+        super().__init__(*arguments, **settings)
+        length = getattr(self, '_max_epochs', self._max_iters)
+        for name, value in (('training', length), ('val_interval', self.val_interval)):
+            if not value >= 1:
+                raise ConfigError(f'train_cfg: the length of {name} is {value}; expected at least 1')
 
     def run_iter(self, *arguments: Any) -> None:
         """Run one iteration on random numbers of its own."""
         seed_all(self.runner.seed, ITERATION, self._iter, get_rank())
-        super().run_iter(*arguments)
+        if self._is_checked:
+            super().run_iter(*arguments)
+            return
+        with layer_errors(self.runner.model):
+            super().run_iter(*arguments)
+        self._is_checked = True
+        self.runner.report_unread('train')
 
     def _batches(self, epoch: int, done: int) -> Iterator[Any]:
         """The batches of an epoch without the first ``done``."""
         if isinstance(self.dataloader.batch_sampler, _PlacedBatches):
             self.dataloader.batch_sampler.start_at(epoch, done)
             done = 0
-        yield from islice(self.dataloader, done, None)
+        yield from islice(announce_waiting(self.dataloader), done, None)
 
 
 class EpochBasedTrainLoop(_Repeatable, mmengine.runner.EpochBasedTrainLoop):

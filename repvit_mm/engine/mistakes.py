@@ -1,7 +1,6 @@
-"""Separates a user's mistakes, reported in one line, from bugs, which keep their traceback."""
+"""Separates mistakes in config and data, reported in one line, from bugs, which keep their traceback."""
 import os
 import re
-import reprlib
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -9,15 +8,16 @@ from contextlib import contextmanager
 from typing import Any
 
 from mmengine.config import Config
+from torch import nn
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 
 from ..errors import ConfigError, DatasetError, UserError, is_out_of_memory
-from .configs import places_of
+from .config import settings_in
 
 _UNKNOWN_SETTING = re.compile(r"unexpected keyword argument '(\w+)'")
 #: Where mmengine builds what a config names.
 _BUILDING = os.path.join('mmengine', 'registry', 'build_functions.py')
-_LOADING = os.path.join('torch', 'utils', 'data')
-#: What these raise is about the config or the data; from anywhere else it may be a bug of ours.
+#: Errors from these are about the config or the data; from anywhere else they may be bugs of ours.
 _LIBRARIES = ('mmengine', 'mmcv', 'mmdet', 'mmseg', 'mmpretrain', 'pycocotools')
 _OURS = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 _FROM_WORKER = re.compile(r'Caught \w+ in DataLoader worker process')
@@ -25,10 +25,10 @@ _FROM_WORKER = re.compile(r'Caught \w+ in DataLoader worker process')
 
 @contextmanager
 def user_errors(cfg: Config | None = None) -> Iterator[None]:
-    """Turn what a setting or a sample of the data set caused into a UserError; let everything else pass.
+    """Turn errors of a library about a setting into a ConfigError; bugs, and errors of a running model, pass.
 
     Args:
-        cfg: The config that is run, to tell where a setting is.
+        cfg: The config that is run, to locate the setting.
     """
     try:
         yield
@@ -40,74 +40,57 @@ def user_errors(cfg: Config | None = None) -> Iterator[None]:
         if not _FROM_WORKER.match(str(error)):
             raise
         # It comes with the traceback, whose last line is the original error.
-        raise UserError(_last_line(error).partition(': ')[2]) from error
+        raise UserError(str(error).strip().splitlines()[-1].partition(': ')[2]) from error
     except Exception as error:
+        if isinstance(error, IndexError) and 'out of bounds' in str(error):
+            raise DatasetError(f'a label is outside of the classes of the model: {describe(error)}') from error
         frames = traceback.extract_tb(error.__traceback__)
-        if any(_LOADING in frame.filename for frame in frames) and not _is_ours(frames[-1]):
-            raise DatasetError(f'cannot read a sample: {_last_line(error)}') from error
-        if not _is_config_mistake(error, frames):
+        folders = tuple(os.path.dirname(sys.modules[name].__file__) for name in _LIBRARIES if name in sys.modules)
+        is_of_library = not isinstance(error, RuntimeError) and frames[-1].filename.startswith(folders)
+        is_built = any(_BUILDING in frame.filename for frame in frames)
+        if frames[-1].filename.startswith(_OURS) or is_out_of_memory(error) or not (is_built or is_of_library):
             raise
-        text = describe(error)
-        setting = _UNKNOWN_SETTING.search(text)
-        places = ', '.join(places_of(cfg or {}, setting[1])) if setting else ''
+        text, unknown = describe(error), _UNKNOWN_SETTING.search(str(error))
+        places = [key for key, _ in settings_in(cfg) if key.rpartition('.')[2] == unknown[1]] if unknown else []
+        where = f' ({", ".join(places)})' if places else ''
         name = getattr(cfg, 'filename', None)
-        raise ConfigError(f'the config{f" {name}" if name else ""} does not fit: {_builder(error)}{text}'
-                          f'{places and f" ({places})"}') from error
+        raise ConfigError(f'the config{f" {name}" if name else ""} does not fit: {text}{where}') from error
 
 
 def describe(error: Exception) -> str:
-    """What an error of a library says, in one line; with its type, or what it asserts, and place if that is little."""
-    text = str(error.args[0] if error.args else error).partition('. Please check')[0].strip()
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    """The message of a library's error in one line; with its type and place if it says little."""
+    text = str(error.args[0] if error.args else error).partition('. Please check')[0]
+    line = next((line.strip() for line in text.splitlines() if line.strip()), '')
+    if ' ' in line:
+        return line
     frame = traceback.extract_tb(error.__traceback__)[-1]
-    if lines and ' ' in lines[0]:
-        return lines[0]
     place = f'{os.sep.join(frame.filename.split(os.sep)[-3:])}, line {frame.lineno}'
-    if _says_nothing(error) and frame.line and frame.line[-1] not in '(\\':  # all of a statement is on its line
-        return f'"{frame.line}" fails ({place})'
-    return f'{type(error).__name__}{": " * bool(lines)}{"".join(lines[:1])} ({place})'
+    return f'{type(error).__name__}: {line or frame.line} ({place})'
 
 
-def _says_nothing(error: Exception) -> bool:
-    return isinstance(error, AssertionError) and not str(error)
-
-
-def _last_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[-1] if str(error).strip() else describe(error)
-
-
-def _is_ours(frame: traceback.FrameSummary) -> bool:
-    return frame.filename.startswith(_OURS)
-
-
-def _is_config_mistake(error: Exception, frames: Sequence[traceback.FrameSummary]) -> bool:
-    """Whether a library refused what it was to be built from, or to run on.
-
-    An error in our own code is a bug, and one of torch while a model runs needs the traceback to be understood.
-    """
-    if _is_ours(frames[-1]) or is_out_of_memory(error):
-        return False
-    if any(_BUILDING in frame.filename for frame in frames):
-        return True
-    folders = tuple(os.path.dirname(sys.modules[name].__file__) + os.sep for name in _LIBRARIES if name in sys.modules)
-    return not isinstance(error, RuntimeError) and frames[-1].filename.startswith(folders)
-
-
-def _builder(error: Exception) -> str:
-    """The innermost class of the config that was being built, for a message; with its settings if that says nothing."""
-    for frame, _ in reversed(list(traceback.walk_tb(error.__traceback__))):
-        kind = frame.f_locals.get('obj_type') if frame.f_code.co_filename.endswith(_BUILDING) else None
-        if name := kind if isinstance(kind, str) else getattr(kind, '__name__', None):
-            settings = ', '.join(f'{key}={reprlib.repr(value)}' for key, value in frame.f_locals['args'].items())
-            return f'{name}({settings}): ' if _says_nothing(error) else f'{name}: '
-    return ''
+@contextmanager
+def layer_errors(model: nn.Module) -> Iterator[None]:
+    """Name the layer in which the model fails: the channels or classes of a config do not fit."""
+    inside: list[nn.Module] = []
+    hooks = [register_module_forward_pre_hook(lambda module, _: inside.append(module)),
+             register_module_forward_hook(lambda *_: (inside.pop(), None)[1])]
+    try:
+        yield
+    except (RuntimeError, IndexError, ValueError) as error:
+        if is_out_of_memory(error) or not inside:
+            raise
+        name = next((name for name, module in model.named_modules() if module is inside[-1]), 'model')
+        raise ConfigError(f'{name} ({type(inside[-1]).__name__}) cannot compute: {describe(error)}') from error
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 class NamedSamples:
-    """A data set's pipeline, whose errors name the files of the sample.
+    """Pipeline of a data set whose errors name the files of the sample.
 
     Args:
-        pipeline: What maps the record of a sample to the sample.
+        pipeline: Maps the record of a sample to the sample.
     """
 
     def __init__(self, pipeline: Callable[[dict], Any]):
@@ -128,7 +111,7 @@ class NamedSamples:
 
 @contextmanager
 def dataset_errors(expected: Sequence[str]) -> Iterator[None]:
-    """Turn what fails while a data set is opened into a DatasetError.
+    """Turn errors of opening a data set into a DatasetError.
 
     Args:
         expected: The paths that the data set is read from.
@@ -138,11 +121,11 @@ def dataset_errors(expected: Sequence[str]) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:
-        frames = traceback.extract_tb(error.__traceback__)
-        if _is_ours(frames[-1]) or _BUILDING in frames[-1].filename or _UNKNOWN_SETTING.search(str(error)):
+        last = traceback.extract_tb(error.__traceback__)[-1].filename
+        if last.startswith(_OURS) or _BUILDING in last or _UNKNOWN_SETTING.search(str(error)):
             raise
         reason = describe(error)
-        if isinstance(error, ValueError | TypeError) and _LOADING in frames[-1].filename:
+        if os.path.join('torch', 'utils', 'data') in last:
             raise ConfigError(f'the settings of the loader of {", ".join(expected)} do not fit: {reason}') from error
         if isinstance(error, KeyError):
             reason = f'an entry has no {error}'
@@ -150,5 +133,6 @@ def dataset_errors(expected: Sequence[str]) -> Iterator[None]:
             reason = ('it has no samples left; do its annotations have the classes that the config names, '
                       'and its images the img_suffix?')
         elif isinstance(error, OSError) and error.filename:
-            reason = f'{error.filename}: {error.strerror}'
+            reason = (f'{error.filename}: {error.strerror} (current directory: {os.getcwd()}); --data-root DIR uses '
+                      'another place')
         raise DatasetError(f'cannot read the data set of {", ".join(expected)}: {reason}') from error

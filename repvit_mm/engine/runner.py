@@ -1,5 +1,6 @@
-"""mmengine's Runner with checked checkpoints, one-line errors, and distributed runs without a GPU."""
-import difflib
+"""mmengine's Runner with safe checkpoints, repeatable training, one-line errors, and distributed runs on CPUs."""
+import logging
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -12,50 +13,59 @@ import torch
 from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.dist import master_only
+from mmengine.evaluator import Evaluator
 from mmengine.fileio import LocalBackend, get_file_backend
 from mmengine.hooks import EMAHook, Hook
-from mmengine.logging import print_log
+from mmengine.logging import MMLogger, print_log
 from mmengine.model import BaseTTAModel, is_model_wrapper, revert_sync_batchnorm
-from mmengine.registry import HOOKS, OPTIMIZERS, RUNNERS
+from mmengine.optim import OptimWrapper
+from mmengine.registry import HOOKS, RUNNERS
 from mmengine.runner import BaseLoop, Priority, load_state_dict
 from torch import nn
 from torch.utils.data import DataLoader
 
 from ..checkpoints import check_finite, load_into, read_checkpoint, read_without_code, tensors_of
 from ..checkpoints.schemes import replaced
-from ..errors import CheckpointError, ConfigError, DatasetError
+from ..errors import CheckpointError, ConfigError, DatasetError, shortened
 from ..io.files import atomic_write, make_folder
 from ..network.backbone import RepViT
 from ..network.fusion import fuse
 from ..toolboxes import TOOLBOXES
-from ..toolboxes.datasets import datasets_in, innermost
+from ..toolboxes.datasets import check_samples, datasets_in, expected_paths, innermost
 from ..training import ChannelsLast
-from .checkpoint_hook import CheckpointHook
-from .data import check_samples, expected_paths
-from .distributed import check_launcher
-from .divergence import StopOnInvalidLossHook
+from .hooks import CheckpointHook, LateRemoval, StopOnInvalidLossHook, StopOnSignalHook
 from .loops import LOOPS, WEIGHTS, place_samples, seed_all
 from .mistakes import NamedSamples, dataset_errors, describe, user_errors
-from .preparing import latest_checkpoint
+from .prepare import latest_checkpoint
+from .processes import check_launcher
+from .terminal import SummaryHook, is_shown, quietly
+from .unread import observed, unread
 
-#: For who cannot load what a training starts from.
+#: Hint shown if the initial weights cannot be loaded.
 _WITHOUT_WEIGHTS = '--no-pretrained starts from random weights'
 
 
 @RUNNERS.register_module(name='RepViTRunner')
 class Runner(mmengine.runner.Runner):
-    """mmengine's Runner, for every toolbox, with checks.
+    """mmengine's Runner, for every toolbox.
 
-    - What is resumed or tested has to be loaded completely; of what is loaded to start from, what fits is taken.
-      Files are read without running code from them, and understood in every published format.
-    - A checkpoint is complete or not there, and an outdated one goes only after that.
-    - A training that diverged stops, and its weights replace no others.
+    - A checkpoint that is resumed or tested must have every tensor; to start from, what fits is loaded. Files are
+      read without running code from them, in every published format.
+    - A checkpoint is written whole or not at all, and an outdated one is removed after that.
+    - A training that diverged stops, and does not save its weights.
     - A resumed training ends with the weights that it would have had without the interruption.
-    - Mistakes in the config or the data set become one line.
-    - Distributed runs work without a GPU: gloo, and BatchNorm in the place of SyncBatchNorm.
+    - Mistakes in the config or the data set become one line, and settings that nothing reads are named.
+    - Distributed runs work without a GPU: gloo, and BatchNorm instead of SyncBatchNorm.
     """
 
-    _complete = False  # whether a checkpoint has to have every tensor of the model
+    _complete = False  # whether a checkpoint must have every tensor of the model
+    asked: Sequence[str] = ()  # dotted keys of --cfg-options
+
+    def build_logger(self, *arguments: Any, **settings: Any) -> MMLogger:
+        """Build the logger, whose terminal is quieter than its file."""
+        logger = super().build_logger(*arguments, **settings)
+        logger.handlers[0].addFilter(is_shown)
+        return logger
 
     def setup_env(self, env_cfg: Mapping[str, Any]) -> None:
         """Join the processes of the run; with gloo where there is no GPU."""
@@ -83,11 +93,10 @@ class Runner(mmengine.runner.Runner):
     def build_dataloader(dataloader: DataLoader | Mapping[str, Any], seed: int | None = None,
                          diff_rank_seed: bool = False) -> DataLoader:
         """Build a loader, and check that its data set exists, can be read and is not empty."""
-        settings = dataloader if isinstance(dataloader, Mapping) else {}
-        datasets = datasets_in(settings.get('dataset'))
+        datasets = datasets_in(dataloader.get('dataset') if isinstance(dataloader, Mapping) else None)
         expected = [path for dataset in datasets for path in expected_paths(dataset)]
         with dataset_errors(expected):
-            loader = mmengine.runner.Runner.build_dataloader(dataloader, seed, diff_rank_seed)
+            loader = quietly(mmengine.runner.Runner.build_dataloader)(dataloader, seed, diff_rank_seed)
         for toolbox in TOOLBOXES.values():
             toolbox.check_dataset(loader.dataset)
         check_samples(loader.dataset, expected)
@@ -111,16 +120,36 @@ class Runner(mmengine.runner.Runner):
             self._train_dataloader = place_samples(loader, self.seed)
         return super().build_train_loop(loop)
 
+    def build_evaluator(self, evaluator: Any) -> Evaluator:
+        """Build an evaluator that prints nothing but its metrics."""
+        evaluator = quietly(super().build_evaluator)(evaluator)
+        evaluator.evaluate = quietly(evaluator.evaluate)
+        return evaluator
+
     def build_optim_wrapper(self, optim_wrapper: Any) -> Any:
-        """Build the optimiser, whose type has to be known."""
-        kind = (optim_wrapper.get('optimizer') or {}).get('type') if isinstance(optim_wrapper, Mapping) else None
-        if isinstance(kind, str) and OPTIMIZERS.get(kind) is None:
-            close = difflib.get_close_matches(kind, OPTIMIZERS.module_dict, n=1)
-            hint = f'; did you mean {close[0]}?' if close else ''
-            raise ConfigError(f'optim_wrapper.optimizer.type={kind} is not a known optimiser{hint}')
-        # The settings of each parameter, a thousand lines for a detector, are for the file, not for the terminal.
-        self.logger.handlers[0].addFilter(lambda record: 'paramwise_options -- ' not in record.getMessage())
+        """Build the optimiser; settings of parameters that do not exist are an error."""
+        paramwise = (optim_wrapper.get('paramwise_cfg') or {}) if isinstance(optim_wrapper, Mapping) else {}
+        names = [name for name, _ in self.model.named_parameters()]
+        for key in paramwise.get('custom_keys') or {}:
+            if not any(key in name for name in names):
+                raise ConfigError(f'optim_wrapper.paramwise_cfg.custom_keys.{key} matches no parameter of the model')
         return super().build_optim_wrapper(optim_wrapper)
+
+    def report_unread(self, event: str) -> None:
+        """Warn of settings that nothing has read.
+
+        Args:
+            event: See :func:`repvit_mm.engine.unread.unread`.
+
+        Raises:
+            ConfigError: If ``--cfg-options`` set one of them, unless a training would be lost.
+        """
+        found = unread(self.cfg._cfg_dict, event)
+        own = [text for key, text in found.items() if f'{key}.'.startswith(tuple(f'{asked}.' for asked in self.asked))]
+        if own and event != 'val':
+            raise ConfigError(f'nothing reads the --cfg-options {", ".join(own)}')
+        if found:
+            print_log(f'settings that nothing reads: {", ".join(found.values())}', 'current', logging.WARNING)
 
     def scale_lr(self, optim_wrapper: Any, auto_scale_lr: Mapping[str, Any] | None = None) -> None:
         """Scale the learning rate to the config's batch size; a loader with a batch sampler does not know its own."""
@@ -139,15 +168,23 @@ class Runner(mmengine.runner.Runner):
             raise CheckpointError(f'{error}; {_WITHOUT_WEIGHTS}') from error
 
     def train(self) -> nn.Module:
-        """Train; mistakes of the user raise a UserError, and Ctrl-C says how to go on."""
+        """Train; mistakes of the user raise a UserError, and Ctrl-C says how to continue."""
         earlier = None if self._resume else latest_checkpoint(self.work_dir)
+        self.outdated = LateRemoval()
+        self._remove_leftovers()
         try:
             with user_errors(self.cfg):
                 return super().train()
         except KeyboardInterrupt:
             if (last := latest_checkpoint(self.work_dir)) != earlier:
-                raise KeyboardInterrupt(f'the same command with --resume goes on from {last}') from None
+                raise KeyboardInterrupt(f'the same command with --resume continues from {last}') from None
             raise
+
+    @master_only
+    def _remove_leftovers(self) -> None:
+        """Remove the halves of checkpoints that a killed run of the same folder has left."""
+        for folder in Path(self.work_dir).glob('.*.partial-*'):
+            shutil.rmtree(folder, ignore_errors=True)
 
     def test(self) -> dict[str, float]:
         """Test the model that ``load_from`` names, all of it; mistakes of the user raise a UserError."""
@@ -199,9 +236,12 @@ class Runner(mmengine.runner.Runner):
             checkpoint = {'state_dict': tensors_of(checkpoint, filename)}
         meta = checkpoint.get('meta')
         if self._resume and not (isinstance(meta, Mapping)
-                                 and all(isinstance(meta.get(key), int) for key in ('epoch', 'iter'))):
+                                 and all(isinstance(meta.get(key), int) and meta[key] >= 0
+                                         for key in ('epoch', 'iter'))):
             raise CheckpointError(f'{filename} holds weights, but not the state of a training to resume; '
                                   '--cfg-options load_from=PATH starts from its weights')
+        if self._resume:
+            self._check_optimizer(checkpoint.get('optimizer'), filename)
         self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
         model = self.model
         while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
@@ -216,10 +256,22 @@ class Runner(mmengine.runner.Runner):
         self._has_loaded = True
         return checkpoint
 
+    def _check_optimizer(self, state: Any, filename: str | Path) -> None:
+        """Refuse the state of another optimiser; torch takes any with as many parameters."""
+        if not isinstance(state, Mapping) or not isinstance(self.optim_wrapper, OptimWrapper):
+            return
+        theirs, ours = (set(group) - {'params', 'initial_lr'} for group in (
+            next(iter(state.get('param_groups') or ()), {}), self.optim_wrapper.optimizer.param_groups[0]))
+        if theirs - ours and ours - theirs:  # in one direction only, they are of two versions of torch
+            raise CheckpointError(
+                f'{filename} holds the state of another optimiser, which has {shortened(sorted(theirs - ours))} and '
+                f'not {shortened(sorted(ours - theirs))}; --cfg-options load_from={filename} starts from its weights')
+
     def register_default_hooks(self, hooks: dict[str, Hook | dict | None] | None = None) -> None:
-        """Register mmengine's hooks, and the one that stops a training that diverged."""
+        """Register mmengine's hooks and ours."""
         super().register_default_hooks(hooks)
-        self.register_hook(StopOnInvalidLossHook())
+        for hook in (StopOnInvalidLossHook(), StopOnSignalHook(), SummaryHook()):
+            self.register_hook(hook)
 
     def register_hook(self, hook: Hook | dict[str, Any], priority: int | str | Priority | None = None) -> None:
         """Register a hook; see mmengine. Its CheckpointHook becomes ours."""
@@ -238,6 +290,7 @@ class Runner(mmengine.runner.Runner):
         with atomic_write(Path(out_dir, filename)) if is_local else nullcontext() as path:
             super().save_checkpoint(str(path.parent) if is_local else out_dir, filename, file_client_args,
                                     save_optimizer, save_param_scheduler, meta, by_epoch, backend_args)
+        self.outdated.remove_outdated()
 
 
 def _load_other(model: nn.Module, state_dict: Mapping[str, Any], source: str, strict: bool) -> None:
@@ -251,18 +304,21 @@ def _load_other(model: nn.Module, state_dict: Mapping[str, Any], source: str, st
     print_log(f'loaded {source}', logger='current')
 
 
-def run_config(cfg: Config, task: str) -> None:
-    """Run a config that :func:`repvit_mm.engine.prepare` has made ready.
+def run(cfg: Config, task: str, asked: Sequence[str] = ()) -> None:
+    """Run a config.
 
     Args:
-        cfg: The config; ``runner_type`` may name another runner.
+        cfg: The config, from :func:`repvit_mm.engine.prepare.prepare`; ``runner_type`` may name another runner.
         task: ``'train'`` or ``'test'``.
+        asked: Keys of ``--cfg-options``; one that nothing reads is an error.
 
     Raises:
-        UserError: If config, data set or checkpoint do not fit, or the work directory cannot be made.
+        UserError: If config, data set or checkpoint do not fit, or the work directory cannot be created.
     """
     check_launcher(cfg.launcher)
     make_folder(cfg.work_dir, '--work-dir')
+    cfg = Config(observed(cfg._cfg_dict), cfg_text=cfg.text, filename=cfg.filename)
     with user_errors(cfg):
         runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    runner.asked = asked
     getattr(runner, task)()

@@ -78,7 +78,7 @@ class Preparation:
         if not steps:
             raise ExportError(f'{model.name} has no pipeline in test_dataloader, which prepares pictures to calibrate '
                               'on')
-        with DefaultScope.overwrite_default_scope(model.task.scope):
+        with DefaultScope.overwrite_default_scope(model.config.default_scope):
             self.pipeline = Compose([step for step in steps if 'Annotations' not in step['type']])
         self.model, self.shape = model, shape
 

@@ -12,10 +12,11 @@ import torch
 from mmengine.config import Config
 from torch import nn
 
-from .. import engine
-from ..engine.data import check_data
-from ..errors import DatasetError, ExportError
+from ..engine.prepare import prepare
+from ..engine.runner import Runner
+from ..errors import ExportError
 from ..models.inference import InferenceModel
+from ..toolboxes.datasets import datasets_of, expected_paths
 from .detections import Detections, detect, detect_with_mmdet
 from .detectors import WholeDetector
 from .runtimes import ExportedFile
@@ -68,15 +69,13 @@ def test_config(config: Config, data_root: str | None) -> Config | None:
     cfg = copy.deepcopy(config)
     if cfg.get('test_evaluator') is None:
         return None
-    try:
-        if data_root is None:
-            check_data(cfg, ['test_dataloader'])
-    except DatasetError:
+    paths = [path for _, dataset in datasets_of(cfg, ['test_dataloader']) for path in expected_paths(dataset)]
+    if data_root is None and not all(map(os.path.exists, paths)):
         return None
     cfg.load_from, cfg.resume, cfg.log_level = None, False, 'ERROR'
     cfg.visualizer = None  # a config's own is one for all runs of a process, and may write elsewhere
     settings = Namespace(config=cfg.filename, launcher='none', work_dir='.', seed=None, data_root=data_root)
-    engine.prepare(cfg, settings, ('test_dataloader',))
+    prepare(cfg, settings, 'test')
     return cfg
 
 
@@ -95,7 +94,7 @@ def accuracy(cfg: Config, model: nn.Module | None = None) -> tuple[dict[str, flo
     """
     with (tempfile.TemporaryDirectory() as cfg.work_dir, open(os.devnull, 'w') as nowhere,
           contextlib.redirect_stdout(nowhere)):  # pycocotools prints
-        runner = engine.Runner.from_cfg(cfg)
+        runner = Runner.from_cfg(cfg)
         if model is not None:
             runner.model = model
         found = runner.test()

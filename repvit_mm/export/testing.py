@@ -29,7 +29,7 @@ def use_exported(cfg: Config, path: str, engine: str) -> None:
     Raises:
         ExportError: If the file cannot be opened, or is for another task.
     """
-    file, task = open_exported(path, engine), toolbox_of(cfg).name
+    file, task = open_exported(path, engine), toolbox_of(cfg).task.name
     if file.facts['task'] != task or (task == 'detection' and 'score_threshold' not in file.facts):
         raise ExportError(f'{path} holds {file.facts["description"]}; {cfg.filename} needs its whole model')
     if 'data_preprocessor' in cfg:  # mmpretrain's configs have it beside the model

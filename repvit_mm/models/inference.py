@@ -11,7 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..archs import ARCHS
 from ..checkpoints import load_into, read_checkpoint
-from ..engine.configs import installed_configs, load_config
+from ..engine.config import installed_configs, load_config
 from ..errors import ConfigError
 from ..io.images import IMAGENET, Normalisation
 from ..network.backbone import RepViT
@@ -107,7 +107,7 @@ def build_inference_model(source: str | Path, checkpoint: str | Path | None = No
 
     Args:
         source: A config of mmpretrain, mmsegmentation or mmdetection with a RepViT, as for
-            :func:`repvit_mm.engine.configs.find_config`, or a name of :data:`repvit_mm.archs.ARCHS`; with the prefix
+            :func:`repvit_mm.engine.config.find_config`, or a name of :data:`repvit_mm.archs.ARCHS`; with the prefix
             ``sam_``, RepViT-SAM's image encoder.
         checkpoint: A file or name for :func:`repvit_mm.load_checkpoint`, fused or not.
 

@@ -9,7 +9,7 @@ from torch import nn
 from ..archs import ARCHS
 from ..checkpoints import published
 from ..checkpoints.download import SCHEME
-from ..engine.configs import CONFIG_SUFFIXES, find_config, installed_configs
+from ..engine.config import CONFIG_SUFFIXES, find_config, installed_configs
 from ..errors import CheckpointError, ConfigError
 from ..toolboxes import toolbox_of
 from .inference import build_inference_model

@@ -6,10 +6,11 @@ from mmengine.config import Config
 
 from .base import Task, Toolbox
 from .classification import Classification
+from .datasets import LOADERS, datasets_of
 from .detection import Detection
 from .segmentation import Segmentation
 
-__all__ = ['TOOLBOXES', 'Task', 'Toolbox', 'toolbox_of']
+__all__ = ['LOADERS', 'TOOLBOXES', 'Task', 'Toolbox', 'datasets_of', 'toolbox_of']
 
 #: ``default_scope`` of a config -> toolbox.
 TOOLBOXES: dict[str, Toolbox] = {toolbox.scope: toolbox

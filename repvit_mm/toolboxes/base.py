@@ -1,6 +1,9 @@
 """What the tools need from a toolbox: its models, configs and data sets. No toolbox is imported here."""
+import contextlib
 import copy
+import io
 import os
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -54,16 +57,18 @@ class Task:
         return self.covers
 
 
-class Toolbox(Task):
-    """A toolbox, and the task of its models. This class itself is for other configs: it checks nothing.
+class Toolbox:
+    """A toolbox, for which the subclasses stand. This class itself is for other configs: it checks nothing.
 
     Attributes:
+        task: The task of its models; see :meth:`task_of`.
         scope: The ``default_scope`` of its configs, and the name of its package.
         loader_defaults: Settings of a data loader that its own tools set by default.
         tta_model: Merges the predictions of augmented images, for configs without a ``tta_model``.
         dump_metric: Type of the metric that saves predictions.
     """
 
+    task: Task | None = None
     scope = ''
     loader_defaults: Mapping[str, Any] = {}
     tta_model: Mapping[str, Any] | None = None
@@ -80,10 +85,13 @@ class Toolbox(Task):
         """
         if not self.scope:
             return
+        warnings.filterwarnings('ignore', category=UserWarning, module=f'{self.scope}|mmengine|mmcv')
         try:
-            import_module(self.scope)
+            with contextlib.redirect_stdout(io.StringIO()):  # they print what optional packages are missing
+                import_module(self.scope)
+                import_module(f'{self.scope}.datasets')
         except ModuleNotFoundError as error:
-            if error.name != self.scope:
+            if error.name.partition('.')[0] != self.scope:
                 raise
             raise ConfigError(f'config {path} is for {self.scope}, which is not installed; `repvit-mm '
                               'doctor` shows the command to install it') from error
@@ -121,7 +129,7 @@ class Toolbox(Task):
 
     def task_of(self, model: nn.Module) -> Task:
         """How inference runs for a built model: by default, as for all models of the toolbox."""
-        return self
+        return self.task
 
     def attach(self, model: nn.Module, cfg: Config, meta: Mapping[str, Any]) -> None:
         """Attach to a model what the toolbox's own functions for inference expect, and select its scope as they do.

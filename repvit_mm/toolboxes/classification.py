@@ -13,17 +13,32 @@ from .base import Task, Toolbox, evaluators_of
 from .datasets import datasets_of
 
 
-class Classification(Toolbox):
-    """Classifiers of mmpretrain."""
+class Classify(Task):
+    """Gives each image a class."""
 
     name, covers, decision = 'classification', 'backbone and classifier', 'softmax'
-    scope = 'mmpretrain'
-    loader_defaults = dict(pin_memory=True, persistent_workers=True, collate_fn=dict(type='default_collate'))
-    tta_model = dict(type='AverageClsScoreTTA')
 
     def forward(self, model: nn.Module, image: Tensor) -> list[Tensor]:
         """(N, channels, H, W), normalised -> logits, (N, classes)."""
         return [model(image, mode='tensor')]
+
+
+class ClassifySeveral(Classify):
+    """Gives each image any number of labels, each with a sigmoid: nothing decides between them."""
+
+    decision = None
+
+
+MULTI_LABEL = ClassifySeveral()
+
+
+class Classification(Toolbox):
+    """Classifiers of mmpretrain."""
+
+    task = Classify()
+    scope = 'mmpretrain'
+    loader_defaults = dict(pin_memory=True, persistent_workers=True, collate_fn=dict(type='default_collate'))
+    tta_model = dict(type='AverageClsScoreTTA')
 
     def check_config(self, cfg: Config, loaders: Sequence[str]) -> None:
         """Fit the model to the classes in the image folders or label files of the config.
@@ -78,9 +93,9 @@ class Classification(Toolbox):
                 cfg.model.head.num_classes = len(tensors[name])
 
     def task_of(self, model: nn.Module) -> Task:
-        """Itself, or another one for several labels per image, whose scores do not exclude each other."""
+        """How inference runs for a model with one label per image, or several."""
         from mmpretrain.models import MultiLabelClsHead
-        return MULTI_LABEL if isinstance(getattr(model, 'head', None), MultiLabelClsHead) else self
+        return MULTI_LABEL if isinstance(getattr(model, 'head', None), MultiLabelClsHead) else self.task
 
     def _draw(self, cfg: Config, directory: str) -> None:
         """Write a confusion matrix, the worst mistakes and a table, with our own metric.
@@ -93,15 +108,6 @@ class Classification(Toolbox):
             return
         from ..training import classification  # noqa: F401, it registers the report
         cfg.test_evaluator = [*evaluators_of(cfg), dict(type='ClassificationReport', out_dir=directory)]
-
-
-class _MultiLabel(Classification):
-    """Classifiers with several labels per image: a sigmoid for each score, so nothing decides between them."""
-
-    decision = None
-
-
-MULTI_LABEL = _MultiLabel()
 
 
 def _is_image_folder(dataset: Mapping) -> bool:

@@ -1,10 +1,15 @@
 """The data sets in a config's data loaders, and those in built wrappers."""
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from mmengine.config import Config
 from mmengine.registry import DATASETS
 
+from ..errors import DatasetError, shortened
+
+#: Images looked up when a data set is opened; others that are missing are reported when they are read.
+SPOT_CHECKS = 200
 LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 
 
@@ -48,3 +53,34 @@ def known_metainfo(dataset: Mapping, scope: str) -> Mapping:
     kind = dataset.get('type')
     kind = DATASETS.get(kind if '.' in kind else f'{scope}.{kind}') if isinstance(kind, str) else kind
     return getattr(kind, 'METAINFO', {})
+
+
+def expected_paths(dataset: Mapping) -> list[str]:
+    """Paths in a data set's config: its folders of images and labels, and its annotations, or else its root."""
+    root, prefixes = dataset.get('data_root') or '', dataset.get('data_prefix') or {}
+    parts = [*(prefixes.values() if isinstance(prefixes, Mapping) else [prefixes]), dataset.get('ann_file')]
+    named = [os.path.join(root, part) for part in parts if isinstance(part, str) and part]
+    return named or [root] * bool(root)
+
+
+def check_samples(dataset: Any, expected: Sequence[str]) -> None:
+    """Check that a data set has samples, and that a selection of its images exists.
+
+    Args:
+        dataset: The built data set; one that follows mmengine's ``BaseDataset`` is checked for its images.
+        expected: See :func:`expected_paths`; named in the error.
+
+    Raises:
+        DatasetError: If it is empty, or images are missing.
+    """
+    where = shortened(expected) or type(dataset).__name__
+    if not len(dataset):
+        raise DatasetError(f'{where} has no samples left')
+    if not hasattr(dataset, 'get_data_info'):
+        return
+    numbers = range(0, len(dataset), max(1, len(dataset) // SPOT_CHECKS))
+    paths = [path for path in (dataset.get_data_info(i).get('img_path') for i in numbers)
+             if isinstance(path, str) and '://' not in path]
+    if missing := [path for path in paths if not os.path.exists(path)]:
+        raise DatasetError(f'{len(missing)} of {len(paths)} images that were looked up are missing, first '
+                           f'{missing[0]}; the data set is that of {where}')

@@ -1,6 +1,5 @@
 """MMDetection."""
 import os
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,21 +10,18 @@ from torch import Tensor, nn
 
 from ..errors import ConfigError, DatasetError, shortened
 from .annotations import check_objects
-from .base import Toolbox, heads_in
+from .base import Task, Toolbox, heads_in
 from .datasets import datasets_of, innermost, known_metainfo
 
 
-class Detection(Toolbox):
-    """Detectors and instance segmentors of mmdet.
+class Detect(Task):
+    """Finds objects.
 
     Inference stops at the feature pyramid, whose cost does not depend on the content of the image; for boxes and masks
     see :mod:`repvit_mm.export.detectors`.
     """
 
     name, covers, adds_maps = 'detection', 'backbone and neck', True
-    scope = 'mmdet'
-    tta_model = dict(type='DetTTAModel', tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100))
-    dump_metric = 'mmdet.DumpDetResults'
 
     def forward(self, model: nn.Module, image: Tensor) -> Sequence[Tensor]:
         """(N, channels, H, W), normalised -> the maps of the neck."""
@@ -49,9 +45,17 @@ class Detection(Toolbox):
                else 'not the RoI heads, whose cost depends on the number of proposals (--proposals)')
         return f'backbone, neck and dense heads, and {roi}'
 
+
+class Detection(Toolbox):
+    """Detectors and instance segmentors of mmdet."""
+
+    task = Detect()
+    scope = 'mmdet'
+    tta_model = dict(type='DetTTAModel', tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100))
+    dump_metric = 'mmdet.DumpDetResults'
+
     def load(self, path: str | Path) -> None:
-        """Import mmdet, without its warning about an evaluator that is not used, and check what it reads."""
-        warnings.filterwarnings('ignore', 'faster_coco_eval is not installed')
+        """Import mmdet, and check the files that it reads."""
         super().load(path)
         from .coco import use_our_reader
         use_our_reader()

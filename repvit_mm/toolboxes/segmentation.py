@@ -20,25 +20,31 @@ from torch import Tensor, nn
 from ..errors import ConfigError, DatasetError, shortened
 from ..io.files import make_folder
 from ..io.images import image_size, read_label_image
-from .base import Toolbox, evaluators_of, heads_in
+from .base import Task, Toolbox, evaluators_of, heads_in
 from .datasets import datasets_of, innermost, known_metainfo
 
 #: From this many labels on, reading them takes long enough to show progress.
 SHOW_PROGRESS = 1000
 
 
-class Segmentation(Toolbox):
-    """Segmentors of mmseg."""
+class Segment(Task):
+    """Gives each pixel a class."""
 
     name, covers = 'segmentation', 'backbone, neck and decode head, logits resized to the image'
     decision, adds_maps = 'argmax', True
-    scope = 'mmseg'
-    tta_model = dict(type='SegTTAModel')
 
     def forward(self, model: nn.Module, image: Tensor) -> list[Tensor]:
         """(N, channels, H, W), normalised -> logits, (N, classes, H, W)."""
         logits = model(image, mode='tensor')
         return [F.interpolate(logits, size=image.shape[2:], mode='bilinear', align_corners=model.align_corners)]
+
+
+class Segmentation(Toolbox):
+    """Segmentors of mmseg."""
+
+    task = Segment()
+    scope = 'mmseg'
+    tta_model = dict(type='SegTTAModel')
 
     def check_config(self, cfg: Config, loaders: Sequence[str]) -> None:
         """Check that the classes, the palette and the heads of a config agree.

@@ -10,7 +10,7 @@ from running import run_tool
 import repvit_mm.datasets.report as report
 from repvit_mm.datasets.configs import Choice, write_config
 from repvit_mm.datasets.formats import recognise
-from repvit_mm.engine.configs import load_config
+from repvit_mm.engine.config import load_config
 from repvit_mm.io.class_folders import SPLITS
 
 

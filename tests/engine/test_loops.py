@@ -1,5 +1,9 @@
 """Which random numbers samples and iterations get."""
+import os
 import random
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
@@ -8,7 +12,7 @@ from mmengine.dataset import DefaultSampler, InfiniteSampler
 from torch.utils.data import DataLoader, Dataset
 
 from repvit_mm.engine import loops
-from repvit_mm.engine.loops import place_samples, seed_all
+from repvit_mm.engine.loops import announce_waiting, place_samples, seed_all
 
 
 class Noise(Dataset):
@@ -62,3 +66,43 @@ def test_skipped_batches_are_those_at_the_start(monkeypatch, sampler):
     whole, rest = batches(monkeypatch, sampler=sampler), batches(monkeypatch, sampler=sampler, done=1)
     assert all(torch.equal(one, other) for one, other in zip(whole[1:], rest, strict=False))
     assert len(rest) == (1 if sampler is DefaultSampler else 6)
+
+
+class Slow(Dataset):
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, index):
+        time.sleep(0.6 * (index == 1))
+        return os.getpid()
+
+
+@pytest.mark.parametrize('workers', [0, 2])
+def test_a_worker_that_gives_no_batch_is_named(monkeypatch, workers):
+    said = []
+    monkeypatch.setattr(loops, 'print_log', lambda text, *_: said.append(text))
+    found = list(announce_waiting(DataLoader(Slow(), 1, num_workers=workers), seconds=0.2))
+    assert len(found) == 4
+    where = f'data worker 1 (process {found[1].item()})' if workers else 'reading a batch'
+    assert any(text.startswith(f'no batch for 0.2 s: waiting for {where}') for text in said)
+
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='the system kills them')
+def test_data_workers_end_with_their_killed_parent(tmp_path):
+    script = f"""
+import os, sys
+sys.path.insert(0, {os.path.dirname(__file__)!r})
+from torch.utils.data import DataLoader
+from test_loops import Slow
+from repvit_mm.engine.loops import place_samples
+loader = place_samples(DataLoader(Slow(), 1, num_workers=1), seed=0)
+loader.batch_sampler.start_at(0, 0)
+batches = iter(loader)
+print(next(batches).item(), flush=True)
+os.kill(os.getpid(), 9)
+"""
+    worker = int(subprocess.run([sys.executable, '-c', script], capture_output=True, text=True).stdout)
+    deadline = time.monotonic() + 3  # torch's own watch takes 5 s, and forever if a pipe is full
+    while os.path.exists(f'/proc/{worker}') and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not os.path.exists(f'/proc/{worker}')

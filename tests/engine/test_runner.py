@@ -1,5 +1,8 @@
 """The Runner on a model of two numbers; no toolbox needed."""
+import os
+import signal
 import types
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -13,12 +16,10 @@ from torch.utils.data import Dataset
 
 from repvit_mm import RepViT, fuse
 from repvit_mm.checkpoints import read_checkpoint
-from repvit_mm.engine import distributed
-from repvit_mm.engine.distributed import one_report
 from repvit_mm.engine.mistakes import user_errors
-from repvit_mm.engine.preparing import latest_checkpoint
-from repvit_mm.engine.runner import Runner, run_config
-from repvit_mm.errors import CheckpointError, ConfigError, DatasetError, UserError, run_cli
+from repvit_mm.engine.prepare import latest_checkpoint
+from repvit_mm.engine.runner import Runner, run
+from repvit_mm.errors import CheckpointError, ConfigError, DatasetError, run_cli
 from repvit_mm.toolboxes import TOOLBOXES
 
 
@@ -43,7 +44,7 @@ class ToyDataset(Dataset):
 
 @pytest.fixture
 def make_runner(tmp_path):
-    def make(epochs=3, model=None, load_from=None, resume=False, **checkpoint):
+    def make(epochs=3, model=None, load_from=None, resume=False, log_level='ERROR', **checkpoint):
         settings = dict(
             model=model or dict(type='ToyModel'), work_dir=str(tmp_path), load_from=load_from, resume=resume,
             train_dataloader=dict(dataset=dict(type='ToyDataset'), batch_size=1, num_workers=0,
@@ -51,7 +52,7 @@ def make_runner(tmp_path):
                                   collate_fn=dict(type='default_collate')),
             train_cfg=dict(by_epoch=True, max_epochs=epochs), optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1)),
             default_hooks=dict(checkpoint=dict(type='CheckpointHook', interval=1, **checkpoint)),
-            experiment_name=f'{tmp_path.name}{next(numbers)}', log_level='ERROR')
+            experiment_name=f'{tmp_path.name}{next(numbers)}', log_level=log_level)
         return Runner.from_cfg(Config(settings))
     numbers = iter(range(100))
     return make
@@ -95,20 +96,6 @@ def test_outdated_checkpoints_go(make_runner, tmp_path, settings, left):
     assert read_checkpoint(tmp_path / left[-1])['meta']['epoch'] == 3
 
 
-def test_an_interrupt_leaves_the_pointer_to_the_checkpoint_before(make_runner, tmp_path, monkeypatch):
-    make_runner(epochs=1).train()
-    pointer = (tmp_path / 'last_checkpoint').read_text()
-    assert pointer == str(tmp_path / 'epoch_1.pth')
-
-    def interrupted(*arguments):
-        open(*arguments).close()
-        raise KeyboardInterrupt
-    monkeypatch.setattr('mmengine.hooks.checkpoint_hook.open', interrupted, raising=False)
-    with pytest.raises(KeyboardInterrupt):
-        make_runner(epochs=2, load_from=pointer, resume=True).train()
-    assert (tmp_path / 'epoch_2.pth').is_file() and (tmp_path / 'last_checkpoint').read_text() == pointer
-
-
 def test_an_interrupt_says_how_to_go_on_if_this_training_has_a_checkpoint(make_runner, tmp_path, monkeypatch, capsys):
     steps, forward = iter(range(3)), ToyModel.forward
 
@@ -117,21 +104,24 @@ def test_an_interrupt_says_how_to_go_on_if_this_training_has_a_checkpoint(make_r
             raise KeyboardInterrupt
         return forward(*arguments, **settings)
     monkeypatch.setattr(ToyModel, 'forward', interrupted)
-    for said in (f'interrupted; the same command with --resume goes on from {tmp_path}/epoch_1.pth\n', 'interrupted\n'):
+    last = f'; the same command with --resume continues from {tmp_path}/epoch_1.pth'
+    for said in (f'interrupted{last}\n', 'interrupted\n'):
         with pytest.raises(SystemExit) as end:
             run_cli(make_runner().train)
         assert (end.value.code, capsys.readouterr().err) == (130, said)
 
 
-def test_the_settings_of_each_parameter_are_in_the_log_only(make_runner, capsys):
-    runner = make_runner(epochs=1)
-    for handler in runner.logger.handlers:
-        handler.setLevel('INFO')
+def test_the_terminal_shows_what_is_trained_and_its_progress(make_runner, capsys):
+    runner = make_runner(epochs=1, log_level='INFO')
     runner.optim_wrapper['paramwise_cfg'] = dict(bias_lr_mult=2)
+    runner.cfg.auto_scale_lr = dict(base_batch_size=8)
     runner.train()
-    assert 'paramwise_options -- linear.bias:lr=0.2' in Path(runner.logger.log_file).read_text()
-    out = capsys.readouterr().out
-    assert 'paramwise_options' not in out and 'Epoch(train)' in out
+    log, out = Path(runner.logger.log_file).read_text(), capsys.readouterr().out
+    lines = [line.partition('INFO - ')[2] for line in out.splitlines() if 'INFO' in line]
+    assert lines[:3] == ['model: ToyModel, 0.00 M parameters, 0.00 M of them trained', 'data: 2 samples to train',
+                         'batch: 1 samples, learning rate 0.1, of a run with 8; --auto-scale-lr adapts it']
+    assert lines[3].startswith('device: ') and lines[4].startswith('Epoch(train)') and len(lines) < 8
+    assert 'paramwise_options -- linear.bias:lr=0.2' in log and 'System environment' in log
 
 
 def test_resume_takes_weights_and_state(make_runner, tmp_path):
@@ -157,6 +147,69 @@ def test_weights_alone_cannot_be_resumed(make_runner, tmp_path):
         make_runner(load_from=str(tmp_path / 'weights.pth'), resume=True).train()
 
 
+@pytest.mark.parametrize(('spoil', 'message'), [
+    (lambda state: state['meta'].update(iter=-1), 'not the state of a training'),
+    (lambda state: state['optimizer']['param_groups'][0].pop('foreach'), None),  # as an older torch saves it
+    (lambda state: state['optimizer'].update(param_groups=[dict(lr=1., betas=(1, 1), params=[0, 1])]),
+     'of another optimiser, which has betas and not dampening')])
+def test_the_state_of_another_training_is_not_resumed(make_runner, tmp_path, spoil, message):
+    make_runner(epochs=1).train()
+    state = torch.load(tmp_path / 'epoch_1.pth', weights_only=False)
+    spoil(state)
+    torch.save(state, tmp_path / 'epoch_1.pth')
+    resumed = make_runner(epochs=2, load_from=str(tmp_path / 'epoch_1.pth'), resume=True)
+    with pytest.raises(CheckpointError, match=message) if message else nullcontext():
+        resumed.train()
+
+
+@pytest.mark.parametrize('settings', [dict(max_epochs=0), dict(max_epochs=1, val_interval=0),
+                                      dict(max_epochs=1, val_interval=float('nan'))])
+def test_a_training_of_no_length_is_an_error(make_runner, settings):
+    runner = make_runner()
+    runner._train_loop = dict(by_epoch=True, **settings)
+    with pytest.raises(ConfigError, match='expected at least 1'):
+        runner.train()
+
+
+def test_the_layer_whose_channels_do_not_fit_is_named(make_runner):
+    runner = make_runner()
+    runner.model.linear = nn.Linear(3, 1)
+    with pytest.raises(ConfigError, match=r'^linear \(Linear\) cannot compute: .*shapes'):
+        runner.train()
+
+
+def test_halves_of_checkpoints_are_removed_by_the_next_run_of_the_folder(make_runner, tmp_path):
+    (tmp_path / '.iter_76.pth.partial-a1').mkdir()
+    (tmp_path / '.iter_76.pth.partial-a1/iter_76.pth').write_text('half')
+    make_runner(epochs=1).train()
+    assert not list(tmp_path.glob('.*.partial-*'))
+
+
+def test_a_scheduler_that_ends_the_run_gets_a_checkpoint(make_runner, tmp_path, monkeypatch, capsys):
+    steps, forward = iter(range(2)), ToyModel.forward
+
+    def asked(*arguments, **settings):
+        if next(steps, None) is None:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return forward(*arguments, **settings)
+    monkeypatch.setattr(ToyModel, 'forward', asked)
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        with pytest.raises(SystemExit) as end:
+            make_runner().train()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert end.value.code == 143
+    said = f'terminated; the same command with --resume continues from {tmp_path}/iter_3.pth\n'
+    assert capsys.readouterr().err == said
+    assert latest_checkpoint(tmp_path) == tmp_path / 'iter_3.pth'
+    assert read_checkpoint(tmp_path / 'iter_3.pth')['meta']['iter'] == 3
+    monkeypatch.undo()
+    resumed = make_runner(load_from=str(tmp_path / 'iter_3.pth'), resume=True)
+    resumed.train()
+    assert (resumed.epoch, resumed.iter) == (3, 6)
+
+
 def test_a_batch_larger_than_the_data_set_is_told(make_runner):
     runner = make_runner()
     loader = {**runner.cfg.train_dataloader, 'batch_size': 3, 'drop_last': True}
@@ -172,13 +225,8 @@ def test_settings_of_a_loader_are_not_taken_for_a_mistake_in_the_data(make_runne
         runner.build_dataloader({**runner.cfg.train_dataloader, **setting})
 
 
-def test_an_unknown_optimiser_is_told_with_a_known_one(make_runner):
-    with pytest.raises(ConfigError, match='type=AdamX is not a known optimiser; did you mean Adam'):
-        make_runner().build_optim_wrapper(dict(optimizer=dict(type='AdamX', lr=1.)))
-
-
 @pytest.mark.parametrize('make', [
-    lambda folder: run_config(Config(dict(work_dir=str(folder), launcher='none')), 'train'),
+    lambda folder: run(Config(dict(work_dir=str(folder), launcher='none')), 'train'),
     lambda folder: TOOLBOXES['mmdet'].draw_predictions(Config(), str(folder)),
     lambda folder: TOOLBOXES['mmseg'].dump_predictions(Config(dict(test_evaluator={})), str(folder)),
     lambda folder: TOOLBOXES['mmdet'].dump_predictions(Config(dict(test_evaluator={})), f'{folder}/x.pkl'),
@@ -215,7 +263,7 @@ def test_setting_that_is_not_taken_is_told_with_its_place(make_runner):
     with pytest.raises(ConfigError) as error:
         runner.train()
     assert str(error.value).endswith(
-        "argument 'batchsize' (train_dataloader.batchsize, other.batchsize, other.steps.0.batchsize)")
+        "argument 'batchsize' (train_dataloader.batchsize, other.steps.0.batchsize, other.batchsize)")
 
 
 @pytest.mark.parametrize('error', [TypeError("f() got an unexpected keyword argument 'x'"), KeyError('x'),
@@ -224,32 +272,6 @@ def test_bugs_keep_their_traceback(error):
     with pytest.raises(type(error)) as raised, user_errors():
         raise error
     assert raised.value is error
-
-
-@pytest.mark.parametrize(('error', 'status'), [(UserError('x'), 1), (KeyboardInterrupt(), 130)])
-def test_only_the_first_process_of_a_machine_reports(monkeypatch, error, status):
-    monkeypatch.setenv('LOCAL_RANK', '0')
-    with pytest.raises(type(error)), one_report():
-        raise error
-    monkeypatch.setenv('LOCAL_RANK', '1')
-    with pytest.raises(SystemExit) as end, one_report():
-        raise error
-    assert end.value.code == status
-
-
-def test_the_first_process_that_fails_reports_once_they_know_each_other(monkeypatch):
-    store = torch.distributed.HashStore()
-    monkeypatch.setattr(distributed.distributed, 'is_initialized', lambda: True)
-    monkeypatch.setattr(distributed.distributed.distributed_c10d, '_get_default_store', lambda: store)
-    monkeypatch.setenv('LOCAL_RANK', '1')
-    with pytest.raises(RuntimeError, match='out of memory'), one_report():
-        raise RuntimeError('out of memory')
-    with pytest.raises(UserError), one_report():  # as the first, on whatever rank
-        raise UserError('x')
-    for error in (UserError('x'), RuntimeError('connection closed by peer')):
-        with pytest.raises(SystemExit) as end, one_report():
-            raise error
-        assert end.value.code == 1
 
 
 # --- What is loaded -------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from inference_models import tiny_model
 from mmengine.registry import MODELS, DefaultScope
 from test_detectors import write_detector
 
-from repvit_mm.engine.configs import load_config
+from repvit_mm.engine.config import load_config
 from repvit_mm.errors import ExportError
 from repvit_mm.export import BACKENDS, Options, Selection, export_model
 from repvit_mm.export.detectors import spread_outputs

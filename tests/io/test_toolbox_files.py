@@ -160,7 +160,7 @@ def test_a_yaml_config_that_mmengine_wrote_is_read(tmp_path):
 
 
 def test_tools_read_configs_so(tmp_path, monkeypatch):
-    from repvit_mm.engine.configs import load_config
+    from repvit_mm.engine.config import load_config
     monkeypatch.undo()  # it is the tool that makes mmengine safe
     made = tmp_path / 'made'
     (tmp_path / 'x.yaml').write_text(f'model: !!python/object/apply:os.mkdir ["{made}"]\n')

@@ -12,7 +12,7 @@ from running import Finished, run_tool
 
 from repvit_mm import convert_state_dict, fuse, load_checkpoint
 from repvit_mm.datasets.shapes import write_segmentation
-from repvit_mm.engine.configs import load_config
+from repvit_mm.engine.config import load_config
 from repvit_mm.errors import CheckpointError, ConfigError
 from repvit_mm.toolboxes import TOOLBOXES
 

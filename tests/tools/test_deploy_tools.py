@@ -11,7 +11,7 @@ from mmengine.registry import MODELS, DefaultScope
 from mmengine.runner.checkpoint import _load_checkpoint_to_model
 from running import run_tool
 
-from repvit_mm.engine.configs import load_config
+from repvit_mm.engine.config import load_config
 from repvit_mm.export import Options
 from repvit_mm.models.inference import build_inference_model
 

@@ -12,7 +12,7 @@ from running import run_tool
 
 import repvit_mm
 from repvit_mm.checkpoints import read_checkpoint
-from repvit_mm.engine.configs import load_config
+from repvit_mm.engine.config import load_config
 
 pytestmark = pytest.mark.slow
 #: What a run ends with, by toolbox: its last checkpoint, and the figure that its evaluation gives.

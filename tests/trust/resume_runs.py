@@ -9,10 +9,9 @@ from running import forget_runs
 from tool_runs import set_up
 
 from repvit_mm.checkpoints import read_checkpoint
-from repvit_mm.engine.configs import load_config
-from repvit_mm.engine.data import move_data_root
-from repvit_mm.engine.preparing import prepare, set_resume
-from repvit_mm.engine.runner import run_config
+from repvit_mm.engine.config import load_config
+from repvit_mm.engine.prepare import move_data_root, prepare, set_resume
+from repvit_mm.engine.runner import run
 
 #: Sampling without an end, in iterations.
 BY_ITERATIONS = """
@@ -73,10 +72,9 @@ def train(cfg: Config, work_dir: Path, resume: bool = False, seed: int | None = 
     cfg.merge_from_dict(options)
     args = argparse.Namespace(config=cfg.filename, work_dir=str(work_dir), data_root=None, seed=seed, launcher=launcher)
     forget_runs()
-    prepare(cfg, args, ('train_dataloader', 'val_dataloader'))
-    if resume:
-        set_resume(cfg, 'auto')
-    run_config(cfg, 'train')
+    prepare(cfg, args, 'train')
+    set_resume(cfg, 'auto' if resume else None)
+    run(cfg, 'train')
     forget_runs()
 
 

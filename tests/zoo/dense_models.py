@@ -13,8 +13,8 @@ from running import run_tool
 from torch import nn
 
 from repvit_mm import load_checkpoint
-from repvit_mm.engine.configs import load_config
-from repvit_mm.engine.data import move_data_root
+from repvit_mm.engine.config import load_config
+from repvit_mm.engine.prepare import move_data_root
 
 
 def draw_clouds(path, height, width, seed):

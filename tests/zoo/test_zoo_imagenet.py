@@ -17,8 +17,8 @@ from PIL import Image
 from published_files import official_names, random_model, save_classifier, spread_head
 from running import run_tool
 
-from repvit_mm.engine.configs import load_config
-from repvit_mm.engine.data import move_data_root
+from repvit_mm.engine.config import load_config
+from repvit_mm.engine.prepare import move_data_root
 from repvit_mm.models.inference import build_inference_model
 from repvit_mm.training.head import RepViTClsHead
 from repvit_mm.zoo.rows import ROOT

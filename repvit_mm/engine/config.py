@@ -1,5 +1,4 @@
-"""Find and read configs, and override settings in them."""
-import difflib
+"""Find and read configs, and override their settings."""
 import inspect
 import os
 from collections.abc import Iterator, Mapping
@@ -12,8 +11,7 @@ from typing import Any
 from mmengine.config import Config
 
 from ..checkpoints import read_without_code
-from ..errors import ConfigError, shortened
-from .settings import check_settings
+from ..errors import ConfigError, did_you_mean, shortened
 
 #: Our configs: included in a wheel, linked in a checkout.
 INSTALLED_CONFIGS = Path(__file__).resolve().parents[1] / '.mim' / 'configs'
@@ -25,22 +23,18 @@ _RUN_KEYS = {'custom_imports', 'compile', 'activation_checkpointing', 'efficient
 
 
 def load_config(path: str | Path, options: Mapping[str, Any] | None = None) -> Config:
-    """Read a config and override settings in it.
+    """Read a config, override settings in it, and import its toolbox.
 
     Args:
         path: The config file, see :func:`find_config`.
         options: Dotted key -> value, from ``--cfg-options``.
 
     Raises:
-        ConfigError: If the file does not exist or cannot be read, an option cannot be applied, or a setting is out
-            of bounds.
+        ConfigError: If the file does not exist or cannot be read, or an option cannot be applied.
     """
     from ..toolboxes import toolbox_of
     read_without_code()
     path = find_config(path)
-    if path.suffix not in CONFIG_SUFFIXES:
-        raise ConfigError(f'{path} is not a config file; expected {", ".join(CONFIG_SUFFIXES[:-1])} or '
-                          f'{CONFIG_SUFFIXES[-1]}')
     try:
         cfg = Config.fromfile(path)
     except Exception as error:  # a config is a program and can raise anything
@@ -48,15 +42,11 @@ def load_config(path: str | Path, options: Mapping[str, Any] | None = None) -> C
                 if isinstance(error, SyntaxError) and "'" in os.path.abspath(path) else '')
         raise ConfigError(f'config {path} cannot be read: {_one_line(error)}{hint}') from error
     for key in options or {}:
-        _check_key(cfg, key)
+        _check_option(cfg, key)
     try:
         cfg.merge_from_dict(dict(options or {}))
     except Exception as error:
         raise ConfigError(f'--cfg-options cannot be applied to {path}: {_one_line(error)}') from error
-    try:
-        check_settings(cfg._cfg_dict)
-    except ConfigError as error:
-        raise ConfigError(f'{path}: {error}') from error
     toolbox_of(cfg).load(path)
     return cfg
 
@@ -72,15 +62,7 @@ def find_config(path: str | Path) -> Path:
         ConfigError: If it does not exist.
     """
     path = Path(path).expanduser()
-    name = str(path).removeprefix('repvit_mm::').removeprefix(f'configs{os.sep}')
-    installed = installed_configs().get(name, INSTALLED_CONFIGS / name)  # is path itself if that is absolute
-    for file in (path, installed):
-        if file.is_file():
-            return file
-    siblings = [file.name for folder in (path.parent, installed.parent) for file in folder.glob('*.py')]
-    close = difflib.get_close_matches(path.name, siblings, n=1)
-    raise ConfigError(f'there is no config {path}; '
-                      f'{f"did you mean {path.with_name(close[0])}?" if close else _nearest_installed(name)}')
+    return path if path.is_file() else Path(config_path(str(path)))
 
 
 @cache
@@ -103,14 +85,19 @@ def config_path(name: str) -> str:
 
         >>> _base_ = __import__('repvit_mm').config_path('detection/maskrcnn_repvit_m1_1.py')
     """
-    path = installed_configs().get(name, INSTALLED_CONFIGS / name)
+    bare = name.removeprefix('repvit_mm::').removeprefix(f'configs{os.sep}')
+    path = installed_configs().get(bare, INSTALLED_CONFIGS / bare)
     if not path.is_file():
-        raise ConfigError(f'there is no config {name}; {_nearest_installed(name)}')
+        beside = [str(file) for file in Path(name).parent.glob('*.py')]
+        installed = [file.relative_to(INSTALLED_CONFIGS).as_posix() for file in installed_configs().values()]
+        hint = did_you_mean(name, beside) or did_you_mean(bare, installed,
+                                                          f'; the installed ones are in {INSTALLED_CONFIGS}')
+        raise ConfigError(f'there is no config {name}{hint}')
     return str(path)
 
 
 def add_scopes(packages: dict[str, str]) -> None:
-    """Let mmengine know the name before ``::`` in ``_base_ = 'repvit_mm::detection/...'``.
+    """Register the name before ``::`` in ``_base_ = 'repvit_mm::detection/...'`` with mmengine.
 
     Also fixes the entry of mmsegmentation: mmengine looks for a distribution of that name, so with the onedl
     fork it would report ``mmseg::`` as not installed.
@@ -126,44 +113,33 @@ def add_scopes(packages: dict[str, str]) -> None:
             packages['mmseg'] = 'mmseg'
 
 
-def _nearest_installed(name: str) -> str:
-    found = {file.name: file for file in installed_configs().values()}
-    close = difflib.get_close_matches(os.path.basename(name), found, n=1)
-    if close:
-        return f'did you mean {found[close[0]].relative_to(INSTALLED_CONFIGS)}?'
-    return f'the installed ones are in {INSTALLED_CONFIGS}'
+def settings_in(settings: Any, prefix: str = '') -> Iterator[tuple[str, Any]]:
+    """Dotted key and value of every setting of a config, sections first."""
+    items = settings.items() if isinstance(settings, Mapping | Config) else enumerate(settings) if isinstance(
+        settings, list | tuple) else ()
+    for key, value in items:
+        yield f'{prefix}{key}', value
+        yield from settings_in(value, f'{prefix}{key}.')
 
 
-def _check_key(cfg: Config, key: str) -> None:
-    """Refuse unknown keys at the top level: no run reads them, so a typo would have no effect."""
+def _check_option(cfg: Config, key: str) -> None:
+    """Refuse a top-level key that no run reads: the option would have no effect."""
     from mmengine.runner import Runner
     read = {*_RUN_KEYS, *list(inspect.signature(Runner.__init__).parameters)[1:]}
-    known = {*cfg, *read}
     name = key.partition('.')[0]
-    if key == 'data_root':  # a variable of the config, which uses it before options are applied
+    if name in read:
+        return
+    if name == 'data_root':  # a variable of the config, which uses it before options are applied
         raise ConfigError('--cfg-options data_root has no effect; use --data-root, which changes every loader and '
                           'evaluator')
-    # What a hook of a project may read has a name of its own.
-    places = [place for place in places_of(cfg, name) if place.partition('.')[0] in read]
-    if name in cfg and name not in read and places:
+    if name not in cfg:
+        raise ConfigError(f'--cfg-options {key}: unknown setting {name}{did_you_mean(name, {*cfg, *read})}')
+    # Any other name may be for a hook of the user's project.
+    used = [place for place, value in settings_in(cfg) if place.partition('.')[0] in read
+            and (place.endswith(f'.{name}') or (value and isinstance(value, Mapping | list) and value == cfg[name]))]
+    if used:
         raise ConfigError(f'--cfg-options {key} has no effect: the config has used its variable {name} already; set '
-                          f'{shortened(places, 3)}')
-    if name not in known:
-        close = difflib.get_close_matches(name, known, n=1)
-        hint = f'; did you mean {close[0]}?' if close else ''
-        raise ConfigError(f'--cfg-options {key}: unknown setting {name}{hint}')
-
-
-def places_of(settings: Any, name: str, prefix: str = '') -> Iterator[str]:
-    """The dotted keys of a config that end in ``name``."""
-    if isinstance(settings, Mapping | Config):
-        if name in settings:
-            yield f'{prefix}{name}'
-        for key, value in settings.items():
-            yield from places_of(value, name, f'{prefix}{key}.')
-    elif isinstance(settings, list | tuple):
-        for index, value in enumerate(settings):
-            yield from places_of(value, name, f'{prefix}{index}.')
+                          f'{shortened(used, 3)}')
 
 
 def _one_line(error: Exception) -> str:

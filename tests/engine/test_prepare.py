@@ -1,4 +1,4 @@
-"""Configs made ready to run; no toolbox needed."""
+"""Configs made ready to run, and checkpoints to resume; no toolbox needed."""
 import argparse
 import os
 
@@ -10,18 +10,17 @@ from torch import nn
 
 import repvit_mm.training  # noqa: F401  registers
 from repvit_mm.cli.options import add_common_arguments
-from repvit_mm.engine import preparing
-from repvit_mm.engine.distributed import check_launcher
-from repvit_mm.engine.preparing import (
-    check_weights,
+from repvit_mm.engine.prepare import (
     enable_amp,
     enable_auto_scale_lr,
     latest_checkpoint,
+    move_data_root,
     prepare,
     remove_pretrained,
     set_resume,
 )
 from repvit_mm.errors import CheckpointError, ConfigError
+from repvit_mm.toolboxes import datasets_of
 
 
 def write(path, text):
@@ -54,14 +53,14 @@ def test_cfg_options_are_numbers_texts_lists_and_tuples():
 def test_work_dir(given, in_config, expected):
     cfg, args = Config(dict(work_dir=in_config)), options(*given)
     args.config = 'configs/name.py'
-    prepare(cfg, args, ())
+    prepare(cfg, args, 'train')
     assert cfg.work_dir == expected
 
 
 def test_seed_keeps_the_other_settings_of_randomness():
     cfg, args = Config(dict(randomness=dict(deterministic=True))), options('--seed', '3')
     args.config = 'x.py'
-    prepare(cfg, args, ())
+    prepare(cfg, args, 'train')
     assert cfg.randomness == dict(deterministic=True, seed=3)
 
 
@@ -73,20 +72,12 @@ def test_seed_that_no_generator_takes_is_a_usage_error(capsys, seed):
     assert f'argument --seed: expected a whole number from 0 to 4294967295, got {seed}' in capsys.readouterr().err
 
 
-@pytest.mark.parametrize('seed', [-1, 2 ** 32, 0.5, 'x'])
-def test_seed_of_the_config_that_no_generator_takes(seed):
-    cfg, args = Config(dict(randomness=dict(seed=seed))), options()
-    args.config = 'x.py'
-    with pytest.raises(ConfigError, match=rf'^randomness\.seed={seed} must be a whole number from 0 to 4294967295$'):
-        prepare(cfg, args, ())
-
-
 def test_loaders_fit_the_machine():
     loaders = dict(train_dataloader=dict(num_workers=0, persistent_workers=True, pin_memory=True),
                    val_dataloader=dict(num_workers=2, persistent_workers=True))
     cfg, args = Config(loaders), options()
     args.config = 'x.py'
-    prepare(cfg, args, ())
+    prepare(cfg, args, 'train')
     assert cfg.train_dataloader.persistent_workers is False  # torch refuses to keep no workers
     assert cfg.val_dataloader.persistent_workers is True
 
@@ -123,10 +114,10 @@ def test_mixed_precision_of_a_gpu_and_of_a_cpu(kind, on_gpu, on_cpu, monkeypatch
     settings, args = dict(dtype='float16', loss_scale=512.), options()
     args.config = 'x.py'
     for device, expected in (('cuda', dict(settings, type=on_gpu)), ('cpu', dict(type=on_cpu))):
-        monkeypatch.setattr(preparing, 'get_device', lambda device=device: device)
+        monkeypatch.setattr('repvit_mm.engine.prepare.get_device', lambda device=device: device)
         cfg = Config(dict(optim_wrapper=dict(settings, type=kind)))
         enable_amp(cfg)
-        prepare(cfg, args, ())
+        prepare(cfg, args, 'train')
         assert cfg.optim_wrapper.to_dict() == expected
 
 
@@ -161,18 +152,14 @@ class TestResume:
         with pytest.raises(CheckpointError, match='nothing to resume'):
             set_resume(Config(dict(work_dir=str(tmp_path))), 'auto')
 
-    def test_follows_the_pointer(self, tmp_path):
+    @pytest.mark.parametrize('pointer', ['{root}/epoch_1.pth', '/gone/work/epoch_1.pth'])
+    def test_follows_the_pointer_of_a_folder_that_may_have_been_moved(self, tmp_path, pointer):
         for name in ('epoch_1.pth', 'epoch_2.pth'):
             write(tmp_path / name, '')
-        write(tmp_path / 'last_checkpoint', str(tmp_path / 'epoch_1.pth'))
+        write(tmp_path / 'last_checkpoint', pointer.format(root=tmp_path))
         assert self.latest(tmp_path) == tmp_path / 'epoch_1.pth'
 
-    def test_follows_the_pointer_of_a_directory_that_was_moved(self, tmp_path):
-        write(tmp_path / 'epoch_1.pth', '')
-        write(tmp_path / 'last_checkpoint', '/gone/work/epoch_1.pth')
-        assert self.latest(tmp_path) == tmp_path / 'epoch_1.pth'
-
-    def test_a_copy_of_a_run_goes_on_from_its_own_checkpoint(self, tmp_path):
+    def test_a_copy_of_a_run_resumes_its_own_checkpoint(self, tmp_path):
         for name in ('a/epoch_1.pth', 'b/epoch_1.pth'):
             (tmp_path / name).parent.mkdir()
             write(tmp_path / name, '')
@@ -192,15 +179,19 @@ class TestResume:
     def test_a_resumed_run_has_the_seed_of_its_checkpoint(self, tmp_path, monkeypatch, given, taken, lines):
         path, said = str(tmp_path / 'some.pth'), []
         torch.save(dict(state_dict={}, meta=dict(seed=3)), path)
-        monkeypatch.setattr(preparing, 'print_log', lambda line, *_: said.append(line))
+        monkeypatch.setattr('repvit_mm.engine.prepare.print_log', lambda line, *_: said.append(line))
         cfg = Config(dict(work_dir=str(tmp_path), randomness=dict(seed=given, deterministic=True)))
         set_resume(cfg, path)
         assert cfg.resume and cfg.load_from == path
         assert cfg.randomness == dict(seed=taken, deterministic=True) and len(said) == lines
 
-    def test_a_named_checkpoint_that_is_not_there(self, tmp_path):
-        with pytest.raises(CheckpointError, match='some.pth'):
-            set_resume(Config(dict(work_dir=str(tmp_path))), str(tmp_path / 'some.pth'))
+    @pytest.mark.parametrize('there', [True, False])
+    def test_a_config_that_resumes_does_so_if_there_is_a_checkpoint(self, tmp_path, there):
+        if there:
+            torch.save(dict(state_dict=dict(x=torch.ones(1)), meta={}), tmp_path / 'epoch_1.pth')
+        cfg = Config(dict(work_dir=str(tmp_path), resume=True))
+        set_resume(cfg, None)
+        assert (cfg.resume, cfg.get('load_from')) == ((True, f'{tmp_path}/epoch_1.pth') if there else (False, None))
 
     @pytest.mark.parametrize(('spoil', 'said'), [
         (lambda path: path.write_bytes(path.read_bytes()[:500]), 'epoch_2.pth'),
@@ -213,7 +204,7 @@ class TestResume:
         write(tmp_path / 'last_checkpoint', str(tmp_path / 'epoch_2.pth'))
         spoil(tmp_path / 'epoch_2.pth')
         lines, cfg = [], Config(dict(work_dir=str(tmp_path)))
-        monkeypatch.setattr(preparing, 'print_log', lambda line, *_: lines.append(line))
+        monkeypatch.setattr('repvit_mm.engine.prepare.print_log', lambda line, *_: lines.append(line))
         set_resume(cfg, 'auto')
         assert cfg.load_from == str(tmp_path / 'epoch_1.pth')
         assert len(lines) == 1 and 'epoch_2.pth' in lines[0] and said in lines[0]
@@ -222,20 +213,49 @@ class TestResume:
             set_resume(cfg, 'auto')
 
 
-def test_check_weights(tmp_path):
-    check_weights(None)
-    check_weights('repvit://m1_1_distill_300e')
-    check_weights(str(write(tmp_path / 'a.pth', '')))
-    os.mkfifo(tmp_path / 'pipe.pth')
-    for path in ('b.pth', str(tmp_path / 'pipe.pth')):
-        with pytest.raises(CheckpointError, match=f'there is no checkpoint {path}'):
-            check_weights(path)
+COCO = dict(type='CocoDataset', data_root='data/coco/', ann_file='annotations/a.json', data_prefix=dict(img='train/'))
 
 
-@pytest.mark.parametrize('launcher', ['pytorch', 'slurm', 'mpi'])
-def test_launcher_that_did_not_start_the_process(launcher, monkeypatch):
-    for variable in ('RANK', 'SLURM_PROCID', 'OMPI_COMM_WORLD_RANK'):
-        monkeypatch.delenv(variable, raising=False)
-    with pytest.raises(ConfigError, match=f'--launcher {launcher} is for processes that were started by it'):
-        check_launcher(launcher)
-    check_launcher('none')
+def config(train, **others):
+    loader = dict(batch_size=2, dataset=train)
+    return Config(dict(train_dataloader=loader, val_dataloader=dict(dataset=COCO), **others))
+
+
+@pytest.mark.parametrize('wrap', [
+    lambda one: one,
+    lambda one: dict(type='RepeatDataset', times=3, dataset=one),
+    lambda one: dict(type='ConcatDataset', datasets=[one, dict(one, data_root='data/coco')]),
+    lambda one: dict(type='MultiImageMixDataset', dataset=dict(type='ClassBalancedDataset', dataset=one)),
+], ids=['plain', 'repeated', 'concatenated', 'nested'])
+def test_data_root_moves_every_data_set(wrap):
+    cfg = config(wrap(COCO))
+    move_data_root(cfg, '/elsewhere')
+    roots = {dataset['data_root'].rstrip('/') for _, dataset in datasets_of(cfg)}
+    assert roots == {'/elsewhere'}
+    assert 'data/coco' not in cfg.pretty_text
+    assert cfg.train_dataloader.batch_size == 2
+
+
+def test_data_root_moves_evaluators_and_other_paths():
+    proposals = dict(COCO, proposal_file='data/coco/proposals.pkl', ann_file='/absolute/a.json')
+    cfg = config(proposals, data_root='data/coco/', val_evaluator=dict(type='CocoMetric', ann_file='data/coco/a.json'),
+                 test_evaluator=[dict(type='CocoMetric', ann_file='data/coco/b.json', metric=['bbox']),
+                                 dict(type='Other', ann_file='data/coco_other/b.json')])
+    move_data_root(cfg, '/new/')
+    assert cfg.val_evaluator.ann_file == '/new/a.json'
+    assert cfg.test_evaluator[0] == dict(type='CocoMetric', ann_file='/new/b.json', metric=['bbox'])
+    assert cfg.test_evaluator[1].ann_file == 'data/coco_other/b.json'  # another directory that begins alike
+    assert cfg.train_dataloader.dataset.proposal_file == '/new/proposals.pkl'
+    assert cfg.train_dataloader.dataset.ann_file == '/absolute/a.json'
+    assert cfg.data_root.rstrip('/') == '/new'
+
+
+def test_data_root_of_several_data_sets_is_not_guessed():
+    with pytest.raises(ConfigError, match='data/coco, data/lvis'):
+        move_data_root(config(dict(COCO, data_root='data/lvis/')), '/new')
+
+
+@pytest.mark.parametrize('dataset', [dict(type='Custom', ann_file='x/a.json'), dict(COCO, data_root='')])
+def test_data_root_needs_one_to_move(dataset):
+    with pytest.raises(ConfigError, match='of train_dataloader has no data_root'):
+        move_data_root(config(dataset), '/new')

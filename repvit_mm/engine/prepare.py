@@ -1,0 +1,207 @@
+"""Prepares a config for a run: the options of the tools, and defaults of the machine."""
+import argparse
+import logging
+import os
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.device import get_device
+from mmengine.logging import print_log
+
+from ..checkpoints import check_finite, read_checkpoint, tensors_of
+from ..errors import CheckpointError, ConfigError, shortened
+from ..toolboxes import LOADERS, datasets_of, toolbox_of
+
+#: What a run does -> the loaders that it uses.
+LOADERS_OF = {'train': ('train_dataloader', 'val_dataloader'), 'test': ('test_dataloader',)}
+
+
+def prepare(cfg: Config, args: argparse.Namespace, task: str) -> None:
+    """Apply the options of :func:`repvit_mm.cli.options.add_common_arguments`, and the settings of a CPU.
+
+    Args:
+        cfg: Changed in place.
+        args: The parsed options; ``args.config`` names the config.
+        task: ``'train'`` or ``'test'``.
+
+    Raises:
+        UserError: If options and config contradict each other, or model and data set do not fit.
+    """
+    cfg.launcher = args.launcher
+    cfg.work_dir = args.work_dir or cfg.get('work_dir') or os.path.join('work_dirs', Path(args.config).stem)
+    if args.seed is not None:
+        cfg.randomness = {**cfg.get('randomness', {}), 'seed': args.seed}
+    if args.data_root is not None:
+        move_data_root(cfg, args.data_root)
+    toolbox = toolbox_of(cfg)
+    toolbox.check_config(cfg, LOADERS_OF[task])
+    has_gpu = get_device() != 'cpu'
+    for settings in filter(None, map(cfg.get, LOADERS)):
+        for key, value in toolbox.loader_defaults.items():
+            settings.setdefault(key, value)
+        if not settings.get('num_workers', 0):  # torch refuses to keep workers where it has none
+            settings.persistent_workers = False
+        if not has_gpu:
+            settings.pin_memory = False
+    if not has_gpu:
+        _use_amp_of_cpu(cfg)
+
+
+def move_data_root(cfg: Config, root: str) -> None:
+    """Make every loader and evaluator use another copy of the data set.
+
+    Args:
+        cfg: Changed in place.
+        root: Replaces the ``data_root`` of the data sets.
+
+    Raises:
+        ConfigError: If the config reads several data sets, or one without a ``data_root``.
+    """
+    old_roots = set()
+    for loader, dataset in datasets_of(cfg):
+        if not dataset.get('data_root'):
+            raise ConfigError(f'--data-root: the {dataset.get("type", "data set")} of {loader} has no data_root; '
+                              'set its paths with --cfg-options')
+        old_roots.add(dataset['data_root'].rstrip('/'))
+    if len(old_roots) != 1:
+        raise ConfigError('--data-root moves one data set, but the config reads '
+                          f'{shortened(sorted(old_roots)) or "none"}; set their data_root with --cfg-options')
+    old, root = old_roots.pop(), os.path.expanduser(root)
+    for key in (*LOADERS, 'val_evaluator', 'test_evaluator', 'data_root'):
+        if key in cfg:
+            cfg[key] = _moved(cfg[key], old, root)
+
+
+def _moved(value: Any, old: str, new: str) -> Any:
+    """Copy of settings with ``old`` replaced by ``new`` at the start of paths."""
+    if isinstance(value, Mapping):
+        return type(value)({key: _moved(item, old, new) for key, item in value.items()})
+    if isinstance(value, list | tuple):
+        return type(value)(_moved(item, old, new) for item in value)
+    if isinstance(value, str) and f'{value}/'.startswith(f'{old}/'):
+        return os.path.join(new, value[len(old) + 1:])
+    return value
+
+
+#: Optimiser wrapper -> the same in automatic mixed precision, on a GPU and on a CPU.
+_AMP_WRAPPERS = {
+    'OptimWrapper': ('AmpOptimWrapper', 'Bfloat16OptimWrapper'),
+    'AdaptiveClipOptimWrapper': ('AdaptiveClipAmpOptimWrapper', 'AdaptiveClipBfloat16OptimWrapper'),
+}
+
+
+def enable_amp(cfg: Config) -> None:
+    """Train in automatic mixed precision: in ``optim_wrapper.dtype``, or else in float16; on a CPU in bfloat16."""
+    kind = cfg.optim_wrapper.get('type', 'OptimWrapper')
+    if kind in _AMP_WRAPPERS:
+        cfg.optim_wrapper.type = _AMP_WRAPPERS[kind][0]
+    elif not any(kind in kinds for kinds in _AMP_WRAPPERS.values()):
+        raise ConfigError(f'--amp works with {" and ".join(_AMP_WRAPPERS)}, but the config has '
+                          f'optim_wrapper.type={kind}')
+
+
+def _use_amp_of_cpu(cfg: Config) -> None:
+    """Replace the mixed precision of a GPU by that of a CPU."""
+    wrapper = cfg.get('optim_wrapper') or {}
+    on_cpu = dict(_AMP_WRAPPERS.values())
+    if wrapper.get('type') in on_cpu:
+        print_log('there is no GPU: mixed precision uses bfloat16, without loss scaling', 'current')
+        wrapper.type = on_cpu[wrapper.type]
+        for key in ('loss_scale', 'dtype'):
+            wrapper.pop(key, None)
+
+
+def enable_auto_scale_lr(cfg: Config) -> None:
+    """Scale the learning rate by the ratio of the batch size to the one that the config was written for."""
+    if not (cfg.get('auto_scale_lr') or {}).get('base_batch_size'):
+        raise ConfigError('--auto-scale-lr needs the batch size of the learning rate; add '
+                          'auto_scale_lr=dict(base_batch_size=GPUS_TIMES_SAMPLES) to the config')
+    cfg.auto_scale_lr.enable = True
+
+
+def remove_pretrained(cfg: Config) -> None:
+    """Start from random weights: drop every ``init_cfg`` that loads a file, and ``load_from``."""
+    cfg.load_from = None
+    _remove_pretrained(cfg.model)
+
+
+def _remove_pretrained(settings: Any) -> None:
+    for value in settings.values() if isinstance(settings, Mapping) else settings:
+        if isinstance(value, Mapping | list | tuple):
+            _remove_pretrained(value)
+    if not isinstance(settings, Mapping):
+        return
+    if isinstance(settings.get('pretrained'), str):  # how older heads and backbones name weights
+        settings['pretrained'] = None
+    init_cfg = settings.get('init_cfg')
+    if isinstance(init_cfg, list | tuple):
+        settings['init_cfg'] = [item for item in init_cfg if item.get('type') != 'Pretrained']
+    elif init_cfg and init_cfg.get('type') == 'Pretrained':
+        del settings['init_cfg']
+
+
+def set_resume(cfg: Config, resume: str | None) -> None:
+    """Resume an earlier run, with its seed, which determines the order of its samples.
+
+    Args:
+        cfg: Changed in place.
+        resume: ``'auto'`` for the last readable checkpoint in the work directory, or a path. None follows the config:
+            ``resume=True`` in it resumes ``load_from`` or the last checkpoint, if there is one.
+
+    Raises:
+        CheckpointError: If there is none, or it cannot be read.
+    """
+    if resume is None and cfg.get('resume'):
+        resume = cfg.get('load_from') or ('auto' if checkpoints_of(cfg.work_dir) else None)
+    cfg.resume = resume is not None
+    if resume is None:
+        return
+    path, checkpoint = _last_readable(cfg.work_dir) if resume == 'auto' else (resume, read_checkpoint(resume))
+    cfg.load_from = str(path)
+    meta = checkpoint.get('meta') if isinstance(checkpoint, Mapping) else None
+    seed = meta.get('seed') if isinstance(meta, Mapping) else None
+    if seed is None:
+        return
+    randomness = cfg.get('randomness') or {}
+    if randomness.get('seed') not in (None, seed):
+        print_log(f'{path} is from a run with the seed {seed}, which replaces {randomness["seed"]}', 'current',
+                  logging.WARNING)
+    cfg.randomness = {**randomness, 'seed': seed}
+
+
+def _last_readable(work_dir: str | Path) -> tuple[Path, Any]:
+    """The newest checkpoint that is complete and finite, and its content."""
+    errors = []
+    for path in checkpoints_of(work_dir):
+        try:
+            checkpoint = read_checkpoint(path)
+            check_finite(tensors_of(checkpoint, path), path)
+            return path, checkpoint
+        except CheckpointError as error:
+            print_log(f'{error}; trying the checkpoint before it', 'current', logging.WARNING)
+            errors.append(error)
+    raise errors[0] if errors else CheckpointError(
+        f'nothing to resume: there is no checkpoint in {work_dir}; leave out --resume to start, or name a --work-dir '
+        'or a checkpoint')
+
+
+def latest_checkpoint(work_dir: str | Path) -> Path | None:
+    """The newest checkpoint in a work directory, or None."""
+    return next(iter(checkpoints_of(work_dir)), None)
+
+
+def checkpoints_of(work_dir: str | Path) -> list[Path]:
+    """The checkpoints in a work directory, the newest first."""
+    work_dir = Path(work_dir)
+    found = [*work_dir.glob('epoch_*.pth'), *work_dir.glob('iter_*.pth')]
+    found.sort(key=lambda path: path.stat().st_mtime, reverse=True)
+    pointer = work_dir / 'last_checkpoint'
+    with suppress(OSError, ValueError):  # its content is not a path
+        text = pointer.read_text().strip() if pointer.is_file() else ''
+        for path in (work_dir / Path(text).name, Path(text)):  # a copied run resumes from its own checkpoint
+            if text and path.is_file():
+                return [path, *(other for other in found if other != path)]
+    return found
