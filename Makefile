@@ -27,8 +27,8 @@ setup:  ## make the environment, or bring it up to date
 quickstart: setup  ## train, evaluate and fuse a small Mask R-CNN on a data set drawn on the spot
 	@'$(PY)' tools/quickstart.py $(ARGS)
 
-sam-demo: sam-demo-setup  ## serve a web page to segment pictures on; ARGS="--checkpoint repvit://sam" takes the published weights
-	@'$(PY)' tools/sam_web.py $(ARGS)
+sam-demo: sam-demo-setup  ## serve a web page to segment images on; ARGS="--checkpoint repvit://sam" takes the published weights
+	@'$(PY)' tools/sam_demo.py $(ARGS)
 
 sam-demo-setup: setup  ## install what the web page needs; where Chromium is too, the tests open it
 	$(INSTALL) -c requirements.txt -r requirements-sam-demo.txt

@@ -1,87 +1,116 @@
-"""Segment an image with RepViT-SAM: tools/sam_demo.py IMAGE --point X Y [options]."""
+"""Segment images with RepViT-SAM: tools/sam_demo.py IMAGE... --point X Y [options]; without images, on a web page."""
 import argparse
 from pathlib import Path
 
 import _interrupt  # noqa: F401
 import numpy as np
 from rich.console import Console
-from rich.progress import Progress
 from segment_anything import SamPredictor
 from segment_anything.modeling import Sam
 
-from repvit_mm.cli.arguments import Parser, finite
-from repvit_mm.cli.sam import add_model_arguments, grid, model_from
-from repvit_mm.errors import UserError, run_cli
+from repvit_mm.cli.arguments import Parser, finite, port, positive, whole_number
+from repvit_mm.cli.sam import RANDOM_WEIGHTS, add_model_arguments, grid, model_from
+from repvit_mm.errors import ConfigError, UserError, run_cli
 from repvit_mm.io.files import make_folder, write_json
+from repvit_mm.io.image_files import list_images
 from repvit_mm.io.images import write_png
 from repvit_mm.sam import Prompt, read_image, segment, segment_everything
 from repvit_mm.sam.masks import decode, draw
 
+#: Settings of segment-anything's automatic mask generator: option -> type, default, help.
+EVERYTHING = {
+    'points_per_side': (grid, 32, 'prompt with a grid of N x N points'),
+    'points_per_batch': (positive, 64, 'points that are decoded at once'),
+    'pred_iou_thresh': (finite(), 0.88, 'drop masks with a lower predicted IoU'),
+    'stability_score_thresh': (finite(), 0.95, 'drop masks with a lower stability score'),
+    'stability_score_offset': (finite(), 1., 'change of the threshold for the stability score'),
+    'box_nms_thresh': (finite(), 0.7, 'drop the weaker of two masks whose boxes have a higher IoU'),
+    'crop_n_layers': (whole_number(0, 4), 0, 'layers of crops to segment, too; layer i has 4^i crops'),
+    'min_mask_region_area': (whole_number(0), 0, 'remove regions and holes of fewer pixels'),
+}
+
 
 def build_parser() -> Parser:
-    parser = Parser(description='Segment the object at points or in a box, or a whole image.')
-    parser.add_argument('image', type=Path, help='image, in any format that Pillow can read')
+    parser = Parser(description='Segment the object at points or in boxes, or everything, in images. Without images, '
+                                'serve a web page to click on.')
+    parser.add_argument('images', nargs='*', type=Path, metavar='IMAGE', help='images, or folders of images')
     parser.add_argument('--point', nargs=2, type=float, action='append', default=[], metavar=('X', 'Y'),
                         help='pixel inside the object; several are allowed')
     parser.add_argument('--background', nargs=2, type=float, action='append', default=[], metavar=('X', 'Y'),
                         help='pixel outside the object; several are allowed')
-    parser.add_argument('--box', nargs=4, type=float, metavar=('X1', 'Y1', 'X2', 'Y2'), help='box around the object')
-    parser.add_argument('--everything', action='store_true', help='segment everything in the image')
-    parser.add_argument('--points-per-side', type=grid, default=32, metavar='N',
-                        help='with --everything: prompt with a grid of N x N points (default: %(default)s)')
-    parser.add_argument('--pred-iou-threshold', type=finite(), default=0.88, metavar='P',
-                        help='with --everything: drop masks with a lower predicted IoU (default: %(default)s)')
-    parser.add_argument('--stability-score-threshold', type=finite(), default=0.95, metavar='P',
-                        help='with --everything: drop masks with a lower stability score (default: %(default)s)')
+    parser.add_argument('--box', nargs=4, type=float, action='append', default=[], metavar=('X1', 'Y1', 'X2', 'Y2'),
+                        help='box around an object; several are segmented one by one')
+    parser.add_argument('--everything', action='store_true', help='segment everything in the images')
+    for name, (kind, default, text) in EVERYTHING.items():
+        parser.add_argument(f'--{name.replace("_", "-")}', type=kind, default=default, metavar='N',
+                            help=f'with --everything: {text} (default: {default})')
     parser.add_argument('--out', type=Path, default=Path('outputs/sam'), metavar='DIR',
                         help='folder of the results (default: %(default)s)')
+    parser.add_argument('--host', default='127.0.0.1',
+                        help='address of the web page; 0.0.0.0 for all (default: %(default)s)')
+    parser.add_argument('--port', type=port, default=7860, help='port of the web page (default: %(default)s)')
     add_model_arguments(parser)
     return parser
 
 
 def main() -> None:
     args = build_parser().parse_args()
-    prompt = Prompt((*map(tuple, args.point), *map(tuple, args.background)),
-                    (1,) * len(args.point) + (0,) * len(args.background), args.box and tuple(args.box))
-    asked = bool(prompt.points) or prompt.box is not None
-    if args.everything and asked:
+    points, labels = [*args.point, *args.background], [1] * len(args.point) + [0] * len(args.background)
+    if not args.images:
+        if points or args.box or args.everything:
+            raise UserError('give an image to segment')
+        show_page(args)
+        return
+    if args.everything and (points or args.box):
         raise UserError('--everything cannot be combined with points or a box')
-    image = read_image(args.image)
+    if points and len(args.box) > 1:
+        raise UserError('several boxes cannot be combined with points')
+    prompts = [Prompt(tuple(map(tuple, points)), tuple(labels), box and tuple(box)) for box in args.box or [None]]
+    paths = [path for given in args.images for path in (list_images(given) if given.is_dir() else [given])]
     if not args.everything:
-        prompt = prompt.checked(image.shape[1], image.shape[0])
-    sam, out = model_from(args), make_folder(args.out, '--out')
-    if args.everything:
-        annotations = _everything(sam, image, args)
-        masks, shown = [decode(annotation) for annotation in annotations], None
-    else:
+        for path in paths:
+            height, width = read_image(path).shape[:2]
+            for prompt in prompts:
+                prompt.checked(width, height)
+    sam = model_from(args)
+    make_folder(args.out, '--out')
+    for path in paths:
+        segment_file(sam, path, [] if args.everything else prompts, args)
+
+
+def segment_file(sam: Sam, path: Path, prompts: list[Prompt], args: argparse.Namespace) -> None:
+    """Write an image with its masks, each mask, and all as annotations."""
+    image = read_image(path)
+    if prompts:
         predictor = SamPredictor(sam)
         predictor.set_image(image)
-        found = segment(predictor, prompt)
-        annotations = [mask.annotation() for mask in found]
-        masks, shown = [mask.mask for mask in found], prompt
-    _write(out, args.image, image, masks, annotations, shown)
-
-
-def _everything(sam: Sam, image: np.ndarray, args: argparse.Namespace) -> list[dict]:
-    with Progress(console=Console(stderr=True)) as progress:
-        task = progress.add_task('everything', total=args.points_per_side ** 2)
-        return segment_everything(
-            sam, image, args.points_per_side, pred_iou_thresh=args.pred_iou_threshold,
-            stability_score_thresh=args.stability_score_threshold,
-            on_progress=lambda count: progress.advance(task, count))
-
-
-def _write(out: Path, source: Path, image: np.ndarray, masks: list[np.ndarray], annotations: list[dict],
-           prompt: Prompt | None) -> None:
-    """Write picture, masks and annotations; the picture shows the best mask of a prompt, or all masks."""
-    height, width = image.shape[:2]
-    content = {'image': {'file_name': source.name, 'width': width, 'height': height}, 'annotations': annotations}
+        found = [segment(predictor, prompt) for prompt in prompts]
+        annotations = [mask.annotation() for masks in found for mask in masks]
+        shown = [masks[0].mask for masks in found]
+        masks = [mask.mask for masks in found for mask in masks]
+    else:
+        with Console(stderr=True).status(f'segmenting everything in {path.name}'):
+            annotations = segment_everything(sam, image, **{name: getattr(args, name) for name in EVERYTHING})
+        masks = shown = [decode(annotation) for annotation in annotations]
     for number, mask in enumerate(masks):
-        write_png(out / f'{source.stem}_mask_{number:03d}.png', mask.astype(np.uint8) * 255)
-    picture = write_png(out / f'{source.stem}_masks.png', draw(image, masks if prompt is None else masks[:1], prompt))
-    write_json(table := out / f'{source.stem}_masks.json', content)
-    best = f', the best with a predicted IoU of {annotations[0]["predicted_iou"]:.2f}' if prompt is not None else ''
-    print(f'{len(masks)} mask{"s" if len(masks) != 1 else ""}{best}: {picture}, {table}')
+        write_png(args.out / f'{path.stem}_mask_{number:03d}.png', mask.astype(np.uint8) * 255)
+    drawn = write_png(args.out / f'{path.stem}_masks.png', draw(image, shown, *prompts))
+    height, width = image.shape[:2]
+    write_json(table := args.out / f'{path.stem}_masks.json', {
+        'image': {'file_name': path.name, 'width': width, 'height': height}, 'annotations': annotations})
+    best = f', the best with a predicted IoU of {annotations[0]["predicted_iou"]:.2f}' if prompts else ''
+    print(f'{len(masks)} mask{"s" if len(masks) != 1 else ""}{best}: {drawn}, {table}')
+
+
+def show_page(args: argparse.Namespace) -> None:
+    """Serve the web page."""
+    from repvit_mm.sam.webpage import build_page, serve
+    page = build_page(model_from(args), '' if args.checkpoint else RANDOM_WEIGHTS)
+    try:
+        serve(page, args.host, args.port)
+    except OSError as error:
+        raise ConfigError(f'the page cannot be served at {args.host}:{args.port} ({error}); '
+                          'choose another --port') from error
 
 
 if __name__ == '__main__':

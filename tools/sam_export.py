@@ -6,7 +6,7 @@ from rich.console import Console
 
 from repvit_mm.cli.arguments import PICTURES, Parser
 from repvit_mm.cli.sam import add_model_arguments, model_from
-from repvit_mm.errors import run_cli
+from repvit_mm.errors import UserError, run_cli
 from repvit_mm.export.report import show
 from repvit_mm.export.sam import export_decoder, export_encoder
 from repvit_mm.io.files import make_folder
@@ -31,13 +31,16 @@ def build_parser() -> Parser:
 def main() -> None:
     args = build_parser().parse_args()
     args.device = 'cpu'
+    if not args.encoder.startswith('repvit_'):
+        raise UserError(f'--encoder {args.encoder}: only RepViT encoders are exported')
+    arch = args.encoder.removeprefix('repvit_')
     sam, out, ending = model_from(args), make_folder(args.out, '--out'), _ENDINGS[args.format]
     with Console(stderr=True).status('exporting the encoder'):
-        encoder = export_encoder(sam, out / f'sam_{args.arch}_encoder{ending}', args.checkpoint, args.precision,
+        encoder = export_encoder(sam, out / f'sam_{arch}_encoder{ending}', args.checkpoint, args.precision,
                                  args.pictures)
     show(encoder)
     with Console(stderr=True).status('exporting the decoder'):
-        decoder = export_decoder(sam, out / f'sam_{args.arch}_decoder{ending}', args.checkpoint, args.pictures)
+        decoder = export_decoder(sam, out / f'sam_{arch}_decoder{ending}', args.checkpoint, args.pictures)
     show(decoder)
 
 

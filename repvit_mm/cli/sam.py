@@ -1,14 +1,14 @@
-"""The command-line options that select a RepViT-SAM."""
+"""The command-line options that select a SAM."""
 import argparse
 
 import torch
 from rich.console import Console
 from segment_anything.modeling import Sam
 
-from ..archs import ARCHS
 from ..errors import ConfigError
 from ..network.fusion import fuse
 from ..sam.build import build_sam
+from ..sam.encoder import ENCODERS, SamEncoder
 from .arguments import whole_number
 
 #: Side of a grid of points, each of which is segmented.
@@ -19,17 +19,17 @@ RANDOM_WEIGHTS = ('Without a checkpoint the weights are random, and the masks ar
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options that :func:`model_from` reads."""
-    parser.add_argument('--arch', choices=sorted(ARCHS), default='m2_3', metavar='NAME',
-                        help=f'architecture of the image encoder: {", ".join(sorted(ARCHS))} (default: %(default)s)')
+    parser.add_argument('--encoder', choices=ENCODERS, default='repvit_m2_3', metavar='NAME',
+                        help=f'image encoder: {", ".join(ENCODERS)} (default: %(default)s)')
     parser.add_argument('--checkpoint', metavar='FILE',
-                        help='weights; repvit://sam are the published ones, for m2_3 (default: random weights)')
+                        help='weights; repvit://sam are the published ones, for repvit_m2_3 (default: random weights)')
     parser.add_argument('--image-size', type=whole_number(16, 8192, multiple_of=16), default=1024, metavar='PIXELS',
-                        help='longer side to which pictures are scaled, a multiple of 16 (default: %(default)s)')
+                        help='longer side to which images are scaled, a multiple of 16 (default: %(default)s)')
     parser.add_argument('--device', metavar='NAME', help='cpu, cuda, cuda:1, ... (default: the GPU if there is one)')
 
 
 def model_from(args: argparse.Namespace) -> Sam:
-    """Build the model of the options, fused and on its device, with a warning if its weights are random.
+    """Build the model of the options, fused and on its device, and warn if its weights are random.
 
     Raises:
         UserError: If the model, its checkpoint or the device is invalid.
@@ -43,4 +43,5 @@ def model_from(args: argparse.Namespace) -> Sam:
     if args.checkpoint is None:
         torch.manual_seed(0)  # the same random weights in every run
         Console(stderr=True).print(RANDOM_WEIGHTS, style='yellow')
-    return fuse(build_sam(args.arch, args.checkpoint, args.image_size)).to(device)
+    sam = build_sam(args.encoder, args.checkpoint, args.image_size)
+    return (fuse(sam) if isinstance(sam.image_encoder, SamEncoder) else sam).to(device)

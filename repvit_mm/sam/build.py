@@ -1,35 +1,36 @@
-"""Building RepViT-SAM, and assembling it from the checkpoints of its parts."""
+"""Building SAMs, and assembling a RepViT-SAM from the checkpoints of its parts."""
 from collections.abc import Mapping
 from pathlib import Path
 
 from segment_anything.modeling import MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..checkpoints import check_finite, find_backbones, load_into, read_checkpoint, tensors_of
 from ..errors import CheckpointError
-from .encoder import SamEncoder
+from .encoder import SamEncoder, build_encoder
 
 #: The parts of SAM that do not depend on the image encoder.
 DECODER_PARTS = ('prompt_encoder', 'mask_decoder')
-#: Of the embeddings of every published SAM: channels, and pixels of the image per position.
+#: Embeddings of every published SAM: channels, and pixels of the image per position.
 CHANNELS, STRIDE = 256, 16
 
 
-def build_sam(arch: str | Mapping = 'm2_3', checkpoint: str | Path | None = None, image_size: int = 1024) -> Sam:
-    """Build a RepViT-SAM in evaluation mode.
+def build_sam(encoder: str | Mapping = 'm2_3', checkpoint: str | Path | None = None, image_size: int = 1024) -> Sam:
+    """Build a SAM in evaluation mode.
 
     Args:
-        arch: Architecture of the image encoder, see :class:`repvit_mm.RepViT`.
+        encoder: The image encoder, see :func:`repvit_mm.sam.encoder.build_encoder`.
         checkpoint: Weights of the whole model: a path, or ``'repvit://sam'`` for the published ones (``m2_3``).
             Random weights by default.
-        image_size: Longer side in pixels to which pictures are scaled, a multiple of 16. The published weights are
+        image_size: Longer side in pixels to which images are scaled, a multiple of 16. The published weights are
             for 1024; smaller sizes are faster and less accurate.
 
     Returns:
         A ``segment_anything`` model, for ``SamPredictor`` and ``SamAutomaticMaskGenerator``.
 
     Raises:
-        CheckpointError: If the file cannot be read, or is not a RepViT-SAM of this architecture.
+        ConfigError: If the encoder is unknown.
+        CheckpointError: If the file cannot be read, or is not a SAM with this encoder.
 
     Example:
         >>> from repvit_mm.sam import build_sam
@@ -37,16 +38,20 @@ def build_sam(arch: str | Mapping = 'm2_3', checkpoint: str | Path | None = None
         >>> sam.prompt_encoder.image_embedding_size
         (16, 16)
     """
-    encoder = SamEncoder(arch, image_size, CHANNELS)
-    sam = Sam(encoder, *build_decoder(image_size, encoder.stride)).eval()
+    sam = Sam(build_encoder(encoder, image_size), *_build_decoder(image_size)).eval()
     if checkpoint is not None:
-        load_into(sam, _read_repvit_sam(checkpoint), str(checkpoint))
+        tensors = tensors_of(read_checkpoint(checkpoint), checkpoint)
+        check_finite(tensors, checkpoint)
+        if isinstance(sam.image_encoder, SamEncoder):
+            _check_repvit_sam(tensors, checkpoint)
+            load_into(sam, tensors, str(checkpoint))
+        else:
+            _load(sam, tensors, checkpoint, f'a SAM with the image encoder {encoder} for images of {image_size}')
     return sam
 
 
-def build_decoder(image_size: int, stride: int = STRIDE) -> tuple[PromptEncoder, MaskDecoder]:
-    """SAM's prompt encoder and mask decoder, with random weights, for embeddings of ``image_size / stride`` pixels."""
-    side = image_size // stride
+def _build_decoder(image_size: int) -> tuple[PromptEncoder, MaskDecoder]:
+    side = image_size // STRIDE
     prompt_encoder = PromptEncoder(embed_dim=CHANNELS, image_embedding_size=(side, side),
                                    input_image_size=(image_size, image_size), mask_in_chans=16)
     transformer = TwoWayTransformer(depth=2, embedding_dim=CHANNELS, mlp_dim=2048, num_heads=8)
@@ -64,51 +69,31 @@ def assemble(encoder: str | Path, decoder: str | Path, arch: str | Mapping = 'm2
         image_size: See :func:`build_sam`.
 
     Raises:
-        CheckpointError: If one of them cannot be read, or lacks the part.
+        CheckpointError: If a checkpoint cannot be read, or lacks the part.
     """
     sam = build_sam(arch, image_size=image_size)
     load_into(sam.image_encoder, read_checkpoint(encoder), str(encoder))
-    load_decoder(sam, tensors_of(read_checkpoint(decoder), decoder), decoder)
+    tensors = tensors_of(read_checkpoint(decoder), decoder)
+    check_finite(tensors, decoder)
+    for part in DECODER_PARTS:
+        inside = {name.removeprefix(f'{part}.'): value for name, value in tensors.items()
+                  if name.startswith(f'{part}.')}
+        _load(getattr(sam, part), inside, decoder, f'a whole SAM, with its {part}')
     return sam
 
 
-def load_decoder(sam: Sam, tensors: Mapping[str, Tensor], checkpoint: str | Path) -> None:
-    """Load prompt encoder and mask decoder from the tensors of a whole SAM, with any image encoder.
-
-    Args:
-        sam: Modified in place.
-        tensors: Name -> tensor.
-        checkpoint: Their source, for errors.
-
-    Raises:
-        CheckpointError: If the parts do not match, or are not finite.
-    """
-    check_finite(tensors, checkpoint)
-    for part in DECODER_PARTS:
-        inside = under(tensors, f'{part}.')
-        if not inside:
-            raise CheckpointError(f'{checkpoint} has no {part}; expected the checkpoint of a whole SAM')
-        module = getattr(sam, part)
-        wanted = module.state_dict()
-        if wrong := [name for name in {**wanted, **inside}
-                     if name not in wanted or name not in inside or wanted[name].shape != inside[name].shape]:
-            raise CheckpointError(f'{checkpoint} does not hold the {part} of SAM: {len(wrong)} tensors are missing, '
-                                  f'unexpected or of another shape, the first is {part}.{wrong[0]}')
-        module.load_state_dict(inside)
+def _load(module: nn.Module, tensors: Mapping[str, Tensor], checkpoint: str | Path, expected: str) -> None:
+    try:
+        module.load_state_dict(tensors)
+    except RuntimeError as error:
+        reason = ' '.join(str(error).split())[:200]
+        raise CheckpointError(f'{checkpoint} is not {expected}: {reason}') from error
 
 
-def under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """The tensors whose names start with a prefix, without it."""
-    return {name[len(prefix):]: value for name, value in tensors.items() if name.startswith(prefix)}
-
-
-def _read_repvit_sam(checkpoint: str | Path) -> Mapping[str, Tensor]:
-    """Read a checkpoint, and check that it is one of a RepViT-SAM."""
-    tensors = tensors_of(read_checkpoint(checkpoint), checkpoint)
+def _check_repvit_sam(tensors: Mapping[str, Tensor], checkpoint: str | Path) -> None:
     expected = 'expected a RepViT-SAM (repvit_sam.pt, repvit://sam, or a file of tools/sam_assemble.py)'
-    if not find_backbones(tensors) and (others := list(under(tensors, 'image_encoder.'))):
-        raise CheckpointError(f'{checkpoint} is a SAM with another image encoder: it has image_encoder.{others[0]}; '
-                              f'{expected}')
-    if lacking := [part for part in DECODER_PARTS if not under(tensors, f'{part}.')]:
+    others = [name for name in tensors if name.startswith('image_encoder.')]
+    if others and not find_backbones(tensors):
+        raise CheckpointError(f'{checkpoint} is a SAM with another image encoder: it has {others[0]}; {expected}')
+    if lacking := [part for part in DECODER_PARTS if not any(name.startswith(f'{part}.') for name in tensors)]:
         raise CheckpointError(f'{checkpoint} has no {" and no ".join(lacking)}; {expected}')
-    return tensors

@@ -12,14 +12,14 @@ from scipy.spatial import cKDTree
 from ..errors import DatasetError
 from ..io.files import check_regular
 
-#: Largest distance of matching pixels, as a fraction of the picture's diagonal.
+#: Largest distance of matching pixels, as a fraction of the image's diagonal.
 MAX_DISTANCE = 0.0075
 #: Cost of an unmatched pixel, in units of the largest distance: always more than a match.
 _OUTLIER = 100.
 
 
 class Counts(NamedTuple):
-    """Counts of a picture at each threshold, of shape (thresholds,) each.
+    """Counts of an image at each threshold, (thresholds,) each.
 
     Attributes:
         found: Matched boundary pixels of all annotators.
@@ -40,7 +40,7 @@ class EdgeScores(NamedTuple):
     Attributes:
         ods: F-measure at the best threshold for the whole data set.
         threshold: That threshold.
-        ois: F-measure at the best threshold of each picture.
+        ois: F-measure at the best threshold of each image.
         ap: Average precision.
     """
 
@@ -111,7 +111,7 @@ def count_matches(strength: np.ndarray, annotations: Sequence[np.ndarray], thres
 
 
 def count_file(map_path: str | Path, annotation: str | Path, thresholds: np.ndarray) -> Counts:
-    """Compare an edge map in a picture file with an annotation of BSDS500; see :func:`count_matches`.
+    """Compare an edge map in a file with an annotation of BSDS500; see :func:`count_matches`.
 
     Raises:
         DatasetError: If the annotation is missing, or has another size.
@@ -120,18 +120,18 @@ def count_file(map_path: str | Path, annotation: str | Path, thresholds: np.ndar
         strength = np.asarray(image, dtype=np.float32) / 255
     boundaries = load_boundaries(annotation)
     if boundaries[0].shape != strength.shape:
-        raise DatasetError(f'{annotation} is for a picture of {boundaries[0].shape[1]} x {boundaries[0].shape[0]} '
-                           f'pixels, and the picture has {strength.shape[1]} x {strength.shape[0]}')
+        raise DatasetError(f'{annotation} is for an image of {boundaries[0].shape[1]} x {boundaries[0].shape[0]} '
+                           f'pixels, and the image has {strength.shape[1]} x {strength.shape[0]}')
     return count_matches(strength, boundaries, thresholds)
 
 
 def score(counts: Sequence[Counts], thresholds: np.ndarray) -> EdgeScores:
-    """Compute the scores of a data set from the counts of its pictures."""
+    """Compute the scores of a data set from the counts of its images."""
     totals = Counts(*np.sum(counts, axis=0))
     recall, precision, _ = _measures(totals)
     ods, threshold = _best(recall, precision, thresholds)
-    best = [int(np.argmax(_measures(picture)[2])) for picture in counts]
-    own = Counts(*(np.array([sum(picture[i][k] for picture, k in zip(counts, best, strict=True))])
+    best = [int(np.argmax(_measures(image)[2])) for image in counts]
+    own = Counts(*(np.array([sum(image[i][k] for image, k in zip(counts, best, strict=True))])
                    for i in range(4)))
     return EdgeScores(ods, threshold, float(_measures(own)[2][0]), _average_precision(recall, precision))
 
@@ -185,20 +185,20 @@ def load_boundaries(path: str | Path) -> list[np.ndarray]:
     return boundaries
 
 
-def list_pictures(root: str | Path, split: str) -> list[tuple[Path, Path]]:
-    """Pictures of BSDS500 and their annotations, sorted by name.
+def bsds_images(root: str | Path, split: str) -> list[tuple[Path, Path]]:
+    """Images of BSDS500 and their annotations, sorted by name.
 
     Args:
         root: ``BSDS500``, or its ``data`` folder.
         split: ``train``, ``val`` or ``test``.
 
     Raises:
-        DatasetError: If there are no pictures.
+        DatasetError: If there are no images.
     """
     root = Path(root).expanduser()
     base = root / 'data' if (root / 'data').is_dir() else root
-    pictures = sorted((base / 'images' / split).glob('*.jpg'))
-    if not pictures:
-        raise DatasetError(f'there are no pictures {base / "images" / split}/*.jpg; expected BSDS500 in {root}, with '
+    images = sorted((base / 'images' / split).glob('*.jpg'))
+    if not images:
+        raise DatasetError(f'there are no images {base / "images" / split}/*.jpg; expected BSDS500 in {root}, with '
                            f'images/{split} and groundTruth/{split}')
-    return [(path, base / 'groundTruth' / split / f'{path.stem}.mat') for path in pictures]
+    return [(path, base / 'groundTruth' / split / f'{path.stem}.mat') for path in images]

@@ -63,7 +63,7 @@ def outline_strength(logits: Tensor) -> np.ndarray:
     """Sobel magnitude of a mask's probabilities on its outline, 0 elsewhere; (H, W) logits -> (H, W) float32."""
     probability = logits.float().sigmoid().numpy()
     strength = np.hypot(ndimage.sobel(probability, 0, mode='nearest'), ndimage.sobel(probability, 1, mode='nearest'))
-    mask = np.pad(logits.numpy() > 0, 1, mode='edge')  # the border of the picture is not an outline
+    mask = np.pad(logits.numpy() > 0, 1, mode='edge')  # the border of the image is not an outline
     # Both sides of the outline, as the strength has its peak between them.
     outline = ndimage.binary_dilation(mask) & ~ndimage.binary_erosion(mask, border_value=1)
     return np.where(outline[1:-1, 1:-1], strength, 0).astype(np.float32)

@@ -1,14 +1,56 @@
-"""The image encoder of RepViT-SAM."""
+"""Image encoders of SAM: a RepViT, and others to compare with or to learn from."""
+import re
 from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
 
 from mmengine.model import BaseModule
 from mmengine.registry import MODELS
+from segment_anything.modeling import ImageEncoderViT
 from segment_anything.modeling.common import LayerNorm2d
 from torch import Tensor, nn
 
-from ..archs import get_arch
+from ..archs import ARCHS, get_arch
 from ..errors import ConfigError
 from ..network.backbone import RepViT
+
+#: Name of a published SAM -> settings of its ViT.
+VITS = {
+    'vit_b': dict(embed_dim=768, depth=12, num_heads=12, global_attn_indexes=(2, 5, 8, 11)),
+    'vit_l': dict(embed_dim=1024, depth=24, num_heads=16, global_attn_indexes=(5, 11, 17, 23)),
+    'vit_h': dict(embed_dim=1280, depth=32, num_heads=16, global_attn_indexes=(7, 15, 23, 31)),
+}
+#: Names of all encoders.
+ENCODERS = (*(f'repvit_{arch}' for arch in ARCHS), *VITS, 'mobile_sam')
+
+
+def build_encoder(encoder: str | Mapping, image_size: int) -> nn.Module:
+    """Build an image encoder with random weights.
+
+    Args:
+        encoder: A name of :data:`ENCODERS`; an architecture of :class:`repvit_mm.RepViT`; or the config of a
+            registered encoder, a dict with ``type``, without ``image_size``.
+        image_size: Side of the padded square image, in pixels.
+
+    Raises:
+        ConfigError: If the encoder is unknown.
+    """
+    if isinstance(encoder, Mapping) and 'type' in encoder:
+        return MODELS.build({**encoder, 'image_size': image_size})
+    if encoder == 'mobile_sam':
+        return MobileSamEncoder(image_size)
+    if isinstance(encoder, str) and encoder in VITS:
+        return SamVit(image_size, **VITS[encoder])
+    arch = encoder.removeprefix('repvit_') if isinstance(encoder, str) else encoder
+    if isinstance(arch, str) and arch not in ARCHS:
+        raise ConfigError(f'unknown image encoder {encoder!r}; choose from {", ".join(ENCODERS)}')
+    return SamEncoder(arch, image_size)
+
+
+def _neck(in_channels: int, out_channels: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(in_channels, out_channels, 1, bias=False), LayerNorm2d(out_channels),
+        nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False), LayerNorm2d(out_channels))
 
 
 @MODELS.register_module()
@@ -23,7 +65,7 @@ class SamEncoder(BaseModule):
         out_channels: Channels of the embedding.
         norm_cfg: See :class:`repvit_mm.RepViT`.
         with_cp: See :class:`repvit_mm.RepViT`.
-        init_cfg: Of the backbone; ``dict(type='Pretrained', checkpoint=X)`` loads a classifier's weights.
+        init_cfg: For the backbone; ``dict(type='Pretrained', checkpoint=X)`` loads a classifier's weights.
 
     Attributes:
         img_size: ``image_size``, under the name that ``SamPredictor`` expects.
@@ -50,10 +92,65 @@ class SamEncoder(BaseModule):
         if image_size < self.stride or image_size % self.stride:
             raise ConfigError(f'image_size={image_size} must be a multiple of {self.stride}')
         self.img_size = image_size
-        self.neck = nn.Sequential(
-            nn.Conv2d(self.backbone.out_channels[0], out_channels, 1, bias=False), LayerNorm2d(out_channels),
-            nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False), LayerNorm2d(out_channels))
+        self.neck = _neck(self.backbone.out_channels[0], out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, 3, image_size, image_size) -> (N, out_channels, image_size / stride, image_size / stride)."""
         return self.neck(self.backbone(x)[0])
+
+
+@MODELS.register_module()
+class SamVit(ImageEncoderViT):
+    """SAM's ViT image encoder.
+
+    Args:
+        image_size: Side in pixels of the padded square image.
+        embed_dim: Channels of the tokens.
+        depth: Number of blocks.
+        num_heads: Number of attention heads.
+        global_attn_indexes: Blocks with global instead of windowed attention.
+    """
+
+    def __init__(self, image_size: int, embed_dim: int, depth: int, num_heads: int,
+                 global_attn_indexes: Sequence[int]):
+        super().__init__(img_size=image_size, embed_dim=embed_dim, depth=depth, num_heads=num_heads,
+                         norm_layer=partial(nn.LayerNorm, eps=1e-6), use_rel_pos=True, window_size=14,
+                         global_attn_indexes=tuple(global_attn_indexes))
+
+
+class MobileSamEncoder(nn.Module):
+    """MobileSAM's image encoder (https://arxiv.org/abs/2306.14289): timm's TinyViT, without its last stride.
+
+    It loads tensors under their published names, too.
+
+    Args:
+        image_size: Side in pixels of the padded square image, a multiple of 16.
+    """
+
+    #: Published name -> name in timm, by regular expressions.
+    RENAMES = ((r'\.c\.weight$', '.conv.weight'), (r'^patch_embed\.seq\.0\.', 'patch_embed.conv1.'),
+               (r'^patch_embed\.seq\.2\.', 'patch_embed.conv2.'),
+               (r'^layers\.(\d)\.downsample', lambda found: f'stages.{int(found[1]) + 1}.downsample'),
+               (r'^layers\.', 'stages.'), (r'^(patch_embed|stages)\.', r'backbone.\1.'))
+
+    def __init__(self, image_size: int = 1024):
+        super().__init__()
+        import timm
+        self.img_size = image_size
+        self.backbone = timm.create_model('tiny_vit_5m_224')
+        self.backbone.head = nn.Identity()
+        self.backbone.stages[3].downsample.conv2.conv.stride = (1, 1)
+        self.neck = _neck(320, 256)
+        self._register_load_state_dict_pre_hook(self._rename)
+
+    def _rename(self, tensors: dict[str, Tensor], prefix: str, *_: Any) -> None:
+        for name in [name for name in tensors if name.startswith(prefix)]:
+            tensor, inside = tensors.pop(name), name.removeprefix(prefix)
+            for pattern, replacement in self.RENAMES:
+                inside = re.sub(pattern, replacement, inside)
+            if not inside.startswith(('head.', 'norm_head.')):  # the classifier's, unused
+                tensors[f'{prefix}{inside}'] = tensor
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, 3, image_size, image_size) -> (N, 256, image_size / 16, image_size / 16)."""
+        return self.neck(self.backbone.forward_features(x))

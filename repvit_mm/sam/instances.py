@@ -1,11 +1,11 @@
-"""Zero-shot instance segmentation: masks from boxes and their COCO AP, as in the SAM paper (section 7.4)."""
+"""Zero-shot instance segmentation from boxes and its COCO AP, as in the SAM paper (section 7.4) and in SegInW."""
 import contextlib
 import copy
 import io
 import logging
 import math
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,10 @@ from .masks import Mask
 
 #: Name -> position in ``COCOeval.stats``.
 METRICS = {'AP': 0, 'AP50': 1, 'AP75': 2, 'AP_S': 3, 'AP_M': 4, 'AP_L': 5}
+#: Scores of the masks: the detector's score times the predicted IoU, or the detector's score.
+RANKINGS = ('product', 'detector')
+#: Annotations of a set of SegInW, relative to the set's folder.
+SEGINW_FILE = Path('valid', '_annotations_min1cat.coco.json')
 _BOXES_AT_ONCE = 32
 
 
@@ -69,32 +73,32 @@ def ground_truth_boxes(coco: COCO) -> dict[int, list[dict[str, Any]]]:
     return boxes
 
 
-def detected_boxes(path: str | Path, coco: COCO, score_thresh: float = 0.) -> dict[int, list[dict[str, Any]]]:
-    """A detector's results as prompts, from a file in COCO's result format.
+def read_boxes(path: str | Path) -> dict[Any, list[dict[str, Any]]]:
+    """Read a detector's results in COCO's result format.
 
     Args:
         path: A list of dicts of ``image_id``, ``category_id``, ``bbox`` (x, y, width, height) and ``score``.
-        coco: The annotations of the same images.
-        score_thresh: Boxes with a lower score are dropped.
+
+    Returns:
+        Image id -> results with an area, the best first.
 
     Raises:
-        DatasetError: If the file is missing, has another format, or is for other images.
+        DatasetError: If the file is missing or has another format.
     """
     path = Path(path).expanduser()
     if not path.exists():
         raise DatasetError(f"the results {path} do not exist; expected a detector's results.bbox.json")
     results = read_json(path)
+    if not isinstance(results, list) or not results:
+        raise DatasetError(f"{path} is not in COCO's result format: expected a list of results")
     boxes = defaultdict(list)
-    for number, result in enumerate(results if isinstance(results, list) else [None]):
+    for number, result in enumerate(results):
         if not _is_result(result):
             raise DatasetError(f"{path} is not in COCO's result format: entry {number} needs image_id, category_id, "
-                               'bbox and score; a box is four finite numbers, a score one')
-        for key, known, what in (('image_id', coco.imgs, 'image'), ('category_id', coco.cats, 'category')):
-            if result[key] not in known:
-                raise DatasetError(f'{path} has results for {what} {result[key]}, which is not in the annotations')
-        if result['score'] >= score_thresh and min(result['bbox'][2:]) > 0:
-            boxes[result['image_id']].append(dict(result))
-    return boxes
+                               'bbox and score')
+        if min(result['bbox'][2:]) > 0:
+            boxes[result['image_id']].append(result)
+    return {image: sorted(found, key=lambda result: -result['score']) for image, found in boxes.items()}
 
 
 def _is_result(result: Any) -> bool:
@@ -105,12 +109,28 @@ def _is_result(result: Any) -> bool:
         return False
 
 
+def detected_boxes(path: str | Path, coco: COCO, top: int) -> dict[int, list[dict[str, Any]]]:
+    """A detector's results as prompts: the ``top`` best boxes of each image.
+
+    Raises:
+        DatasetError: If the results cannot be read, or are for other images or categories than ``coco``.
+    """
+    boxes = read_boxes(path)
+    for key, what, known in (('image_id', 'image', coco.imgs), ('category_id', 'category', coco.cats)):
+        for result in (result for found in boxes.values() for result in found):
+            if result[key] not in known:
+                raise DatasetError(f'{path} has results for {what} {result[key]}, which is not in the annotations')
+    return {image: found[:top] for image, found in boxes.items()}
+
+
 @torch.no_grad()
-def masks_of_boxes(predictor: SamPredictor, boxes: np.ndarray) -> list[Mask]:
-    """One mask for each box, (N, 4) as x1, y1, x2, y2, in the predictor's current picture."""
+def masks_of_boxes(predictor: SamPredictor, boxes: Sequence[Sequence[float]]) -> list[Mask]:
+    """One mask for each box of COCO, (N, 4) as x, y, width, height, in the predictor's current image."""
+    corners = np.array(boxes, dtype=np.float32)
+    corners[:, 2:] += corners[:, :2]
     masks = []
-    for start in range(0, len(boxes), _BOXES_AT_ONCE):
-        inputs = predictor.transform.apply_boxes(boxes[start:start + _BOXES_AT_ONCE], predictor.original_size)
+    for start in range(0, len(corners), _BOXES_AT_ONCE):
+        inputs = predictor.transform.apply_boxes(corners[start:start + _BOXES_AT_ONCE], predictor.original_size)
         found, scores, _ = predictor.predict_torch(
             None, None, torch.as_tensor(inputs, dtype=torch.float, device=predictor.device), multimask_output=False)
         masks += [Mask(mask, score) for mask, score in
@@ -119,40 +139,38 @@ def masks_of_boxes(predictor: SamPredictor, boxes: np.ndarray) -> list[Mask]:
 
 
 def segment_instances(sam: Sam, coco: COCO, folder: str | Path, prompts: Mapping[int, Sequence[dict[str, Any]]],
-                      image_ids: Sequence[int],
-                      on_progress: Callable[[int], None] = lambda count: None) -> list[dict[str, Any]]:
+                      image_ids: Iterable[int], ranking: str = 'product') -> list[dict[str, Any]]:
     """Segment the instances in boxes.
 
     Args:
         sam: The model.
         coco: The annotations.
-        folder: Folder of the pictures.
+        folder: Folder of the images.
         prompts: Image id -> dicts with ``category_id``, ``bbox`` and, from a detector, ``score``.
         image_ids: The images to segment.
-        on_progress: Called with the number of further images that are done.
+        ranking: One of :data:`RANKINGS`; without a detector, the score is the predicted IoU.
 
     Returns:
-        Results in COCO's format; the score is the detector's or, without a detector, the predicted IoU.
+        Results in COCO's format.
 
     Raises:
-        UserError: If a picture is missing or damaged.
+        UserError: If an image is missing or damaged.
     """
     predictor, results = SamPredictor(sam), []
     for image_id in image_ids:
-        if prompts.get(image_id):
-            path, entry = Path(folder, coco.imgs[image_id]['file_name']), coco.imgs[image_id]
-            image = read_image(path)
-            if image.shape[:2] != (entry['height'], entry['width']):
-                raise DatasetError(f'{path} has {image.shape[1]} x {image.shape[0]} pixels, its annotations are for '
-                                   f'{entry["width"]} x {entry["height"]}')
-            predictor.set_image(image)
-            boxes = np.array([prompt['bbox'] for prompt in prompts[image_id]], dtype=np.float32)
-            boxes[:, 2:] += boxes[:, :2]
-            for prompt, mask in zip(prompts[image_id], masks_of_boxes(predictor, boxes), strict=True):
-                results.append({'image_id': image_id, 'category_id': prompt['category_id'],
-                                'segmentation': mask.annotation()['segmentation'],
-                                'score': prompt.get('score', mask.score)})
-        on_progress(1)
+        if not prompts.get(image_id):
+            continue
+        path, entry = Path(folder, coco.imgs[image_id]['file_name']), coco.imgs[image_id]
+        image = read_image(path)
+        if image.shape[:2] != (entry['height'], entry['width']):
+            raise DatasetError(f'{path} has {image.shape[1]} x {image.shape[0]} pixels, its annotations are for '
+                               f'{entry["width"]} x {entry["height"]}')
+        predictor.set_image(image)
+        masks = masks_of_boxes(predictor, [prompt['bbox'] for prompt in prompts[image_id]])
+        for prompt, mask in zip(prompts[image_id], masks, strict=True):
+            score = prompt.get('score', 1.) * (1. if ranking == 'detector' and 'score' in prompt else mask.score)
+            results.append({'image_id': image_id, 'category_id': prompt['category_id'],
+                            'segmentation': mask.annotation()['segmentation'], 'score': score})
     return results
 
 
@@ -171,3 +189,25 @@ def evaluate(coco: COCO, results: list[dict[str, Any]], image_ids: Sequence[int]
         evaluation.accumulate()
         evaluation.summarize()
     return {name: 100 * float(evaluation.stats[position]) for name, position in METRICS.items()}
+
+
+def seginw_sets(root: Path, boxes: Path) -> dict[str, tuple[COCO, Path, Path]]:
+    """The sets of SegInW (https://arxiv.org/abs/2212.11270).
+
+    Args:
+        root: Folder of the sets.
+        boxes: Folder with a detector's results, ``SET.bbox.json``.
+
+    Returns:
+        Set -> annotations, folder of the images, file of the results.
+
+    Raises:
+        DatasetError: If there are no sets, or a set cannot be read.
+    """
+    names = sorted(path.parent.parent.name for path in root.glob(f'*/{SEGINW_FILE}'))
+    if not names:
+        raise DatasetError(f'{root} has no SET/{SEGINW_FILE}')
+    if missing := [name for name in names if not (boxes / f'{name}.bbox.json').is_file()]:
+        raise DatasetError(f'{boxes} lacks the boxes of {len(missing)} sets, the first is {missing[0]}.bbox.json')
+    return {name: (load_annotations(root / name / SEGINW_FILE, root / name / SEGINW_FILE.parent),
+                   root / name / SEGINW_FILE.parent, boxes / f'{name}.bbox.json') for name in names}

@@ -1,6 +1,6 @@
 """From prompts to masks, and from masks to annotations and drawings."""
 import colorsys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import cv2
@@ -8,17 +8,16 @@ import numpy as np
 from pycocotools import mask as coco_mask
 from segment_anything import SamAutomaticMaskGenerator, SamPredictor
 from segment_anything.modeling import Sam
-from segment_anything.utils.amg import MaskData
 
 from .prompts import FOREGROUND, Prompt
 
 
 class Mask(NamedTuple):
-    """A segment of a picture.
+    """A segment of an image.
 
     Attributes:
         mask: (H, W) bool.
-        score: The predicted IoU with the object.
+        score: Predicted IoU with the object.
     """
 
     mask: np.ndarray
@@ -33,7 +32,7 @@ class Mask(NamedTuple):
 
 
 def segment(predictor: SamPredictor, prompt: Prompt) -> list[Mask]:
-    """Segment the prompted object in the predictor's current picture.
+    """Segment the prompted object in the predictor's current image.
 
     Args:
         predictor: An object with ``original_size`` and ``predict`` as in ``SamPredictor``.
@@ -43,7 +42,7 @@ def segment(predictor: SamPredictor, prompt: Prompt) -> list[Mask]:
         Three masks for a single point, which is ambiguous (part or whole), else one; the best first.
 
     Raises:
-        UserError: If the prompt does not fit the picture.
+        UserError: If the prompt does not fit the image.
     """
     height, width = predictor.original_size
     prompt = prompt.checked(width, height)
@@ -53,38 +52,18 @@ def segment(predictor: SamPredictor, prompt: Prompt) -> list[Mask]:
     return [Mask(masks[i], float(scores[i])) for i in order]
 
 
-class _ReportingGenerator(SamAutomaticMaskGenerator):
-    """Reports progress to ``on_progress`` after every batch of points."""
-
-    on_progress: Callable[[int], None]
-
-    def _process_batch(self, points: np.ndarray, im_size: tuple[int, ...], crop_box: list[int],
-                       orig_size: tuple[int, ...]) -> MaskData:
-        data = super()._process_batch(points, im_size, crop_box, orig_size)
-        self.on_progress(len(points))
-        return data
-
-
-def segment_everything(sam: Sam, image: np.ndarray, points_per_side: int = 32, points_per_batch: int = 64,
-                       pred_iou_thresh: float = 0.88, stability_score_thresh: float = 0.95,
-                       on_progress: Callable[[int], None] = lambda count: None) -> list[dict[str, Any]]:
-    """Segment everything in a picture with ``segment_anything``'s automatic mask generator.
+def segment_everything(sam: Sam, image: np.ndarray, **settings: Any) -> list[dict[str, Any]]:
+    """Segment everything in an image with ``segment_anything``'s automatic mask generator.
 
     Args:
         sam: The model.
         image: (H, W, 3) uint8 RGB.
-        points_per_side: Side of the grid of prompt points.
-        points_per_batch: Number of points that are decoded at once.
-        pred_iou_thresh: Masks with a lower predicted IoU are dropped.
-        stability_score_thresh: Masks that are less stable when the threshold changes are dropped.
-        on_progress: Called with the number of points in each finished batch.
+        settings: Settings of ``SamAutomaticMaskGenerator``, e.g. ``points_per_side``.
 
     Returns:
         Annotations in COCO's format, run-length encoded, the largest first.
     """
-    generator = _ReportingGenerator(
-        sam, points_per_side, points_per_batch, pred_iou_thresh, stability_score_thresh, output_mode='coco_rle')
-    generator.on_progress = on_progress
+    generator = SamAutomaticMaskGenerator(sam, output_mode='coco_rle', **settings)
     return sorted(generator.generate(image), key=lambda annotation: -annotation['area'])
 
 
@@ -93,35 +72,35 @@ def decode(annotation: dict[str, Any]) -> np.ndarray:
     return coco_mask.decode(annotation['segmentation']).astype(bool)
 
 
-def draw(image: np.ndarray, masks: Sequence[np.ndarray], prompt: Prompt | None = None) -> np.ndarray:
-    """Draw masks and a prompt over a picture.
+def draw(image: np.ndarray, masks: Sequence[np.ndarray], *prompts: Prompt) -> np.ndarray:
+    """Draw masks and prompts over an image.
 
     Args:
         image: (H, W, 3) uint8 RGB.
         masks: (H, W) bool each, from back to front.
-        prompt: Foreground points are green, background points red, the box is yellow.
+        prompts: Foreground points are green, background points red, boxes yellow.
 
     Returns:
-        A new picture of the same size.
+        A new image of the same size.
     """
-    picture = image.copy()
+    drawn = image.copy()
     thick = max(1, round(min(image.shape[:2]) / 300))
     for number, mask in enumerate(masks):
         # Steps by the golden angle give distinct hues for any number of masks.
         color = 255 * np.array(colorsys.hsv_to_rgb(0.58 + number * 0.618034, 0.8, 1))
-        picture[mask] = (0.5 * picture[mask] + 0.5 * color).astype(np.uint8)
+        drawn[mask] = (0.5 * drawn[mask] + 0.5 * color).astype(np.uint8)
         outlines, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
-        cv2.drawContours(picture, outlines, -1, color.tolist(), thick)
-    if prompt is not None:
-        _draw_prompt(picture, prompt, thick)
-    return picture
+        cv2.drawContours(drawn, outlines, -1, color.tolist(), thick)
+    for prompt in prompts:
+        _draw_prompt(drawn, prompt, thick)
+    return drawn
 
 
-def _draw_prompt(picture: np.ndarray, prompt: Prompt, thick: int) -> None:
+def _draw_prompt(drawn: np.ndarray, prompt: Prompt, thick: int) -> None:
     if prompt.box is not None:
         x1, y1, x2, y2 = (round(value) for value in prompt.box)
-        cv2.rectangle(picture, (x1, y1), (x2, y2), (255, 220, 0), thick + 1)
+        cv2.rectangle(drawn, (x1, y1), (x2, y2), (255, 220, 0), thick + 1)
     for (x, y), label in zip(prompt.points, prompt.labels, strict=True):
         color = (0, 200, 0) if label == FOREGROUND else (220, 0, 0)
-        cv2.circle(picture, (round(x), round(y)), 4 * thick, (255, 255, 255), -1)
-        cv2.circle(picture, (round(x), round(y)), 3 * thick, color, -1)
+        cv2.circle(drawn, (round(x), round(y)), 4 * thick, (255, 255, 255), -1)
+        cv2.circle(drawn, (round(x), round(y)), 3 * thick, color, -1)

@@ -1,4 +1,4 @@
-"""Prompts: points and boxes, checked against the picture."""
+"""Prompts: points and boxes, checked against the image."""
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -11,7 +11,7 @@ FOREGROUND, BACKGROUND = 1, 0
 
 
 class Prompt(NamedTuple):
-    """Points and a box on a picture, in its pixels; the origin is the upper left corner.
+    """Points and a box on an image, in its pixels; the origin is the upper left corner.
 
     Attributes:
         points: (x, y) of each point.
@@ -25,14 +25,14 @@ class Prompt(NamedTuple):
 
     @property
     def is_ambiguous(self) -> bool:
-        """Whether it is a single point, which may mean a part or the whole: it gets several masks."""
+        """Whether it is a single point, which may mean a part or the whole, so it gets several masks."""
         return self.box is None and len(self.points) == 1
 
     def checked(self, width: int, height: int) -> 'Prompt':
-        """Check the prompt for a picture of ``width`` x ``height`` pixels; its box is sorted and clipped.
+        """Check the prompt for an image of ``width`` x ``height`` pixels; its box is sorted and clipped.
 
         Raises:
-            UserError: If it is empty, a point is outside the picture, or all of the box is.
+            UserError: If it is empty, a point is outside the image, or all of the box is.
         """
         if not self.points and self.box is None:
             raise UserError('the prompt is empty: give a point or a box, or segment everything')
@@ -42,7 +42,7 @@ class Prompt(NamedTuple):
             raise UserError(f'label {min(wrong)} of a point must be 1 (inside the object) or 0 (background)')
         for x, y in self.points:
             if not (0 <= x < width and 0 <= y < height):  # also refuses NaN
-                raise UserError(f'point {x:g} {y:g} is outside the picture of {width} x {height} pixels')
+                raise UserError(f'point {x:g} {y:g} is outside the image of {width} x {height} pixels')
         return self if self.box is None else self._replace(box=_checked_box(self.box, width, height))
 
     def arrays(self) -> tuple[np.ndarray | None, np.ndarray | None, np.ndarray | None]:
@@ -59,5 +59,5 @@ def _checked_box(box: Sequence[float], width: int, height: int) -> tuple[float, 
     (x1, x2), (y1, y2) = sorted(box[::2]), sorted(box[1::2])
     x1, x2, y1, y2 = max(x1, 0), min(x2, width), max(y1, 0), min(y2, height)
     if x1 >= x2 or y1 >= y2:
-        raise UserError(f'box {text} has no area inside the picture of {width} x {height} pixels')
+        raise UserError(f'box {text} has no area inside the image of {width} x {height} pixels')
     return x1, y1, x2, y2

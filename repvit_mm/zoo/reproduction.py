@@ -43,8 +43,11 @@ EVALUATIONS: dict[tuple[str, str], Evaluation] = {
     ('imagenet', 'imagenet'): Evaluation('ImageNet-1k', 'data/imagenet', ('test.py',)),
     ('coco', 'coco'): Evaluation('COCO', 'data/coco', ('test.py',)),
     ('ade20k', 'ade20k'): Evaluation('ADE20K', 'data/ade/ADEChallengeData2016', ('test.py',)),
-    ('sam', 'coco'): Evaluation('COCO', 'data/coco', ('sam_eval_coco.py',), needs_boxes=True),
-    ('sam', 'bsds500'): Evaluation('BSDS500', 'data/BSDS500', ('sam_eval_edges.py',)),
+    ('sam', 'coco'): Evaluation('COCO', 'data/coco', ('sam_eval.py', 'coco'), needs_boxes=True),
+    ('sam', 'bsds500'): Evaluation('BSDS500', 'data/BSDS500', ('sam_eval.py', 'bsds500')),
+    ('sam', 'seginw'): Evaluation('SegInW', 'data/seginw', ('sam_eval.py', 'seginw'), needs_boxes=True),
+    ('sam', 'duts'): Evaluation('DUTS', 'data/DUTS/DUTS-TE', ('sam_eval.py', 'duts')),
+    ('sam', 'mvtec'): Evaluation('MVTec', 'data/mvtec', ('sam_eval.py', 'mvtec'), needs_boxes=True),
 }
 
 
@@ -127,7 +130,7 @@ def reproduce(row: Row, settings: Settings, console: Console) -> tuple[list[Figu
     for figure in figures:
         figure.measured = measured.get((figure.dataset, figure.name))
         if figure.measured is None:
-            figure.note = notes.get(figure.dataset, f'there is no tool to measure {figure.dataset}')
+            figure.note = notes.get(figure.dataset, f'{figure.dataset} needs a tracker, see docs/sam.md')
     return figures, failures
 
 
@@ -216,7 +219,7 @@ def _command(row: Row, name: str, settings: Settings) -> Sequence[str | Path]:
     weights, data = find_weights(row, settings).resolve(), ['--data-root', root.resolve()]
     if row.table == 'sam':
         boxes = ['--boxes', settings.boxes[name]] if evaluation.needs_boxes else []
-        return [*evaluation.tool, *data, '--arch', row.arch, '--checkpoint', weights, *boxes]
+        return [*evaluation.tool, *data, '--encoder', f'repvit_{row.arch}', '--checkpoint', weights, *boxes]
     options = [*data, *(['--cfg-options', *settings.options] if settings.options else [])]
     if settings.gpus > 1:
         return ['dist_test.sh', row.config_path, weights, str(settings.gpus), *options]

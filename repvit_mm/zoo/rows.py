@@ -64,11 +64,11 @@ METRICS: dict[tuple[str, str, str], Metric] = {
     ('sam', 'COCO', 'mask AP medium'): Metric(1, 'AP_M'),
     ('sam', 'COCO', 'mask AP large'): Metric(1, 'AP_L'),
     **{('sam', 'BSDS500', name): Metric(3, name.lower()) for name in ('ODS', 'OIS', 'AP')},
-    ('sam', 'SegInW', 'mean AP'): Metric(1),
+    ('sam', 'SegInW', 'mean AP'): Metric(1, 'mean AP'),
     **{('sam', 'DAVIS 2017', name): Metric(1) for name in ('J&F', 'J', 'F')},
     ('sam', 'UVO', 'AR100'): Metric(1),
-    ('sam', 'DUTS', 'M'): Metric(3),
-    ('sam', 'MVTec', 'Fp'): Metric(2),
+    ('sam', 'DUTS', 'M'): Metric(3, 'MAE'),
+    ('sam', 'MVTec', 'Fp'): Metric(2, 'mean F1'),
 }
 
 

@@ -3,17 +3,20 @@ import hashlib
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 from oracles import randomise_norms, relative_error
 from running import run_tool
-from sam_samples import ROOT, small_sam
+from sam_samples import ROOT, picture, small_sam
+from segment_anything import SamPredictor
 from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder
 from torch import nn
 
 from repvit_mm import ARCHS, RepViT, convert_state_dict, fuse, load_checkpoint
 from repvit_mm.errors import CheckpointError, ConfigError
 from repvit_mm.sam import SamEncoder, assemble, build_sam
+from repvit_mm.sam.encoder import build_encoder
 
 # SHA-256 over "name shape" of every tensor of the published repvit_sam.pt, a line each, in its order.
 PUBLISHED_SHA256 = '6ce1bc43850b980acbd3453bfd24949c4cea8efcee270906b9dea5e9b833165e'
@@ -153,6 +156,83 @@ def test_checkpoint_of_another_architecture_or_of_the_encoder_alone_is_refused(p
         build_sam('m0_6', tmp_path / 'encoder.pth')
 
 
+@pytest.mark.parametrize(('name', 'parameters'), [('vit_b', 89_670_912), ('vit_l', 308_278_272),
+                                                  ('vit_h', 637_026_048), ('mobile_sam', 5_743_892)])
+def test_other_encoders_are_the_published_ones(name, parameters):
+    with torch.device('meta'):
+        encoder = build_encoder(name, 1024)
+    assert sum(parameter.numel() for parameter in encoder.parameters()) == parameters
+    assert encoder.img_size == 1024
+
+
+def mobile_sam_names():
+    """Tensors of MobileSAM's image encoder as its authors name them: name -> size."""
+    convolutions, linear = [('patch_embed.seq.0', 32, 3, 3), ('patch_embed.seq.2', 64, 32, 3)], [('head', 1000, 320)]
+    norms, biases = {'norm_head': 320, 'neck.1': 256, 'neck.3': 256}, {}
+    widths, depths, heads, windows = (64, 128, 160, 320), (2, 2, 6, 2), (2, 4, 5, 10), (7, 7, 14, 7)
+    for layer, (width, depth) in enumerate(zip(widths, depths, strict=True)):
+        for block in (f'layers.{layer}.blocks.{number}' for number in range(depth)):
+            if layer == 0:
+                convolutions += [(f'{block}.conv1', 256, 64, 1), (f'{block}.conv2', 256, 1, 3),
+                                 (f'{block}.conv3', 64, 256, 1)]
+                continue
+            convolutions += [(f'{block}.local_conv', width, 1, 3)]
+            linear += [(f'{block}.attn.qkv', 3 * width, width), (f'{block}.attn.proj', width, width),
+                       (f'{block}.mlp.fc1', 4 * width, width), (f'{block}.mlp.fc2', width, 4 * width)]
+            norms |= {f'{block}.attn.norm': width, f'{block}.mlp.norm': width}
+            biases[f'{block}.attn.attention_biases'] = (heads[layer], windows[layer] ** 2)
+        if layer < 3:
+            out = widths[layer + 1]
+            convolutions += [(f'layers.{layer}.downsample.conv{number}', out, inside, size)
+                             for number, inside, size in ((1, width, 1), (2, 1, 3), (3, out, 1))]
+    sizes = biases | {'neck.0.weight': (256, 320, 1, 1), 'neck.2.weight': (256, 256, 3, 3)}
+    for name, out, inside, size in convolutions:
+        sizes |= {f'{name}.c.weight': (out, inside, size, size), f'{name}.bn.num_batches_tracked': ()}
+        sizes |= {f'{name}.bn.{kind}': (out,) for kind in ('weight', 'bias', 'running_mean', 'running_var')}
+    sizes |= {f'{name}.weight': (out, inside) for name, out, inside in linear}
+    sizes |= {f'{name}.bias': (out,) for name, out, _ in linear}
+    return sizes | {f'{name}.{kind}': (size,) for name, size in norms.items() for kind in ('weight', 'bias')}
+
+
+def test_a_file_of_mobile_sam_loads_under_its_names(tmp_path):
+    torch.manual_seed(0)
+    tensors = {f'image_encoder.{name}': torch.rand(size) for name, size in mobile_sam_names().items()}
+    assert len(tensors) == 302
+    decoder = {name: value for name, value in small_sam(1024).state_dict().items() if not name.startswith('image_enc')}
+    torch.save(tensors | decoder, tmp_path / 'mobile_sam.pt')
+    sam = build_sam('mobile_sam', tmp_path / 'mobile_sam.pt')
+    backbone = sam.image_encoder.backbone
+    for module, name in ((backbone.patch_embed.conv2.conv, 'patch_embed.seq.2.c'),
+                         (sam.image_encoder.neck[3], 'neck.3'),
+                         (backbone.stages[3].downsample.conv2.conv, 'layers.2.downsample.conv2.c'),
+                         (backbone.stages[2].blocks[5].mlp.fc1, 'layers.2.blocks.5.mlp.fc1')):
+        assert torch.equal(module.weight, tensors[f'image_encoder.{name}.weight'])
+    embedding = sam.image_encoder(torch.rand(1, 3, 256, 256))
+    assert embedding.shape == (1, 256, 16, 16)
+    with pytest.raises(CheckpointError, match='is not a SAM with the image encoder vit_b for images of 1024: '):
+        build_sam('vit_b', tmp_path / 'mobile_sam.pt')
+
+
+@pytest.mark.parametrize('encoder', ['m0_6', dict(type='SamVit', embed_dim=32, depth=2, num_heads=2,
+                                                  global_attn_indexes=(1,))])
+def test_trackers_find_the_interface_of_segment_anything(encoder):
+    predictor = SamPredictor(build_sam(encoder, image_size=64))
+    predictor.set_image(picture())
+    assert predictor.features.shape == predictor.get_image_embedding().shape == (1, 256, 4, 4)
+    assert (predictor.original_size, predictor.input_size) == ((60, 80), (48, 64)) and predictor.is_image_set
+    model = predictor.model
+    assert (model.image_encoder.img_size, model.mask_threshold, model.device) == (64, 0., torch.device('cpu'))
+    masks, scores, logits = predictor.predict(np.array([[30, 30]]), np.array([1]), multimask_output=True)
+    again = predictor.predict(np.array([[30, 30]]), np.array([1]), mask_input=logits[:1], multimask_output=False)
+    assert masks.shape == (3, 60, 80) and scores.shape == (3,) and logits.shape == (3, 16, 16)
+    assert again[0].shape == (1, 60, 80)
+
+
+def test_an_unknown_encoder_is_refused():
+    with pytest.raises(ConfigError, match="unknown image encoder 'vit_x'; choose from repvit_m0_6, "):
+        build_sam('vit_x')
+
+
 @pytest.fixture
 def halves(tmp_path):
     """What a distillation wrote, and its teacher, a SAM with another image encoder."""
@@ -180,7 +260,7 @@ def test_distilled_encoder_and_decoder_of_its_teacher_make_a_sam(halves):
 
 def test_teacher_without_a_decoder_is_refused(halves):
     _, _, folder = halves
-    with pytest.raises(CheckpointError, match='student.pth has no prompt_encoder; expected the checkpoint of a whole'):
+    with pytest.raises(CheckpointError, match='student.pth is not a whole SAM, with its prompt_encoder: .*Missing key'):
         assemble(folder / 'student.pth', folder / 'student.pth', 'm0_6')
 
 

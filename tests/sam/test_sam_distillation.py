@@ -23,7 +23,7 @@ from repvit_mm.sam.distillation import (
     valid_cells,
 )
 from repvit_mm.sam.embedding_cache import EmbeddingCache
-from repvit_mm.sam.teacher import VITS, SamTeacher
+from repvit_mm.sam.teacher import SamTeacher
 
 SMALL = dict(encoder=dict(type='SamVit', embed_dim=32, depth=2, num_heads=2, global_attn_indexes=(1,)), random=True)
 SIZE = 64
@@ -109,7 +109,7 @@ def test_teacher_takes_the_checkpoint_of_a_whole_sam(tmp_path):
     loaded = SamTeacher(SMALL['encoder'], str(tmp_path / 'sam.pth'), SIZE).sam(torch.device('cpu')).state_dict()
     assert all(torch.equal(value, weights[name]) for name, value in loaded.items())
     other = dict(SMALL['encoder'], depth=3)
-    with pytest.raises(CheckpointError, match='does not match the config') as caught:
+    with pytest.raises(CheckpointError, match='is not a SAM with the image encoder .*: ') as caught:
         SamTeacher(other, str(tmp_path / 'sam.pth'), SIZE).sam(torch.device('cpu'))
     assert '\n' not in str(caught.value)
 
@@ -122,16 +122,7 @@ def test_teacher_can_be_a_repvit_sam(tmp_path):
     torch.testing.assert_close(teacher.embed(image), sam.image_encoder(image))
 
 
-# Parameters of Meta's three image encoders.
-@pytest.mark.parametrize('name, parameters', [('vit_b', 89_670_912), ('vit_l', 308_278_272), ('vit_h', 637_026_048)])
-def test_named_teachers_are_the_published_encoders(name, parameters):
-    with torch.device('meta'):
-        encoder = MODELS.build(dict(VITS[name], type='SamVit', image_size=1024))
-    assert sum(value.numel() for value in encoder.parameters()) == parameters
-
-
 @pytest.mark.parametrize('settings, error, message', [
-    (dict(encoder='vit_x', random=True), ConfigError, "encoder='vit_x' must be one of vit_b, vit_l, vit_h"),
     (dict(encoder='vit_h'), CheckpointError, 'the teacher vit_h has no weights'),
     (dict(checkpoint='a.pth', random=True), ConfigError, 'leave out one of them'),
 ])
@@ -202,10 +193,10 @@ def test_embedding_too_large_for_half_precision_is_refused(tmp_path):
 def test_an_unreadable_picture_is_named(folder):
     (folder / 'train/0/0.png').write_text('no picture')
     images = SamImages(str(folder), dict(img='train'), SIZE)
-    with pytest.raises(DatasetError, match=r'train/0/0.png is not in a picture format .* remove or replace it'):
+    with pytest.raises(DatasetError, match=r'train/0/0.png is not in a supported image format .* remove or replace it'):
         images[0]
     # What comes out of a worker brings a traceback along.
-    with pytest.raises(UserError, match='^.*train/0/0.png is not in a picture format') as caught, user_errors():
+    with pytest.raises(UserError, match='^.*train/0/0.png is not in a supported image format') as caught, user_errors():
         next(iter(DataLoader(images, num_workers=1)))
     assert '\n' not in str(caught.value)
     with pytest.raises(UserError, match='the folder .*test does not exist'):

@@ -1,4 +1,4 @@
-"""Zero-shot evaluation: instances on COCO, edges on BSDS500."""
+"""Zero-shot evaluation: instances on COCO and SegInW, edges on BSDS500, salient objects on DUTS, anomalies on MVTec."""
 import json
 from itertools import permutations
 
@@ -11,9 +11,11 @@ from running import run_tool
 from sam_samples import picture, save_picture, small_sam
 from scipy.io import savemat
 from segment_anything import SamPredictor
+from sklearn.metrics import f1_score
 
 from repvit_mm.errors import DatasetError, UserError
-from repvit_mm.sam.edge_benchmark import Counts, count_matches, list_pictures, load_boundaries, match_edges, score
+from repvit_mm.sam import instances, pixels
+from repvit_mm.sam.edge_benchmark import Counts, bsds_images, count_matches, load_boundaries, match_edges, score
 from repvit_mm.sam.edges import edge_map, outline_strength, suppress_non_maxima
 from repvit_mm.sam.instances import (
     detected_boxes,
@@ -23,8 +25,9 @@ from repvit_mm.sam.instances import (
     masks_of_boxes,
     segment_instances,
 )
+from repvit_mm.sam.masks import Mask, decode, segment_everything
 
-MODEL = ('--arch', 'm0_6', '--image-size', '64', '--device', 'cpu')
+MODEL = ('--encoder', 'repvit_m0_6', '--image-size', '64', '--device', 'cpu')
 
 
 def rectangle(x, y, width, height, shape=(60, 80)):
@@ -38,27 +41,41 @@ def encoded(mask):
     return {'size': rle['size'], 'counts': rle['counts'].decode()}
 
 
-@pytest.fixture
-def coco_root(tmp_path):
-    """Two images of three objects, one of them a crowd, in COCO's layout."""
-    objects = [(1, 1, (10, 10, 30, 20)), (1, 2, (50, 30, 20, 20)), (2, 1, (5, 5, 40, 40))]
+def write_coco(path, folder, objects):
+    """Annotations of two images; an object is image, category and box, and fills its box."""
     annotations = [
         {'id': number, 'image_id': image, 'category_id': category, 'bbox': list(box), 'area': box[2] * box[3],
          'iscrowd': 0, 'segmentation': encoded(rectangle(*box))}
         for number, (image, category, box) in enumerate(objects, start=1)]
     annotations.append(dict(annotations[-1], id=9, iscrowd=1))
-    content = {'images': [{'id': i, 'file_name': f'{i}.png', 'width': 80, 'height': 60} for i in (1, 2)],
-               'categories': [{'id': 1, 'name': 'a'}, {'id': 2, 'name': 'b'}], 'annotations': annotations}
-    (tmp_path / 'annotations').mkdir()
-    (tmp_path / 'annotations/instances_val2017.json').write_text(json.dumps(content))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({
+        'images': [{'id': i, 'file_name': f'{i}.png', 'width': 80, 'height': 60} for i in (1, 2)],
+        'categories': [{'id': 1, 'name': 'a'}, {'id': 2, 'name': 'b'}], 'annotations': annotations}))
     for number in (1, 2):
-        save_picture(tmp_path / f'val2017/{number}.png', seed=number)
+        save_picture(folder / f'{number}.png', seed=number)
+
+
+@pytest.fixture
+def coco_root(tmp_path):
+    write_coco(tmp_path / 'annotations/instances_val2017.json', tmp_path / 'val2017',
+               [(1, 1, (10, 10, 30, 20)), (1, 2, (50, 30, 20, 20)), (2, 1, (5, 5, 40, 40))])
     return tmp_path
 
 
 @pytest.fixture
 def coco(coco_root):
     return load_annotations(coco_root / 'annotations/instances_val2017.json', coco_root / 'val2017')
+
+
+@pytest.fixture
+def box_masks(monkeypatch):
+    """Masks fill their boxes; the predicted IoU is the height of the box in units of 100 pixels."""
+    def fill(predictor, boxes):
+        height, width = predictor.original_size
+        return [Mask(rectangle(*map(int, box), (height, width)).astype(bool), box[3] / 100) for box in boxes]
+    for module in (instances, pixels):
+        monkeypatch.setattr(module, 'masks_of_boxes', fill)
 
 
 def test_annotated_objects_are_prompts_but_crowds_are_not(coco):
@@ -70,22 +87,39 @@ def test_masks_of_many_boxes_are_those_of_the_predictor():
     predictor = SamPredictor(small_sam())
     predictor.set_image(picture())
     generator = np.random.default_rng(0)
-    boxes = np.float32([[x, y, x + 20, y + 15] for x, y in generator.uniform(0, 40, (35, 2))])
+    boxes = np.float32([[x, y, 20, 15] for x, y in generator.uniform(0, 40, (35, 2))])
     found = masks_of_boxes(predictor, boxes)
     assert len(found) == 35
     for number in (0, 31, 34):
-        masks, scores, _ = predictor.predict(box=boxes[number], multimask_output=False)
+        box = np.concatenate([boxes[number, :2], boxes[number, :2] + boxes[number, 2:]])
+        masks, scores, _ = predictor.predict(box=box, multimask_output=False)
         assert (found[number].mask == masks[0]).mean() > 0.999
         assert found[number].score == pytest.approx(float(scores[0]), abs=1e-4)
 
 
-def test_results_carry_the_detectors_score_or_the_models(coco, coco_root):
-    prompts = ground_truth_boxes(coco)
-    prompts[2][0]['score'] = 0.25
-    steps = []
-    results = segment_instances(small_sam(), coco, coco_root / 'val2017', prompts, [1, 2], steps.append)
-    assert [(result['image_id'], result['category_id']) for result in results] == [(1, 1), (1, 2), (2, 1)]
-    assert results[2]['score'] == 0.25 and results[0]['score'] != results[1]['score'] and steps == [1, 1]
+def write_results(path, results):
+    path.write_text(results if isinstance(results, str) else json.dumps(results))
+    return path
+
+
+BOX = {'image_id': 1, 'category_id': 1, 'bbox': [1, 1, 5, 5], 'score': 0.5}
+#: The object of image 1 and category 1, found with a lower score than a wrong box with a lower predicted IoU.
+RIGHT, WRONG = dict(BOX, bbox=[10, 10, 30, 20], score=0.6), dict(BOX, bbox=[60, 0, 10, 10], score=0.9)
+
+
+@pytest.mark.parametrize(('ranking', 'scores', 'ap'), [('product', [0.12, 0.09], 100), ('detector', [0.6, 0.9], 50)])
+def test_masks_are_ranked_by_the_product_or_by_the_detector(coco, coco_root, box_masks, ranking, scores, ap):
+    results = segment_instances(small_sam(), coco, coco_root / 'val2017', {1: [RIGHT, WRONG]}, [1, 2], ranking)
+    assert [result['score'] for result in results] == pytest.approx(scores)
+    coco.dataset['annotations'] = coco.dataset['annotations'][:1]
+    coco.createIndex()
+    # One object: the wrong mask before it halves the precision.
+    assert evaluate(coco, results, [1])['AP'] == pytest.approx(ap)
+
+
+def test_without_a_detector_the_score_is_the_predicted_iou(coco, coco_root, box_masks):
+    results = segment_instances(small_sam(), coco, coco_root / 'val2017', ground_truth_boxes(coco), [1, 2])
+    assert [(result['image_id'], result['score']) for result in results] == [(1, 0.2), (1, 0.2), (2, 0.4)]
 
 
 def test_perfect_masks_have_an_ap_of_100_and_wrong_ones_of_0(coco):
@@ -102,40 +136,93 @@ def test_perfect_masks_have_an_ap_of_100_and_wrong_ones_of_0(coco):
         evaluate(coco, [], [1])
 
 
-def write_results(folder, content):
-    (folder / 'boxes.json').write_text(content if isinstance(content, str) else json.dumps(content))
-    return folder / 'boxes.json'
-
-
-BOX = {'image_id': 1, 'category_id': 1, 'bbox': [1, 1, 5, 5], 'score': 0.5}
-
-
-def test_boxes_of_a_detector_are_filtered_by_score(coco, coco_root):
-    path = write_results(coco_root, [BOX, dict(BOX, score=0.1), dict(BOX, bbox=[1, 1, 0, 5])])
-    assert detected_boxes(path, coco, 0.2) == {1: [BOX]}
+def test_the_best_boxes_of_a_detector_are_taken(coco, coco_root):
+    path = write_results(coco_root / 'boxes.json', [dict(BOX, score=0.1), BOX, dict(BOX, bbox=[1, 1, 0, 5])])
+    assert detected_boxes(path, coco, 1) == {1: [BOX]}
 
 
 @pytest.mark.parametrize('content, message', [
-    ('no JSON', 'is not valid JSON'), ({}, "not in COCO's result format: entry 0"),
+    ('no JSON', 'is not valid JSON'), ({}, "not in COCO's result format: expected a list"),
     ([{'image_id': 1}], 'entry 0 needs image_id, category_id, bbox and score'),
     ([dict(BOX, image_id=77)], 'results for image 77, which is not in the annotations'),
 ])
 def test_results_in_another_format_are_refused(coco, coco_root, content, message):
     with pytest.raises(DatasetError, match=message):
-        detected_boxes(write_results(coco_root, content), coco)
+        detected_boxes(write_results(coco_root / 'boxes.json', content), coco, 100)
 
 
-def test_coco_tool_measures_and_writes(coco_root):
-    status, out, err = run_tool('sam_eval_coco', '--data-root', coco_root, '--out', coco_root / 'out', *MODEL)
-    assert not status and '3 masks on 2 images: AP ' in out
+def test_coco_is_evaluated_by_the_tool(coco_root):
+    status, out, err = run_tool('sam_eval', 'coco', '--data-root', coco_root, '--out', coco_root / 'out', *MODEL)
+    assert not status and out.startswith('AP ')
     metrics = json.loads((coco_root / 'out/metrics.json').read_text())
     results = json.loads((coco_root / 'out/results.segm.json').read_text())
-    assert metrics['images'] == 2 and 0 <= metrics['AP'] <= 100 and len(results) == 3
-    status, out, err = run_tool('sam_eval_coco', '--data-root', coco_root / 'nowhere', *MODEL)
+    assert metrics['encoder'] == 'repvit_m0_6' and 0 <= metrics['AP'] <= 100 and len(results) == 3
+    status, out, err = run_tool('sam_eval', 'coco', '--data-root', coco_root / 'nowhere', *MODEL)
     assert status == 1 and 'error: the annotations' in err
-    (coco_root / 'val2017/1.png').unlink()
-    status, out, err = run_tool('sam_eval_coco', '--data-root', coco_root, '--out', coco_root, *MODEL)
-    assert status == 1 and '1.png does not exist' in err
+
+
+def test_seginw_is_the_mean_over_its_sets(tmp_path, box_masks):
+    for name, box in (('Birds', (10, 10, 30, 20)), ('Tools', (40, 20, 30, 30))):
+        folder = tmp_path / 'data' / name / 'valid'
+        write_coco(folder / '_annotations_min1cat.coco.json', folder, [(1, 1, box)])
+    (tmp_path / 'boxes').mkdir()
+    write_results(tmp_path / 'boxes/Birds.bbox.json', [RIGHT, WRONG])  # ranked by the detector: AP 50
+    arguments = ('seginw', '--data-root', tmp_path / 'data', '--boxes', tmp_path / 'boxes', '--out', tmp_path / 'out',
+                 *MODEL)
+    status, _, err = run_tool('sam_eval', *arguments)
+    assert status == 1 and 'lacks the boxes of 1 sets, the first is Tools.bbox.json' in err
+    write_results(tmp_path / 'boxes/Tools.bbox.json', [dict(BOX, bbox=[40, 20, 30, 30])])  # AP 100
+    assert run_tool('sam_eval', *arguments).status == 0
+    metrics = json.loads((tmp_path / 'out/metrics.json').read_text())
+    assert [metrics[name] for name in ('Birds', 'Tools', 'mean AP')] == pytest.approx([50, 100, 75])
+
+
+def save_mask(path, mask):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.asarray(mask, np.uint8) * 255).save(path)
+
+
+def test_the_salient_mask_is_the_one_nearest_to_the_truth(monkeypatch):
+    truth = 1. * rectangle(10, 10, 30, 20)
+    found = [{'segmentation': encoded(rectangle(*box))} for box in ((10, 10, 30, 10), (0, 0, 80, 60))]
+    monkeypatch.setattr(pixels, 'segment_everything', lambda *_, **__: found)
+    assert pixels.salient_error(None, None, truth, 2) == pytest.approx(300 / 4800)  # the first lacks half
+    monkeypatch.setattr(pixels, 'segment_everything', lambda *_, **__: [])
+    assert pixels.salient_error(None, None, truth, 2) == pytest.approx(600 / 4800)
+
+
+def test_duts_is_the_mean_error_over_its_images(tmp_path):
+    root, expected, sam = tmp_path / 'DUTS-TE', [], small_sam()
+    for number in (1, 2):
+        (root / 'DUTS-TE-Image').mkdir(parents=True, exist_ok=True)
+        Image.fromarray(picture(seed=number)).save(root / f'DUTS-TE-Image/{number}.jpg')
+        truth = rectangle(5 * number, 5, 50, 40)
+        save_mask(root / f'DUTS-TE-Mask/{number}.png', truth)
+        image = np.asarray(Image.open(root / f'DUTS-TE-Image/{number}.jpg'))
+        masks = [decode(one) for one in segment_everything(sam, image, points_per_side=2)] + [truth * 0]
+        expected.append(np.abs(max(masks, key=lambda mask: f1_score(truth.ravel() > 0, mask.ravel() > 0)) - 1. * truth))
+    found = pixels.evaluate_duts(sam, pixels.duts_images(root), points_per_side=2)
+    assert found == {'MAE': pytest.approx(np.mean(expected))}
+    (root / 'DUTS-TE-Mask/2.png').unlink()
+    with pytest.raises(DatasetError, match='2.png is missing'):
+        pixels.duts_images(root)
+
+
+def test_mvtec_has_the_best_f1_of_the_pixels_of_each_class(tmp_path, box_masks):
+    """100 x 100 pixels of 256 x 256 are anomalous; half of them are found with 0.9, and 50 x 50 wrong ones with 0.5."""
+    root = tmp_path / 'mvtec'
+    for kind in ('good', 'cut'):
+        save_picture(root / f'cable/test/{kind}/000.png', 256, 256)
+    save_mask(root / 'cable/ground_truth/cut/000_mask.png', rectangle(0, 0, 100, 100, (256, 256)))
+    results = [dict(BOX, image_id='cable/test/cut/000.png', bbox=[0, 0, 100, 50], score=0.9),
+               dict(BOX, image_id='cable/test/good/000.png', bbox=[0, 0, 50, 50], score=0.5)]
+    status, _, err = run_tool('sam_eval', 'mvtec', '--data-root', root, '--out', tmp_path / 'out', '--boxes',
+                              write_results(tmp_path / 'boxes.json', results), *MODEL)
+    assert not status, err
+    # At 0.9 the precision is 1 and the recall 0.5.
+    assert json.loads((tmp_path / 'out/metrics.json').read_text())['mean F1'] == pytest.approx(100 * 2 * 0.5 / 1.5)
+    status, _, err = run_tool('sam_eval', 'mvtec', '--data-root', root, *MODEL)
+    assert status == 1 and "--boxes: mvtec needs a detector's boxes" in err
 
 
 def line(column, shape=(40, 50)):
@@ -264,16 +351,16 @@ def bsds(tmp_path, request):
 
 def test_annotations_of_every_annotator_are_read(bsds):
     root, _ = bsds
-    (path, annotation), _ = list_pictures(root, 'test')
+    (path, annotation), _ = bsds_images(root, 'test')
     boundaries = load_boundaries(annotation)
     assert path.name == '1.jpg' and len(boundaries) == 2
     np.testing.assert_array_equal(boundaries[1], line(30, (60, 80)))
 
 
-def test_data_that_is_not_there_is_told(bsds):
+def test_missing_data_is_named(bsds):
     root, base = bsds
-    with pytest.raises(DatasetError, match='no pictures .*images/val'):
-        list_pictures(root, 'val')
+    with pytest.raises(DatasetError, match='no images .*images/val'):
+        bsds_images(root, 'val')
     with pytest.raises(DatasetError, match='the annotation .*9.mat does not exist'):
         load_boundaries(base / 'groundTruth/test/9.mat')
     (base / 'groundTruth/test/1.mat').write_text('no mat')
@@ -290,11 +377,11 @@ def test_edge_tool_draws_measures_and_writes(tmp_path):
     write_ground_truth(base / 'groundTruth/test/1.mat', [line(20, (60, 80))])
     arguments = ('--data-root', base, '--points-per-side', 2, '--thresholds', 5, '--workers', 1, '--out',
                  tmp_path / 'out', *MODEL)
-    status, out, err = run_tool('sam_eval_edges', *arguments)
-    assert not status and '1 pictures: ODS ' in out
+    status, out, err = run_tool('sam_eval', 'bsds500', *arguments)
+    assert not status and out.startswith('ods ')
     metrics = json.loads((tmp_path / 'out/metrics.json').read_text())
-    assert metrics['pictures'] == 1 and all(0 <= metrics[name] <= 1 for name in ('ods', 'ois', 'ap'))
+    assert all(0 <= metrics[name] <= 1 for name in ('ods', 'ois', 'ap'))
     assert np.asarray(Image.open(tmp_path / 'out/1.png')).shape == (60, 80)
     write_ground_truth(base / 'groundTruth/test/1.mat', [line(20, (30, 40))])
-    status, out, err = run_tool('sam_eval_edges', *arguments)
-    assert status == 1 and 'is for a picture of 40 x 30' in err
+    status, out, err = run_tool('sam_eval', 'bsds500', *arguments)
+    assert status == 1 and 'is for an image of 40 x 30' in err

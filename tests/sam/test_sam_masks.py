@@ -1,4 +1,4 @@
-"""Prompts, the masks that come of them, and the command line."""
+"""Prompts, their masks, and the command line."""
 import json
 
 import numpy as np
@@ -28,13 +28,13 @@ def predictor(sam):
 
 @pytest.mark.parametrize('prompt, message', [
     (Prompt(), 'the prompt is empty'),
-    (Prompt(((80, 10),), (1,)), 'point 80 10 is outside the picture of 80 x 60 pixels'),
+    (Prompt(((80, 10),), (1,)), 'point 80 10 is outside the image of 80 x 60 pixels'),
     (Prompt(((10, 60),), (1,)), 'point 10 60 is outside'),
     (Prompt(((-1, 10),), (0,)), 'point -1 10 is outside'),
     (Prompt(((float('nan'), 10),), (1,)), 'point nan 10 is outside'),
     (Prompt(((1, 1),), (2,)), 'label 2 of a point must be 1'),
     (Prompt(((1, 1),), ()), 'expected 1 labels, one for each point, got 0'),
-    (Prompt(box=(90, 10, 95, 20)), 'box 90 10 95 20 has no area inside the picture'),
+    (Prompt(box=(90, 10, 95, 20)), 'box 90 10 95 20 has no area inside the image'),
     (Prompt(box=(10, 10, 10, 20)), 'has no area'),
     (Prompt(box=(0, 0, float('inf'), 20)), 'must be four finite numbers'),
 ])
@@ -68,12 +68,10 @@ def test_annotation_holds_the_mask():
     np.testing.assert_array_equal(decode(json.loads(json.dumps(annotation))), mask)
 
 
-def test_everything_is_what_the_generator_gives_and_tells_its_progress(sam):
+def test_everything_is_found_as_by_the_generator(sam):
     settings = dict(points_per_side=3, points_per_batch=4, pred_iou_thresh=-9., stability_score_thresh=0.)
-    steps = []
-    found = segment_everything(sam, picture(), **settings, on_progress=steps.append)
+    found = segment_everything(sam, picture(), **settings)
     expected = SamAutomaticMaskGenerator(sam, **settings).generate(picture())
-    assert steps == [4, 4, 1]
     assert len(found) == len(expected) > 0
     areas = [annotation['area'] for annotation in found]
     assert areas == sorted((annotation['area'] for annotation in expected), reverse=True)
@@ -90,7 +88,7 @@ def test_drawing_colours_the_mask_and_nothing_else():
     np.testing.assert_array_equal(image, picture())
 
 
-ARGUMENTS = ('--arch', 'm0_6', '--image-size', '64', '--device', 'cpu')
+ARGUMENTS = ('--encoder', 'repvit_m0_6', '--image-size', '64', '--device', 'cpu')
 
 
 def test_demo_writes_pictures_and_annotations(tmp_path):
@@ -105,26 +103,35 @@ def test_demo_writes_pictures_and_annotations(tmp_path):
     assert np.asarray(Image.open(tmp_path / 'out/discs_masks.png')).shape == (60, 80, 3)
 
 
-def test_demo_segments_everything(tmp_path):
-    path = save_picture(tmp_path / 'discs.png')
-    status, _, err = run_tool('sam_demo', path, '--everything', '--points-per-side', 2, '--pred-iou-thresh', -9,
-                              '--stability-score-thresh', 0, '--out', tmp_path, *ARGUMENTS)
+def test_demo_segments_everything_in_a_folder(tmp_path):
+    for name in ('a', 'b'):
+        save_picture(tmp_path / 'images' / f'{name}.png')
+    status, _, _ = run_tool('sam_demo', tmp_path / 'images', '--everything', '--points-per-side', 2,
+                            '--pred-iou-thresh', -9, '--stability-score-thresh', 0, '--out', tmp_path, *ARGUMENTS)
     assert not status
-    count = len(json.loads((tmp_path / 'discs_masks.json').read_text())['annotations'])
-    assert count == len(list(tmp_path.glob('discs_mask_*.png'))) > 0
-    assert '100%' in err
+    for name in ('a', 'b'):
+        count = len(json.loads((tmp_path / f'{name}_masks.json').read_text())['annotations'])
+        assert count == len(list(tmp_path.glob(f'{name}_mask_*.png'))) > 0
+
+
+def test_demo_segments_several_boxes(tmp_path, sam):
+    path = save_picture(tmp_path / 'discs.png')
+    boxes = ('--box', 5, 5, 30, 30, '--box', 40, 10, 70, 50)
+    assert not run_tool('sam_demo', path, *boxes, '--out', tmp_path / 'out', *ARGUMENTS).status
+    assert len(json.loads((tmp_path / 'out/discs_masks.json').read_text())['annotations']) == 2
 
 
 @pytest.mark.parametrize('arguments, message', [
     ((), 'the prompt is empty'),
-    (('--point', 500, 1), 'point 500 1 is outside the picture'),
+    (('--point', 500, 1), 'point 500 1 is outside the image'),
     (('--point', 1, 1, '--everything'), '--everything cannot be combined with points or a box'),
+    (('--point', 1, 1, *2 * ('--box', 1, 1, 5, 5)), 'several boxes cannot be combined with points'),
     (('--point', 1, 1, '--device', 'cuda:99'), '--device cuda:99: torch has no such device'),
     (('--point', 1, 1, '--checkpoint', 'nowhere.pt'), 'there is no file nowhere.pt'),
 ])
 def test_mistakes_on_the_command_line_are_one_line(tmp_path, arguments, message):
     path = save_picture(tmp_path / 'discs.png')
-    status, _, err = run_tool('sam_demo', path, '--arch', 'm0_6', '--out', tmp_path / 'out', *arguments)
+    status, _, err = run_tool('sam_demo', path, '--encoder', 'repvit_m0_6', '--out', tmp_path / 'out', *arguments)
     error = [line for line in err.splitlines() if line.startswith('error: ')]
     assert status == 1 and len(error) == 1 and message in error[0]
     assert not (tmp_path / 'out').exists()

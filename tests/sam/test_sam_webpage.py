@@ -12,12 +12,14 @@ from pathlib import Path
 import bad_files
 import numpy as np
 import pytest
+import skimage
 import torch
 from PIL import Image
 
 from repvit_mm.errors import UserError
+from repvit_mm.io.images import read_image
 from repvit_mm.sam import build_sam
-from repvit_mm.sam.webpage import LARGEST_UPLOAD, MOST_SESSIONS, SESSION_SECONDS, Session, Sessions, build_page
+from repvit_mm.sam.webpage import LARGEST_UPLOAD, SAMPLES, Session, build_page, serve
 
 ROOT = Path(__file__).parents[2]
 BROWSER = shutil.which('chromium') or shutil.which('chromium-browser') or shutil.which('google-chrome')
@@ -40,7 +42,7 @@ def session():
 
 
 def test_a_click_needs_a_picture(session):
-    with pytest.raises(UserError, match='upload a picture first'):
+    with pytest.raises(UserError, match='upload an image first'):
         session.click(1, 1, 'Object')
 
 
@@ -80,20 +82,20 @@ def test_two_clicks_give_a_box_whatever_their_order(session, picture):
 def test_a_bad_picture_is_told_and_the_last_one_is_gone(session, picture, tmp_path):
     session.upload(str(picture))
     (tmp_path / 'text.png').write_text('no picture')
-    with pytest.raises(UserError, match='not in a picture format'):
+    with pytest.raises(UserError, match='not in a supported image format'):
         session.upload(str(tmp_path / 'text.png'))
-    with pytest.raises(UserError, match='upload a picture first'):
+    with pytest.raises(UserError, match='upload an image first'):
         session.click(1, 1, 'Object')
 
 
 @pytest.mark.parametrize(('make', 'message'), [
-    (lambda path: path.write_text('hello'), 'the picture is not in a picture format'),
-    (lambda path: path.write_bytes(b''), 'the picture is not in a picture format'),
-    (lambda path: path.write_bytes(bytes(21 << 20)), 'the picture has more than 20 MB'),
-    (lambda path: bad_files.png_header(path, 65000, 65000), 'the picture is too large'),
-    (lambda path: bad_files.png_header(path, 8000, 8000), 'its size is 8000 x 8000; expected at most 40,000,000'),
-    (lambda path: bad_files.picture(path, 3000, 1), 'its size is 3000 x 1'),
-    (lambda path: bad_files.png_header(path, 80, 80), 'the picture cannot be read'),
+    (lambda path: path.write_text('hello'), 'the image is not in a supported image format'),
+    (lambda path: path.write_bytes(b''), 'the image is not in a supported image format'),
+    (lambda path: path.write_bytes(bytes(21 << 20)), 'the image has more than 20 MB'),
+    (lambda path: bad_files.png_header(path, 65000, 65000), 'could be decompression bomb'),
+    (lambda path: bad_files.png_header(path, 8000, 8000), '8000 x 8000, expected at most 40,000,000'),
+    (lambda path: bad_files.picture(path, 3000, 1), '3000 x 1, expected one side'),
+    (lambda path: bad_files.png_header(path, 80, 80), 'the image cannot be read'),
 ])
 def test_a_visitor_is_told_what_is_wrong_with_a_picture(session, tmp_path, make, message):
     path = tmp_path / 'secret' / 'picture.png'
@@ -104,40 +106,34 @@ def test_a_visitor_is_told_what_is_wrong_with_a_picture(session, tmp_path, make,
     assert message in str(error.value) and 'secret' not in str(error.value)
 
 
-def test_sessions_end_when_they_are_not_used_and_when_there_are_many(session):
-    time = [0.]
-    sessions = Sessions(session._predictor.model, lambda: time[0])
-    first = sessions.of('a')
-    time[0] = SESSION_SECONDS - 1
-    assert sessions.of('a') is first and sessions.of('b') is not first
-    time[0] += SESSION_SECONDS
-    assert sessions.of('b') and sessions.of('a') is first
-    time[0] += SESSION_SECONDS + 1
-    assert sessions.of('b') and len(sessions) == 1 and sessions.of('a') is not first
-    for number in range(MOST_SESSIONS + 5):
-        sessions.of(str(number))
-    assert len(sessions) == MOST_SESSIONS
-    sessions.end('9')
-    assert len(sessions) == MOST_SESSIONS - 1
-
-
 @pytest.mark.skipif(importlib.util.find_spec('gradio') is None, reason='gradio is not installed')
-def test_page_tells_what_is_wrong_with_an_upload_and_refuses_large_ones(session, picture, tmp_path):
+def test_each_visitor_has_a_session_and_is_told_what_is_wrong_with_an_upload(session, picture, tmp_path):
     from gradio_client import Client, handle_file
     from gradio_client.exceptions import AppError
-    page = build_page(session._predictor.model)
     (tmp_path / 'text.jpg').write_text('hello')
     (tmp_path / 'large.png').write_bytes(bytes(LARGEST_UPLOAD + 1))
-    _, url, _ = page.launch(prevent_thread_lock=True, quiet=True, max_file_size=LARGEST_UPLOAD, share=False)
+    page = build_page(session._predictor.model)
+    _, url, _ = serve(page, '127.0.0.1', None, prevent_thread_lock=True, quiet=True)
     try:
-        client = Client(url, verbose=False)
-        assert client.predict(handle_file(str(picture)), api_name='/upload')[1] == 'Click on the object.'
-        with pytest.raises(AppError, match='the picture is not in a picture format'):
+        client, other = Client(url, verbose=False), Client(url, verbose=False)
+        shown, text = client.predict(handle_file(str(picture)), api_name='/upload')
+        assert text == 'Click on the object.'
+        original = np.asarray(Image.open(picture))
+        np.testing.assert_array_equal(np.asarray(Image.open(shown).convert('RGB')), original)
+        cleared, text = client.predict(api_name='/clear')
+        assert text == '' and (np.asarray(Image.open(cleared).convert('RGB')) == original).all()
+        assert other.predict(api_name='/clear')[0] is None
+        with pytest.raises(AppError, match='the image is not in a supported image format'):
             client.predict(handle_file(str(tmp_path / 'text.jpg')), api_name='/upload')
         with pytest.raises(Exception, match='413|size'):
             client.predict(handle_file(str(tmp_path / 'large.png')), api_name='/upload')
     finally:
         page.close()
+
+
+def test_the_samples_of_the_page_are_there():
+    folder = Path(skimage.__file__).with_name('data')
+    assert all(read_image(folder / name).shape[2] == 3 for name in SAMPLES)
 
 
 def missing_for_the_browser() -> str:
@@ -153,9 +149,9 @@ def test_page_in_a_browser_shows_the_mask_of_a_click(picture, tmp_path):
         free.bind(('127.0.0.1', 0))
         port = free.getsockname()[1]
     with (tmp_path / 'server.log').open('wb') as log:
-        server = subprocess.Popen(
-            [sys.executable, 'tools/sam_web.py', '--arch', 'm0_6', '--image-size', '64', '--port', str(port)],
-            cwd=ROOT, stdout=log, stderr=subprocess.STDOUT)
+        arguments = ('--encoder', 'repvit_m0_6', '--image-size', '64', '--port', str(port))
+        server = subprocess.Popen([sys.executable, 'tools/sam_demo.py', *arguments], cwd=ROOT, stdout=log,
+                                  stderr=subprocess.STDOUT)
     try:
         wait_for(lambda: urllib.request.urlopen(f'http://127.0.0.1:{port}/').status == 200, 60, server)
         browse(f'http://127.0.0.1:{port}/', picture, tmp_path)
@@ -178,7 +174,7 @@ def browse(url: str, picture: Path, folder: Path) -> None:
         driver.get(url)
 
         def shown():
-            return driver.find_element(By.CSS_SELECTOR, '#canvas img')
+            return driver.find_element(By.CSS_SELECTOR, '#image img')
 
         def status():
             return driver.find_element(By.CSS_SELECTOR, '#status textarea').get_attribute('value')
@@ -188,7 +184,7 @@ def browse(url: str, picture: Path, folder: Path) -> None:
                 return np.asarray(Image.open(io.BytesIO(answer.read())).convert('RGB'))
 
         wait_for(lambda: 'random' in driver.find_element(By.CSS_SELECTOR, '#notice').text, 30)
-        driver.find_element(By.CSS_SELECTOR, '#source input[type=file]').send_keys(str(picture))
+        driver.find_element(By.CSS_SELECTOR, '#image input[type=file]').send_keys(str(picture))
         wait_for(lambda: status() == 'Click on the object.' and shown().is_displayed(), 30)
         original = np.asarray(Image.open(picture))
         np.testing.assert_array_equal(pixels(), original)

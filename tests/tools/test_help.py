@@ -90,7 +90,7 @@ def test_defaults_are_told_as_they_are(name):
             continue
         words = ' '.join(map(str, default)) if isinstance(default, list | tuple) else str(default)
         assert shown == [words] or (name, action.dest) in {
-            ('sam_eval_edges', 'workers'), ('sam_cache_embeddings', 'part')}, f'{action.dest}: {shown}, {words}'
+            ('sam_eval', 'workers'), ('sam_cache_embeddings', 'part')}, f'{action.dest}: {shown}, {words}'
 
 
 @pytest.mark.parametrize('name', NAMES)

@@ -25,7 +25,7 @@ SHORTCUTS = {
     '$distil': f'{TOOLS.parent}/configs/sam/distill_repvit_m0_6_trial.py --data-root sam --split val '
                 '--cfg-options val_dataloader.dataset.data_prefix.img=val2017',
     '$set': '--cfg-options',
-    '$sam': '--arch m0_6 --image-size 64 --device cpu',
+    '$sam': '--encoder repvit_m0_6 --image-size 64 --device cpu',
 }
 
 

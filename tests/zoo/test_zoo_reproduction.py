@@ -58,7 +58,7 @@ def test_every_result_of_sam_has_a_reason(counted, tmp_path, monkeypatch):
     figures, failures = reproduce(SAM, Settings(tmp_path), QUIET)
     reasons = {(figure.dataset, figure.name): figure.note for figure in figures if figure.dataset}
     assert len(reasons) == 14 and not failures
-    assert reasons['DAVIS 2017', 'J'] == 'there is no tool to measure DAVIS 2017'
+    assert reasons['DAVIS 2017', 'J'] == 'DAVIS 2017 needs a tracker, see docs/sam.md'
     assert reasons['BSDS500', 'ODS'].startswith('no data: data/BSDS500')
 
 
