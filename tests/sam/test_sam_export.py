@@ -146,7 +146,8 @@ def test_core_ml_files_compute_what_the_predictor_does(sam, tmp_path):
 
 
 def test_tool_exports_both(tmp_path):
-    status, out, _ = run_tool('sam_export', 'onnx', '--encoder', 'repvit_m0_6', '--image-size', 64, '--out', tmp_path / 'out')
+    status, out, _ = run_tool('sam_export', 'onnx', '--encoder', 'repvit_m0_6', '--image-size', 64, '--out',
+                              tmp_path / 'out')
     assert not status
     assert sorted(path.name for path in (tmp_path / 'out').iterdir()) == [
         'sam_m0_6_decoder.onnx', 'sam_m0_6_encoder.onnx']

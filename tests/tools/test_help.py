@@ -11,7 +11,7 @@ from repvit_mm_cli import find_tools
 NAMES = [tool.path.stem for tool in find_tools().values() if tool.path.suffix == '.py']
 #: What a value is called. Options that are chosen from a list need no such name.
 METAVARS = {'DIR', 'FILE', 'PATH', 'CHECKPOINT', 'DOCUMENT', 'N', 'D', 'P', 'SIZE', 'PIXELS', 'NAME', 'KEY=VALUE',
-            '[NAME=]DIR', 'H', 'W', 'X', 'Y', 'X1', 'Y1', 'X2', 'Y2', 'I'}
+            'NAME=DIR', 'NAME=FILE', 'H', 'W', 'X', 'Y', 'X1', 'Y1', 'X2', 'Y2', 'I'}
 #: Options that are called the same, and whose values differ: what each says is its own.
 OF_SEVERAL_MEANINGS = {
     '--arch': 'of the image encoder, or of the encoder to combine',
