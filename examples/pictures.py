@@ -5,7 +5,7 @@ import sys
 import zipfile
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageOps
 
 
 def facts_at_the_end(path):
@@ -14,11 +14,22 @@ def facts_at_the_end(path):
         return json.loads(archive.read('metadata.json'))
 
 
+def read(path):
+    """A picture as the network was trained on: upright, 16 bits scaled to 8, white behind what is transparent."""
+    picture = ImageOps.exif_transpose(Image.open(path))
+    if picture.mode.startswith('I'):
+        picture = Image.fromarray(((np.asarray(picture).astype(np.uint32) + 128) // 257).astype(np.uint8))
+    if 'A' in picture.getbands() or 'transparency' in picture.info:
+        picture = picture.convert('RGBA')
+        picture = Image.alpha_composite(Image.new('RGBA', picture.size, 'white'), picture)
+    return picture.convert('RGB')
+
+
 def prepare(path, facts, height, width):
     """A picture, and the inputs that hold it: float32 `image` (1, 3, height, width), normalised, and `size` (2,).
 
     For a detector the picture keeps its ratio, zeros fill the rest, and `size` is its height and width there."""
-    picture = Image.open(path).convert('RGB')
+    picture = read(path)
     rows, columns = height, width
     if facts['task'] == 'detection':
         scale = min(height / picture.height, width / picture.width)

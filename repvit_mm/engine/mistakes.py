@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 
 from ..errors import ConfigError, DatasetError, UserError, is_out_of_memory
+from ..io.toolbox_files import decode_as_we_do
 from .config import settings_in
 
 _UNKNOWN_SETTING = re.compile(r"unexpected keyword argument '(\w+)'")
@@ -97,6 +98,7 @@ class NamedSamples:
         self.pipeline, self.transforms = pipeline, getattr(pipeline, 'transforms', ())
 
     def __call__(self, record: dict) -> Any:
+        decode_as_we_do()  # in a worker that was not forked, too
         # Transforms change the record.
         paths = [str(record[key]) for key in ('img_path', 'seg_map_path') if record.get(key)]
         try:

@@ -9,10 +9,11 @@ from mmengine.dataset import Compose
 from mmengine.registry import DefaultScope
 
 from ..errors import ExportError
-from ..io.image_files import IMAGE_SUFFIXES
+from ..io.files import find_files
+from ..io.image_files import IMAGE_SUFFIXES, choose_images
+from ..io.images import check_image
 from ..models.inference import InferenceModel
 from ..toolboxes.datasets import datasets_of
-from .pictures import read_picture
 
 #: Fewer pictures do not show the range of a map; more than this take time and change nothing.
 LEAST, MOST = 8, 300
@@ -31,19 +32,19 @@ def find_pictures(folder: str | Path) -> Pictures:
     """Find the pictures in a folder and those inside of it; of many, some that are spread evenly.
 
     Raises:
-        ExportError: If there is no such folder, or it has too few pictures, or one of them cannot be read.
+        UserError: If there is no such folder, or it has too few pictures, or one of them cannot be read.
     """
     folder = Path(folder).expanduser()
     if not folder.is_dir():
         raise ExportError(f'--calibrate {folder}: there is no such folder')
-    paths = sorted(path for path in folder.rglob('*') if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
+    paths = sorted(choose_images(find_files(folder))[0])
     if len(paths) < LEAST:
         raise ExportError(f'--calibrate {folder}: it holds {len(paths)} pictures ({", ".join(IMAGE_SUFFIXES)}), and at '
                           f'least {LEAST} are needed; some hundred like those that the model will see are good')
     number = min(len(paths), MOST)
     paths = [paths[index * len(paths) // number] for index in range(number)]
     for path in paths:
-        read_picture(path)
+        check_image(path)
     return Pictures([path for index, path in enumerate(paths) if index % HELD_OUT], paths[::HELD_OUT])
 
 

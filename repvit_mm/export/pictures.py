@@ -1,14 +1,13 @@
 """Pictures on which exported files are compared with their models."""
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
-from ..errors import ExportError
-from ..io.images import Normalisation
+from ..io.images import Normalisation, read_image
 
 
 def load_pictures(shape: Sequence[int], number: int, paths: Sequence[str | Path] = ()) -> np.ndarray:
@@ -17,43 +16,26 @@ def load_pictures(shape: Sequence[int], number: int, paths: Sequence[str | Path]
     Args:
         shape: Height and width, in pixels.
         number: How many; the pictures are repeated in turn, each time with a tighter crop.
-        paths: Files that Pillow can read; by default the photograph of Grace Hopper that comes with matplotlib.
+        paths: Files; by default the photograph of Grace Hopper that comes with matplotlib.
 
     Returns:
         RGB, uint8, (number, height, width, 3).
 
     Raises:
-        ExportError: If a file is missing, or Pillow cannot read it.
+        UserError: If a file cannot be read.
     """
-    from PIL import Image
     if not paths:
         from matplotlib.cbook import get_sample_data
         paths = [get_sample_data('grace_hopper.jpg', asfileobj=False)]
     pictures = []
     for index in range(number):
         path, turn = paths[index % len(paths)], index // len(paths)
-        picture = read_picture(path)
+        picture = Image.fromarray(read_image(path))
         margin = min(turn, 4) / 10
         box = (margin * picture.width, margin * picture.height,
                (1 - margin) * picture.width, (1 - margin) * picture.height)
         pictures.append(np.asarray(picture.resize((shape[1], shape[0]), Image.Resampling.BILINEAR, box)))
     return np.stack(pictures)
-
-
-def read_picture(path: str | Path) -> Any:
-    """Read a picture with Pillow, in RGB.
-
-    Raises:
-        ExportError: If the file is missing, or Pillow cannot read it.
-    """
-    from PIL import Image
-    try:
-        if not Path(path).is_file():  # a pipe would be waited for
-            raise OSError('it is a folder; name its files' if Path(path).is_dir() else 'there is no such file')
-        with Image.open(path) as file:
-            return file.convert('RGB')
-    except OSError as error:
-        raise ExportError(f'{path} cannot be read as a picture: {error}') from error
 
 
 def to_pixels(pictures: np.ndarray, channels: str) -> Tensor:

@@ -77,6 +77,8 @@ def read_image(source: str | Path | bytes, most_pixels: int = MOST_PIXELS, uprig
             return _to_rgb(_upright(image) if upright else image, name)
     except UnidentifiedImageError as error:
         raise UserError(f'{name} is not in a supported image format ({", ".join(FORMATS)})') from error
+    except Image.DecompressionBombError as error:
+        raise UserError(f'{name} is too large: {error}') from error
     except _DAMAGED as error:
         raise UserError(f'{name} cannot be read, it is damaged or truncated ({error})') from error
     except UserError as error:
@@ -91,6 +93,21 @@ def image_size(path: str | Path) -> tuple[int, int] | None:
             return image.size[::-1] if _is_turned(image, file) else image.size
     except (*_DAMAGED, UserError):
         return None  # read_image says why
+
+
+def check_image(path: str | Path) -> None:
+    """Decode an image completely, faster than :func:`read_image`, which can then read it.
+
+    Raises:
+        UserError: See :func:`read_image`.
+    """
+    with suppress(*_DAMAGED), _open(Path(path)) as image:
+        if image.format == 'JPEG':
+            _check_size(*image.size, MOST_PIXELS)
+            image.draft('RGB', (image.width // 8, image.height // 8))  # read completely, but scaled down
+            image.load()
+            return
+    read_image(path)
 
 
 def check_header(content: bytes) -> None:

@@ -1,5 +1,6 @@
 """Where pictures come from: files, folders, patterns, videos, cameras; and where videos go."""
 import glob
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -8,10 +9,11 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
+from mmengine.logging import print_log
 
 from ..errors import UserError
-from ..io.files import atomic_write, check_regular
-from ..io.image_files import IMAGE_SUFFIXES
+from ..io.files import atomic_write, check_regular, is_junk
+from ..io.image_files import IMAGE_SUFFIXES, choose_images, skipped_files
 
 #: Suffixes of the files that count as videos.
 VIDEOS = ('.avi', '.m4v', '.mkv', '.mov', '.mp4', '.mpeg', '.mpg', '.webm', '.wmv')
@@ -71,9 +73,12 @@ def _files_of(word: str) -> list[Path]:
         return [path]
     else:
         raise UserError(f'there is no picture, video or folder {word}')
-    files = [file for file in found if file.suffix.lower() in (*IMAGE_SUFFIXES, *VIDEOS) and file.is_file()]
+    found = [file for file in found if file.is_file() and not is_junk(file.name)]
+    files, others = choose_images(found, VIDEOS)
     if not files:
-        raise UserError(f'{where} no picture ({", ".join(IMAGE_SUFFIXES)}) and no video ({", ".join(VIDEOS)})')
+        raise UserError(f'{where} no image ({", ".join(IMAGE_SUFFIXES)}) and no video ({", ".join(VIDEOS)})')
+    if others:
+        print_log(skipped_files(word, others), 'current', logging.WARNING)
     return files
 
 

@@ -13,6 +13,8 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from PIL import Image, ImageDraw, ImageFont
 
+from ..io.images import read_image
+
 #: Up to this many classes, the legend of a picture has all of them; beyond, those that occur in it.
 MAX_LEGEND = 24
 #: Smaller images are enlarged to this length of the shorter side, in proportion to the legend.
@@ -45,11 +47,10 @@ class SegmentationPictures(Hook):
             self._write(sample, runner.test_dataloader.dataset)
 
     def _write(self, sample: Any, dataset: Any) -> None:
-        photo = cv2.imdecode(np.frombuffer(fileio.get(sample.img_path), np.uint8), cv2.IMREAD_COLOR)
         maps = {'ground truth': sample.gt_sem_seg} if 'gt_sem_seg' in sample else {}
         maps['prediction'] = sample.pred_sem_seg
         picture = draw_segmentation(
-            cv2.cvtColor(photo, cv2.COLOR_BGR2RGB),
+            read_image(fileio.get(sample.img_path)),
             {caption: labels.data.squeeze(0).cpu().numpy() for caption, labels in maps.items()},
             dataset.metainfo['classes'], dataset.metainfo['palette'])
         path = self.out_dir / Path(_name(sample.img_path, dataset)).with_suffix('.png')

@@ -1,15 +1,18 @@
 """Data sets of images in one folder per class."""
+import logging
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from mmengine.logging import print_log
 from mmengine.registry import DATASETS
 from mmpretrain.datasets import BaseDataset
-from PIL import Image
 from rich.progress import track
 
-from ..errors import ConfigError, DatasetError, shortened
+from ..errors import ConfigError, DatasetError, UserError, shortened
 from ..io.class_folders import HELD_OUT, SPLITS, find_classes, labelled_images
+from ..io.files import find_files
+from ..io.image_files import choose_images, skipped_files
+from ..io.images import check_image
 
 #: Values of ``corrupt``: how to treat images that cannot be decoded.
 CORRUPT = ('stop', 'skip', 'unchecked')
@@ -58,6 +61,8 @@ class ImageFolder(BaseDataset):
     def load_data_list(self) -> list[dict]:
         """Find the images of the split and, unless unchecked, decode each once."""
         images = labelled_images(self.data_root, self.split, self.metainfo['classes'], self.val_part)
+        if self.split == 'train' and (others := choose_images(find_files(self.data_root))[1]):
+            print_log(skipped_files(self.data_root, others), 'current', logging.WARNING)
         samples = [{'img_path': str(path), 'gt_label': label} for path, label in images.items()]
         if self.corrupt == 'unchecked':
             return samples
@@ -79,7 +84,7 @@ class ImageFolder(BaseDataset):
         """Load and transform an image; see :class:`mmengine.dataset.BaseDataset`."""
         try:
             return super().prepare_data(idx)
-        except (OSError, SyntaxError) as error:  # PIL raises SyntaxError for a broken PNG
+        except (OSError, SyntaxError, UserError) as error:  # Pillow raises SyntaxError for a broken PNG
             raise DatasetError(f'{self.get_data_info(idx)["img_path"]} cannot be decoded: {error}') from error
 
 
@@ -94,9 +99,7 @@ def _decode_all(paths: Sequence[str], what: str) -> dict[str, str]:
 
 def _try_decode(path: str) -> str:
     try:
-        with Image.open(path) as image:
-            image.draft('RGB', (image.width // 8, image.height // 8))  # a JPEG is read completely, but scaled down
-            image.load()
-    except Exception as error:  # decoders can raise anything
-        return str(error).partition('\n')[0].replace(f"'{path}'", 'it') or type(error).__name__
+        check_image(path)
+    except UserError as error:
+        return str(error).removeprefix(path).lstrip(': ')
     return ''

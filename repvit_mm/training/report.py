@@ -10,11 +10,10 @@ from matplotlib.figure import Figure
 from mmengine.evaluator import BaseMetric
 from mmengine.logging import print_log
 from mmengine.registry import METRICS
-from PIL import Image, ImageOps
 
 from ..errors import ConfigError
 from ..io.files import atomic_write
-from ..io.images import write_png
+from ..io.images import read_image, write_png
 
 #: Up to this number of classes, the confusion matrix shows names and counts.
 NAMED_CLASSES = 40
@@ -87,7 +86,7 @@ class ClassificationReport(BaseMetric):
         return {'mean_class': float(100 * (matrix.diagonal() / counts.clip(1))[counts > 0].mean())}
 
     def _write_mistakes(self, mistakes: Sequence[_Prediction], classes: Sequence[str]) -> None:
-        images = [ImageOps.exif_transpose(Image.open(p.path)).convert('RGB') for p in mistakes]
+        images = [read_image(p.path) for p in mistakes]
         _save(_draw_mistakes(mistakes, images, classes), self.out_dir / 'mistakes.png')
         folder = self.out_dir / 'mistakes'
         folder.mkdir(exist_ok=True)
@@ -95,7 +94,7 @@ class ClassificationReport(BaseMetric):
             old.unlink()
         for rank, (prediction, image) in enumerate(zip(mistakes, images, strict=True), start=1):
             names = (_file_name(classes[label]) for label in (prediction.label, prediction.predicted))
-            write_png(folder / f'{rank:02d}_{"_as_".join(names)}.png', np.asarray(image))
+            write_png(folder / f'{rank:02d}_{"_as_".join(names)}.png', image)
 
 
 def draw_confusion_matrix(matrix: np.ndarray, classes: Sequence[str]) -> Figure:
@@ -123,7 +122,7 @@ def draw_confusion_matrix(matrix: np.ndarray, classes: Sequence[str]) -> Figure:
     return figure
 
 
-def _draw_mistakes(mistakes: Sequence[_Prediction], images: Sequence[Image.Image], classes: Sequence[str]) -> Figure:
+def _draw_mistakes(mistakes: Sequence[_Prediction], images: Sequence[np.ndarray], classes: Sequence[str]) -> Figure:
     columns = min(6, len(mistakes))
     rows = -(-len(mistakes) // columns)
     figure = Figure(figsize=(2.2 * columns, 2.6 * rows), layout='constrained')

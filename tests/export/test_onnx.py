@@ -116,7 +116,7 @@ def test_pictures_are_the_users_or_a_photograph(tmp_path):
     assert pictures.shape == (3, 48, 64, 3) and pictures.dtype == np.uint8
     assert pictures.std() > 30 and np.abs(np.diff(pictures.astype(int), axis=0)).mean() > 5
     (tmp_path / 'text.png').write_text('text')
-    with pytest.raises(ExportError, match=r'text.png cannot be read as a picture'):
+    with pytest.raises(UserError, match=r'text.png is not in a supported image format'):
         load_pictures((48, 64), 1, [tmp_path / 'text.png'])
 
 

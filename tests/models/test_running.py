@@ -82,8 +82,8 @@ def test_pictures_keep_their_names_below_the_common_folder(folder, words, names)
 
 
 @pytest.mark.parametrize(('words', 'message'), [
-    (['no.jpg'], 'there is no picture, video or folder no.jpg'), (['empty'], 'empty holds no picture'),
-    (['in/*.gif'], r'in/\*.gif matches no picture'), (['camera:0', 'in'], 'a camera is given alone'),
+    (['no.jpg'], 'there is no picture, video or folder no.jpg'), (['empty'], 'empty holds no image'),
+    (['in/*.gif'], r'in/\*.gif matches no image'), (['camera:0', 'in'], 'a camera is given alone'),
     (['in', 'camera:0'], 'a camera is given alone'), (['camera:front'], 'as camera:0')])
 def test_inputs_that_are_not_there(folder, words, message):
     with pytest.raises(UserError, match=message):
