@@ -46,7 +46,8 @@ def match_images(content: dict[str, Any], name: str, folder: str | Path) -> list
         What was changed or looks wrong, one line each.
 
     Raises:
-        DatasetError: If several images match a name, or the boxes do not fit the image.
+        DatasetError: If several images match a name, the boxes of an image do not fit it, or all boxes are corners or
+            fractions.
     """
     notes = match_names(content['images'], name, Path(folder))
     extents: dict[Any, list[float]] = defaultdict(lambda: [0., 0.])
@@ -131,14 +132,17 @@ def _fits(extents: Mapping[Any, Sequence[float]], image: Mapping[str, Any], size
 
 
 def _check_boxes(content: Mapping[str, Any], name: str) -> list[str]:
-    """Count boxes beyond their images, and guess whether they are written as corners."""
+    """Count boxes beyond their images, and refuse what can only be corners or fractions."""
     sizes = {image['id']: (image['width'] + 1, image['height'] + 1) for image in content['images']}
     boxes = [(annotation['bbox'], sizes[annotation['image_id']]) for annotation in content.get('annotations', [])
              if annotation['image_id'] in sizes and all(map(math.isfinite, annotation['bbox']))]
-    beyond = [(box, size) for box, size in boxes
+    if boxes and all(max(box) <= 1 for box, _ in boxes):
+        raise DatasetError(f'{name}: all boxes are fractions of the image, first {boxes[0][0]}; expected pixels')
+    beyond = [box for box, size in boxes
               if min(box[:2]) < -1 or box[0] + box[2] > size[0] or box[1] + box[3] > size[1]]
     if not beyond:
         return []
-    corners = all(0 <= x < right <= size[0] and 0 <= y < bottom <= size[1] for (x, y, right, bottom), size in boxes)
-    return [f'{name}: {len(beyond)} of {len(boxes)} boxes reach beyond their image, first {beyond[0][0]}'
-            + ("; all of them fit as x1, y1, x2, y2: COCO's are x, y, width, height" if corners else '')]
+    message = f'{name}: {len(beyond)} of {len(boxes)} boxes reach beyond their image, first {beyond[0]}'
+    if all(0 <= x < right <= size[0] and 0 <= y < bottom <= size[1] for (x, y, right, bottom), size in boxes):
+        raise DatasetError(f'{message}; all boxes fit as x1, y1, x2, y2, expected x, y, width, height')
+    return [message]

@@ -229,15 +229,26 @@ def test_run_lengths_for_another_size_are_an_error(read):
 
 
 @pytest.mark.parametrize('boxes, note', [
-    (lambda x, y, w, h: [x, y, x + w, y + h], '2 of 4 boxes reach beyond their image, first [20, 15, 38, 29]; all of '
-                                              "them fit as x1, y1, x2, y2: COCO's are x, y, width, height"),
     (lambda x, y, w, h: [x, y, w + 4, h], '2 of 4 boxes reach beyond their image, first [20, 15, 22, 14]'),
     (lambda x, y, w, h: [x, y, w + 3, h], None)])
-def test_boxes_beyond_their_image_are_counted_with_a_guess(read, boxes, note):
+def test_boxes_beyond_their_image_are_counted(read, boxes, note):
     annotations = content()
     for annotation in annotations['annotations']:
         annotation['bbox'] = boxes(*annotation['bbox'])
     assert [text.partition(': ')[2] for text in read(annotations).notes] == ([note] if note else [])
+
+
+@pytest.mark.parametrize('boxes, message', [
+    (lambda x, y, w, h: [x, y, x + w, y + h], r'2 of 4 boxes reach beyond their image, first .*; all boxes '
+                                              'fit as x1, y1, x2, y2, expected x, y, width, height'),
+    (lambda x, y, w, h: [x / WIDTH, y / HEIGHT, w / WIDTH, h / HEIGHT],
+     r'all boxes are fractions of the image, first \[0.05, .*\]; expected pixels')])
+def test_boxes_in_other_units_are_an_error(read, boxes, message):
+    annotations = content()
+    for annotation in annotations['annotations']:
+        annotation['bbox'] = boxes(*annotation['bbox'])
+    with pytest.raises(DatasetError, match=message):
+        read(annotations)
 
 
 def test_infinite_boxes_and_foreign_images_are_left_to_the_data_set(read):
