@@ -6,7 +6,8 @@ custom_hooks = [*_base_.custom_hooks, dict(type='ChannelsLast', on_gpu=False)]
 
 model = dict(
     # CSPNeXt takes BGR, RepViT takes RGB.
-    data_preprocessor=dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], bgr_to_rgb=True),
+    data_preprocessor=dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], bgr_to_rgb=True,
+                           pad_size_divisor=32),  # the neck joins maps of neighbouring strides
     backbone=dict(
         _delete_=True,
         type='RepViT',
