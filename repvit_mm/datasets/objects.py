@@ -177,18 +177,9 @@ def _used(content: Mapping[str, Any]) -> set[str]:
 
 
 def _checked(tree: Tree, part: Part, crowds_as_objects: bool, notes: list[str]) -> Part:
-    """Check images, units of boxes, and crowds."""
+    """Check that images exist, and count crowds."""
     check_present(tree, [part.folder / image['file_name'] for image in part.content['images']], part.name)
     annotations = part.content['annotations']
-    sizes = {image['id']: (image['width'] + 1, image['height'] + 1) for image in part.content['images']}
-    boxes = [(annotation['bbox'], *sizes[annotation['image_id']]) for annotation in annotations
-             if annotation['image_id'] in sizes]
-    if boxes and all(max(box) <= 1 for box, _, _ in boxes):
-        raise DatasetError(f'{part.name}: all boxes are shares of the image, first {boxes[0][0]}; expected pixels')
-    beyond = sum(box[0] + box[2] > width or box[1] + box[3] > height for box, width, height in boxes)
-    if beyond and all(box[0] < box[2] <= width and box[1] < box[3] <= height for box, width, height in boxes):
-        raise DatasetError(f'{part.name}: {beyond} of {len(boxes)} boxes end beyond their image, and all fit as x1, '
-                           'y1, x2, y2; expected x, y, width, height')
     crowds = sum(annotation['iscrowd'] for annotation in annotations)
     if not crowds:
         return part

@@ -47,7 +47,7 @@ def match_images(content: dict[str, Any], name: str, folder: str | Path) -> list
 
     Raises:
         DatasetError: If several images match a name, the boxes of an image do not fit it, or all boxes are corners or
-            fractions.
+            shares.
     """
     notes = match_names(content['images'], name, Path(folder))
     extents: dict[Any, list[float]] = defaultdict(lambda: [0., 0.])
@@ -132,17 +132,17 @@ def _fits(extents: Mapping[Any, Sequence[float]], image: Mapping[str, Any], size
 
 
 def _check_boxes(content: Mapping[str, Any], name: str) -> list[str]:
-    """Count boxes beyond their images, and refuse what can only be corners or fractions."""
+    """Count boxes beyond their images, and refuse what can only be corners or shares."""
     sizes = {image['id']: (image['width'] + 1, image['height'] + 1) for image in content['images']}
     boxes = [(annotation['bbox'], sizes[annotation['image_id']]) for annotation in content.get('annotations', [])
              if annotation['image_id'] in sizes and all(map(math.isfinite, annotation['bbox']))]
     if boxes and all(max(box) <= 1 for box, _ in boxes):
-        raise DatasetError(f'{name}: all boxes are fractions of the image, first {boxes[0][0]}; expected pixels')
+        raise DatasetError(f'{name}: all boxes are shares of the image, first {boxes[0][0]}; expected pixels')
     beyond = [box for box, size in boxes
               if min(box[:2]) < -1 or box[0] + box[2] > size[0] or box[1] + box[3] > size[1]]
     if not beyond:
         return []
     message = f'{name}: {len(beyond)} of {len(boxes)} boxes reach beyond their image, first {beyond[0]}'
     if all(0 <= x < right <= size[0] and 0 <= y < bottom <= size[1] for (x, y, right, bottom), size in boxes):
-        raise DatasetError(f'{message}; all boxes fit as x1, y1, x2, y2, expected x, y, width, height')
+        raise DatasetError(f'{message}, and all fit as x1, y1, x2, y2; expected x, y, width, height')
     return [message]
