@@ -12,7 +12,7 @@ KIND = 'CVAT XML'
 
 def find(tree: Tree) -> list[Path]:
     """The XML files with annotations of several images."""
-    return [path for path in tree.with_suffix('.xml') if b'<annotations' in path.open('rb').read(1000)]
+    return tree.xmls('annotations')
 
 
 def read(tree: Tree, files: list[Path], notes: list[str]) -> dict[str, Part]:

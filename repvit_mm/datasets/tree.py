@@ -17,7 +17,7 @@ from rich.progress import track
 
 from ..errors import DatasetError, shortened
 from ..io.class_folders import HELD_OUT
-from ..io.files import find_files, read_json, read_text
+from ..io.files import check_regular, find_files, read_json, read_text
 from ..io.image_files import FORMATS, choose_images, skipped_files
 from ..io.images import image_size
 
@@ -49,7 +49,7 @@ class Tree:
 
     Attributes:
         root: The folder.
-        files: All regular files below it, without hidden ones.
+        files: All files below it, without hidden ones.
 
     Raises:
         DatasetError: If the folder is missing or empty.
@@ -59,7 +59,7 @@ class Tree:
         self.root = Path(root).expanduser()
         if not self.root.is_dir():
             raise DatasetError(f'there is no folder {self.root}')
-        self.files = [path for path in find_files(self.root) if path.is_file()]
+        self.files = find_files(self.root)
         if not self.files:
             raise DatasetError(f'{self.root} is empty')
         self._looks: dict[Path, Look | None] = {}
@@ -93,6 +93,12 @@ class Tree:
             except DatasetError as error:
                 found[path] = error
         return found
+
+    def xmls(self, tag: str) -> list[Path]:
+        """The XML files with a tag in their first 1000 bytes."""
+        pattern = re.compile(rf'<{tag}\b'.encode())
+        return [path for path in self.with_suffix('.xml')
+                if path.is_file() and pattern.search(path.open('rb').read(1000))]
 
     def relative(self, path: str | Path) -> str:
         """A path seen from the root, with slashes; empty for the root itself."""
@@ -148,6 +154,7 @@ class Tree:
 
 def _look(path: Path) -> Look | None:
     try:
+        check_regular(path)
         content = path.read_bytes()
         with Image.open(BytesIO(content), formats=FORMATS) as image:
             image.draft('RGB', (1, 1))  # decodes JPEG at an eighth of its size

@@ -1,5 +1,4 @@
 """Annotations of Pascal VOC: an XML file for each image."""
-import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ EDGES = ('xmin', 'ymin', 'xmax', 'ymax')
 
 def find(tree: Tree) -> list[Path]:
     """The XML files of annotations, by their first tag."""
-    return [path for path in tree.with_suffix('.xml') if re.search(rb'<annotation\b', path.open('rb').read(1000))]
+    return tree.xmls('annotation')
 
 
 def read(tree: Tree, files: list[Path], notes: list[str]) -> dict[str, Part]:
