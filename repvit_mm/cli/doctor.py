@@ -64,7 +64,6 @@ TOOLBOXES = (
 OPTIONAL = (
     Piece('timm', "the distillation's teacher; timm's models beside ours in benchmark", 'timm'),
     Piece('safetensors', 'checkpoints in .safetensors files', 'timm'),
-    Piece('globox', "init: YOLO's labels", 'yolo'),
     Piece('onnx', 'export --to onnx, openvino; sam-export onnx', 'export'),
     Piece('onnxruntime', 'export --to onnx, sam-export onnx; benchmark and test --backend onnxruntime', 'export'),
     Piece('coremltools', 'export --to coreml, sam-export coreml', 'export'),
