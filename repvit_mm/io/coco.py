@@ -10,6 +10,7 @@ from .files import read_json
 
 #: Largest coordinate of a polygon; drawing much larger ones crashes pycocotools.
 LARGEST_COORDINATE = 1e5
+_TWO_POINTS = 4
 
 
 class Coco(NamedTuple):
@@ -42,7 +43,8 @@ def read_coco(path: str | Path, folder: str | Path | None = None) -> Coco:
 def check_coco(content: Any, name: str) -> list[str]:
     """Check the parts of annotations that are used, and repair what has one meaning.
 
-    Missing areas, crowd flags and boxes of polygons are added. Annotations are numbered from 1 if their ids are not
+    Missing areas, crowd flags and boxes of polygons are added, polygons of fewer than three points and repeated images
+    are dropped. Annotations are numbered from 1 if their ids are not
     distinct positive integers: COCOeval counts a match with id 0 as none. Roboflow's root category is dropped.
 
     Args:
@@ -53,11 +55,12 @@ def check_coco(content: Any, name: str) -> list[str]:
         What was changed or looks wrong, one line each.
 
     Raises:
-        DatasetError: If an entry is malformed, or a category is not listed or listed twice.
+        DatasetError: If an entry is malformed, ids of images or categories are ambiguous, or a category is not listed.
     """
     if not isinstance(content, Mapping):
         raise DatasetError(f"{name} is not in COCO's annotation format: it holds a {type(content).__name__}")
     sizes: dict[Any, tuple[float, float]] = {}
+    degenerate: list[int] = []
 
     def image(entry: Mapping) -> bool:
         sizes[entry['id']] = entry['height'], entry['width']
@@ -68,7 +71,12 @@ def check_coco(content: Any, name: str) -> list[str]:
         return _is_id(entry['id']) and isinstance(entry['name'], str)
 
     def annotation(entry: dict) -> bool:
-        mask, box = entry.get('segmentation'), entry.get('bbox') or _box_of(entry.get('segmentation'))
+        mask = entry.get('segmentation')
+        if isinstance(mask, list) and mask:
+            polygons = [mask] if all(map(_is_number, mask)) else mask
+            mask = entry['segmentation'] = [polygon for polygon in polygons if len(polygon) > _TWO_POINTS]
+            degenerate.append(len(polygons) - len(mask))
+        box = entry.get('bbox') or _box_of(mask)
         entry['bbox'], entry['iscrowd'] = box, int(entry.get('iscrowd') or 0)
         if entry.get('area') is None:
             entry['area'] = box[2] * box[3]
@@ -83,7 +91,10 @@ def check_coco(content: Any, name: str) -> list[str]:
         _check_all(content, name, 'annotations', annotation,
                    'image_id, category_id, bbox of four numbers, and a segmentation, if any, of polygons or of run '
                    'lengths for the size of the image')
-    return _check_categories(content, name) + _number(content.get('annotations', []), name)
+    notes = _check_images(content, name) + _check_categories(content, name)
+    if number := sum(degenerate):
+        notes.append(f'{name}: {number} polygons have fewer than three points and are left out')
+    return notes + _number(content.get('annotations', []), name)
 
 
 def _check_all(content: Mapping, name: str, kind: str, is_good: Callable[[Any], bool], expected: str) -> None:
@@ -123,6 +134,22 @@ def _is_mask(mask: Any, size: tuple[float, float] | None) -> bool:
 def _box_of(polygons: Any) -> list[float]:
     xs, ys = ([value for polygon in polygons for value in polygon[axis::2]] for axis in (0, 1))
     return [min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)]
+
+
+def _check_images(content: dict[str, Any], name: str) -> list[str]:
+    images, first = content['images'], {}
+    for image in images:
+        other = first.setdefault(image['id'], image)['file_name']
+        if other != image['file_name']:
+            raise DatasetError(f'{name}: the images {other} and {image["file_name"]} have the same id {image["id"]}; '
+                               'give each one its own')
+    content['images'] = list(first.values())
+    notes = [f'{name}: {len(images) - len(first)} images are listed twice'] * (len(first) < len(images))
+    counts = Counter(image['file_name'] for image in content['images'])
+    if repeated := [file_name for file_name, number in counts.items() if number > 1]:
+        notes.append(f'{name}: {len(repeated)} images have several ids, first {repeated[0]}: each time with a part of '
+                     'its objects')
+    return notes
 
 
 def _check_categories(content: dict[str, Any], name: str) -> list[str]:

@@ -42,8 +42,6 @@ def check_objects(datasets: Sequence[Any]) -> None:
         learned += counts.pop(LEARNED, 0)
         lines = [f'{path}: {number} of {len(content["annotations"])} objects {reason}'
                  for reason, number in counts.items()]
-        if repeated := len(content['images']) - len({image['id'] for image in content['images']}):
-            lines.append(f'{path}: {repeated} images have the id of another one, and only the last of each is used')
         for line in lines:
             print_log(line, 'current', logging.WARNING)
         complaints += lines or [f'{path}: there are no objects of the {len(categories)} classes']

@@ -123,7 +123,8 @@ def crowd_of_other_size(annotations):
     (lambda a: a['categories'][1].update(id=1), 'several categories have the id 1'),
     (lambda a: change(a, bbox=[1, 2, 3]), 'annotations: entry 1 is .*; expected image_id'),
     (lambda a: change(a, bbox=None), 'annotations: entry 1 is'),
-    (lambda a: change(a, segmentation=[[1, 2, 3, 4]]), 'annotations: entry 1 is'),
+    (lambda a: change(a, segmentation=[[1, 2, 3, 4, 5, 6, 7]]), 'annotations: entry 1 is'),
+    (lambda a: a['images'][1].update(id=0), 'the images 0.jpg and 1.jpg have the same id 0'),
     (lambda a: change(a, segmentation=[[1, 2, 3, 4, 5, 1e9]]), 'annotations: entry 1 is'),
     (lambda a: change(a, iscrowd=2), 'annotations: entry 1 is'),
     (crowd_of_other_size, 'annotations: entry 1 is'),
@@ -136,6 +137,26 @@ def test_what_has_no_meaning_is_one_line(spoil, message):
     with pytest.raises(DatasetError, match=f'^x.json: {message}') as error:
         check_coco(annotations, 'x.json')
     assert '\n' not in str(error.value)
+
+
+@pytest.mark.parametrize('written, expected, notes', [
+    ([1, 2, 9, 2, 9, 8], [[1, 2, 9, 2, 9, 8]], 0), ([[1, 2, 9, 2], [1, 2, 9, 2, 9, 8]], [[1, 2, 9, 2, 9, 8]], 1),
+    ([[1, 2]], [], 1), ([], [], 0)])
+def test_polygons_that_are_flat_or_have_no_area(written, expected, notes):
+    annotations = content()
+    change(annotations, segmentation=written)
+    found = check_coco(annotations, 'x.json')
+    assert annotations['annotations'][1]['segmentation'] == expected
+    assert found == ['x.json: 1 polygons have fewer than three points and are left out'] * notes
+
+
+def test_images_that_are_listed_twice_are_read_once_and_those_of_several_ids_are_said():
+    annotations = content()
+    expected = copy.deepcopy(annotations)
+    annotations['images'] *= 2
+    assert check_coco(annotations, 'x.json') == ['x.json: 2 images are listed twice'] and annotations == expected
+    annotations['images'].append(dict(annotations['images'][0], id=9))
+    assert 'x.json: 1 images have several ids, first 0.jpg' in check_coco(annotations, 'x.json')[0]
 
 
 @pytest.mark.parametrize('root', [dict(name='shapes', supercategory='none'), dict(name='disc')])

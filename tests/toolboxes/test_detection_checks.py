@@ -142,11 +142,6 @@ def test_a_good_training_set_is_not_mentioned(check_training, lines):
     assert not lines
 
 
-def test_images_that_share_an_id_are_counted(check_training, lines):
-    check_training({}, images=[{'id': 7}] * 3)
-    assert len(lines) == 1 and ' 2 images have the id of another one' in lines[0]
-
-
 def test_masks_that_mmdet_ignores_are_counted(check_training, lines):
     load = dict(type='mmdet.LoadAnnotations', with_mask=True)
     masks = [dict(segmentation=dict(size=[4, 5], counts=[6, 2, 12])), dict(segmentation=[[1, 1, 3, 1, 3, 3]])]
