@@ -2,10 +2,10 @@
 import _interrupt  # noqa: F401
 from rich.console import Console
 
-from repvit_mm.analysis.backends import BACKENDS, DTYPES
+from repvit_mm.analysis.backends import BACKENDS, DTYPES, TRAININGS
 from repvit_mm.analysis.benchmark import run
 from repvit_mm.analysis.report import latency_table
-from repvit_mm.analysis.systems import TRAININGS, Request
+from repvit_mm.analysis.systems import Request
 from repvit_mm.cli.arguments import Parser, add_shape, positive
 from repvit_mm.errors import UserError, run_cli
 from repvit_mm.io.files import check_writable, write_json

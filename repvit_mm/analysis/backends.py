@@ -20,38 +20,47 @@ class Backend(NamedTuple):
     """A way to run a model. Each runs in its own process.
 
     Attributes:
-        prepare: ``(source, image, dtype, threads) -> call``. Model and image are in single precision, on the device to
-            run on; ``call()`` runs the model once and returns a sequence or mapping of outputs.
+        engine: ``(source, image, dtype, threads) -> call`` for a model or file and images in single precision, both
+            on the CPU; ``call()`` runs the model once and returns a sequence or mapping of outputs. None for torch.
         dtypes: Supported precisions.
-        package: Required package beside torch; those with one run on the CPU only.
-        fused: Whether to run the fused form.
+        package: Required package beside torch.
         suffixes: Suffixes of the files it runs.
         ours_only: Whether it exports our models only.
+        fused: Whether to run the fused form.
+        channels_last: Whether to use that memory format.
+        compiled: Whether to use ``torch.compile``.
         keeps_memory: Whether the process keeps freed memory, as our tools do.
     """
 
-    prepare: Callable[[Source, Tensor, str, int], Callable[[], Any]]
+    engine: Callable[[Source, Tensor, str, int], Callable[[], Any]] | None = None
     dtypes: Sequence[str] = tuple(DTYPES)
     package: str = ''
-    fused: bool = True
     suffixes: tuple[str, ...] = ()
     ours_only: bool = False
+    fused: bool = True
+    channels_last: bool = False
+    compiled: bool = False
     keeps_memory: bool = False
 
     def runs(self, source: Source, is_ours: bool) -> bool:
         """Whether it runs a file or model."""
         return source.suffix in self.suffixes if isinstance(source, Path) else is_ours or not self.ours_only
 
+    @property
+    def layout(self) -> torch.memory_format:
+        """The memory format."""
+        return torch.channels_last if self.channels_last else torch.contiguous_format
 
-def _torch(model: nn.Module, image: Tensor, dtype: str, threads: int, channels_last: bool = False,
-           compiled: bool = False) -> Callable[[], Any]:
-    layout = torch.channels_last if channels_last else torch.contiguous_format
-    model = model.to(DTYPES[dtype], memory_format=layout)
-    image = image.to(DTYPES[dtype], memory_format=layout)
-    if compiled:
-        # On a GPU, a CUDA graph launches all the small kernels at once.
-        model = torch.compile(model, mode='reduce-overhead' if image.is_cuda else None)
-    return torch.inference_mode()(lambda: model(image))
+    def prepare(self, source: Source, image: Tensor, dtype: str, threads: int) -> Callable[[], Any]:
+        """Prepare a model or file for inference; returns the call."""
+        if self.engine is not None:
+            return self.engine(source, image, dtype, threads)
+        source = source.to(DTYPES[dtype], memory_format=self.layout)
+        image = image.to(DTYPES[dtype], memory_format=self.layout)
+        if self.compiled:
+            # On a GPU, a CUDA graph launches all the small kernels at once.
+            source = torch.compile(source, mode='reduce-overhead' if image.is_cuda else None)
+        return torch.inference_mode()(lambda: source(image))
 
 
 def _onnxruntime(source: Source, image: Tensor, dtype: str, threads: int) -> Callable[[], Any]:
@@ -100,19 +109,23 @@ def _exported(source: Source, image: Tensor, dtype: str, threads: int, name: str
     return lambda: file.run({'image': image.numpy()})
 
 
+_TOOLS = Backend(channels_last=True, keeps_memory=True)
 #: Name -> backend.
 BACKENDS: dict[str, Backend] = {
-    'unfused': Backend(_torch, fused=False),  # compare with eager for the gain by fusion
-    'eager': Backend(_torch),
-    'channels_last': Backend(partial(_torch, channels_last=True)),
-    'tools': Backend(partial(_torch, channels_last=True), keeps_memory=True),
-    'compile': Backend(partial(_torch, channels_last=True, compiled=True), keeps_memory=True),
-    'onnxruntime': Backend(_onnxruntime, ('fp32',), 'onnxruntime', suffixes=('.onnx',)),
-    'openvino': Backend(_openvino, tuple(DTYPES), 'openvino', suffixes=('.xml', '.onnx')),
-    **{name: Backend(partial(_exported, name=name), ('fp32',), package, suffixes=(suffix,), ours_only=True)
+    'unfused': Backend(fused=False),  # compare with eager for the gain by fusion
+    'eager': Backend(),
+    'channels_last': Backend(channels_last=True),
+    'tools': _TOOLS,
+    'compile': _TOOLS._replace(compiled=True),
+    'onnxruntime': Backend(_onnxruntime, ('fp32',), 'onnxruntime', ('.onnx',)),
+    'openvino': Backend(_openvino, package='openvino', suffixes=('.xml', '.onnx')),
+    **{name: Backend(partial(_exported, name=name), ('fp32',), package, (suffix,), ours_only=True)
        for name, package, suffix in (('ncnn', 'ncnn', '.param'), ('executorch', 'executorch', '.pte'),
                                      ('litert', 'ai_edge_litert', '.tflite'))},
 }
+#: Name -> backend of a training step; ``cheap`` sets ``with_cp='cheap'``, which timm lacks.
+TRAININGS = {**{name: BACKENDS[name] for name in ('eager', 'channels_last', 'tools')}, 'cheap': _TOOLS,
+             'compile': BACKENDS['compile']}
 
 
 def supported_dtypes(name: str, device: str, dtypes: Sequence[str]) -> list[str]:

@@ -9,8 +9,8 @@ import torch
 from ..errors import UserError
 from ..export.verification import check_shape
 from ..models.inference import InferenceModel
-from .backends import BACKENDS, supported_dtypes
-from .systems import OURS, TIMM, TRAININGS, Request, System, Task, describe_machine, implementations, random_model
+from .backends import BACKENDS, TRAININGS, supported_dtypes
+from .systems import OURS, TIMM, Request, System, Task, describe_machine, implementations, random_model
 from .turns import Turn, take_turns
 
 
@@ -78,8 +78,7 @@ def run(request: Request) -> BenchmarkResult:
         for implementation, chosen in implementations(model, request.timm).items():
             for backend in request.backends:
                 is_ours = implementation == OURS
-                if not (is_ours or not TRAININGS[backend].cheap if request.train else
-                        BACKENDS[backend].runs(chosen, is_ours)):
+                if not (is_ours or backend != 'cheap' if request.train else BACKENDS[backend].runs(chosen, is_ours)):
                     continue
                 systems = (System(model.name, implementation, backend, dtype, size)
                            for dtype in dtypes[backend] for size in request.batch_sizes)

@@ -22,7 +22,7 @@ from ..models.inference import BACKBONE, InferenceModel, build_inference_model, 
 from ..network.backbone import RepViT
 from ..network.fusion import fuse
 from ..version import __version__
-from .backends import BACKENDS, DTYPES, Source
+from .backends import BACKENDS, DTYPES, TRAININGS, Source
 from .turns import Prepared
 
 OURS, TIMM = 'repvit_mm', 'timm'
@@ -35,7 +35,7 @@ class Request(NamedTuple):
         configs: See :func:`repvit_mm.models.inference.build_inference_model`; or files that the backends run.
         shape: Height and width of the images, in pixels.
         batch_sizes: Numbers of images in a batch.
-        backends: Keys of :data:`repvit_mm.analysis.backends.BACKENDS`, or of :data:`TRAININGS` for a training step.
+        backends: Keys of :data:`repvit_mm.analysis.backends.BACKENDS`, or of ``TRAININGS`` for a training step.
         dtypes: Keys of :data:`repvit_mm.analysis.backends.DTYPES`.
         device: ``'cpu'`` or ``'cuda'``.
         threads: CPU threads; torch's default if None.
@@ -74,27 +74,6 @@ class System(NamedTuple):
     backend: str
     dtype: str
     batch_size: int
-
-
-class Training(NamedTuple):
-    """A way to run a training step.
-
-    Attributes:
-        channels_last: Whether to use that memory format.
-        keeps_memory: Whether the process keeps freed memory, as our tools do.
-        compiled: Whether to use torch.compile.
-        cheap: Whether to set ``with_cp='cheap'``, which timm lacks.
-    """
-
-    channels_last: bool = True
-    keeps_memory: bool = True
-    compiled: bool = False
-    cheap: bool = False
-
-
-#: Name -> way of training.
-TRAININGS = {'eager': Training(channels_last=False, keeps_memory=False), 'channels_last': Training(keeps_memory=False),
-             'tools': Training(), 'cheap': Training(cheap=True), 'compile': Training(compiled=True)}
 
 
 def random_model(source: str) -> InferenceModel | Path:
@@ -239,7 +218,7 @@ def training_step(model: nn.Module, system: System, image: Tensor,
 
     Args:
         model: The model; not modified.
-        system: Its backend is a key of :data:`TRAININGS`.
+        system: Its backend is a key of ``TRAININGS``.
         image: The images, on the device to run on.
         frozen_statistics: See :class:`Request`.
 
@@ -247,13 +226,12 @@ def training_step(model: nn.Module, system: System, image: Tensor,
         The step, and the figures that depend on no time: ``activations``.
     """
     device, way = image.device.type, TRAININGS[system.backend]
-    layout = torch.channels_last if way.channels_last else torch.contiguous_format
-    model, image = copy.deepcopy(model).to(device, memory_format=layout).train(), image.to(memory_format=layout)
+    model, image = copy.deepcopy(model).to(device, memory_format=way.layout).train(), image.to(memory_format=way.layout)
     for module in model.modules():
         if isinstance(module, _BatchNorm) and frozen_statistics:
             module.eval()
         if isinstance(module, RepViT):
-            module.with_cp = 'cheap' if way.cheap else False
+            module.with_cp = system.backend == 'cheap' and 'cheap'
     run = torch.compile(model) if way.compiled else model
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-6)
 

@@ -58,7 +58,7 @@ def test_outputs_differ_by_a_share_of_the_largest_value(found, expected):
 @pytest.mark.parametrize('backend', ['unfused', 'eager'])
 def test_only_the_backend_unfused_keeps_the_batchnorms(m0_9, backend, monkeypatch):
     prepared = []
-    monkeypatch.setitem(BACKENDS, backend, BACKENDS[backend]._replace(prepare=lambda *args: prepared.append(args[0])))
+    monkeypatch.setitem(BACKENDS, backend, BACKENDS[backend]._replace(engine=lambda *args: prepared.append(args[0])))
     systems.prepare(m0_9, System('m0_9', OURS, backend, 'fp32', 1), torch.zeros(1, 3, 32, 32), 1)
     norms = [module for module in prepared[0].modules() if isinstance(module, torch.nn.BatchNorm2d)]
     assert bool(norms) == (backend == 'unfused')
