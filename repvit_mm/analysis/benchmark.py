@@ -1,5 +1,5 @@
 """Running a benchmark, from the request to the figures."""
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,7 +11,7 @@ from ..export.verification import check_shape
 from ..models.inference import InferenceModel
 from .backends import BACKENDS, TRAININGS, supported_dtypes
 from .systems import OURS, TIMM, Request, System, Task, describe_machine, implementations, random_model
-from .turns import Turn, take_turns
+from .turns import take_turns
 
 
 class Latency(NamedTuple):
@@ -25,7 +25,6 @@ class Latency(NamedTuple):
         images_per_second: Throughput by the median.
         speed: Relative to the first of timm's systems with the same model and batch size, by the medians; None if
             timm lacks the model.
-        memory: Peak in MB: on a GPU, the memory that torch allocated; on a CPU, the resident memory of the process.
         difference: See :func:`repvit_mm.analysis.systems.difference`.
         activations: Memory that a training step keeps for its backward pass, in MB.
     """
@@ -36,7 +35,6 @@ class Latency(NamedTuple):
     samples: int
     images_per_second: float
     speed: float | None = None
-    memory: float | None = None
     difference: float | None = None
     activations: float | None = None
 
@@ -111,16 +109,15 @@ def _model_of(source: str, request: Request) -> InferenceModel | Path:
     return model
 
 
-def summarise(results: Mapping[System, tuple[Mapping[str, float], Turn]]) -> dict[System, Latency]:
+def summarise(results: Mapping[System, tuple[Mapping[str, float], Sequence[float]]]) -> dict[System, Latency]:
     """Compute the figures from the result of :func:`repvit_mm.analysis.turns.take_turns`."""
-    medians = {system: float(np.median(turn.times)) for system, (_, turn) in results.items()}
+    medians = {system: float(np.median(times)) for system, (_, times) in results.items()}
     latencies = {}
-    for system, (facts, turn) in results.items():
+    for system, (facts, times) in results.items():
         median = medians[system]
         baseline = next((value for other, value in medians.items() if other.implementation == TIMM
                          and (other.model, other.batch_size) == (system.model, system.batch_size)), None)
-        low, high = np.percentile(turn.times, [25, 75])
-        latencies[system] = Latency(median, float(low), float(high), len(turn.times),
-                                    1000 * system.batch_size / median, baseline and baseline / median, turn.report,
-                                    **facts)
+        low, high = np.percentile(times, [25, 75])
+        latencies[system] = Latency(median, float(low), float(high), len(times), 1000 * system.batch_size / median,
+                                    baseline and baseline / median, **facts)
     return latencies

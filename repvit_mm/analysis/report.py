@@ -40,14 +40,14 @@ def latency_table(result: BenchmarkResult) -> Table:
     table = Table('model', 'of', 'backend', 'dtype',
                   title=f'{what}, {request.shape[0]} x {request.shape[1]} pixels, {request.device}')
     table.columns[2].no_wrap = True
-    for header in ('batch', 'median ms', 'quartiles', 'images/s', 'peak MB',
-                   'kept MB' if request.train else 'difference', 'speed / timm'):
+    for header in ('batch', 'median ms', 'quartiles', 'images/s', 'kept MB' if request.train else 'difference',
+                   'speed / timm'):
         table.add_column(header, justify='right')
     for system, figures in result.latencies.items():
         special = _cell(figures.activations, '.0f') if request.train else _cell(figures.difference, '.0e')
         table.add_row(system.model, system.implementation, system.backend, system.dtype, str(system.batch_size),
                       f'{figures.median:.2f}', f'{figures.low:.2f}-{figures.high:.2f}',
-                      f'{figures.images_per_second:.1f}', f'{figures.memory:.0f}', special,
+                      f'{figures.images_per_second:.1f}', special,
                       _cell(figures.speed, '.2f'), style='dim' if system.implementation == TIMM else None)
     return table
 

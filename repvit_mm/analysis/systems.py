@@ -2,10 +2,8 @@
 import copy
 import os
 import platform
-import resource
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -177,8 +175,7 @@ class Task(NamedTuple):
                 raise
             raise UserError(f'{model} does not run on {system.batch_size} images of {request.shape[0]} x '
                             f'{request.shape[1]}: {error}; see --shape and --batch-size') from error
-        _reset_peak(request.device)
-        return Prepared(_to_the_end(call, request.device), facts, partial(_peak, request.device))
+        return Prepared(_to_the_end(call, request.device), facts)
 
 
 def _to_the_end(call: Callable[[], Any], device: str) -> Callable[[], Any]:
@@ -261,22 +258,6 @@ def _kept(loss: Callable[[], Tensor], own: Sequence[Tensor]) -> float:
     for tensor in own:
         storages.pop(tensor.untyped_storage().data_ptr(), None)
     return sum(storage.nbytes() for storage in storages.values()) / 1e6
-
-
-def _reset_peak(device: str) -> None:
-    if device == 'cuda':
-        torch.cuda.synchronize()
-        torch.cuda.reset_peak_memory_stats()
-    elif sys.platform == 'linux':
-        Path('/proc/self/clear_refs').write_text('5')
-
-
-def _peak(device: str) -> float:
-    """Peak memory in MB: allocated by torch on a GPU, else resident in this process."""
-    if device == 'cuda':
-        return torch.cuda.max_memory_allocated() / 1e6
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 1e6 if sys.platform == 'darwin' else peak / 1e3
 
 
 def describe_machine(device: str, threads: int) -> dict[str, Any]:

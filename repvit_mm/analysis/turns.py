@@ -28,19 +28,10 @@ class Prepared(NamedTuple):
     Attributes:
         call: Runs it once, to the end.
         facts: Any picklable object.
-        report: Returns a picklable object about the calls so far.
     """
 
     call: Callable[[], Any]
     facts: Any = None
-    report: Callable[[], Any] = lambda: None
-
-
-class Turn(NamedTuple):
-    """Result of a turn: the duration of each timed call in milliseconds, and the report on all calls so far."""
-
-    times: list[float]
-    report: Any
 
 
 class Worker:
@@ -74,14 +65,14 @@ class Worker:
             raise
         os.kill(self.process.pid, signal.SIGSTOP)
 
-    def turn(self) -> Turn:
-        """Call the function a few times, while nothing else runs."""
+    def turn(self) -> list[float]:
+        """Call the function a few times, while nothing else runs; returns the times of the calls in milliseconds."""
         os.kill(self.process.pid, signal.SIGCONT)
         with contextlib.suppress(BrokenPipeError):  # _receive reports that the process ended
             self._connection.send(CALLS_PER_TURN)
-        turn = self._receive()
+        times = self._receive()
         os.kill(self.process.pid, signal.SIGSTOP)
-        return turn
+        return times
 
     def close(self) -> None:
         """End the process, stopped or not."""
@@ -100,7 +91,7 @@ class Worker:
         return answer
 
 
-def take_turns(makers: Mapping[Any, Callable[[], Prepared]], rounds: int) -> dict[Any, tuple[Any, Turn]]:
+def take_turns(makers: Mapping[Any, Callable[[], Prepared]], rounds: int) -> dict[Any, tuple[Any, list[float]]]:
     """Measure functions in turns, so that other load on the machine affects all of them alike.
 
     Args:
@@ -108,21 +99,19 @@ def take_turns(makers: Mapping[Any, Callable[[], Prepared]], rounds: int) -> dic
         rounds: Turns of each function, in another random order each time.
 
     Returns:
-        Key -> facts, and all its turns as one.
+        Key -> facts, and the times of all calls in milliseconds.
     """
     workers: dict[Any, Worker] = {}
     try:
         for key, make in track(makers.items(), description='preparing'):
             workers[key] = Worker(make)
         times: dict[Any, list[float]] = {key: [] for key in workers}
-        order, shuffle, reports = list(workers), random.Random(0).shuffle, {}
+        order, shuffle = list(workers), random.Random(0).shuffle
         for _ in track(range(rounds), description='measuring'):
             shuffle(order)
             for key in order:
-                turn = workers[key].turn()
-                times[key] += turn.times
-                reports[key] = turn.report
-        return {key: (worker.facts, Turn(times[key], reports[key])) for key, worker in workers.items()}
+                times[key] += workers[key].turn()
+        return {key: (worker.facts, times[key]) for key, worker in workers.items()}
     finally:
         for worker in workers.values():
             worker.close()
@@ -146,7 +135,7 @@ def _serve(make: Callable[[], Prepared], connection: Connection) -> None:
     while True:
         calls = connection.recv()
         prepared.call()
-        connection.send(Turn([_timed(prepared.call) for _ in range(calls)], prepared.report()))
+        connection.send([_timed(prepared.call) for _ in range(calls)])
 
 
 def _timed(call: Callable[[], Any]) -> float:

@@ -11,7 +11,6 @@ from repvit_mm.analysis.backends import BACKENDS
 from repvit_mm.analysis.benchmark import Latency, run, summarise
 from repvit_mm.analysis.report import latency_table
 from repvit_mm.analysis.systems import OURS, TIMM, Request, System, difference, random_model, timm_counterpart
-from repvit_mm.analysis.turns import Turn
 from repvit_mm.errors import UserError
 from repvit_mm.models.inference import BACKBONE, InferenceModel, randomise_weights
 
@@ -102,7 +101,6 @@ def test_a_benchmark_has_a_row_for_every_combination(built_once):
         assert figures.images_per_second == pytest.approx(1000 * system.batch_size / figures.median)
         theirs = result.latencies[System('m0_9', TIMM, 'eager', 'fp32', system.batch_size)]
         assert figures.speed == theirs.median / figures.median
-        assert 50 < figures.memory < 5000
         assert figures.difference < 1e-4 or system.dtype == 'bf16' and 1e-4 < figures.difference < 0.2
     assert result.machine['threads'] == 1 and {'torch', 'timm', 'processor', 'python'} <= set(result.machine)
     assert latency_table(result).row_count == 6
@@ -125,8 +123,8 @@ def test_figures_are_medians_and_ratios():
     ours, theirs = System('m', OURS, 'compile', 'fp32', 4), System('m', TIMM, 'eager', 'fp32', 4)
     alone = System('n', OURS, 'eager', 'fp32', 1)
     times = {ours: [1., 2., 30.], theirs: [5., 5., 5.], alone: [1.]}
-    figures = summarise({system: ({'difference': 0.5}, Turn(values, 7.)) for system, values in times.items()})
-    assert figures[ours] == Latency(2., 1.5, 16., 3, 2000., 2.5, 7., 0.5)
+    figures = summarise({system: ({'difference': 0.5}, values) for system, values in times.items()})
+    assert figures[ours] == Latency(2., 1.5, 16., 3, 2000., 2.5, 0.5)
     assert (figures[theirs].speed, figures[alone].speed) == (1., None)
 
 
