@@ -1,7 +1,7 @@
-"""Load checkpoints of every published format into models, completely or with a clear error."""
+"""Load checkpoints of every published format into models, completely or with a clear error, with any loader."""
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -149,6 +149,66 @@ def is_unbuilt(name: str, backbone: FoundBackbone) -> bool:
         return False
     stage, block = int(match[1]), int(match[2] or 0)
     return stage >= len(backbone.blocks) or block >= backbone.blocks[stage]
+
+
+def adapt_names(module: nn.Module, state_dict: MutableMapping[str, Tensor], prefix: str) -> None:
+    """Convert the names of a state dict that is being loaded into a RepViT to ours, in place.
+
+    A RepViT calls this from its ``_load_from_state_dict``, so torch's ``load_state_dict`` and mmengine's runners accept
+    the published names, too. Tensors of a classifier or of stages that were not built are dropped. Missing and
+    unexpected tensors are left for the loader to report.
+
+    Args:
+        module: The RepViT.
+        state_dict: Name -> tensor, also of other modules.
+        prefix: Prefix of this module's names.
+
+    Raises:
+        CheckpointError: If the tensors are for another architecture.
+    """
+    inside = {name[len(prefix):]: value for name, value in state_dict.items() if name.startswith(prefix)}
+    found = next((found for found in find_backbones(inside) if found.root == ''), None)
+    if found is None:
+        return
+    source = f'the checkpoint under {prefix!r}' if prefix else 'the checkpoint'
+    bare, (theirs,) = rename({name: value for name, value in inside.items()
+                              if not (found.has_head and is_head(name, '', found.format))},
+                             [found._replace(has_head=False)])
+    wanted = module.state_dict()
+    ours, = find_backbones(wanted)
+    check_arch(bare, wanted, [(theirs, ours)], source)
+    if theirs.fused and not ours.fused:
+        print_log(f'{source} is fused: it works in evaluation mode, but lacks the statistics that training needs',
+                  logger='current', level=logging.WARNING)
+    for name in inside:
+        del state_dict[prefix + name]
+    state_dict.update({prefix + name: value for name, value in bare.items()
+                       if name in wanted or not is_unbuilt(name, ours)})
+
+
+def refuse_random_start(module: nn.Module, incompatible_keys: Any) -> None:
+    """Raise if mmengine loads a checkpoint that has no tensor for a RepViT.
+
+    This is a hook for ``register_load_state_dict_post_hook``. torch's own loader raises or returns the missing names;
+    mmengine's only logs them and would train from random weights.
+
+    Args:
+        module: The RepViT.
+        incompatible_keys: Missing and unexpected names, from the loader.
+
+    Raises:
+        CheckpointError: See above.
+    """
+    if not type(incompatible_keys).__module__.startswith('mmengine.'):
+        return
+    own = [name for name in module.state_dict() if not name.endswith('.num_batches_tracked')]
+    missing = set(incompatible_keys.missing_keys)
+    for prefix in (name.removesuffix(own[0]) for name in missing if name.endswith(own[0])):
+        if missing.issuperset(prefix + name for name in own):
+            place = f' under {prefix!r}' if prefix else ''
+            raise CheckpointError(
+                f'the checkpoint has no tensor for the RepViT{place}; load it with repvit_mm.load_checkpoint or '
+                'init_cfg, which accept any layout, or convert it with tools/convert_checkpoint.py')
 
 
 def _pair(found: list[FoundBackbone], wanted: list[FoundBackbone], source: str) -> Pairs:

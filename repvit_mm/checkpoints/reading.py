@@ -1,99 +1,37 @@
 """Read checkpoint files without running code from them."""
-import argparse
-import codecs
-import os
-import pathlib
-import pickle
 import re
-import stat
-import zipfile
-from collections import Counter, OrderedDict
-from collections.abc import Mapping
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from inspect import getattr_static
 from pathlib import Path
 from typing import IO, Any
 
-import numpy as np
+import mmengine.runner.checkpoint
 import torch
-from mmengine.logging import HistoryBuffer
+from mmengine.runner import CheckpointLoader
 from torch import Tensor, nn
-from torch._weights_only_unpickler import _get_allowed_globals
 
-from ..errors import CheckpointError
-from .download import fetch
-from .formats import strip_wrappers
-from .schemes import has_scheme, load_by_scheme
+from ..errors import CheckpointError, UserError, shortened
+from ..io.files import check_regular
+from ..io.toolbox_files import decode_as_we_do, read_plain_files
+from . import pickles
+from .download import RELEASE, SCHEMES, fetch
+from .files import RefusedError, kind_of
+from .formats import find_backbones, rename, strip_wrappers
 
 #: Keys of the weights in checkpoints, in the order in which they are looked for: averaged weights last, since the
 #: published accuracies are those of the raw weights.
 WEIGHT_KEYS = ('state_dict', 'model', 'model_ema', 'state_dict_ema', 'ema_state_dict')
-
-
-class _History(HistoryBuffer):
-    """An mmengine ``HistoryBuffer``, read without the functions in its pickle."""
-
-    def __setstate__(self, state: dict) -> None:
-        state.pop('statistics_methods', None)
-        super().__setstate__(state)
-        self.__class__ = HistoryBuffer
-
-
-def _no_attribute(*_: object) -> None:
-    """Replaces the ``getattr`` in a pickled ``HistoryBuffer``."""
-
-
-def _plain_types() -> list[tuple[Any, str]]:
-    """Allowed types beside tensors, containers, numbers and text: (our class, name in the file)."""
-    types = [(argparse.Namespace, 'argparse.Namespace'),
-             (_History, 'mmengine.logging.history_buffer.HistoryBuffer'), (_no_attribute, 'builtins.getattr'),
-             (np.ndarray, 'numpy.ndarray'), (np.dtype, 'numpy.dtype')]
-    array, scalar = np.empty(0).__reduce__()[0], np.float32().__reduce__()[0]
-    for module in ('numpy.core.multiarray', 'numpy._core.multiarray'):  # renamed in numpy 2; files use either
-        types += [(array, f'{module}._reconstruct'), (scalar, f'{module}.scalar')]
-    for code in '?bhilqBHILQefd':
-        dtype = type(np.dtype(code))
-        types.append((dtype, f'{dtype.__module__}.{dtype.__qualname__}'))
-    for module in ('pathlib', 'pathlib._local'):
-        for system, path in (('Posix', pathlib.PurePosixPath), ('Windows', pathlib.PureWindowsPath)):
-            types += [(path, f'{module}.{system}Path'), (path, f'{module}.Pure{system}Path')]
-    return types
-
-
-class _PlainPickle:
-    """A ``pickle_module`` for ``torch.load`` that reads plain types only.
-
-    For torch before 2.6, where the types that ``weights_only`` allows cannot be extended.
-    """
-
-    class Unpickler(pickle.Unpickler):
-        def find_class(self, module: str, name: str) -> Any:
-            types = {'_codecs.encode': codecs.encode, 'builtins.bytearray': bytearray, 'builtins.complex': complex,
-                     'builtins.set': set, 'collections.Counter': Counter, 'torch.device': torch.device}
-            types |= _get_allowed_globals() | {file_name: our_type for our_type, file_name in _plain_types()}
-            module = module.replace('__builtin__', 'builtins')  # its name in Python 2 and protocol 2
-            if f'{module}.{name}' not in types:
-                raise pickle.UnpicklingError(f'GLOBAL {module}.{name} is not a plain type')
-            return types[f'{module}.{name}']
-
-    @classmethod
-    def load(cls, file: IO[bytes], **options: Any) -> Any:
-        return cls.Unpickler(file, **options).load()
-
-
-def _load_plain(path: Path | IO[bytes]) -> Any:
-    load = torch.serialization.load  # torch.load may be replaced, see schemes.py
-    version = tuple(int(number) for number in re.findall(r'\d+', torch.__version__)[:2])
-    if version < (2, 6):
-        return load(path, map_location='cpu', pickle_module=_PlainPickle, weights_only=False)
-    known = set(torch.serialization.get_safe_globals())  # the context would remove what users had allowed
-    with torch.serialization.safe_globals([entry for entry in _plain_types() if entry not in known]):
-        return load(path, map_location='cpu', weights_only=True)
+_MOST_DIMENSIONS = 64  # of a tensor, in torch's operators
 
 
 def read_checkpoint(path_or_name: str | Path, trust: bool = False) -> Any:
     """Read a checkpoint file, onto the CPU.
 
-    Only tensors, containers, numbers, text, numpy arrays, paths, ``argparse.Namespace`` and mmengine's
-    ``HistoryBuffer`` are read. A file that needs any other type is refused, because reading it could run code.
+    Only tensors, containers, numbers, strings, numpy arrays of these and mmengine's ``HistoryBuffer`` are read; see
+    :data:`repvit_mm.checkpoints.pickles.CALLED`. A file that needs any other type is refused, because reading it could
+    run code.
 
     Args:
         path_or_name: A file written by ``torch.save`` or safetensors, a name or address for
@@ -102,36 +40,73 @@ def read_checkpoint(path_or_name: str | Path, trust: bool = False) -> Any:
         trust: Also read files that need other types, running any code in them.
 
     Returns:
-        The saved object, usually a dict.
+        The saved object, usually a dict. Its ``meta`` holds numbers, strings, lists, tuples and dicts only.
 
     Raises:
         CheckpointError: If the file does not exist, is damaged, is not a checkpoint, or needs other types.
     """
-    if has_scheme(str(path_or_name)):
-        return load_by_scheme(str(path_or_name), lambda file: _read(file, path_or_name, trust))
+    name = str(path_or_name)
+    ours = ('', 'http://', 'https://', RELEASE, *SCHEMES)
+    if any(re.match(prefix, name) for prefix in CheckpointLoader._schemes if prefix not in ours):
+        return _load_by_scheme(name, lambda file: _read(file, name, trust))
     path = fetch(path_or_name)
     return _read(path, path, trust)
 
 
-def _read(file: str | Path | IO[bytes], name: str | Path, trust: bool) -> Any:
+def _load_by_scheme(name: str, read: Callable[[Any], Any]) -> Any:
+    """Load a checkpoint with mmengine's loader, but with our reader and our download over http."""
+    load = CheckpointLoader._get_checkpoint_loader(name)
     try:
-        if not hasattr(file, 'read'):
-            file = Path(file)
-            _check_regular(file)
+        with replaced(torch, 'load', lambda file, *_, **__: read(file)), \
+                replaced(mmengine.runner.checkpoint, 'load_from_http', lambda url, *_, **__: read(fetch(url))):
+            return load(name, map_location='cpu')
+    except UserError:
+        raise
+    except Exception as error:  # clients of storage services can raise anything
+        reason = ' '.join(str(error).split())[:200]
+        raise CheckpointError(f'{name} cannot be loaded: {type(error).__name__}: {reason}') from error
+
+
+@contextmanager
+def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
+    """Give ``owner`` another attribute ``name`` inside a ``with`` block."""
+    before = getattr_static(owner, name)  # a static method stays one
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        setattr(owner, name, before)
+
+
+def _read(file: Path | IO[bytes], name: str | Path, trust: bool) -> Any:
+    again = 'download or copy it again'
+    try:
+        if isinstance(file, Path):
+            check_regular(file)
             with file.open('rb') as opened:
-                kind = _kind_of(opened, name)
+                kind = kind_of(opened)
         else:
-            kind = _kind_of(file, name)
+            kind = kind_of(file)
             file.seek(0)
         if kind == 'safetensors':
-            return _read_safetensors(file, name)
-        if trust:
-            return torch.serialization.load(file, map_location='cpu', weights_only=False)
-        return _load_plain(file)
-    except CheckpointError:
-        raise
+            from safetensors.torch import load, load_file
+            return load_file(file) if isinstance(file, Path) else load(file.read())
+        with replaced(torch.serialization, '_weights_only_unpickler', pickles):
+            # torch.load itself may be replaced, see above.
+            return pickles.plain(torch.serialization.load(file, map_location='cpu', weights_only=not trust))
+    except RefusedError as error:
+        raise CheckpointError(f'{name} {error}') from error
+    except FileNotFoundError as error:
+        raise CheckpointError(f'there is no file {name}') from error
+    except (ImportError, AttributeError) as error:
+        raise CheckpointError(f'{name} needs a package or class that cannot be imported: {error}') from error
+    except EOFError as error:
+        raise CheckpointError(f'{name} is truncated; {again}') from error
+    except OSError as error:
+        raise CheckpointError(f'{name} cannot be read: {error.strerror or error}') from error
     except Exception as error:  # reading other files can raise anything
-        raise CheckpointError(_explain(file, name, error)) from error
+        detail = str(error).strip().partition('\n')[0] or type(error).__name__
+        raise CheckpointError(f'{name} is damaged, or not written by torch.save; {again} ({detail})') from error
 
 
 def tensors_of(checkpoint: Any, source: str | Path, prefix: str = '') -> 'OrderedDict[str, Tensor]':
@@ -187,8 +162,21 @@ def find_weights(checkpoint: Any, source: str | Path) -> Mapping:
                           f'of {", ".join(WEIGHT_KEYS)}')
 
 
+def _oddity(value: Tensor) -> str | None:
+    """Why a tensor cannot be loaded into a model, or None."""
+    if value.layout != torch.strided or value.is_meta or value.is_nested:
+        return f'sparse, nested or without values ({value.layout}, {value.device})'
+    if value.is_quantized or value.is_complex() or 'float4' in str(value.dtype):
+        return f'of type {value.dtype}'
+    if value.dim() > _MOST_DIMENSIONS:
+        return f'of {value.dim()} dimensions'
+    if value.numel() * value.element_size() > value.untyped_storage().nbytes():
+        return f'incomplete: the file does not hold all of its {value.numel():,} values'
+    return None
+
+
 def invalid_tensors(tensors: Mapping[str, Tensor]) -> list[str]:
-    """Names of the tensors with a value that is infinite or not a number."""
+    """Names of the tensors with a value that is infinite or NaN."""
     return [name for name, value in tensors.items() if value.is_floating_point()
             and not (value if value.element_size() > 1 else value.float()).isfinite().all()]
 
@@ -200,103 +188,88 @@ def check_finite(tensors: Mapping[str, Tensor], source: str | Path) -> None:
                               f'{bad[0]}; the training has diverged, use an earlier checkpoint')
 
 
-def _oddity(value: Tensor) -> str | None:
-    """Why a tensor cannot be loaded into a model, or None."""
-    if value.layout != torch.strided:
-        return f'sparse ({value.layout})'
-    if value.is_meta:
-        return 'without values (on the device meta)'
-    if value.is_quantized or value.is_complex():
-        return f'of type {value.dtype}'
-    if value.numel() * value.element_size() > value.untyped_storage().nbytes():
-        return f'incomplete: the file does not hold all of its {value.numel():,} values'
+def meta_of(checkpoint: Any) -> dict[str, Any]:
+    """The ``meta`` of a checkpoint, as mmengine stores it; empty if it has none."""
+    meta = checkpoint.get('meta') if isinstance(checkpoint, Mapping) else None
+    return dict(meta) if isinstance(meta, Mapping) else {}
+
+
+def classes_of(checkpoint: Any, source: str | Path) -> tuple[str, ...] | None:
+    """Names of the classes of a checkpoint, or None if it does not hold them.
+
+    Args:
+        checkpoint: A result of :func:`read_checkpoint`.
+        source: Where it is from, for errors.
+
+    Raises:
+        CheckpointError: If they are not a list of strings.
+    """
+    meta = meta_of(checkpoint)
+    stored = meta.get('dataset_meta')
+    for place, key in ((stored, 'classes'), (meta, 'CLASSES'), (checkpoint, 'class_names')):  # versions of 2022; others
+        classes = place.get(key) if isinstance(place, Mapping) else None
+        if classes is not None:
+            if not isinstance(classes, list | tuple) or not all(isinstance(name, str) for name in classes):
+                raise CheckpointError(f'{source}: {key} is {str(classes)[:50]!r}; expected a list of the names of the '
+                                      'classes')
+            return tuple(classes)
     return None
 
 
-def _check_regular(path: Path) -> None:
-    try:
-        mode = path.stat().st_mode
-    except (FileNotFoundError, NotADirectoryError, ValueError) as error:  # ValueError: a null byte in the name
-        raise CheckpointError(f'there is no file {path}') from error
-    except OSError as error:
-        raise CheckpointError(f'{path} cannot be read: {error.strerror}') from error
-    if not stat.S_ISREG(mode):
-        kind = 'a directory' if stat.S_ISDIR(mode) else 'a pipe, socket or device'
-        raise CheckpointError(f'{path} is {kind}; expected a checkpoint file')
+def check_classes(checkpoint: Any, classes: Sequence[str] | None, source: str | Path) -> None:
+    """Check that a checkpoint predicts the classes of a data set, in the same order.
+
+    Args:
+        checkpoint: A result of :func:`read_checkpoint`; passes if it does not hold the names of its classes.
+        classes: Names of the classes of the data set; None if they are unknown.
+        source: Where the checkpoint is from, for errors.
+
+    Raises:
+        CheckpointError: If it predicts other classes, or these in another order.
+    """
+    stored = classes_of(checkpoint, source)
+    if stored is None or classes is None or stored == tuple(classes):
+        return
+    if sorted(stored) == sorted(classes):
+        raise CheckpointError(f'{source} has the classes of the config in another order, {", ".join(stored)}; write '
+                              f'metainfo=dict(classes={stored}) into the data sets of the config')
+    theirs, ours = ([name for name in side if name not in other] for side, other in (
+        (stored, classes), (classes, stored)))
+    raise CheckpointError(f'{source} was trained on other classes than those of the config: it has '
+                          f'{shortened(theirs or stored, 5)}, the config has {shortened(ours or classes, 5)}; use the '
+                          'config of its training, or load it with load_from to train on new classes')
 
 
-def _kind_of(file: IO[bytes], name: str | Path) -> str:
-    """``'torch'`` or ``'safetensors'``, by the first bytes; raises for anything else."""
-    head = file.read(512)
-    size = file.seek(0, os.SEEK_END)
-    if not head:
-        raise CheckpointError(f'{name} is empty; download or copy it again')
-    if head.startswith(b'version https://git-lfs'):
-        raise CheckpointError(f'{name} is a Git LFS pointer, not the file itself; run `git lfs pull` there')
-    if re.match(rb'\s*<(!doctype|html|\?xml)', head, re.IGNORECASE):
-        raise CheckpointError(f'{name} is a web page, not a checkpoint; download it again from the address of the '
-                              'file itself')
-    if head.startswith(b'PK'):
-        return _kind_of_zip(file, name, size)
-    if head[8:9] == b'{' and int.from_bytes(head[:8], 'little') < size:
-        return 'safetensors'
-    if head.startswith(b'\x80'):
-        return 'torch'
-    raise CheckpointError(f'{name} is not a checkpoint: it begins with {head[:16]!r}, unlike files written by '
-                          'torch.save and safetensors')
+@CheckpointLoader.register_scheme(prefixes=(*SCHEMES, RELEASE), force=True)
+def load_for_mmengine(filename: str, map_location: Any = None, logger: Any = None) -> dict[str, Any]:
+    """Read a checkpoint for mmengine. Registered for ``repvit://``, as in ``load_from='repvit://m1_1_coco'``, for
+    ``hf://``, and for the addresses of the published files.
+
+    Args:
+        filename: See :func:`read_checkpoint`.
+        map_location: Not used: tensors are on the CPU, and the model copies them to its device.
+        logger: Not used.
+
+    Returns:
+        The content of the file, with the weights under ``state_dict``, those of a RepViT in our format.
+
+    Raises:
+        CheckpointError: If the name is unknown, or the file cannot be downloaded or read.
+    """
+    checkpoint = read_checkpoint(filename)
+    tensors = tensors_of(checkpoint, filename)
+    rest = checkpoint if isinstance(checkpoint, Mapping) else {}
+    return {**{key: value for key, value in rest.items() if not isinstance(value, Tensor)},
+            'state_dict': rename(tensors, find_backbones(tensors), source=filename)[0]}
 
 
-def _kind_of_zip(file: IO[bytes], name: str | Path, size: int) -> str:
-    if not zipfile.is_zipfile(file):
-        raise CheckpointError(f'{name} is truncated: its end is missing; download or copy it again')
-    with zipfile.ZipFile(file) as archive:
-        entries = archive.infolist()
-        names = {entry.filename.partition('/')[2] for entry in entries}
-        if 'constants.pkl' in names:
-            raise CheckpointError(f'{name} is a TorchScript program, not a checkpoint; expected weights')
-        if 'data.pkl' not in names:
-            raise CheckpointError(f'{name} is a zip archive, but not one written by torch.save')
-        if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
-            raise CheckpointError(f'{name} is a compressed zip archive, which torch.save does not write; unpack it '
-                                  'and save it again with torch')
-        if sum(entry.file_size for entry in entries) > size:
-            raise CheckpointError(f'{name} is damaged: its parts are larger than the file')
-        for entry in entries:
-            if entry.CRC and not _is_intact(archive, entry):  # torch does not check this
-                raise CheckpointError(f'{name} is damaged: the checksum of {entry.filename} in it is wrong; download '
-                                      'or copy it again')
-    return 'torch'
+def read_without_code() -> None:
+    """Keep mmengine from running code from checkpoints, YAML files and pickles, and from reading pipes.
 
-
-def _is_intact(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bool:
-    try:
-        with archive.open(entry) as file:
-            while file.read(1 << 24):
-                pass
-    except (zipfile.BadZipFile, NotImplementedError, OSError, RuntimeError):
-        return False
-    return True
-
-
-def _read_safetensors(file: Path | IO[bytes], name: str | Path) -> dict[str, Tensor]:
-    try:
-        from safetensors.torch import load, load_file
-    except ImportError as error:
-        raise CheckpointError(f'{name} needs safetensors; run: pip install safetensors') from error
-    return load_file(file) if isinstance(file, Path) else load(file.read())
-
-
-def _explain(file: Path | IO[bytes], name: str | Path, error: Exception) -> str:
-    again = 'download or copy it again'
-    if match := re.search(r'GLOBAL (\S+) ', str(error)):
-        if isinstance(file, Path) and file.read_bytes()[:-1].endswith(match[1].rpartition('.')[2].encode()):
-            return f'{name} is truncated: it ends within its first part; {again}'  # in the name of a type
-        return (f'{name} needs the type {match[1]}, and reading that could run code from the file. If you trust '
-                'its origin, convert it once with `tools/convert_checkpoint.py --trust`, or read it with trust=True')
-    if isinstance(error, ImportError | AttributeError):
-        return f'{name} needs a class that cannot be imported: {error}'
-    if 'pickle data was truncated' in str(error):
-        return f'{name} is truncated; {again}'
-    # Without torch's advice to read the file unchecked.
-    detail = re.sub(r'(?s).*WeightsUnpickler error: ', '', str(error)).strip().partition('\n')[0]
-    return f'{name} is damaged, or not written by torch.save; {again} ({detail or type(error).__name__})'
+    mmcv decodes images with our reader, too. This holds for the whole process. mmengine's own loader unpickles any
+    file, for every ``init_cfg`` except a RepViT's. The tools and the Runner call this; importing ``repvit_mm`` alone
+    changes neither. Python configs are programs, and are still run.
+    """
+    CheckpointLoader.load_checkpoint = staticmethod(load_for_mmengine)
+    read_plain_files()
+    decode_as_we_do()

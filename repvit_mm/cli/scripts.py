@@ -20,7 +20,7 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
-from ..checkpoints.schemes import replaced
+from ..checkpoints.reading import replaced
 from ..engine.config import find_config, installed_configs
 from ..errors import UserError, shortened
 

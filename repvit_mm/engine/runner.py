@@ -25,7 +25,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from ..checkpoints import check_finite, load_into, read_checkpoint, read_without_code, tensors_of
-from ..checkpoints.schemes import replaced
+from ..checkpoints.reading import replaced
 from ..errors import CheckpointError, ConfigError, DatasetError, shortened
 from ..io.files import atomic_write, make_folder
 from ..network.backbone import RepViT

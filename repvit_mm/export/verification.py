@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..checkpoints.schemes import replaced
+from ..checkpoints.reading import replaced
 from ..errors import ExportError
 from ..models.inference import InferenceModel
 from ..network.folding import Fusible

@@ -1,6 +1,7 @@
 """Atomic writing of files and folders, and reading of text that may have any content."""
 import codecs
 import glob
+import hashlib
 import json
 import os
 import re
@@ -163,6 +164,15 @@ def check_regular(path: str | Path) -> None:
     if not stat.S_ISREG(mode):
         kind = 'a folder' if stat.S_ISDIR(mode) else 'a pipe, socket or device'
         raise OSError(f'{path} is {kind}; a file is expected')
+
+
+def sha256_of(path: str | Path) -> str:
+    """The SHA-256 of a file, in hexadecimal."""
+    digest = hashlib.sha256()
+    with open(path, 'rb') as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 def read_text(path: str | Path) -> str:

@@ -14,8 +14,8 @@ from segment_anything.utils.transforms import ResizeLongestSide
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ..checkpoints.download import sha256_of
 from ..errors import CheckpointError, ConfigError, DatasetError, UserError
+from ..io.files import sha256_of
 from ..io.image_files import list_images
 from ..io.images import IMAGENET, read_image
 from .build import CHANNELS, STRIDE

@@ -9,8 +9,8 @@ from segment_anything.modeling import Sam
 from torch import Tensor
 
 from ..checkpoints import fetch
-from ..checkpoints.download import sha256_of
 from ..errors import CheckpointError, ConfigError
+from ..io.files import sha256_of
 from .build import build_sam
 
 

@@ -1,7 +1,7 @@
 """Our classifiers among mmpretrain's models."""
 from mmpretrain.apis import ModelHub
 
-from ..checkpoints.release import ROOT
+from ..checkpoints.download import ROOT
 
 
 def register_names() -> None:

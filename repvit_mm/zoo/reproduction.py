@@ -15,7 +15,7 @@ from rich.console import Console
 
 from ..analysis import count
 from ..checkpoints import fetch
-from ..checkpoints.release import name_of
+from ..checkpoints.download import name_of
 from ..engine.processes import run_tool
 from ..errors import ConfigError, UserError
 from ..models.inference import InferenceModel, build_inference_model

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from mmengine.fileio import load
 
-from ..checkpoints.release import ROOT, Published, name_of, published
+from ..checkpoints.download import ROOT, Published, name_of, published
 from ..errors import ConfigError
 
 

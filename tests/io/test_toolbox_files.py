@@ -15,7 +15,7 @@ from mmengine.model import BaseModule
 from mmengine.runner import CheckpointLoader
 from torch import nn
 
-from repvit_mm.checkpoints import read_checkpoint, read_without_code, schemes
+from repvit_mm.checkpoints import read_checkpoint, read_without_code, reading
 from repvit_mm.errors import CheckpointError, ConfigError, UserError
 
 WEIGHTS = {'conv.weight': torch.arange(6.).reshape(2, 3, 1, 1), 'conv.bias': torch.ones(2)}
@@ -95,7 +95,7 @@ def stores(monkeypatch):
     def stores(path):
         loader = sys.modules['mmengine.runner.checkpoint']
         url = 'https://host/x.pth'
-        monkeypatch.setattr(schemes, 'fetch', lambda name: {url: path}[name])
+        monkeypatch.setattr(reading, 'fetch', lambda name: {url: path}[name])
         monkeypatch.setattr(loader, 'get_file_backend', lambda *_, **__: Store(path))
         monkeypatch.setattr(loader, 'get_torchvision_models', lambda: {'x': url})
         monkeypatch.setattr(loader, 'get_external_models', lambda: {'x': url})
@@ -134,7 +134,7 @@ def test_every_scheme_gives_weights(stores, tmp_path, name, kind):
 
 @pytest.mark.parametrize('name,message', [
     ('torchvision://y', "torchvision://y cannot be loaded: KeyError: 'y'"),
-    ('unknown://y', 'unknown://y cannot be read; expected a path, https://... or repvit://NAME')])
+    ('unknown://y', 'unknown://y cannot be read; expected a path, https://..., repvit://NAME or hf://OWNER/REPO')])
 def test_a_scheme_that_fails_is_one_line(stores, tmp_path, name, message):
     stores(tmp_path / 'x.pth')
     with pytest.raises(CheckpointError, match=f'^{message}$'):
