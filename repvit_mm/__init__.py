@@ -33,6 +33,6 @@ else:
     def __getattr__(name: str) -> Any:
         # Their module imports that of every toolbox, which a backbone does not need.
         if name in ('get_model', 'list_models'):
-            from .models import names as models
+            from .models import inference as models
             return getattr(models, name)
         raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

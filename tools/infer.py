@@ -4,7 +4,7 @@ import _interrupt  # noqa: F401
 
 from repvit_mm.cli.arguments import Parser, fraction, positive
 from repvit_mm.errors import run_cli
-from repvit_mm.models.predictors import load_predictor
+from repvit_mm.models.predicting import load_predictor
 from repvit_mm.models.running import Run
 from repvit_mm.models.sources import find_inputs
 

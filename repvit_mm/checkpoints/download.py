@@ -4,6 +4,7 @@ import os
 import re
 import socket
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import cache
 from http.client import HTTPException
 from pathlib import Path
@@ -89,8 +90,7 @@ def fetch(path_or_name: str | Path) -> Path:
     if not re.match(r'\w[\w+.-]+://', name):
         return Path(path_or_name).expanduser()
     url, path = _locate(name)
-    if not path.is_file():
-        _download(name, url, path)
+    _download(name, url, path)
     return path
 
 
@@ -121,10 +121,13 @@ def _locate(name: str) -> tuple[str, Path]:
 
 
 def _download(name: str, url: str, path: Path) -> None:
+    """Download the file unless it exists."""
     part = path.with_name(f'{path.name}.part')
     digest = re.search(r'-(?=\d*[a-f])([0-9a-f]{8,64})\.\w+$', path.name)  # as torch and OpenMMLab name files
     before = socket.getdefaulttimeout()
     try:
+        if path.is_file():
+            return
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f'{path}.lock'):
             if path.is_file():  # another process has been faster
@@ -135,7 +138,8 @@ def _download(name: str, url: str, path: Path) -> None:
                 kind_of(file)
             part.replace(path)
     except (OSError, HTTPException, ValueError, RuntimeError, RefusedError) as error:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):
+            part.unlink()
         reason = f'what arrived {error}' if isinstance(error, RefusedError) else error
         mirror = f', or set {MIRROR_VARIABLE} to the address of a mirror' if name.startswith(SCHEME) else ''
         raise CheckpointError(f'cannot download {name} from {url} to {path.parent}: {reason}. Try again, save the file '

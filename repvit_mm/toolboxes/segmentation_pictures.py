@@ -1,7 +1,6 @@
 """Pictures of a segmentation: the photo, coloured overlays, and a legend of the classes."""
 import os
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,9 @@ import numpy as np
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
+
+from ..io.drawing import font_of
 
 from ..io.images import read_image
 
@@ -151,10 +152,3 @@ def _flow(text_widths: Sequence[float], page_width: int) -> tuple[list[tuple[int
     line = TEXT_SIZE + 8
     places = [(GAP + i % columns * column, GAP + i // columns * line) for i in range(len(text_widths))]
     return places, GAP + -(-len(text_widths) // columns) * line
-
-
-@lru_cache
-def font_of(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
-    """The font of pictures, in a size in pixels."""
-    from matplotlib.font_manager import FontProperties, findfont  # mmengine needs matplotlib, which brings this font
-    return ImageFont.truetype(findfont(FontProperties('DejaVu Sans', weight='bold' if bold else 'normal')), size)
