@@ -54,6 +54,11 @@ _ANCHOR = re.compile(r'(?P<root>|.*\.)'
 _MOST_BACKBONES = 32
 # Prefixes that parallel training and torch.compile add to every name.
 _WRAPPERS = re.compile(r'(?:(?:module|_orig_mod)\.)+')
+# Names of stages in timm's models with features_only=True, and so in EdgeTAM.
+_FLAT_STAGE = re.compile(r'(^|\.)stages_(\d{1,3})\.')
+# The oldest names of the authors, before stem and blocks were one list.
+_OLD_STEM = re.compile(r'(^|.*\.)patch_embed\.(?=[02]\.)')
+_OLD_BLOCK = re.compile(r'(^|.*\.)blocks\.(\d{1,3})\.(?=token_mixer\.\d\.|channel_mixer\.m\.)')
 
 
 class FoundBackbone(NamedTuple):
@@ -122,15 +127,26 @@ class FoundArch(NamedTuple):
         return f'a RepViT{version} with {self.blocks} blocks of widths {self.widths}'
 
 
-def strip_wrappers(state_dict: Mapping[str, Tensor]) -> 'OrderedDict[str, Tensor]':
-    """Drop ``module.`` and ``_orig_mod.`` at the start of names; keeps ``_metadata``."""
-    stripped = OrderedDict((_WRAPPERS.sub('', name, count=1) if _WRAPPERS.match(name) else name, value)
-                           for name, value in state_dict.items())
-    if len(stripped) != len(state_dict):
-        raise CheckpointError('two tensors of the checkpoint have the same name once "module." is dropped')
+def unify(state_dict: Mapping[str, Tensor]) -> 'OrderedDict[str, Tensor]':
+    """Rename variants of the formats: drop ``module.`` and ``_orig_mod.`` at the start of names, replace the names of
+    timm's ``features_only`` and the oldest ones of the authors. Keeps ``_metadata``.
+    """
+    is_old = any(map(_OLD_BLOCK.match, state_dict))
+
+    def unified(name: str) -> str:
+        name = _FLAT_STAGE.sub(r'\1stages.\2.', _WRAPPERS.sub('', name, count=1) if _WRAPPERS.match(name) else name)
+        if is_old:
+            name = _OLD_STEM.sub(r'\1features.0.', name)
+            name = _OLD_BLOCK.sub(lambda match: f'{match[1]}features.{int(match[2]) + 1}.', name)
+        return name
+
+    unified_dict = OrderedDict((unified(name), value) for name, value in state_dict.items())
+    if len(unified_dict) != len(state_dict):
+        raise CheckpointError('two tensors of the checkpoint have the same name once prefixes such as "module." are '
+                              'dropped')
     if hasattr(state_dict, '_metadata'):
-        stripped._metadata = state_dict._metadata
-    return stripped
+        unified_dict._metadata = state_dict._metadata
+    return unified_dict
 
 
 def find_backbones(names: Iterable[str]) -> list[FoundBackbone]:
@@ -195,7 +211,7 @@ def convert_state_dict(state_dict: Mapping[str, Tensor], to: str = 'repvit_mm') 
         >>> list(convert_state_dict(RepViT('m1_1').state_dict(), to='official'))[0]
         'features.0.0.c.weight'
     """
-    state_dict = strip_wrappers(state_dict)
+    state_dict = unify(state_dict)
     return rename(state_dict, find_in(state_dict), to)[0]
 
 

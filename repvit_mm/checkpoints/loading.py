@@ -11,7 +11,7 @@ from mmengine.model import is_model_wrapper
 from torch import Tensor, nn
 
 from ..errors import CheckpointError, shortened
-from .formats import FoundArch, FoundBackbone, arch_of, find_backbones, find_in, is_head, rename
+from .formats import FoundArch, FoundBackbone, arch_of, find_backbones, find_in, is_head, rename, unify
 from .forms import to_own_form
 from .reading import check_finite, read_checkpoint, tensors_of
 
@@ -166,7 +166,8 @@ def adapt_names(module: nn.Module, state_dict: MutableMapping[str, Tensor], pref
     Raises:
         CheckpointError: If the tensors are for another architecture.
     """
-    inside = {name[len(prefix):]: value for name, value in state_dict.items() if name.startswith(prefix)}
+    own = [name for name in state_dict if name.startswith(prefix)]
+    inside = unify({name[len(prefix):]: state_dict[name] for name in own})
     found = next((found for found in find_backbones(inside) if found.root == ''), None)
     if found is None:
         return
@@ -180,8 +181,8 @@ def adapt_names(module: nn.Module, state_dict: MutableMapping[str, Tensor], pref
     if theirs.fused and not ours.fused:
         print_log(f'{source} is fused: it works in evaluation mode, but lacks the statistics that training needs',
                   logger='current', level=logging.WARNING)
-    for name in inside:
-        del state_dict[prefix + name]
+    for name in own:
+        del state_dict[name]
     state_dict.update({prefix + name: value for name, value in bare.items()
                        if name in wanted or not is_unbuilt(name, ours)})
 
@@ -282,11 +283,11 @@ def _check(report: LoadReport, taken: Mapping[str, Tensor], pairs: Pairs, strict
     if not any(name.startswith(roots) for name in taken):
         raise CheckpointError(f'{report.source} has no tensors that fit the backbone: {report.problems}')
     if strict and report.problems:
-        hint = 'strict=False loads what fits'
+        hint = ''
         if '' not in roots and all(name.startswith(roots) for name in taken):
-            hint = f'it fits the backbone only, so give it in the init_cfg of the backbone; {hint}'
+            hint = '; it fits the backbone only, so give it in the init_cfg of the backbone'
         raise CheckpointError(f'{report.source} does not fit the model: of {report.total} tensors, '
-                              f'{report.problems}; {hint}')
+                              f'{report.problems}{hint}')
 
 
 def _shape(value: Tensor) -> str:

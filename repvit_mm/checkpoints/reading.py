@@ -18,7 +18,7 @@ from ..io.toolbox_files import decode_as_we_do, read_plain_files
 from . import pickles
 from .download import RELEASE, SCHEMES, fetch
 from .files import RefusedError, kind_of
-from .formats import find_backbones, rename, strip_wrappers
+from .formats import find_backbones, rename, unify
 
 #: Keys of the weights in checkpoints, in the order in which they are looked for: averaged weights last, since the
 #: published accuracies are those of the raw weights.
@@ -133,7 +133,7 @@ def tensors_of(checkpoint: Any, source: str | Path, prefix: str = '') -> 'Ordere
     if isinstance(metadata := getattr(weights, '_metadata', None), Mapping):
         tensors._metadata = metadata
     try:
-        tensors = strip_wrappers(tensors)
+        tensors = unify(tensors)
     except CheckpointError as error:
         raise CheckpointError(f'{source}: {error}') from error
     if prefix:

@@ -10,8 +10,8 @@ import torch
 
 from ..archs import ARCHS
 from ..errors import ConfigError
+from ..io.drawing import palette
 from .dataset import Dataset
-from .drawing import palette
 from .tree import counted
 
 

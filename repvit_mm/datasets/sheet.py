@@ -6,10 +6,10 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw
 
+from ..io.drawing import INK, PAPER, draw_objects, font_of, palette, write_name
 from ..io.images import read_image
-from ..toolboxes.segmentation_pictures import font_of, overlay_labels
+from ..toolboxes.segmentation_pictures import overlay_labels
 from .dataset import Dataset, Sample
-from .drawing import INK, PAPER, draw_objects, palette, write_name
 from .tree import counted
 
 GREY = (118, 122, 132)
@@ -102,4 +102,6 @@ def _drawn(sample: Sample, dataset: Dataset, colours: Sequence[Sequence[int]]) -
     if dataset.task == 'classification':
         write_name(ImageDraw.Draw(image), (8, 8), dataset.classes[sample.label], colours[sample.label], 19)
         return [image]
-    return [draw_objects(image, sample.objects, sample.size, dataset.classes, colours)]
+    objects = [{'label': item.label, 'class': dataset.classes[item.label], 'box': item.box, 'mask': item.mask}
+               for item in sample.objects]
+    return [Image.fromarray(draw_objects(np.asarray(image), objects, colours, size=sample.size))]

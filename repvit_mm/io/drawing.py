@@ -24,7 +24,8 @@ def palette(number: int) -> list[tuple[int, int, int]]:
 
 
 def draw_objects(image: np.ndarray, objects: Sequence[Mapping[str, Any]],
-                 colours: Sequence[Sequence[int]] | None = None, smallest: int = 0) -> np.ndarray:
+                 colours: Sequence[Sequence[int]] | None = None, smallest: int = 0,
+                 size: tuple[int, int] | None = None) -> np.ndarray:
     """Draw objects over an image, the largest first: masks, thin boxes, and names where no other name is.
 
     Args:
@@ -34,34 +35,37 @@ def draw_objects(image: np.ndarray, objects: Sequence[Mapping[str, Any]],
             ``predictions.json`` of ``repvit-mm infer``.
         colours: RGB of each label; by default those of :func:`palette`.
         smallest: Enlarge an image with a shorter short edge, in pixels, so that names do not cover it.
+        size: Width and height that boxes and masks are for; by default those of ``image``.
 
     Returns:
         RGB, uint8 (H', W', 3).
     """
-    scale = max(1, -(-smallest // min(image.shape[:2])))
-    if scale > 1:
+    size = size or image.shape[1::-1]
+    if (scale := -(-smallest // min(image.shape[:2]))) > 1:
         image = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC)
     height, width = image.shape[:2]
     colours = colours or palette(1 + max((item['label'] for item in objects), default=0))
     objects = sorted(objects, key=lambda item: (item['box'][0] - item['box'][2]) * (item['box'][3] - item['box'][1]))
-    boxes = [_inside([scale * edge for edge in item['box']], width, height) for item in objects]
+    boxes = [_inside([edge * (width, height)[i % 2] / size[i % 2] for i, edge in enumerate(item['box'])], width, height)
+             for item in objects]
     pixels = image.astype(np.float32)
     for item in objects:
         if item.get('mask'):
-            cover = _decode(item['mask'], width // scale, height // scale).repeat(scale, 0).repeat(scale, 1)
-            pixels[cover] += 0.45 * (np.float32(colours[item['label']]) - pixels[cover])
+            cover = cv2.resize(_decode(item['mask'], *size), (width, height), interpolation=cv2.INTER_AREA)
+            covered = cover > 0
+            pixels[covered] += 0.45 * cover[covered, None] * (np.float32(colours[item['label']]) - pixels[covered])
     drawn = Image.fromarray(pixels.round().astype(np.uint8))
-    draw, taken, size = ImageDraw.Draw(drawn), [], _text_size(width, height)
+    draw, taken, text_size = ImageDraw.Draw(drawn), [], _text_size(width, height)
     for item, box in zip(objects, boxes, strict=True):
-        draw.rectangle(box, outline=tuple(colours[item['label']]), width=1 + (size > 16))
+        draw.rectangle(box, outline=tuple(colours[item['label']]), width=1 + (text_size > 16))
     for item, (left, top, _, bottom) in zip(objects, boxes, strict=True):
         text = item['class'] + (f' {item["score"]:.2f}' if 'score' in item else '')
-        across, high = font_of(size).getlength(text) + 8, size + 5
+        across, high = font_of(text_size).getlength(text) + 8, text_size + 5
         x = min(left, max(width - across, 0))
         for y in (top - high, top, bottom - high, bottom):
             if 0 <= y <= height - high and not any(
                     x < other[0] + other[2] and other[0] < x + across and abs(y - other[1]) < high for other in taken):
-                write_name(draw, (x, y), text, colours[item['label']], size)
+                write_name(draw, (x, y), text, colours[item['label']], text_size)
                 taken.append((x, y, across))
                 break
     return np.asarray(drawn)
@@ -102,9 +106,9 @@ def _inside(box: Sequence[float], width: int, height: int) -> list[float]:
 
 
 def _decode(mask: list | dict, width: int, height: int) -> np.ndarray:
-    """A mask in COCO format, bool (H, W)."""
+    """A mask in COCO format, float32 (H, W)."""
     if isinstance(mask, list):
         mask = mask_utils.merge(mask_utils.frPyObjects(mask, height, width))
     elif isinstance(mask['counts'], list):
         mask = mask_utils.frPyObjects(mask, *mask['size'])
-    return mask_utils.decode(mask).astype(bool)
+    return mask_utils.decode(mask).astype(np.float32)

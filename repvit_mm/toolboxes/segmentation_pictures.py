@@ -13,7 +13,6 @@ from mmengine.runner import Runner
 from PIL import Image, ImageDraw
 
 from ..io.drawing import font_of
-
 from ..io.images import read_image
 
 #: Up to this many classes, the legend of a picture has all of them; beyond, those that occur in it.

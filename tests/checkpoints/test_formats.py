@@ -223,6 +223,30 @@ def test_versions_of_layers_are_kept():
     assert convert_state_dict(ours, 'timm')._metadata == ours._metadata
 
 
+@pytest.mark.parametrize('arch', ['m0_9', 'm1'])
+@pytest.mark.parametrize('prefix', ['', 'backbone.', 'image_encoder.trunk.body.'])  # the last one is EdgeTAM's
+def test_names_of_timms_features_only_are_known(arch, prefix):
+    with torch.device('meta'):
+        theirs = timm.create_model(f'repvit_{arch}', features_only=True).state_dict()
+    assert any(name.startswith('stages_3.') for name in theirs)
+    ours = convert_state_dict(prefixed(theirs, prefix))
+    expected = tensors(RepViT, arch)
+    assert [line.removeprefix(prefix) for line in lines(ours)] == lines(expected)
+    RepViT(arch).load_state_dict({name: torch.empty(value.shape) for name, value in theirs.items()}, strict=True)
+
+
+@pytest.mark.parametrize('prefix', ['', 'backbone.'])
+def test_the_oldest_names_of_the_authors_are_known(prefix):
+    ours = tensors(RepViT, 'm1')
+
+    def old(name):
+        number, _, rest = name.removeprefix('features.').partition('.')
+        return prefix + (f'patch_embed.{rest}' if number == '0' else f'blocks.{int(number) - 1}.{rest}')
+    theirs = {old(name): value for name, value in convert_state_dict(ours, 'official').items()}
+    assert {f'{prefix}patch_embed.0.c.weight', f'{prefix}blocks.0.token_mixer.0.conv.c.weight'} <= theirs.keys()
+    assert is_identical(convert_state_dict(theirs), prefixed(ours, prefix))
+
+
 @pytest.mark.parametrize('names', [
     ['conv1.weight', 'bn1.weight', 'layer1.0.conv1.weight'],
     ['features.0.0.weight', 'features.1.conv.0.0.weight'],  # MobileNetV2

@@ -1,4 +1,4 @@
-"""Inputs, and what becomes of them around any model; a stand-in predicts the mean of each picture."""
+"""Inputs and outputs around any model; a stand-in predicts the mean of each image."""
 import json
 import re
 from contextlib import nullcontext
@@ -11,35 +11,28 @@ from PIL import Image
 
 from repvit_mm.errors import UserError
 from repvit_mm.models import sources
+from repvit_mm.models.predicting import Prediction
 from repvit_mm.models.running import Run
 from repvit_mm.models.sources import find_inputs
 
 
 class Mean:
-    """Predicts the mean of a picture, and draws a white one."""
+    """Predicts the mean of an image, and draws a white one."""
 
     task, classes = 'detection', ('thing',)
 
     def __init__(self):
         self.batches = []
 
-    def predict(self, pictures):
-        self.batches.append(len(pictures))
-        return [float(picture.mean()) for picture in pictures]
+    def predict(self, images):
+        self.batches.append(len(images))
+        return [Prediction({'mean': float(image.mean())}) for image in images]
 
-    def draw(self, picture, sample):
-        return np.full_like(picture, 255)
+    def draw(self, image, prediction, is_frame=False):
+        return np.full_like(image, 255)
 
-    draw_frame = draw
-
-    def describe(self, sample):
-        return {'mean': sample}
-
-    def summary(self, description):
+    def summary(self, values):
         return 'a mean'
-
-    def labels(self, sample):
-        return None
 
 
 def save(path, value, size=(24, 16)):
@@ -82,8 +75,8 @@ def test_pictures_keep_their_names_below_the_common_folder(folder, words, names)
 
 
 @pytest.mark.parametrize(('words', 'message'), [
-    (['no.jpg'], 'there is no picture, video or folder no.jpg'), (['empty'], 'empty holds no image'),
-    (['in/*.gif'], r'in/\*.gif matches no image'), (['camera:0', 'in'], 'a camera is given alone'),
+    (['no.jpg'], 'there is no image, video or folder no.jpg'), (['empty'], 'empty holds no image'),
+    (['in/*.txt'], r'in/\*.txt matches no image'), (['camera:0', 'in'], 'a camera is given alone'),
     (['in', 'camera:0'], 'a camera is given alone'), (['camera:front'], 'as camera:0')])
 def test_inputs_that_are_not_there(folder, words, message):
     with pytest.raises(UserError, match=message):
@@ -91,7 +84,7 @@ def test_inputs_that_are_not_there(folder, words, message):
 
 
 @pytest.mark.parametrize(('out', 'message'), [
-    ('in', 'the drawing would replace in/a.JPG'), ('in/b.png', 'it is a file'), ('in/b.png/x', 'cannot be created'),
+    ('in', 'the drawing would overwrite in/a.JPG'), ('in/b.png', 'it is a file'), ('in/b.png/x', 'cannot be created'),
     ('data', r'--out data holds labels/b\.png, but no predictions\.json of an earlier run; choose another folder')])
 def test_results_replace_no_file_of_the_user(folder, out, message):
     save(folder / 'data/labels/b.png', 1)
@@ -144,6 +137,28 @@ def test_video_is_drawn_frame_by_frame(folder):
     assert [drawn.get(key) for key in (cv2.CAP_PROP_FRAME_COUNT, cv2.CAP_PROP_FPS, cv2.CAP_PROP_FRAME_WIDTH)] == [
         3, 10, 32]
     assert drawn.read()[1].min() > 245
+
+
+def test_a_video_of_variable_frame_rate_keeps_its_times(folder):
+    frames = [Image.new('RGB', (32, 24), (value,) * 3) for value in (0, 50, 100, 150)]
+    frames[0].save('clip.gif', save_all=True, append_images=frames[1:], duration=[100, 500, 100, 900])
+    Path('clip.gif').rename('clip.mp4')  # whose container states the time of each frame
+    _, _, results = run(['clip.mp4'], 'out', batch_size=3)
+    found, = results['videos']
+    assert [frame['seconds'] for frame in found['frames']] == pytest.approx([0, 0.1, 0.6, 0.7], abs=0.011)
+    drawn = cv2.VideoCapture(found['drawing'])
+    seconds = (drawn.get(cv2.CAP_PROP_FRAME_COUNT) - 1) / drawn.get(cv2.CAP_PROP_FPS)
+    assert seconds == pytest.approx(0.7, abs=0.06) and found['frames_per_second'] == pytest.approx(10, abs=1)
+
+
+def test_drawings_of_equal_names_do_not_overwrite_each_other(folder):
+    for number, name in enumerate(['x/a.jpg', 'x/a.png', 'y/a.png', 'y/a.gif']):
+        save(folder / name, 10 * number)
+    save_video(folder / 'x/a.avi', [0])
+    _, _, results = run(['x', 'y'], 'out')
+    drawings = [found['drawing'] for found in results['pictures'] + results['videos']]
+    assert sorted(drawings) == ['out/x/a.avi.mp4', 'out/x/a.jpg', 'out/x/a.png', 'out/y/a.gif.png', 'out/y/a.png']
+    assert all(Path(drawing).is_file() for drawing in drawings)
 
 
 def test_video_that_ends_early_keeps_what_it_has(folder):
@@ -199,7 +214,11 @@ def test_no_camera(folder, camera):
 
 def test_ctrl_c_during_a_video_leaves_nothing_half_written(folder, monkeypatch):
     save_video(folder / 'clip.avi', range(4))
-    monkeypatch.setattr(Mean, 'draw_frame', lambda self, picture, sample: (_ for _ in ()).throw(KeyboardInterrupt))
+    def interrupted(self, image, prediction, is_frame=False):
+        if is_frame:
+            raise KeyboardInterrupt
+        return image
+    monkeypatch.setattr(Mean, 'draw', interrupted)
     with pytest.raises(KeyboardInterrupt):
         run(['in/b.png', 'clip.avi'], 'out')
     assert sorted(path.name for path in Path('out').rglob('*') if path.is_file()) == ['b.png', 'predictions.json']
@@ -210,10 +229,10 @@ def test_ctrl_c_during_a_video_leaves_nothing_half_written(folder, monkeypatch):
 def test_ctrl_c_within_a_batch_keeps_what_is_drawn(folder, monkeypatch):
     draw, calls = Mean.draw, iter(range(1))
 
-    def interrupted(self, image, sample):
+    def interrupted(self, image, prediction):
         if next(calls, None) is None:
             raise KeyboardInterrupt
-        return draw(self, image, sample)
+        return draw(self, image, prediction)
     monkeypatch.setattr(Mean, 'draw', interrupted)
     with pytest.raises(KeyboardInterrupt):
         run(['in'], 'out', batch_size=2)
@@ -226,9 +245,9 @@ def test_ctrl_c_within_a_batch_keeps_what_is_drawn(folder, monkeypatch):
 
 
 def test_a_video_that_did_not_arrive_is_an_error(tmp_path, monkeypatch):
-    monkeypatch.setattr(sources.VideoWriter, 'write', lambda self, frame: setattr(self, 'count', self.count + 1))
+    monkeypatch.setattr(sources.VideoWriter, 'write', lambda self, *_: setattr(self, 'count', self.count + 1))
     with pytest.raises(UserError, match=r'x\.mp4 cannot be written'), sources.write_video(tmp_path / 'x.mp4', 5) as v:
-        v.write(np.zeros((8, 8, 3), np.uint8))
+        v.write(np.zeros((8, 8, 3), np.uint8), 0.)
     assert not list(tmp_path.iterdir())
 
 

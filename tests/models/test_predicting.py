@@ -70,6 +70,25 @@ def test_results_are_those_of_the_toolbox(task, tmp_path):
                 sorted(wanted['pred_scores'], reverse=True)[:5], abs=1e-4)
 
 
+@pytest.mark.slow
+def test_results_do_not_depend_on_the_batch(task, tmp_path):
+    for number, size in enumerate([(96, 96), (64, 128), (96, 96), (128, 64), (64, 128)]):
+        Image.open(task.pictures[number % 2]).resize(size).save(tmp_path / f'{number}.png')
+    results = []
+    for batch_size in (1, 5):
+        out = tmp_path / f'out{batch_size}'
+        done = run_tool('infer', task.config, *sorted(tmp_path.glob('*.png')), '--checkpoint', task.checkpoint, '--out',
+                        out, '--batch-size', batch_size, '--device', 'cpu', '--score-threshold', 0.02)
+        assert done.status == 0, done.err
+        results.append([entry.get('objects') or entry['classes'] for entry in json.loads(
+            (out / 'predictions.json').read_text())['pictures']])
+    for alone, together in zip(*results, strict=True):
+        assert [entry['class'] for entry in alone] == [entry['class'] for entry in together]
+        for key in ('score', 'share', 'box'):
+            both = ([entry.get(key, 0) for entry in side] for side in (alone, together))
+            np.testing.assert_allclose(*both, atol=1e-3)
+
+
 def check_objects(objects, wanted, classes):
     assert len(objects) == len(wanted) > 0
     scores = [found['score'] for found in objects]
