@@ -1,8 +1,9 @@
-"""Rename the tensors of a checkpoint: tools/convert_checkpoint.py SRC DST --to {repvit_mm,official,timm}."""
+"""Rename the tensors of a checkpoint: tools/convert_checkpoint.py SRC DST --to {repvit_mm,official,timm} | --hub DIR."""
 
 import _interrupt  # noqa: F401
 
 from repvit_mm.checkpoints import FORMATS, convert_file
+from repvit_mm.checkpoints.converting import write_hub_folder
 from repvit_mm.checkpoints.reading import WEIGHT_KEYS
 from repvit_mm.cli.arguments import CHECKPOINT, Parser
 from repvit_mm.errors import run_cli
@@ -14,17 +15,28 @@ def build_parser() -> Parser:
                     "the authors' names (either version), timm's or ours; a backbone alone, a classification model, "
                     'or a whole detector or segmentor; fused or not.')
     parser.add_argument('source', metavar='SRC', help=CHECKPOINT)
-    parser.add_argument('destination', metavar='DST', help='the new file (.pth, or .safetensors)')
+    parser.add_argument('destination', metavar='DST', nargs='?', help='the new file (.pth, or .safetensors)')
+    parser.add_argument('--hub', metavar='DIR',
+                        help='write a folder for the Hugging Face Hub, which timm and repvit_mm.get_model load')
     parser.add_argument('--to', choices=FORMATS, default='repvit_mm',
                         help='format of the new names (default: %(default)s)')
     parser.add_argument('--trust', action='store_true',
                         help='run code from SRC if it cannot be read otherwise; only for files that you trust')
-    parser.add_argument('--force', action='store_true', help='replace DST if it exists')
+    parser.add_argument('--force', action='store_true', help='replace DST or DIR if it exists')
     return parser
 
 
 def main() -> None:
-    args = build_parser().parse_args()
+    parser = build_parser()
+    args = parser.parse_args()
+    if args.hub:
+        write_hub_folder(args.source, args.hub, args.trust, args.force)
+        print(f"{args.hub}: timm.create_model('local-dir:{args.hub}', pretrained=True) and "
+              f"repvit_mm.get_model('{args.hub}') load it")
+    elif args.destination is None:
+        parser.error('expected DST or --hub DIR')
+    if args.destination is None:
+        return
     done = convert_file(args.source, args.destination, args.to, args.trust, args.force)
     print(f'{args.source}: {done.arch}, {done.source}, {done.tensors} tensors')
     print(f'{args.destination}: {done.result}, {done.renamed} of {done.tensors} tensors renamed')

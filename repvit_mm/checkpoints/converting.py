@@ -1,15 +1,37 @@
-"""Convert checkpoint files between formats."""
+"""Convert checkpoint files between formats, and write them as the Hugging Face Hub shares them."""
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from mmengine.logging import HistoryBuffer
 from torch import Tensor
 
 from ..errors import CheckpointError
 from ..io.files import atomic_write
+from ..io.images import IMAGENET
+from .download import SCHEME, published
 from .formats import FoundArch, FoundBackbone, arch_of, find_in, rename
-from .reading import check_finite, find_weights, read_checkpoint, tensors_of
+from .reading import METADATA, check_finite, classes_of, find_weights, meta_of, read_checkpoint, tensors_of
+
+_CARD = """---
+library_name: timm
+license: apache-2.0
+tags: [image-classification, repvit]
+---
+# {title}
+
+RepViT {arch} ([paper](https://arxiv.org/abs/2307.09283)) with {parameters:,} values, {classes}.
+
+{figures}
+
+```python
+import timm, repvit_mm
+timm.create_model('hf-hub:OWNER/REPO', pretrained=True)
+repvit_mm.get_model('hf://OWNER/REPO', pretrained=True)
+```
+"""
 
 
 class Conversion(NamedTuple):
@@ -38,7 +60,8 @@ def convert_file(source: str | Path, destination: str | Path, to: str = 'repvit_
 
     The layout of the new file is the one that programs using these names expect: weights under ``state_dict`` for
     OpenMMLab, under ``model`` for the authors' classification, at the top level for timm and the authors' SAM.
-    For OpenMMLab, ``meta`` is kept; everything else, such as the state of an optimiser, is dropped.
+    For OpenMMLab, ``meta`` is kept; a safetensors file has the config, class names and metrics in its metadata.
+    Everything else, such as the state of an optimiser, is dropped.
 
     Args:
         source: File, ``repvit://NAME`` or address, see :func:`repvit_mm.load_checkpoint`.
@@ -51,24 +74,86 @@ def convert_file(source: str | Path, destination: str | Path, to: str = 'repvit_
         CheckpointError: If the source cannot be read or converted.
         UserError: If the destination cannot be written.
     """
-    destination = Path(destination).expanduser()
-    if destination.is_dir() or not destination.parent.is_dir():
-        raise CheckpointError(f'{destination} cannot be written: expected a file in an existing directory')
-    if destination.exists() and not overwrite:
-        raise CheckpointError(f'{destination} exists; --force replaces it')
+    destination = _new(destination, overwrite)
     checkpoint = read_checkpoint(source, trust)
     weights, tensors = find_weights(checkpoint, source), tensors_of(checkpoint, source)
     check_finite(tensors, source)
     found = find_in(tensors, source)
     converted, results = rename(tensors, found, to, str(source))
+    arch = arch_of(tensors, found[0])
 
     content = _arrange(converted, results[0], checkpoint)
-    _write(content, destination)
+    with atomic_write(destination) as part:
+        if destination.suffix == '.safetensors':
+            _save_safetensors(converted, part, _facts(checkpoint, arch, source))
+        else:
+            torch.save(content, part)
     entries = checkpoint.items() if isinstance(checkpoint, Mapping) and checkpoint is not weights else ()
     left_out = [str(key) for key, value in entries
                 if not isinstance(value, Tensor) and value is not weights and key not in content]
     renamed = sum(old != new for old, new in zip(tensors, converted, strict=True))
-    return Conversion(found[0], results[0], arch_of(tensors, found[0]), len(tensors), renamed, tuple(left_out))
+    return Conversion(found[0], results[0], arch, len(tensors), renamed, tuple(left_out))
+
+
+def write_hub_folder(source: str | Path, folder: str | Path, trust: bool = False, overwrite: bool = False) -> None:
+    """Write the classifier, or else the backbone, of a checkpoint as a folder for the Hugging Face Hub.
+
+    ``timm.create_model('local-dir:FOLDER', pretrained=True)`` and ``repvit_mm.get_model(FOLDER, pretrained=True)`` load
+    it, as they load the repository to which it is uploaded with ``hf-hub:`` and ``hf://``.
+
+    Args:
+        source: See :func:`convert_file`.
+        folder: The new folder: ``model.safetensors`` in timm's names, ``config.json`` and a model card.
+        trust: See :func:`convert_file`.
+        overwrite: Replace ``folder`` if it exists.
+
+    Raises:
+        CheckpointError: If the source cannot be read, is fused, or timm does not have its architecture.
+        UserError: If the folder cannot be written.
+    """
+    folder = _new(folder, overwrite, is_folder=True)
+    checkpoint = read_checkpoint(source, trust)
+    tensors = tensors_of(checkpoint, source)
+    check_finite(tensors, source)
+    found, *_ = find_in(tensors, source)
+    arch = arch_of(tensors, found)
+    converted, (result, *_) = rename(tensors, [found], 'timm', str(source))
+    kept = (f'{result.root}stem.', f'{result.root}stages.', *([f'{result.root}head.'] if found.has_head else []))
+    converted = {name.removeprefix(result.root): value for name, value in converted.items() if name.startswith(kept)}
+    if found.fused or len(arch.names) != 1 or arch.names == ['m0_6']:
+        raise CheckpointError(f'{source} holds {"fused weights" if found.fused else arch}; timm has the unfused '
+                              'architectures m0_9 to m2_3 and m1 to m3')
+    facts = _facts(checkpoint, arch, source)
+    number = len(converted['head.head.l.weight']) if found.has_head else 0
+    classes = facts['dataset_meta']['classes'] if len(facts['dataset_meta']['classes'] or ()) == number else None
+    config = {
+        'architecture': f'repvit_{arch}', 'num_classes': number,
+        'model_args': {'distillation': 'head.head_dist.l.weight' in converted},
+        'pretrained_cfg': {
+            'input_size': [3, 224, 224], 'pool_size': [7, 7], 'crop_pct': 0.95, 'interpolation': 'bicubic',
+            'mean': [value / 255 for value in IMAGENET.mean], 'std': [value / 255 for value in IMAGENET.std],
+            'first_conv': 'stem.conv1.c', 'license': 'apache-2.0',
+            'classifier': ['head.head.l', 'head.head_dist.l'] if 'head.head_dist.l.weight' in converted
+            else 'head.head.l', **({'label_names': list(classes)} if classes else {})}}
+    with atomic_write(folder, folder=True) as part:
+        part.mkdir()
+        _save_safetensors(converted, part / 'model.safetensors', facts)
+        (part / 'config.json').write_text(json.dumps(config, indent=2) + '\n')
+        figures = '\n'.join(f'- {name}: {value:g}' for name, value in facts['metrics'].items())
+        (part / 'README.md').write_text(_CARD.format(
+            title=folder.name, arch=arch, parameters=sum(value.numel() for value in converted.values()),
+            classes=f'a classifier of {number} classes' if number else 'a backbone without classifier',
+            figures=figures or 'No figures are recorded in its checkpoint.'))
+
+
+def _new(path: str | Path, overwrite: bool, is_folder: bool = False) -> Path:
+    path = Path(path).expanduser()
+    if not path.parent.is_dir() or path.is_dir() and not is_folder:
+        kind = 'folder' if is_folder else 'file'
+        raise CheckpointError(f'{path} cannot be written: expected a {kind} in an existing directory')
+    if path.exists() and not overwrite:
+        raise CheckpointError(f'{path} exists; --force replaces it')
+    return path
 
 
 def _arrange(tensors: Mapping[str, Tensor], found: FoundBackbone, checkpoint: Any) -> dict[str, Any]:
@@ -82,17 +167,18 @@ def _arrange(tensors: Mapping[str, Tensor], found: FoundBackbone, checkpoint: An
     return content
 
 
-def _write(content: dict[str, Any], destination: Path) -> None:
-    """Write the file, and check that it can be read without trust."""
-    with atomic_write(destination) as part:
-        if destination.suffix == '.safetensors':
-            from safetensors.torch import save_file
-            save_file({name: value.contiguous() for name, value in tensors_of(content, destination).items()}, part)
-        else:
-            torch.save(content, part)
-        try:
-            read_checkpoint(part)
-        except CheckpointError:  # meta of a trusted file needs other types
-            content.pop('meta', None)
-            torch.save(content, part)
-            read_checkpoint(part)
+def _facts(checkpoint: Any, arch: FoundArch, source: str | Path) -> dict[str, Any]:
+    """Contents of a safetensors file besides its tensors, laid out as mmengine's ``meta``."""
+    hub = checkpoint.get('message_hub') if isinstance(checkpoint, Mapping) else None
+    scalars = hub.get('log_scalars') if isinstance(hub, Mapping) else None
+    metrics = {str(name).removeprefix('val/'): float(history.data[0][-1]) for name, history in (scalars or {}).items()
+               if str(name).startswith('val/') and isinstance(history, HistoryBuffer) and len(history.data[0])}
+    weights = published().get(str(source).removeprefix(SCHEME))
+    return {'arch': str(arch), 'dataset_meta': {'classes': classes_of(checkpoint, source)},
+            'metrics': dict(weights.metrics) if weights else metrics, 'cfg': meta_of(checkpoint).get('cfg')}
+
+
+def _save_safetensors(tensors: Mapping[str, Tensor], path: Path, facts: Mapping[str, Any]) -> None:
+    from safetensors.torch import save_file
+    save_file({name: value.contiguous() for name, value in tensors.items()}, path,
+              {'format': 'pt', METADATA: json.dumps(facts)})

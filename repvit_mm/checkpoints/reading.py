@@ -1,4 +1,5 @@
 """Read checkpoint files without running code from them."""
+import json
 import re
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,6 +24,8 @@ from .formats import find_backbones, rename, unify
 #: Keys of the weights in checkpoints, in the order in which they are looked for: averaged weights last, since the
 #: published accuracies are those of the raw weights.
 WEIGHT_KEYS = ('state_dict', 'model', 'model_ema', 'state_dict_ema', 'ema_state_dict')
+#: Key of ``meta`` as JSON in the metadata of our safetensors files.
+METADATA = 'repvit_mm'
 _MOST_DIMENSIONS = 64  # of a tensor, in torch's operators
 
 
@@ -89,8 +92,7 @@ def _read(file: Path | IO[bytes], name: str | Path, trust: bool) -> Any:
             kind = kind_of(file)
             file.seek(0)
         if kind == 'safetensors':
-            from safetensors.torch import load, load_file
-            return load_file(file) if isinstance(file, Path) else load(file.read())
+            return _read_safetensors(file)
         with replaced(torch.serialization, '_weights_only_unpickler', pickles):
             # torch.load itself may be replaced, see above.
             return pickles.plain(torch.serialization.load(file, map_location='cpu', weights_only=not trust))
@@ -107,6 +109,18 @@ def _read(file: Path | IO[bytes], name: str | Path, trust: bool) -> Any:
     except Exception as error:  # reading other files can raise anything
         detail = str(error).strip().partition('\n')[0] or type(error).__name__
         raise CheckpointError(f'{name} is damaged, or not written by torch.save; {again} ({detail})') from error
+
+
+def _read_safetensors(file: Path | IO[bytes]) -> dict[str, Any]:
+    """Tensors, or those and ``meta`` if the metadata hold it."""
+    from safetensors import safe_open
+    from safetensors.torch import load
+    if not isinstance(file, Path):
+        return load(file.read())
+    with safe_open(file, 'pt') as opened:
+        tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118, it is no dict
+        facts = (opened.metadata() or {}).get(METADATA)
+    return pickles.plain({'state_dict': tensors, 'meta': json.loads(facts)}) if facts else tensors
 
 
 def tensors_of(checkpoint: Any, source: str | Path, prefix: str = '') -> 'OrderedDict[str, Tensor]':
@@ -228,9 +242,12 @@ def check_classes(checkpoint: Any, classes: Sequence[str] | None, source: str | 
         CheckpointError: If it predicts other classes, or these in another order.
     """
     stored = classes_of(checkpoint, source)
-    if stored is None or classes is None or stored == tuple(classes):
+    if stored is None or classes is None:
         return
-    if sorted(stored) == sorted(classes):
+    one, other = ([name.strip().lower() for name in names] for names in (stored, classes))
+    if one == other:
+        return
+    if sorted(one) == sorted(other):
         raise CheckpointError(f'{source} has the classes of the config in another order, {", ".join(stored)}; write '
                               f'metainfo=dict(classes={stored}) into the data sets of the config')
     theirs, ours = ([name for name in side if name not in other] for side, other in (

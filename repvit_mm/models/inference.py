@@ -1,7 +1,7 @@
 """Models by name, config or checkpoint, with weights or random, for inference, counting, measuring and exporting."""
 import difflib
 import fnmatch
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,14 +12,17 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..archs import ARCHS
-from ..checkpoints import classes_of, load_into, meta_of, published, read_checkpoint
-from ..checkpoints.download import SCHEME
+from ..checkpoints import classes_of, load_into, meta_of, published, read_checkpoint, tensors_of
+from ..checkpoints.download import HUB, SCHEME
+from ..checkpoints.formats import arch_of, convert_state_dict, find_in
 from ..engine.config import CONFIG_SUFFIXES, find_config, installed_configs, load_config
 from ..errors import CheckpointError, ConfigError
 from ..io.images import IMAGENET, Normalisation
 from ..network.backbone import RepViT
 from ..toolboxes import TOOLBOXES, Task, toolbox_of
 
+#: File of weights in a folder for the Hugging Face Hub.
+WEIGHTS = 'model.safetensors'
 #: Suffixes of checkpoints, beside which their config is looked for.
 CHECKPOINT_SUFFIXES = ('.pth', '.pt', '.safetensors')
 
@@ -114,7 +117,7 @@ def build_inference_model(source: str | Path, checkpoint: str | Path | None = No
     Args:
         source: A config of mmpretrain, mmsegmentation or mmdetection with a RepViT, as for
             :func:`repvit_mm.engine.config.find_config`, or a name of :data:`repvit_mm.archs.ARCHS`; with the prefix
-            ``sam_``, RepViT-SAM's image encoder.
+            ``sam_``, RepViT-SAM's image encoder. Or ``checkpoint`` itself, if it is of a classifier or backbone.
         checkpoint: A file or name for :func:`repvit_mm.load_checkpoint`, fused or not.
 
     Returns:
@@ -125,7 +128,9 @@ def build_inference_model(source: str | Path, checkpoint: str | Path | None = No
         CheckpointError: If the weights are missing or do not fit.
     """
     content = None if checkpoint is None else read_checkpoint(checkpoint)
-    if str(source) in ARCHS:
+    if content is not None and str(source) == str(checkpoint):
+        built = _build_from_weights(content, str(source))
+    elif str(source) in ARCHS:
         built = InferenceModel(str(source), RepViT(str(source)), BACKBONE)
     elif str(source).removeprefix('sam_') in ARCHS:
         from ..sam import SamEncoder
@@ -135,10 +140,28 @@ def build_inference_model(source: str | Path, checkpoint: str | Path | None = No
     if checkpoint is not None:
         load_into(built.model, content, str(checkpoint))
         built.checkpoint, built.meta = str(checkpoint), meta_of(content)
+        if classes_of(content, checkpoint) or str(source) == str(checkpoint) and built.classes:
+            built.meta['dataset_meta'] = {**(built.meta.get('dataset_meta') or {}), 'classes': built.classes}
     return built
 
 
-def _build_from_config(path: Path, checkpoint: Any, source: Any) -> InferenceModel:
+def _build_from_weights(checkpoint: Any, source: str) -> InferenceModel:
+    """The classifier or backbone of a file that comes without a config."""
+    tensors = convert_state_dict(tensors_of(checkpoint, source))
+    found, *_ = find_in(tensors, source)
+    arch = arch_of(tensors, found)
+    if not arch.names:
+        raise CheckpointError(f'{source} holds {arch}, and no config for it')
+    if not found.has_head:
+        return InferenceModel(arch.names[0], RepViT(arch.names[0]), BACKBONE)
+    weight = next(tensors[name] for name in ('head.fc.linear.weight', 'head.fc.weight') if name in tensors)
+    path = installed_configs()[f'repvit_{arch.names[0]}_distill_300e']
+    return _build_from_config(path, checkpoint, source, {
+        'num_classes': len(weight), 'distillation': 'head.fc_dist.linear.weight' in tensors})
+
+
+def _build_from_config(path: Path, checkpoint: Any, source: Any,
+                       head: Mapping[str, Any] | None = None) -> InferenceModel:
     if not path.suffix and not path.exists() and str(path) not in installed_configs():
         raise ConfigError(f'{path} is neither an architecture nor a config; architectures are {", ".join(ARCHS)}')
     config = load_config(path)
@@ -150,7 +173,11 @@ def _build_from_config(path: Path, checkpoint: Any, source: Any) -> InferenceMod
     if 'data_preprocessor' in config:  # in mmpretrain's configs it is beside the model
         config.model.setdefault('data_preprocessor', config.data_preprocessor)
     classes = classes_of(checkpoint, source) or toolbox.classes(config)
-    if checkpoint is not None:
+    if head:
+        config.model.head.update(head)
+        if len(classes or ()) != head['num_classes']:
+            classes = [f'class {i}' for i in range(head['num_classes'])]
+    elif checkpoint is not None:
         toolbox.fit_to_weights(config, checkpoint)
     try:
         with DefaultScope.overwrite_default_scope(toolbox.scope):
@@ -178,7 +205,7 @@ class Named(NamedTuple):
     """What the name of a model stands for.
 
     Attributes:
-        source: An architecture, or the path of a config.
+        source: An architecture, the path of a config, or ``weights`` for a checkpoint without config.
         weights: The weights that the name implies: the checkpoint that was named, or the published one; None if none
             is published.
     """
@@ -213,7 +240,9 @@ def get_model(name: str | Path, pretrained: bool | str | Path = False) -> nn.Mod
 
     Args:
         name: One of :func:`list_models`; an architecture gives the bare backbone. Or the path of a config, or of a
-            checkpoint beside the config that it was trained with, or a ``repvit://`` name.
+            checkpoint beside the config that it was trained with, or a ``repvit://`` name. Or a classifier or backbone
+            on the Hugging Face Hub, ``hf://OWNER/REPO``, or a folder as ``repvit-mm convert --hub`` writes it, which
+            always come with their weights.
         pretrained: True takes the published weights (for an architecture those that our detectors start from) or the
             checkpoint that ``name`` is, False random ones. A path, or name as for :func:`repvit_mm.load_checkpoint`,
             takes these.
@@ -230,7 +259,8 @@ def get_model(name: str | Path, pretrained: bool | str | Path = False) -> nn.Mod
         >>> detector = repvit_mm.get_model('maskrcnn_repvit_m1_1', pretrained=True)  # doctest: +SKIP
     """
     named = find_model(name)
-    weights = named.weights if pretrained is True else pretrained or None
+    is_alone = named.source == named.weights
+    weights = named.weights if pretrained is True or is_alone and not pretrained else pretrained or None
     if pretrained is True and weights is None:
         raise CheckpointError(f'no weights are published for {name}; give the path of yours. There are some for '
                               f'{", ".join(list_models("*_repvit_*", pretrained=True))} and for classifiers')
@@ -254,6 +284,10 @@ def find_model(name: str | Path) -> Named:
         if text.removeprefix(SCHEME) not in published():
             raise CheckpointError(f'{text} is not a published checkpoint; choose from {", ".join(published())}')
         return Named(str(published()[text.removeprefix(SCHEME)].config), text)
+    if (path / WEIGHTS).is_file():
+        return Named(str(path / WEIGHTS), str(path / WEIGHTS))
+    if text.startswith(HUB):
+        return Named(text, text)
     if path.suffix in CHECKPOINT_SUFFIXES:
         return Named(_config_beside(path), str(path))
     if path.suffix not in CONFIG_SUFFIXES and text not in _configs():

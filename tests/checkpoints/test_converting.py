@@ -6,11 +6,12 @@ import timm
 import torch
 from bad_files import RunsCode
 from checkpoint_samples import TINY, Classifier, Detector, RepViT, is_same, trained
+from mmengine.logging import HistoryBuffer
 from running import run_tool
 from safetensors.torch import load_file
 
-from repvit_mm import convert_state_dict, load_checkpoint
-from repvit_mm.checkpoints import FORMATS, convert_file, read_checkpoint
+from repvit_mm import convert_state_dict, get_model, load_checkpoint
+from repvit_mm.checkpoints import FORMATS, classes_of, convert_file, read_checkpoint
 from repvit_mm.errors import CheckpointError, UserError
 
 
@@ -86,6 +87,48 @@ def test_a_safetensors_file_is_written_where_the_name_asks_for_it(official, tmp_
     assert is_same(load_file(tmp_path / 'out.safetensors'), convert_state_dict(read_checkpoint(official)['model']))
 
 
+def test_a_safetensors_file_has_what_is_known_of_the_model(tmp_path):
+    history = HistoryBuffer([70., 78.5], [1, 1])
+    torch.save({'state_dict': trained(Classifier(TINY, classes=2)).state_dict(), 'message_hub': {'log_scalars': {
+        'val/accuracy/top1': history, 'train/loss': history}},
+        'meta': {'dataset_meta': {'classes': ('cat', 'dog')}, 'cfg': 'model = dict()', 'iter': 3}}, tmp_path / 'x.pth')
+    convert_file(tmp_path / 'x.pth', tmp_path / 'y.safetensors')
+    content = read_checkpoint(tmp_path / 'y.safetensors')
+    assert classes_of(content, 'y') == ('cat', 'dog')
+    assert content['meta']['metrics'] == {'accuracy/top1': 78.5} and content['meta']['cfg'] == 'model = dict()'
+
+
+@pytest.mark.parametrize(('build', 'classes'), [(Classifier, ('cat', 'dog')), (RepViT, None)])
+def test_timm_and_get_model_load_a_folder_for_the_hub(tmp_path, build, classes):
+    model = trained(build('m1', classes=2) if classes else build('m1'))
+    torch.save({'state_dict': model.state_dict(), 'meta': {'dataset_meta': {'classes': classes}}}, tmp_path / 'x.pth')
+    done = run_tool('convert_checkpoint', tmp_path / 'x.pth', '--hub', tmp_path / 'hub')
+    assert done.status == 0, done.err
+    theirs = timm.create_model(f'local-dir:{tmp_path / "hub"}', pretrained=True).eval()
+    ours = get_model(tmp_path / 'hub')
+    image = torch.randn(1, 3, 64, 64)
+    if classes:
+        assert theirs.pretrained_cfg['label_names'] == list(classes) == list(ours.dataset_meta['classes'])
+        torch.testing.assert_close(theirs(image), model(image), rtol=1e-4, atol=1e-5)
+        assert is_same(ours.state_dict(), model.state_dict())
+    else:
+        torch.testing.assert_close(theirs.forward_features(image), model(image)[-1], rtol=1e-4, atol=1e-5)
+        assert is_same(ours.state_dict(), model.state_dict())
+    card = (tmp_path / 'hub/README.md').read_text()
+    assert 'license: apache-2.0' in card and ('classifier of 2 classes' in card) == bool(classes)
+    done = run_tool('convert_checkpoint', tmp_path / 'x.pth', '--hub', tmp_path / 'hub')
+    assert done.status == 1 and 'exists; --force replaces it' in done.err
+    assert run_tool('convert_checkpoint', tmp_path / 'x.pth', '--hub', tmp_path / 'hub', '--force').status == 0
+
+
+@pytest.mark.parametrize(('arch', 'settings'), [('m0_6', {}), (TINY, {}), ('m1', {'deploy': True})])
+def test_timm_lacks_some_architectures_and_fused_weights(tmp_path, arch, settings):
+    torch.save(RepViT(arch, **settings).state_dict(), tmp_path / 'x.pth')
+    done = run_tool('convert_checkpoint', tmp_path / 'x.pth', '--hub', tmp_path / 'hub')
+    assert done.status == 1 and 'timm has the unfused architectures' in done.err
+    assert not (tmp_path / 'hub').exists()
+
+
 def test_the_tool_tells_what_the_file_was_and_what_it_has_become(official, tmp_path):
     status, out, _ = run_tool('convert_checkpoint', official, tmp_path / 'out.pth', '--to', 'timm')
     assert status == 0 and out.splitlines() == [
@@ -135,8 +178,8 @@ def test_code_in_the_file_runs_only_if_that_is_asked_for_and_does_not_get_into_t
     assert not made.exists()
     done = convert_file(tmp_path / 'x.pth', tmp_path / 'y.pth', trust=True)
     assert made.exists()
-    assert list(read_checkpoint(tmp_path / 'y.pth')) == ['state_dict']
-    assert done.left_out == ('meta',)
+    assert read_checkpoint(tmp_path / 'y.pth')['meta'] == {'hook': None, 'head': None}
+    assert done.left_out == ()
 
 
 @pytest.mark.parametrize('spoil,message', [

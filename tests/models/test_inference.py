@@ -13,7 +13,7 @@ import repvit_mm
 from repvit_mm.checkpoints import convert_state_dict, published
 from repvit_mm.errors import CheckpointError, ConfigError
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 CLASSIFIER, SEGMENTOR = 'repvit_m0_6_distill_300e', 'fpn_repvit_m1_1'
 
 
