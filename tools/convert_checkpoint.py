@@ -1,4 +1,4 @@
-"""Rename the tensors of a checkpoint: tools/convert_checkpoint.py SRC DST --to {repvit_mm,official,timm} | --hub DIR."""
+"""Rename the tensors of a checkpoint: tools/convert_checkpoint.py SRC DST --to {repvit_mm,official,timm}."""
 
 import _interrupt  # noqa: F401
 
