@@ -5,8 +5,8 @@ import _interrupt  # noqa: F401
 from repvit_mm.cli.arguments import CHECKPOINT, Parser, positive
 from repvit_mm.cli.options import add_common_arguments, parse_args
 from repvit_mm.engine.config import load_config
+from repvit_mm.engine.mistakes import one_report
 from repvit_mm.engine.prepare import prepare
-from repvit_mm.engine.processes import one_report
 from repvit_mm.engine.runner import run
 from repvit_mm.errors import run_cli
 from repvit_mm.export.runtimes import ENGINES

@@ -5,8 +5,8 @@ import _interrupt  # noqa: F401
 from repvit_mm.cli.arguments import Parser
 from repvit_mm.cli.options import add_common_arguments, parse_args
 from repvit_mm.engine.config import load_config
+from repvit_mm.engine.mistakes import one_report
 from repvit_mm.engine.prepare import enable_amp, enable_auto_scale_lr, prepare, remove_pretrained, set_resume
-from repvit_mm.engine.processes import one_report
 from repvit_mm.engine.runner import run
 from repvit_mm.errors import run_cli
 

@@ -131,8 +131,9 @@ def place_samples(loader: DataLoader, seed: int) -> DataLoader:
     """
     if loader.batch_sampler is None or isinstance(loader.dataset, IterableDataset):
         return loader
-    # torch lets no attribute of this name be set, as there could be workers already. There are none.
-    vars(loader)['batch_sampler'] = _PlacedBatches(loader.batch_sampler, seed)
+    # torch refuses to set these, as there could be workers already. There are none.
+    vars(loader).update(batch_size=loader.batch_size or getattr(loader.batch_sampler, 'batch_size', None),
+                        batch_sampler=_PlacedBatches(loader.batch_sampler, seed))
     loader.dataset.__getitems__ = partial(_load, loader.dataset)  # torch calls it with a whole batch
     loader.worker_init_fn = partial(_end_with_parent, loader.worker_init_fn)
     return loader
@@ -220,10 +221,46 @@ class IterBasedTrainLoop(_Repeatable, mmengine.runner.IterBasedTrainLoop):
             epoch, done = epoch + 1, 0
 
 
-#: Setting that chooses a loop of mmengine (``type``, or ``by_epoch``) -> ours.
-LOOPS: Mapping[Any, type] = {
-    True: EpochBasedTrainLoop, 'EpochBasedTrainLoop': EpochBasedTrainLoop,
-    mmengine.runner.EpochBasedTrainLoop: EpochBasedTrainLoop,
-    False: IterBasedTrainLoop, 'IterBasedTrainLoop': IterBasedTrainLoop,
-    mmengine.runner.IterBasedTrainLoop: IterBasedTrainLoop,
-}
+class _ByShape:
+    """Evaluates the images of a batch by shape: padding would change the result, as it enters averages."""
+
+    def run_iter(self, index: int, batch: Any) -> None:
+        """Evaluate the images of each shape."""
+        for part in parts_of_one_shape(batch):
+            super().run_iter(index, part)
+
+
+class ValLoop(_ByShape, mmengine.runner.ValLoop):
+    """mmengine's loop over the images of a validation."""
+
+
+class TestLoop(_ByShape, mmengine.runner.TestLoop):
+    """mmengine's loop over the images of a test."""
+
+    __test__ = False  # for pytest
+
+
+def parts_of_one_shape(batch: Any) -> list[Any]:
+    """Split a batch, a dict of lists with the images under ``inputs``, by the shapes of its images."""
+    images = batch.get('inputs') if isinstance(batch, Mapping) else None
+    shapes = [getattr(image, 'shape', None) for image in images] if isinstance(images, list) else []
+    if len(set(shapes)) < 2:
+        return [batch]
+    return [{key: [values[i] for i, other in enumerate(shapes) if other == shape] for key, values in batch.items()}
+            for shape in dict.fromkeys(shapes)]
+
+
+def our_loop(loop: Any, default: str = '') -> Any:
+    """The settings of a loop, where our loop replaces mmengine's of the same name.
+
+    Args:
+        loop: Settings, or a loop, which stays.
+        default: Name of the loop without ``type`` and ``by_epoch``.
+    """
+    if not isinstance(loop, Mapping):
+        return loop
+    by_epoch = {True: 'EpochBasedTrainLoop', False: 'IterBasedTrainLoop'}.get(loop.get('by_epoch'), default)
+    for ours in (EpochBasedTrainLoop, IterBasedTrainLoop, ValLoop, TestLoop):
+        if loop.get('type', by_epoch) in (ours.__name__, getattr(mmengine.runner, ours.__name__)):
+            return {**{key: value for key, value in loop.items() if key != 'by_epoch'}, 'type': ours}
+    return loop

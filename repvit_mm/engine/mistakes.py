@@ -1,4 +1,4 @@
-"""Separates mistakes in config and data, reported in one line, from bugs, which keep their traceback."""
+"""Mistakes of the user become one line, from one process of a run; bugs keep their traceback."""
 import os
 import re
 import sys
@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from mmengine.config import Config
-from torch import nn
+from torch import distributed, nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 
 from ..errors import ConfigError, DatasetError, UserError, is_out_of_memory
@@ -22,6 +22,13 @@ _BUILDING = os.path.join('mmengine', 'registry', 'build_functions.py')
 _LIBRARIES = ('mmengine', 'mmcv', 'mmdet', 'mmseg', 'mmpretrain', 'pycocotools')
 _OURS = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 _FROM_WORKER = re.compile(r'Caught \w+ in DataLoader worker process')
+
+#: Launcher -> a variable that it sets for its processes, and how to start them.
+_LAUNCHED = {
+    'pytorch': ('RANK', 'tools/dist_train.sh, tools/dist_test.sh or torchrun'),
+    'slurm': ('SLURM_PROCID', 'tools/slurm_train.sh, tools/slurm_test.sh or srun'),
+    'mpi': ('OMPI_COMM_WORLD_RANK', 'mpirun'),
+}
 
 
 @contextmanager
@@ -138,3 +145,55 @@ def dataset_errors(expected: Sequence[str]) -> Iterator[None]:
             reason = (f'{error.filename}: {error.strerror} (current directory: {os.getcwd()}); --data-root DIR uses '
                       'another place')
         raise DatasetError(f'cannot read the data set of {", ".join(expected)}: {reason}') from error
+
+
+def check_launcher(launcher: str) -> None:
+    """Raise a ConfigError unless this process was started by ``launcher``."""
+    if launcher in _LAUNCHED and _LAUNCHED[launcher][0] not in os.environ:
+        raise ConfigError(f'--launcher {launcher} is for processes that were started by it: use '
+                          f'{_LAUNCHED[launcher][1]}, or leave it out to run one process')
+
+
+@contextmanager
+def one_report() -> Iterator[None]:
+    """Let one process of a run report a user's error, and all end.
+
+    Once the processes are connected, the first that meets an error reports it, and processes that fail because a
+    partner is gone stay silent. Before, the first process of each machine reports.
+    """
+    try:
+        yield
+    except UserError:
+        if not _reports():
+            raise SystemExit(1) from None
+        raise
+    except KeyboardInterrupt:
+        if local_rank() != 0:
+            raise SystemExit(130) from None
+        raise
+    except RuntimeError:
+        if distributed.is_initialized() and _errors() > 0:
+            raise SystemExit(1) from None
+        raise
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
+
+
+def _reports() -> bool:
+    return _errors(new=1) == 1 if distributed.is_initialized() else local_rank() == 0
+
+
+def _errors(new: int = 0) -> int:
+    """The number of processes that have failed so far, with ``new`` more."""
+    try:
+        return distributed.distributed_c10d._get_default_store().add('repvit_mm/errors', new)
+    except RuntimeError:  # the process that keeps the count has ended: it has failed
+        return 1 + new
+
+
+def local_rank() -> int:
+    """The number of this process on its machine; a ConfigError if the environment has none."""
+    text = os.environ.get('LOCAL_RANK', '0')
+    if not text.isdecimal():
+        raise ConfigError(f'LOCAL_RANK={text} must be a whole number; unset it to run one process')
+    return int(text)

@@ -1,82 +1,22 @@
-"""Processes: those of a distributed run, which report an error once, and tools that are run as subprocesses."""
+"""Runs the tools as subprocesses: shows their progress, logs their output, and stops them with the parent."""
 import os
 import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
-from torch import distributed
 
-from ..errors import ConfigError, UserError
+from ..errors import UserError
 
 #: Progress lines in mmengine's log, shown without date and details.
 _PROGRESS = re.compile(r'INFO - ((?:Epoch|Iter)\(\w+\).*)')
 _DETAILS = re.compile(r'  (?:lr|base_lr|data_time|grad_norm|memory|acc|loss_\w+|coco/\w+_mAP_(?:75|s|m|l)): \S+')
 _INTERRUPTED = 130
-#: Launcher -> a variable that it sets for its processes, and how to start them.
-_LAUNCHED = {
-    'pytorch': ('RANK', 'tools/dist_train.sh, tools/dist_test.sh or torchrun'),
-    'slurm': ('SLURM_PROCID', 'tools/slurm_train.sh, tools/slurm_test.sh or srun'),
-    'mpi': ('OMPI_COMM_WORLD_RANK', 'mpirun'),
-}
 #: Seconds to wait for a process to end after each signal.
 _PATIENCE = 10
-
-
-def check_launcher(launcher: str) -> None:
-    """Raise a ConfigError unless this process was started by ``launcher``."""
-    if launcher in _LAUNCHED and _LAUNCHED[launcher][0] not in os.environ:
-        raise ConfigError(f'--launcher {launcher} is for processes that were started by it: use '
-                          f'{_LAUNCHED[launcher][1]}, or leave it out to run one process')
-
-
-@contextmanager
-def one_report() -> Iterator[None]:
-    """Let one process of a run report a user's error, and all end.
-
-    Once the processes are connected, the first that meets an error reports it, and processes that fail because a
-    partner is gone stay silent. Before, the first process of each machine reports.
-    """
-    try:
-        yield
-    except UserError:
-        if not _reports():
-            raise SystemExit(1) from None
-        raise
-    except KeyboardInterrupt:
-        if local_rank() != 0:
-            raise SystemExit(130) from None
-        raise
-    except RuntimeError:
-        if distributed.is_initialized() and _errors() > 0:
-            raise SystemExit(1) from None
-        raise
-    if distributed.is_initialized():
-        distributed.destroy_process_group()
-
-
-def _reports() -> bool:
-    return _errors(new=1) == 1 if distributed.is_initialized() else local_rank() == 0
-
-
-def _errors(new: int = 0) -> int:
-    """The number of processes that have failed so far, with ``new`` more."""
-    try:
-        return distributed.distributed_c10d._get_default_store().add('repvit_mm/errors', new)
-    except RuntimeError:  # the process that keeps the count has ended: it has failed
-        return 1 + new
-
-
-def local_rank() -> int:
-    """The number of this process on its machine; a ConfigError if the environment has none."""
-    text = os.environ.get('LOCAL_RANK', '0')
-    if not text.isdecimal():
-        raise ConfigError(f'LOCAL_RANK={text} must be a whole number; unset it to run one process')
-    return int(text)
 
 
 def run_tool(tool: Path, arguments: Sequence[str | Path], log: Path, console: Console) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
+from unittest import mock
 from urllib.error import URLError
 
 import mmengine.hooks
@@ -25,20 +26,18 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from ..checkpoints import check_finite, load_into, read_checkpoint, read_without_code, tensors_of
-from ..checkpoints.reading import replaced
 from ..errors import CheckpointError, ConfigError, DatasetError, shortened
 from ..io.files import atomic_write, make_folder
 from ..network.backbone import RepViT
 from ..network.fusion import fuse
 from ..toolboxes import TOOLBOXES
 from ..toolboxes.datasets import check_samples, datasets_in, expected_paths, innermost
+from ..toolboxes.detection import keep_boxes_precise
 from ..training import ChannelsLast
-from .hooks import CheckpointHook, LateRemoval, StopOnInvalidLossHook, StopOnSignalHook
-from .loops import LOOPS, WEIGHTS, place_samples, seed_all
-from .mistakes import NamedSamples, dataset_errors, describe, user_errors
+from .hooks import CheckpointHook, LateRemoval, StopOnInvalidLossHook, StopOnSignalHook, SummaryHook, is_shown, quietly
+from .loops import WEIGHTS, our_loop, place_samples, seed_all
+from .mistakes import NamedSamples, check_launcher, dataset_errors, describe, user_errors
 from .prepare import latest_checkpoint
-from .processes import check_launcher
-from .terminal import SummaryHook, is_shown, quietly
 from .unread import observed, unread
 
 #: Hint shown if the initial weights cannot be loaded.
@@ -73,7 +72,7 @@ class Runner(mmengine.runner.Runner):
         if get_device() != 'cpu':
             super().setup_env(env_cfg)
             return
-        with replaced(torch.cuda, 'set_device', lambda device: None):  # mmengine would choose a GPU regardless
+        with mock.patch.object(torch.cuda, 'set_device'):  # mmengine would choose a GPU regardless
             super().setup_env({**env_cfg, 'dist_cfg': {**env_cfg.get('dist_cfg', {}), 'backend': 'gloo'}})
 
     def wrap_model(self, model_wrapper_cfg: Mapping[str, Any] | None, model: nn.Module) -> nn.Module:
@@ -84,6 +83,7 @@ class Runner(mmengine.runner.Runner):
             unused = self.cfg.get('find_unused_parameters', False)
             model_wrapper_cfg = {'broadcast_buffers': False, 'find_unused_parameters': unused,
                                  **(model_wrapper_cfg or {}), 'device_ids': None}
+        keep_boxes_precise(model)
         for hook in self.cfg.get('custom_hooks') or ():
             if isinstance(hook, Mapping) and hook.get('type') == ChannelsLast.__name__:
                 HOOKS.build(hook).change_format(model)
@@ -111,14 +111,20 @@ class Runner(mmengine.runner.Runner):
 
     def build_train_loop(self, loop: BaseLoop | Mapping[str, Any]) -> BaseLoop:
         """Build the training loop; mmengine's become ours, which can be repeated."""
-        ours = LOOPS.get(loop.get('type', loop.get('by_epoch'))) if isinstance(loop, Mapping) else None
-        if ours:
-            loop = {**loop, 'type': ours}
-            loop.pop('by_epoch', None)
+        ours = our_loop(loop)
+        if ours is not loop:
             loader = self.build_dataloader(self._train_dataloader, self.seed,
                                            self._randomness_cfg.get('diff_rank_seed', False))
             self._train_dataloader = place_samples(loader, self.seed)
-        return super().build_train_loop(loop)
+        return super().build_train_loop(ours)
+
+    def build_val_loop(self, loop: BaseLoop | Mapping[str, Any]) -> BaseLoop:
+        """Build the loop of validations, which keeps images of several shapes apart."""
+        return super().build_val_loop(our_loop(loop, 'ValLoop'))
+
+    def build_test_loop(self, loop: BaseLoop | Mapping[str, Any]) -> BaseLoop:
+        """Build the loop of tests, which keeps images of several shapes apart."""
+        return super().build_test_loop(our_loop(loop, 'TestLoop'))
 
     def build_evaluator(self, evaluator: Any) -> Evaluator:
         """Build an evaluator that prints nothing but its metrics."""
@@ -150,15 +156,6 @@ class Runner(mmengine.runner.Runner):
             raise ConfigError(f'nothing reads the --cfg-options {", ".join(own)}')
         if found:
             print_log(f'settings that nothing reads: {", ".join(found.values())}', 'current', logging.WARNING)
-
-    def scale_lr(self, optim_wrapper: Any, auto_scale_lr: Mapping[str, Any] | None = None) -> None:
-        """Scale the learning rate to the config's batch size; a loader with a batch sampler does not know its own."""
-        loader = self._train_dataloader
-        self._train_dataloader = self.cfg.get('train_dataloader') or loader
-        try:
-            super().scale_lr(optim_wrapper, auto_scale_lr)
-        finally:
-            self._train_dataloader = loader
 
     def _init_model_weights(self) -> None:
         seed_all(self.seed, WEIGHTS)  # whatever was drawn before, for the data sets for example
@@ -242,6 +239,8 @@ class Runner(mmengine.runner.Runner):
                                   '--cfg-options load_from=PATH starts from its weights')
         if self._resume:
             self._check_optimizer(checkpoint.get('optimizer'), filename)
+        if self._resume or self._complete:
+            self._check_classes(meta, filename)
         self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
         model = self.model
         while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
@@ -255,6 +254,21 @@ class Runner(mmengine.runner.Runner):
             _load_other(model, tensors_of(checkpoint, filename), str(filename), strict)
         self._has_loaded = True
         return checkpoint
+
+    def _check_classes(self, meta: Any, filename: str | Path) -> None:
+        """Refuse a checkpoint whose classes are not those of the data, in the same order."""
+        loader = getattr(self._test_loop if self._complete else self._train_loop, 'dataloader', None)
+        ours = (getattr(getattr(loader, 'dataset', None), 'metainfo', None) or {}).get('classes')
+        stored = (meta.get('dataset_meta') or meta) if isinstance(meta, Mapping) else {}
+        theirs = (stored.get('classes') or stored.get('CLASSES')) if isinstance(stored, Mapping) else None
+        if not (isinstance(ours, list | tuple) and isinstance(theirs, list | tuple)):
+            return
+        pairs = [tuple(str(name).strip().lower() for name in names) for names in (theirs, ours)]
+        if pairs[0] != pairs[1]:
+            order = ' in another order' if sorted(pairs[0]) == sorted(pairs[1]) else ''
+            raise CheckpointError(f'{filename} was trained on the classes {shortened(map(str, theirs), 5)}, but the '
+                                  f'data have {shortened(map(str, ours), 5)}{order}; give the config the classes of '
+                                  'the checkpoint, in its order')
 
     def _check_optimizer(self, state: Any, filename: str | Path) -> None:
         """Refuse the state of another optimiser; torch takes any with as many parameters."""

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from ..errors import ConfigError, DatasetError, shortened
 from ..io.files import make_folder
 from ..io.images import image_size, read_label_image
-from .base import Task, Toolbox, evaluators_of, heads_in
+from .base import Task, Toolbox, heads_in
 from .datasets import datasets_of, innermost, known_metainfo
 
 #: From this many labels on, reading them takes long enough to show progress.
@@ -47,23 +47,19 @@ class Segmentation(Toolbox):
     tta_model = dict(type='SegTTAModel')
 
     def check_config(self, cfg: Config, loaders: Sequence[str]) -> None:
-        """Check that the classes, the palette and the heads of a config agree.
+        """Check that the heads of a config have as many classes as the data sets.
 
         Raises:
-            ConfigError: If a data set has no classes, or its palette or a head has another number of them.
+            ConfigError: If a data set has no classes, or a head has another number of them.
         """
         for loader, dataset in datasets_of(cfg, loaders):
             where = f'{cfg.filename or "the config"}, {loader}'
-            known = known_metainfo(dataset, self.scope)
-            given = {key: list_from_file(value) if isinstance(value, str) and os.path.isfile(value) else value
-                     for key, value in (dataset.get('metainfo') or {}).items()}
-            classes, palette = (given.get(key, known.get(key)) for key in ('classes', 'palette'))
+            classes = (dataset.get('metainfo') or {}).get('classes', known_metainfo(dataset, self.scope).get('classes'))
+            if isinstance(classes, str) and os.path.isfile(classes):
+                classes = list_from_file(classes)
             if not classes:
                 raise ConfigError(f'{where}: {dataset.get("type")} has no classes; give it '
                                   "metainfo=dict(classes=('first', ...), palette=[[R, G, B], ...])")
-            # A subset of the classes of a known data set may keep its whole palette.
-            subset = known.get('classes') and list(classes) != list(known['classes'])
-            _check_palette(where, palette or [], len(classes), may_be_longer=bool(subset))
             for head, num_classes in heads_in(cfg.get('model') or {}, 'decode_head', 'auxiliary_head'):
                 if num_classes != len(classes):
                     raise ConfigError(f'{where}: the data set has {len(classes)} classes, but '
@@ -109,21 +105,13 @@ class Segmentation(Toolbox):
     def dump_predictions(self, cfg: Config, out: str) -> None:
         """Save the predictions of a test as label maps in the folder ``out``."""
         make_folder(out, '--out')
-        cfg.test_evaluator = [{**evaluator, 'output_dir': out} for evaluator in evaluators_of(cfg)]
+        from . import segmentation_pictures  # noqa: F401, it registers the hook
+        cfg.custom_hooks = [*cfg.get('custom_hooks', []), dict(type='LabelMaps', out_dir=out)]
 
     def _draw(self, cfg: Config, directory: str) -> None:
         """Draw beside image and ground truth; see :class:`segmentation_pictures.SegmentationPictures`."""
         from . import segmentation_pictures  # noqa: F401, it registers the hook
         cfg.setdefault('default_hooks', {})['visualization'] = dict(type='SegmentationPictures', out_dir=directory)
-
-
-def _check_palette(where: str, palette: Sequence[Sequence[int]], classes: int, may_be_longer: bool) -> None:
-    if palette and len(palette) != classes and not (may_be_longer and len(palette) > classes):
-        raise ConfigError(f'{where}: the palette has {len(palette)} colours for {classes} classes; give each class '
-                          'one [R, G, B], or leave the palette out')
-    for number, colour in enumerate(palette):
-        if len(colour) != 3 or not all(0 <= channel <= 255 for channel in colour):
-            raise ConfigError(f'{where}: colour {number} of the palette is {list(colour)}, expected [R, G, B] of 0-255')
 
 
 class _Pair(NamedTuple):

@@ -26,40 +26,61 @@ TEXT_SIZE = 15
 PAPER, INK = (255, 255, 255), (45, 45, 50)
 
 
-@HOOKS.register_module()
-class SegmentationPictures(Hook):
-    """Write ground truth and prediction over the photo, with a legend of the classes.
-
-    mmseg's own hook writes the names of the classes over their regions; a legend leaves the regions visible. Every
-    image of a test is drawn, and keeps its path below the directory of the images.
+class _PerImage(Hook):
+    """Writes a PNG file for each image of a test, at the path of the image below the folder of the images.
 
     Args:
-        out_dir: Where the pictures go.
+        out_dir: The folder of the results.
     """
 
     def __init__(self, out_dir: str):
         self.out_dir = Path(out_dir)
+        self._taken: dict[Path, str] = {}
 
     def after_test_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None,
                         outputs: Sequence[Any] | None = None) -> None:
-        """Draw every image of a batch."""
+        """Write the file of every image of a batch."""
+        dataset = runner.test_dataloader.dataset
         for sample in outputs:
-            self._write(sample, runner.test_dataloader.dataset)
+            name = _name(sample.img_path, dataset)
+            path = self.out_dir / Path(name).with_suffix('.png')
+            if self._taken.setdefault(path, name) != name:  # a.jpg and a.png
+                path = self.out_dir / f'{name}.png'
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(self.draw(sample, dataset)).save(path)
 
-    def _write(self, sample: Any, dataset: Any) -> None:
+    def draw(self, sample: Any, dataset: Any) -> np.ndarray:
+        """The content of a file, uint8."""
+        raise NotImplementedError
+
+
+@HOOKS.register_module()
+class SegmentationPictures(_PerImage):
+    """Draws ground truth and prediction over the image, with a legend of the classes.
+
+    mmseg's own hook writes the names of the classes over their regions; a legend leaves the regions visible.
+    """
+
+    def draw(self, sample: Any, dataset: Any) -> np.ndarray:
+        """RGB, uint8 (H, W, 3)."""
         maps = {'ground truth': sample.gt_sem_seg} if 'gt_sem_seg' in sample else {}
         maps['prediction'] = sample.pred_sem_seg
-        picture = draw_segmentation(
-            read_image(fileio.get(sample.img_path)),
-            {caption: labels.data.squeeze(0).cpu().numpy() for caption, labels in maps.items()},
-            dataset.metainfo['classes'], dataset.metainfo['palette'])
-        path = self.out_dir / Path(_name(sample.img_path, dataset)).with_suffix('.png')
-        path.parent.mkdir(parents=True, exist_ok=True)
-        fileio.put(cv2.imencode('.png', cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))[1].tobytes(), str(path))
+        return draw_segmentation(read_image(fileio.get(sample.img_path)),
+                                 {caption: labels.data.squeeze(0).cpu().numpy() for caption, labels in maps.items()},
+                                 dataset.metainfo['classes'], dataset.metainfo['palette'])
+
+
+@HOOKS.register_module()
+class LabelMaps(_PerImage):
+    """Saves label maps as mmseg's metric does, which gives images of the same name in two folders one file."""
+
+    def draw(self, sample: Any, dataset: Any) -> np.ndarray:
+        """Labels as in the data set's files, uint8 (H, W)."""
+        labels = sample.pred_sem_seg.data.squeeze(0).cpu().numpy()
+        return (labels + bool(dataset.reduce_zero_label)).astype(np.uint8)
 
 
 def _name(img_path: str, dataset: Any) -> str:
-    """Path of an image below the data set's directory of images: several folders may have files of the same name."""
     prefix = getattr(dataset, 'data_prefix', None)
     folder = prefix.get('img_path') if isinstance(prefix, Mapping) else None
     name = os.path.relpath(img_path, folder) if folder else ''

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 
+import mmengine.runner
 import numpy as np
 import pytest
 import torch
@@ -12,7 +13,7 @@ from mmengine.dataset import DefaultSampler, InfiniteSampler
 from torch.utils.data import DataLoader, Dataset
 
 from repvit_mm.engine import loops
-from repvit_mm.engine.loops import announce_waiting, place_samples, seed_all
+from repvit_mm.engine.loops import TestLoop, announce_waiting, our_loop, parts_of_one_shape, place_samples, seed_all
 
 
 class Noise(Dataset):
@@ -106,3 +107,26 @@ os.kill(os.getpid(), 9)
     while os.path.exists(f'/proc/{worker}') and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not os.path.exists(f'/proc/{worker}')
+
+
+def test_images_of_several_shapes_are_evaluated_apart():
+    images = [torch.zeros(3, *size) for size in ((2, 4), (4, 2), (2, 4))]
+    batch = dict(inputs=images, data_samples=['a', 'b', 'c'])
+    assert [part['data_samples'] for part in parts_of_one_shape(batch)] == [['a', 'c'], ['b']]
+    for whole in (dict(inputs=images[::2], data_samples=['a', 'c']), dict(inputs=torch.zeros(2, 3, 4, 4)), [1, 2]):
+        assert parts_of_one_shape(whole) == [whole]
+
+
+@pytest.mark.parametrize(('loop', 'default', 'ours'), [
+    (dict(by_epoch=True, max_epochs=3), '', 'EpochBasedTrainLoop'), (dict(type='IterBasedTrainLoop'), '', None),
+    (dict(type=mmengine.runner.TestLoop, fp16=True), 'TestLoop', 'TestLoop'), ({}, 'ValLoop', 'ValLoop'),
+    (dict(type='OtherLoop'), 'TestLoop', '')])
+def test_loops_of_mmengine_become_ours(loop, default, ours):
+    found = our_loop(loop, default)
+    if ours == '':
+        assert found is loop
+        return
+    assert found['type'].__module__ == loops.__name__ and found['type'].__name__ == (ours or loop['type'])
+    assert {key: value for key, value in found.items() if key != 'type'} == {
+        key: value for key, value in loop.items() if key not in ('type', 'by_epoch')}
+    assert our_loop(TestLoop) is TestLoop

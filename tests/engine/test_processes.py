@@ -9,8 +9,9 @@ import pytest
 import torch
 from rich.console import Console
 
-from repvit_mm.engine import processes
-from repvit_mm.engine.processes import check_launcher, one_report, run_tool
+from repvit_mm.engine import mistakes, processes
+from repvit_mm.engine.mistakes import check_launcher, one_report
+from repvit_mm.engine.processes import run_tool
 from repvit_mm.errors import ConfigError, UserError
 
 
@@ -115,8 +116,8 @@ def test_a_local_rank_that_is_no_number(monkeypatch):
 
 def test_the_first_process_that_fails_reports_once_they_know_each_other(monkeypatch):
     store = torch.distributed.HashStore()
-    monkeypatch.setattr(processes.distributed, 'is_initialized', lambda: True)
-    monkeypatch.setattr(processes.distributed.distributed_c10d, '_get_default_store', lambda: store)
+    monkeypatch.setattr(mistakes.distributed, 'is_initialized', lambda: True)
+    monkeypatch.setattr(mistakes.distributed.distributed_c10d, '_get_default_store', lambda: store)
     monkeypatch.setenv('LOCAL_RANK', '1')
     with pytest.raises(RuntimeError, match='out of memory'), one_report():
         raise RuntimeError('out of memory')

@@ -19,6 +19,7 @@ from repvit_mm.checkpoints import read_checkpoint
 from repvit_mm.engine.mistakes import user_errors
 from repvit_mm.engine.prepare import latest_checkpoint
 from repvit_mm.engine.runner import Runner, run
+from repvit_mm.engine.unread import observed
 from repvit_mm.errors import CheckpointError, ConfigError, DatasetError, run_cli
 from repvit_mm.toolboxes import TOOLBOXES
 
@@ -35,6 +36,10 @@ class ToyModel(BaseModel):
 
 @DATASETS.register_module()
 class ToyDataset(Dataset):
+    def __init__(self, metainfo=None):
+        if metainfo:
+            self.metainfo = dict(metainfo)
+
     def __len__(self):
         return 2
 
@@ -44,7 +49,7 @@ class ToyDataset(Dataset):
 
 @pytest.fixture
 def make_runner(tmp_path):
-    def make(epochs=3, model=None, load_from=None, resume=False, log_level='ERROR', **checkpoint):
+    def make(epochs=3, model=None, load_from=None, resume=False, log_level='ERROR', metainfo=None, **checkpoint):
         settings = dict(
             model=model or dict(type='ToyModel'), work_dir=str(tmp_path), load_from=load_from, resume=resume,
             train_dataloader=dict(dataset=dict(type='ToyDataset'), batch_size=1, num_workers=0,
@@ -53,7 +58,8 @@ def make_runner(tmp_path):
             train_cfg=dict(by_epoch=True, max_epochs=epochs), optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1)),
             default_hooks=dict(checkpoint=dict(type='CheckpointHook', interval=1, **checkpoint)),
             experiment_name=f'{tmp_path.name}{next(numbers)}', log_level=log_level)
-        return Runner.from_cfg(Config(settings))
+        settings['train_dataloader']['dataset']['metainfo'] = metainfo
+        return Runner.from_cfg(Config(observed(Config(settings)._cfg_dict)))
     numbers = iter(range(100))
     return make
 
@@ -158,6 +164,22 @@ def test_the_state_of_another_training_is_not_resumed(make_runner, tmp_path, spo
     spoil(state)
     torch.save(state, tmp_path / 'epoch_1.pth')
     resumed = make_runner(epochs=2, load_from=str(tmp_path / 'epoch_1.pth'), resume=True)
+    with pytest.raises(CheckpointError, match=message) if message else nullcontext():
+        resumed.train()
+
+
+@pytest.mark.parametrize(('names', 'message'), [
+    (['Disc ', 'square'], None), (None, None),
+    (['square', 'disc'], 'the classes square, disc, but .* disc, square in another order'),
+    (['cat', 'dog'], 'on the classes cat, dog, but the data have disc, square; give')])
+def test_the_classes_of_a_checkpoint_are_those_of_the_data(make_runner, tmp_path, names, message):
+    metainfo = dict(classes=('disc', 'square'))
+    make_runner(epochs=1, metainfo=metainfo).train()
+    state = read_checkpoint(tmp_path / 'epoch_1.pth')
+    assert state['meta']['dataset_meta'] == dict(classes=('disc', 'square'))
+    state['meta']['dataset_meta'] = dict(classes=names)
+    torch.save(state, tmp_path / 'epoch_1.pth')
+    resumed = make_runner(epochs=2, load_from=str(tmp_path / 'epoch_1.pth'), resume=True, metainfo=metainfo)
     with pytest.raises(CheckpointError, match=message) if message else nullcontext():
         resumed.train()
 

@@ -2,12 +2,13 @@
 import json
 
 import pytest
+import torch
 from mmengine.config import Config
 from mmengine.registry import DATASETS
 
 from repvit_mm.errors import ConfigError, DatasetError
 from repvit_mm.toolboxes import annotations
-from repvit_mm.toolboxes.detection import Detection
+from repvit_mm.toolboxes.detection import Detection, keep_boxes_precise
 
 pytest.importorskip('mmdet')
 
@@ -155,3 +156,15 @@ def test_masks_that_mmdet_ignores_are_counted(check_training, lines):
 
 def test_data_sets_of_other_kinds_are_left_alone():
     Detection().check_dataset([1, 2])
+
+
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.half])
+def test_heads_give_single_precision_to_anchors_and_boxes(dtype):
+    class Head(torch.nn.Linear):
+        def predict_by_feat(self):
+            pass
+
+    model = torch.nn.Sequential(torch.nn.Linear(2, 2), Head(2, 2)).to(dtype)
+    keep_boxes_precise(model)
+    assert model[0](torch.ones(1, 2, dtype=dtype)).dtype == dtype
+    assert model(torch.ones(1, 2, dtype=dtype)).dtype == torch.float32

@@ -11,7 +11,7 @@ from PIL import Image
 from running import Finished, run_tool
 
 from repvit_mm import convert_state_dict, fuse, load_checkpoint
-from repvit_mm.datasets.shapes import write_segmentation
+from repvit_mm.datasets.shapes import CLASSES, write_segmentation
 from repvit_mm.engine.config import load_config
 from repvit_mm.errors import CheckpointError, ConfigError
 from repvit_mm.toolboxes import TOOLBOXES
@@ -95,6 +95,25 @@ def test_miou_is_that_of_the_maps_that_are_kept(figures, data):
     assert figures['aAcc'] == pytest.approx(100 * hits.sum() / confusion.sum(), abs=.01)
 
 
+def test_neither_the_batch_nor_equal_names_change_a_result(checkpoint, data, tmp_path):
+    root = tmp_path / 'data'
+    for kind in ('img_dir', 'ann_dir'):
+        source = next((data / kind / 'val').iterdir())
+        for i, (folder, size) in enumerate((('a', (96, 96)), ('b', (96, 64)), ('b/c', (96, 96)))):
+            (root / kind / 'val' / folder).mkdir(parents=True)
+            Image.open(source).rotate(90 * i).crop((0, 0, *size)).save(root / kind / 'val' / folder / 'x.png')
+    found = []
+    for batch in (1, 3):
+        work_dir = tmp_path / str(batch)
+        done = run_tool('test', CONFIG, checkpoint, '--data-root', root, '--work-dir', work_dir, '--out',
+                        work_dir / 'maps', '--cfg-options', *SMALL, f'test_dataloader.batch_size={batch}')
+        assert done.status == 0, done.err
+        found.append([metrics_of_test(work_dir)['aAcc'], *(
+            np.asarray(Image.open(work_dir / 'maps' / name)) for name in ('a/x.png', 'b/x.png', 'b/c/x.png'))])
+    assert found[0][0] == pytest.approx(found[1][0], abs=0.1)
+    assert all((one == other).mean() > 0.99 for one, other in zip(found[0][1:], found[1][1:], strict=True))
+
+
 def test_an_official_file_is_tested_like_our_own(checkpoint, figures, data, tmp_path):
     """mmseg 0.x wrote the official names, with more in the file than weights."""
     weights = convert_state_dict(torch.load(checkpoint, weights_only=True)['state_dict'], to='official')
@@ -103,7 +122,7 @@ def test_an_official_file_is_tested_like_our_own(checkpoint, figures, data, tmp_
                  'decode_head.conv_seg'):
         assert f'{part}.weight' in weights
     official = tmp_path / 'official.pth'
-    meta = dict(CLASSES=('a', 'b'), PALETTE=[[1, 2, 3]], iter=40000)
+    meta = dict(CLASSES=('background', *CLASSES), PALETTE=[[1, 2, 3]], iter=40000)
     torch.save(dict(state_dict=weights, meta=meta, optimizer={}), official)
     report = load_checkpoint(build(), official)
     assert report.taken == report.total == len(weights)
