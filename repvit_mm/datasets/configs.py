@@ -53,6 +53,8 @@ BATCHES: Mapping[str, Mapping[int, int]] = {
     'detection': {0: 2, 6: 4, 20: 8}, 'segmentation': {0: 4, 6: 8, 20: 16}, 'classification': {0: 32, 6: 64}}
 #: Task -> least iterations of a training, and its least and most epochs.
 LENGTHS = {'detection': (2000, 6, 100), 'segmentation': (1500, 60, 400), 'classification': (500, 30, 100)}
+#: Task -> most iterations over which the learning rate rises.
+WARM_UP = {'detection': 100, 'segmentation': 100, 'classification': 500}
 STRIDE = 32
 
 DETECTION = """\
@@ -76,6 +78,7 @@ test_evaluator = val_evaluator
 
 max_epochs = {epochs}
 train_cfg = dict(max_epochs=max_epochs, val_interval={interval})
+auto_scale_lr = dict(base_batch_size={batch})  # what the learning rate is for
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end={warm_up}),
     dict(type='CosineAnnealingLR', eta_min_ratio=0.01, by_epoch=True, begin=0, end=max_epochs, T_max=max_epochs,
@@ -214,8 +217,8 @@ def write_config(dataset: Dataset, gpu_memory: float, choice: Choice = Choice())
     wanted, least, most = LENGTHS[dataset.task]
     epochs = choice.epochs or min(max(math.ceil(wanted / steps), least), most)
     whole = model.trained if arch in WHOLE else None
-    settings = dict(classes=_names(dataset.classes), loaders=_loaders(dataset, batch), epochs=epochs, steps=steps,
-                    warm_up=max(1, min(500 if dataset.task == 'classification' else 100, steps * epochs // 10)))
+    settings = dict(classes=_names(dataset.classes), batch=batch, loaders=_loaders(dataset, batch), epochs=epochs,
+                    steps=steps, warm_up=max(1, min(WARM_UP[dataset.task], steps * epochs // 10)))
     text, checkpoint, shape = {'detection': _detection, 'segmentation': _segmentation,
                                'classification': _classification}[dataset.task](
         dataset, family, _backbone(model, arch, whole), settings, gpu_memory, choice.size)
@@ -267,9 +270,10 @@ def _detection(dataset: Dataset, family: str, model: list[str], settings: dict[s
     text = DETECTION.format(
         **settings, model=_model(model), scale=scale, masks=masks, interval=interval,
         ann_file=f'"{ann_file}"' if ann_file.startswith(('{{', '/')) else f'data_root + {ann_file!r}',
-        metric=['bbox', 'segm'] if masks else repr('bbox'),
-        best='segm' if masks else 'bbox')
-    height, width = (-(-side // STRIDE) * STRIDE for side in scale[::-1])
+        metric=['bbox', 'segm'] if masks else repr('bbox'), best='segm' if masks else 'bbox')
+    portrait = sum(sample.size[0] < sample.size[1] for sample in dataset.splits['val'].samples) * 2
+    height, width = (-(-side // STRIDE) * STRIDE for side in sorted(
+        scale, reverse=portrait > len(dataset.splits['val'].samples)))
     return text + RTMDET * family.startswith('rtmdet'), f'epoch_{epochs}.pth', (height, width)
 
 

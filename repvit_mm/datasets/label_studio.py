@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DatasetError
-from .objects import Part, Record, convert, polygon_object
+from .objects import Item, Part, Record, convert, polygon_object
 from .tree import Tree
 
 KIND = 'Label Studio JSON'
@@ -33,14 +33,16 @@ def read(tree: Tree, files: Mapping[Path, Any], notes: list[str]) -> dict[str, P
     return convert(tree, records, notes)
 
 
-def _objects(annotation: Mapping[str, Any]) -> Iterator[tuple]:
+def _objects(annotation: Mapping[str, Any]) -> Iterator[Item | None]:
     for item in annotation['result']:
         kind, value = item['type'], item['value']
-        if kind not in ('rectanglelabels', 'polygonlabels'):
+        if kind in ('choices', 'relation', 'textarea', 'rating'):  # no shapes
             continue
         scale = item['original_width'] / 100, item['original_height'] / 100  # values are in percent
         if kind == 'polygonlabels':
             yield polygon_object(value[kind][0], [(x * scale[0], y * scale[1]) for x, y in value['points']])
+        elif kind == 'rectanglelabels':
+            box = [value[key] * scale[i % 2] for i, key in enumerate(('x', 'y', 'width', 'height'))]
+            yield Item(value[kind][0], tuple(box))
         else:
-            x, y, width, height = (value[key] * scale[i % 2] for i, key in enumerate(('x', 'y', 'width', 'height')))
-            yield value[kind][0], [x, y, width, height], None, False
+            yield None

@@ -14,18 +14,27 @@ from .dataset import Dataset, Object, Sample, Split
 from .tree import Tree, choose_splits, counted, named
 
 
+class Item(NamedTuple):
+    """An object: class name, box (left, top, width, height), polygons or None, and whether it is a crowd."""
+
+    name: str
+    box: tuple[float, float, float, float]
+    mask: list[list[float]] | None = None
+    crowd: bool = False
+
+
 class Record(NamedTuple):
     """An image with its objects, of a format other than COCO's.
 
     Attributes:
         image: Its path below the folder of the data, or its name as a tool wrote it.
-        objects: Class name, box (left, top, width, height), mask or None, and whether it is a crowd.
+        objects: Items of :func:`box_object` or :func:`polygon_object`; None for other shapes.
         split: Its split; None for that of its folder.
         size: Width and height as annotated; None for those of the file.
     """
 
     image: str
-    objects: Sequence[tuple[str, Sequence[float], Any, bool]]
+    objects: Sequence[Item | None]
     split: str | None = None
     size: tuple[int, int] | None = None
 
@@ -46,16 +55,16 @@ class Part(NamedTuple):
     ann_file: str | None = None
 
 
-def polygon_object(name: str, points: Sequence[Sequence[float]]) -> tuple[str, list[float], list[list[float]], bool]:
-    """An object of a :class:`Record` from its outline, (points, 2)."""
-    left, top, right, bottom = box_of(points)
-    return name, [left, top, right - left, bottom - top], [[value for point in points for value in point]], False
+def box_object(name: str, left: float, top: float, right: float, bottom: float, crowd: bool = False) -> Item:
+    """An object from the edges of its box."""
+    return Item(name, (left, top, right - left, bottom - top), None, crowd)
 
 
-def box_of(points: Sequence[Sequence[float]]) -> tuple[float, float, float, float]:
-    """Left, top, right and bottom edge of points."""
+def polygon_object(name: str, points: Sequence[Sequence[float]]) -> Item:
+    """An object from its outline, (points, 2)."""
     xs, ys = zip(*points, strict=True)
-    return min(xs), min(ys), max(xs), max(ys)
+    return box_object(name, min(xs), min(ys), max(xs), max(ys))._replace(
+        mask=[[value for point in points for value in point]])
 
 
 def convert(tree: Tree, records: Iterable[Record], notes: list[str], classes: Sequence[str] = ()) -> dict[str, Part]:
@@ -71,7 +80,10 @@ def convert(tree: Tree, records: Iterable[Record], notes: list[str], classes: Se
         DatasetError: If images are missing or do not fit their annotations.
     """
     records, name = list(records), str(tree.root)
-    classes = list(classes) or sorted({label for record in records for label, *_ in record.objects})
+    if others := sum(item is None for record in records for item in record.objects):
+        notes.append(f'{counted(others, "shapes")} are no boxes or polygons and are not used')
+        records = [record._replace(objects=[item for item in record.objects if item]) for record in records]
+    classes = list(classes) or sorted({item.name for record in records for item in record.objects})
     images = [dict(id=number, file_name=record.image, **dict(zip(('width', 'height'), record.size or (), strict=False)))
               for number, record in enumerate(records, 1)]
     notes += match_names(images, name, tree.root)
@@ -84,10 +96,11 @@ def convert(tree: Tree, records: Iterable[Record], notes: list[str], classes: Se
         known.add(path)
         image.setdefault('width', sizes[path][0])
         image.setdefault('height', sizes[path][1])
-    objects = [(number, *item) for number, record in enumerate(records, 1) for item in record.objects]
-    annotations = [dict(id=i, image_id=number, category_id=classes.index(label), bbox=list(box), area=box[2] * box[3],
-                        iscrowd=int(crowd), **(dict(segmentation=mask) if mask else {}))
-                   for i, (number, label, box, mask, crowd) in enumerate(objects, 1)]
+    objects = [(number, item) for number, record in enumerate(records, 1) for item in record.objects]
+    annotations = [dict(id=i, image_id=number, category_id=classes.index(item.name), bbox=list(item.box),
+                        area=item.box[2] * item.box[3], iscrowd=int(item.crowd),
+                        **(dict(segmentation=item.mask) if item.mask else {}))
+                   for i, (number, item) in enumerate(objects, 1)]
     content = dict(images=images, annotations=annotations,
                    categories=[dict(id=i, name=label) for i, label in enumerate(classes)])
     notes += check_coco(content, name) + match_images(content, name, tree.root)

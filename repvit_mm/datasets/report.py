@@ -110,7 +110,7 @@ def next_commands(dataset: Dataset, folder: Path, config: Config, shown: int) ->
             f'Test:    repvit-mm test {path} {last} --show-dir {work_dir}/shown\n'
             f'Predict: repvit-mm infer {path} {image} --checkpoint {last} --out {work_dir}/predicted\n'
             f'Export:  repvit-mm export {path} {last} --to onnx --shape {config.shape[0]} {config.shape[1]} '
-            f'--out {work_dir}/{name}.onnx')
+            f'--out {work_dir}/{name}.onnx' + ' --pyramid' * ('RTMDet-Ins' in config.about))
 
 
 def _printable(text: str) -> str:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from ..errors import DatasetError
 from ..io.files import read_text
-from .objects import Part, Record, convert
+from .objects import Part, Record, box_object, convert
 from .tree import Tree
 
 KIND = 'CSV of boxes'
@@ -41,7 +41,7 @@ def read(tree: Tree, files: dict[Path, list[list[str]]], notes: list[str]) -> di
             except ValueError as error:
                 raise DatasetError(f'{path}, box {number} of {name}: expected x1 < x2 and y1 < y2 in pixels, got '
                                    f'{", ".join(edges)}') from error
-            found.append((label, [left, top, right - left, bottom - top], None, False))
+            found.append(box_object(label, left, top, right, bottom))
     return convert(tree, [Record(name, found, split) for (name, split), found in objects.items()], notes)
 
 

@@ -1,12 +1,11 @@
 """Annotations of Pascal VOC: an XML file for each image."""
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 from xml.etree import ElementTree
 
 from ..errors import DatasetError, shortened
 from ..io.files import read_text
-from .objects import Part, Record, convert
+from .objects import Item, Part, Record, box_object, convert
 from .tree import Tree, named
 
 KIND = 'Pascal VOC'
@@ -58,7 +57,7 @@ def _record(path: Path, image: str, split: str | None) -> Record:
         raise DatasetError(f'{path} cannot be read as an annotation of Pascal VOC: {error}') from error
 
 
-def _objects(root: ElementTree.Element) -> Iterator[tuple[str, list[float], Any, bool]]:
+def _objects(root: ElementTree.Element) -> Iterator[Item]:
     for item in root.iter('object'):
         edges = [item.findtext(f'bndbox/{key}') for key in EDGES]
         name = item.findtext('name')
@@ -66,7 +65,7 @@ def _objects(root: ElementTree.Element) -> Iterator[tuple[str, list[float], Any,
             raise ValueError(f'expected objects with a name and a bndbox of {", ".join(EDGES)}')
         left, top, right, bottom = map(float, edges)
         left, top = max(left - 1, 0.), max(top - 1, 0.)  # the first pixel is 1; many programs write 0
-        yield name, [left, top, right - left, bottom - top], None, int(item.findtext('difficult') or 0) == 1
+        yield box_object(name, left, top, right, bottom, crowd=int(item.findtext('difficult') or 0) == 1)
 
 
 def _splits(tree: Tree, stems: set[str]) -> Mapping[str, str]:

@@ -8,7 +8,7 @@ import yaml
 
 from ..errors import DatasetError, shortened
 from ..io.files import read_text
-from .objects import Part, Record, convert, polygon_object
+from .objects import Item, Part, Record, box_object, convert, polygon_object
 from .tree import NAME_FILES, Tree, named
 
 KIND = 'YOLO labels'
@@ -81,7 +81,7 @@ def _classes(tree: Tree, settings: Mapping[str, Any], file: Path) -> list[str]:
 
 
 def _objects(path: Path, size: tuple[int, int], classes: Sequence[str],
-             most: int | None) -> Iterator[tuple[str, list[float], Any, bool]]:
+             most: int | None) -> Iterator[Item]:
     for number, line in enumerate(read_text(path).splitlines(), 1):
         words = line.replace(',', ' ').split()[:most]
         if not words:
@@ -106,8 +106,8 @@ def _objects(path: Path, size: tuple[int, int], classes: Sequence[str],
             values = [x - width / 2, y - height / 2, x + width / 2, y + height / 2]
         edges = [min(max(value, 0.), 1.) * size[i % 2] for i, value in enumerate(values)]
         name = classes[int(label)]
-        yield polygon_object(name, list(zip(edges[::2], edges[1::2], strict=True))) if polygon else (
-            name, [edges[0], edges[1], edges[2] - edges[0], edges[3] - edges[1]], None, False)
+        yield (polygon_object(name, [*zip(edges[::2], edges[1::2], strict=True)]) if polygon
+               else box_object(name, *edges))
 
 
 def _splits(tree: Tree, settings: Mapping[str, Any], file: Path, images: Sequence[Path]) -> dict[Path, str]:
