@@ -15,7 +15,7 @@ INSTALL = @install/environment.sh '$(VENV)' '$(PYTHON)' --quiet
 UPSTREAM_DAY = 2026-11-25
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart sam-demo sam-demo-setup test check-upstream check-newest check-operators check-devices check-trust check-gpu lint docs lock clean
+.PHONY: help setup quickstart sam-demo sam-demo-setup test check-upstream check-newest check-operators check-devices check-trust check-peers check-gpu lint docs lock clean
 
 help:  ## list the targets
 	@echo 'usage: make TARGET [VENV=.venv] [PYTHON=python3] [ARGS=...]'
@@ -70,6 +70,9 @@ check-devices:  ## test the exports to all formats, ExecuTorch and LiteRT too (P
 
 check-trust: setup  ## kill trainings, fuzz what reads files, and try a table of bad inputs (20 minutes)
 	@$(call PYTEST,$(VENV)) tests/trust --trust $(ARGS)
+
+check-peers: setup  ## train and predict with RepViT in a config of every folder of the toolboxes' zoos (30 minutes)
+	@'$(PY)' -m pytest -s tests/peers --peers $(ARGS)
 
 check-gpu: setup  ## test on a GPU, within ten minutes; DEVICE=cpu rehearses on a CPU
 	@'$(PY)' -m pytest tests/gpu --device '$(DEVICE)' $(ARGS)

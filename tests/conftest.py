@@ -13,9 +13,14 @@ from filelock import FileLock
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+#: Marks of tests that run only when asked for.
+OPTIONAL = ('trust', 'peers')
+
+
 def pytest_addoption(parser):
     parser.addoption('--device', choices=['cuda', 'cpu'], help='run the tests marked gpu, on this device')
-    parser.addoption('--trust', action='store_true', help='run the tests marked trust, too')
+    for mark in OPTIONAL:
+        parser.addoption(f'--{mark}', action='store_true', help=f'run the tests marked {mark}, too')
 
 
 def pytest_configure(config):
@@ -32,10 +37,11 @@ def pytest_collection_modifyitems(config, items):
         acceptance = [item for item in items if item.get_closest_marker('gpu')]
         items[:] = [item for item in items if item not in acceptance]
         config.hook.pytest_deselected(items=acceptance)
-    if not config.getoption('--trust'):
-        long = [item for item in items if item.get_closest_marker('trust')]
-        items[:] = [item for item in items if item not in long]
-        config.hook.pytest_deselected(items=long)
+    for mark in OPTIONAL:
+        if not config.getoption(f'--{mark}'):
+            long = [item for item in items if item.get_closest_marker(mark)]
+            items[:] = [item for item in items if item not in long]
+            config.hook.pytest_deselected(items=long)
     # Files with slow tests first, so that no worker is left alone with one of them at the end.
     slow = {item.path for item in items if item.get_closest_marker('slow')}
     items.sort(key=lambda item: item.path not in slow)
