@@ -7,7 +7,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from mmengine.evaluator import BaseMetric
-from mmengine.model import BaseDataPreprocessor, BaseModel
+from mmengine.model import BaseModel, ImgDataPreprocessor
 from mmengine.registry import DATASETS, METRICS, MODELS
 from segment_anything.modeling import Sam
 from segment_anything.utils.transforms import ResizeLongestSide
@@ -25,22 +25,22 @@ from .teacher import SamTeacher
 
 
 def valid_cells(size: Sequence[int]) -> tuple[int, int]:
-    """Rows and columns of the embedding that cover a picture of ``size`` (height, width), without the padding."""
+    """Rows and columns of the embedding that cover an image of ``size`` (height, width), without the padding."""
     return -(-int(size[0]) // STRIDE), -(-int(size[1]) // STRIDE)
 
 
 @DATASETS.register_module()
 class SamImages(Dataset):
-    """The pictures of a folder, without labels, scaled to SAM's input size.
+    """The images of a folder, without labels, scaled to SAM's input size.
 
     Args:
         data_root: Folder of the data set.
-        data_prefix: ``img``: its folder of pictures; subfolders are searched, too.
+        data_prefix: ``img``: its folder of images; subfolders are searched, too.
         image_size: Pixels of the longer side.
         cache: Folder of embeddings from ``tools/sam_cache_embeddings.py``; by default the teacher computes them.
 
     Raises:
-        UserError: If the folder does not exist or holds no picture.
+        UserError: If the folder does not exist or holds no image.
     """
 
     def __init__(self, data_root: str = '', data_prefix: Mapping = {'img': ''}, image_size: int = 1024,
@@ -63,7 +63,7 @@ class SamImages(Dataset):
         return item
 
     def read(self, name: str) -> tuple[np.ndarray, str]:
-        """A scaled picture, (H, W, 3) uint8 RGB, and the digest of its file."""
+        """A scaled image, (H, W, 3) uint8 RGB, and the digest of its file."""
         path = self.folder / name
         try:
             return self.transform.apply_image(read_image(path)), sha256_of(path)
@@ -79,11 +79,11 @@ def cache_embeddings(cache: EmbeddingCache, images: SamImages, names: Sequence[s
     Args:
         cache: The cache.
         images: The data set.
-        names: Names of the pictures to embed, from ``images.names``.
+        names: Names of the images to embed, from ``images.names``.
         teacher: The teacher.
         device: Where the teacher runs.
-        batch_size: Number of pictures in a batch.
-        on_progress: Called with the number of further pictures that are done.
+        batch_size: Number of images in a batch.
+        on_progress: Called with the number of further images that are done.
 
     Returns:
         The number of embeddings that were intact already.
@@ -109,28 +109,21 @@ def cache_embeddings(cache: EmbeddingCache, images: SamImages, names: Sequence[s
 
 
 @MODELS.register_module()
-class SamPreprocessor(BaseDataPreprocessor):
-    """Normalises pictures and pads them to a square, as SAM does.
+class SamPreprocessor(ImgDataPreprocessor):
+    """Normalises images and pads them to a square, as SAM does.
 
     Args:
         image_size: Side of the square.
     """
 
     def __init__(self, image_size: int = 1024):
-        super().__init__()
-        self.image_size = image_size
-        self.register_buffer('mean', torch.tensor(IMAGENET.mean).view(3, 1, 1), persistent=False)
-        self.register_buffer('std', torch.tensor(IMAGENET.std).view(3, 1, 1), persistent=False)
+        super().__init__(IMAGENET.mean, IMAGENET.std, pad_size_divisor=image_size)
 
     def forward(self, data: dict[str, list], training: bool = False) -> dict[str, Any]:
-        """Pictures of several sizes -> ``inputs`` (N, 3, S, S), their ``sizes``, and ``targets`` where cached."""
-        data = self.cast_data(data)
+        """Images of several sizes -> ``inputs`` (N, 3, S, S), their ``sizes``, and ``targets`` where cached."""
         sizes = [tuple(image.shape[-2:]) for image in data['inputs']]
-        data['inputs'] = torch.stack([
-            F.pad((image - self.mean) / self.std, (0, self.image_size - width, 0, self.image_size - height))
-            for image, (height, width) in zip(data['inputs'], sizes, strict=True)])
-        side = self.image_size // STRIDE
-        targets = None
+        data = super().forward(data, training)
+        side, targets = self.pad_size_divisor // STRIDE, None
         if 'embedding' in data:
             targets = torch.stack([F.pad(part.float(), (0, side - part.shape[2], 0, side - part.shape[1]))
                                    for part in data['embedding']])
@@ -177,7 +170,7 @@ class SamDistiller(BaseModel):
 
         Args:
             inputs: (N, 3, S, S), normalised and padded.
-            sizes: Height and width of each picture.
+            sizes: Height and width of each image.
             targets: Embeddings of the teacher; computed if None.
             mode: ``'tensor'``, ``'loss'``, or ``'predict'``.
         """
@@ -195,7 +188,7 @@ class SamDistiller(BaseModel):
 
 
 def masked_mse(embeddings: Tensor, targets: Tensor, sizes: Sequence[tuple[int, int]]) -> Tensor:
-    """Mean squared error of (N, C, h, w) over channels and the positions that cover the pictures."""
+    """Mean squared error of (N, C, h, w) over channels and the positions that cover the images."""
     mask = embeddings.new_zeros(len(sizes), 1, *embeddings.shape[2:])
     for number, size in enumerate(sizes):
         rows, columns = valid_cells(size)
@@ -206,13 +199,13 @@ def masked_mse(embeddings: Tensor, targets: Tensor, sizes: Sequence[tuple[int, i
 
 @torch.no_grad()
 def mask_agreement(sam: Sam, ours: Tensor, theirs: Tensor, size: tuple[int, int], points_per_side: int) -> float:
-    """Agreement of the masks from two embeddings of a picture.
+    """Agreement of the masks from two embeddings of an image.
 
     Args:
         sam: Its prompt encoder and mask decoder are used.
         ours: (1, 256, h, w).
         theirs: (1, 256, h, w).
-        size: Height and width of the scaled picture, in pixels.
+        size: Height and width of the scaled image, in pixels.
         points_per_side: Side of the grid of prompt points, with three masks each.
 
     Returns:
@@ -236,7 +229,7 @@ def mask_agreement(sam: Sam, ours: Tensor, theirs: Tensor, size: tuple[int, int]
 
 @METRICS.register_module()
 class DistillationAgreement(BaseMetric):
-    """Mean over the pictures of ``mse`` (embeddings) and ``mask_iou`` from :class:`SamDistiller`."""
+    """Mean over the images of ``mse`` (embeddings) and ``mask_iou`` from :class:`SamDistiller`."""
 
     default_prefix = 'teacher'
 
@@ -245,5 +238,5 @@ class DistillationAgreement(BaseMetric):
         self.results.extend(data_samples)
 
     def compute_metrics(self, results: list[dict[str, float]]) -> dict[str, float]:
-        """Mean over all pictures."""
+        """Mean over all images."""
         return {key: float(np.nanmean([result[key] for result in results])) for key in ('mse', 'mask_iou')}

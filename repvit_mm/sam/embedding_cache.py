@@ -13,7 +13,7 @@ MANIFEST = 'manifest.json'
 
 
 class EmbeddingCache:
-    """A folder with a manifest and a file for each picture, in half precision, without the padding.
+    """A folder with a manifest and a file for each image, in half precision, without the padding.
 
     Args:
         folder: The folder; :meth:`create` creates it.
@@ -54,11 +54,11 @@ class EmbeddingCache:
                                f'{found.get(other[0])}, in the config it is {identity[other[0]]}; use another folder')
 
     def path(self, name: str) -> Path:
-        """The embedding's file for the picture ``name``, a path relative to the folder of pictures."""
+        """The embedding's file for the image ``name``, a path relative to the folder of images."""
         return self.folder / f'{name}.npz'
 
     def has(self, name: str, digest: str, shape: tuple[int, ...]) -> bool:
-        """Whether there is an intact embedding of exactly this picture."""
+        """Whether there is an intact embedding of exactly this image."""
         try:
             self.read(name, digest, shape)
         except DatasetError:
@@ -70,14 +70,14 @@ class EmbeddingCache:
 
         Args:
             name: See :meth:`path`.
-            digest: SHA-256 of the file of the picture.
+            digest: SHA-256 of the image file.
             shape: Expected channels, height and width.
 
         Returns:
             The embedding in half precision.
 
         Raises:
-            DatasetError: If it is missing, damaged, or of another picture.
+            DatasetError: If it is missing, damaged, or of another image.
         """
         path, again = self.path(name), 'run tools/sam_cache_embeddings.py again'
         try:
@@ -89,7 +89,7 @@ class EmbeddingCache:
         except Exception as error:  # a damaged archive fails in many ways
             raise DatasetError(f'{path} is damaged ({type(error).__name__}); {again}') from error
         if found != digest:
-            raise DatasetError(f'{path} is the embedding of another picture than {name}; {again}')
+            raise DatasetError(f'{path} is the embedding of another image than {name}; {again}')
         if embedding.dtype != np.float16 or embedding.shape != shape or not np.isfinite(embedding).all():
             raise DatasetError(f'{path} does not hold finite values of float16 and shape {shape}, but '
                                f'{embedding.dtype} and {embedding.shape}; {again}')

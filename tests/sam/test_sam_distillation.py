@@ -49,11 +49,11 @@ def batch_of(dataset):
 
 
 @pytest.mark.parametrize('size, cells', [((64, 64), (4, 4)), ((33, 64), (3, 4)), ((32, 1), (2, 1))])
-def test_cells_cover_the_picture(size, cells):
+def test_cells_cover_the_image(size, cells):
     assert valid_cells(size) == cells
 
 
-def test_loss_is_the_mean_squared_error_where_the_picture_is():
+def test_loss_is_the_mean_squared_error_where_the_image_is():
     embeddings = torch.randn(2, 3, 4, 4, requires_grad=True)
     targets = torch.randn(2, 3, 4, 4)
     loss = masked_mse(embeddings, targets, [(64, 33), (16, 64)])
@@ -65,7 +65,7 @@ def test_loss_is_the_mean_squared_error_where_the_picture_is():
     assert (embeddings.grad[0, :, :, :3] != 0).all()
 
 
-def test_pictures_are_prepared_as_sam_does(folder):
+def test_images_are_prepared_as_sam_does(folder):
     sam = small_sam(SIZE)
     dataset = SamImages(str(folder), dict(img='train'), SIZE)
     assert len(dataset) == 4 and dataset[0]['inputs'].shape == (3, 32, 64)
@@ -163,7 +163,7 @@ def replace_values(path):
 
 @pytest.mark.parametrize('spoil, message', [
     (lambda path: path.unlink(), 'is missing'), (damage, 'is damaged'), (replace_values, 'does not hold finite values'),
-    (lambda path: shutil.copy(path.parent / '2.png.npz', path), 'is the embedding of another picture'),
+    (lambda path: shutil.copy(path.parent / '2.png.npz', path), 'is the embedding of another image'),
 ])
 def test_a_damaged_cache_is_reported_and_repaired(cached, spoil, message):
     cache, images, teacher, folder = cached
@@ -190,7 +190,7 @@ def test_embedding_too_large_for_half_precision_is_refused(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_an_unreadable_picture_is_named(folder):
+def test_an_unreadable_image_is_named(folder):
     (folder / 'train/0/0.png').write_text('no picture')
     images = SamImages(str(folder), dict(img='train'), SIZE)
     with pytest.raises(DatasetError, match=r'train/0/0.png is not in a supported image format .* remove or replace it'):
@@ -245,7 +245,7 @@ default_hooks = dict(logger=dict(interval=1), checkpoint=dict(interval=25))
 
 @pytest.mark.parametrize('arguments, message', [
     (('--part', 3, 2), '--part 3 2: the first number must be from 1 to the second'),
-    (('--data-root', 'nowhere'), 'data set not found'),
+    (('--data-root', 'nowhere'), 'nowhere/train does not exist'),
 ])
 def test_mistakes_in_caching_are_one_line(folder, arguments, message):
     status, _, err = run_tool('sam_cache_embeddings', ROOT / 'configs/sam/distill_repvit_m0_6_trial.py', '--out',
