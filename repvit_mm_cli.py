@@ -1,27 +1,35 @@
-"""The command ``repvit-mm``. It is beside the package, whose import loads torch; it needs the standard library only."""
+"""The command ``repvit-mm``.
+
+A process that imports this module before ``repvit_mm``, such as a tool, loads torch only once it needs it.
+"""
 import ast
-import difflib
 import os
 import re
-import runpy
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 PACKAGE = Path(__file__).resolve().parent / 'repvit_mm'
 #: The tools: included in a wheel, linked in a checkout.
 TOOLS = PACKAGE / '.mim' / 'tools'
+#: Title -> its commands, in the order of ``--help``. Tools that are not listed follow at the end.
+GROUPS = {
+    'Data': ('init', 'draw-shapes'),
+    'Train and test': ('quickstart', 'train', 'test', 'toolbox'),
+    'Predict': ('infer',),
+    'Deploy': ('export', 'fuse', 'convert-checkpoint', 'benchmark', 'get-flops'),
+    'Segment anything': ('sam-demo', 'sam-web', 'sam-export', 'sam-eval-coco', 'sam-eval-edges',
+                         'sam-cache-embeddings', 'sam-assemble'),
+    'Cluster': ('dist-train', 'dist-test', 'slurm-train', 'slurm-test'),
+    'Reference': ('doctor', 'reproduce-tables'),
+}
+#: What other projects call a command.
+ALIASES = {'predict': 'infer', 'val': 'test', 'eval': 'test'}
 _DOCTOR = 'Report what is installed, what each missing package disables, and the command that installs it'
 
 
 class Tool(NamedTuple):
-    """A script of the folder ``tools``.
-
-    Attributes:
-        path: The script.
-        about: One line on what it does.
-    """
+    """A script of the folder ``tools``, and one line on what it does."""
 
     path: Path
     about: str
@@ -30,11 +38,7 @@ class Tool(NamedTuple):
 def find_tools(folder: Path = TOOLS) -> dict[str, Tool]:
     """Command -> tool, for each script in ``folder`` whose name does not start with an underscore."""
     paths = [path for path in sorted(folder.iterdir()) if path.suffix in ('.py', '.sh') and path.name[0] != '_']
-    return {_command(path): Tool(path, _about(path)) for path in paths}
-
-
-def _command(path: Path) -> str:
-    return path.stem.replace('_', '-')
+    return {path.stem.replace('_', '-'): Tool(path, _about(path)) for path in paths}
 
 
 def _about(path: Path) -> str:
@@ -47,51 +51,59 @@ def _about(path: Path) -> str:
     return re.sub(r':( (\S*/)?tools/.*)?$', '', line).rstrip('.')
 
 
-def run_tool(tool: Tool, arguments: Sequence[str]) -> None:
+def run_tool(name: str, tool: Tool, arguments: list[str]) -> None:
     """Replace this process by a tool; does not return.
 
     As with any ``python -m``, modules in the current folder can be imported, for example by a config.
     """
-    python = sys.executable
     path = os.pathsep.join(filter(None, [os.getcwd(), os.environ.get('PYTHONPATH')]))
-    is_python = tool.path.suffix == '.py'
-    command = [python] if is_python else ['bash']
-    name = {'REPVIT_MM_COMMAND': f'repvit-mm {_command(tool.path)}'} if is_python else {}  # for its usage
-    sys.stdout.flush()
+    command = sys.executable if tool.path.suffix == '.py' else 'bash'
+    os.environ.update(PYTHONPATH=path, PYTHON=os.environ.get('PYTHON', sys.executable),
+                      REPVIT_MM_COMMAND=f'repvit-mm {name}')  # for its usage
     try:
-        os.execvpe(command[0], [*command, str(tool.path), *arguments],
-                   {'PYTHON': python, **os.environ, 'PYTHONPATH': path, **name})
+        os.execvp(command, [command, str(tool.path), *arguments])
     except OSError as error:
-        sys.exit(f'error: {tool.path.name} cannot be started: {command[0]}: {error.strerror}')
+        sys.exit(f'error: {tool.path.name} cannot be started: {command}: {error.strerror}')
 
 
 def overview(tools: dict[str, Tool]) -> str:
     """The text of ``--help``."""
-    commands = {'doctor': _DOCTOR, **{name: tool.about for name, tool in tools.items()}}
-    width = max(map(len, commands))
-    return '\n'.join([
-        'usage: repvit-mm [--version] COMMAND ...', '',
-        'RepViT for OpenMMLab. COMMAND --help lists its options. A config that is not in the current folder,',
-        'such as detection/maskrcnn_repvit_m1_1.py, is looked up among the installed ones.', '',
-        *(f'  {name:{width}}  {about}' for name, about in commands.items())])
+    about = {'doctor': _DOCTOR, **{name: tool.about for name, tool in tools.items()}}
+    listed = [name for names in GROUPS.values() for name in names]
+    width = max(map(len, about))
+    lines = ['usage: repvit-mm [--version] COMMAND ...', '',
+             'RepViT for OpenMMLab. COMMAND --help lists its options. A config that is not in the current folder,',
+             'such as detection/maskrcnn_repvit_m1_1.py, is looked up among the installed ones.']
+    for title, names in {**GROUPS, 'Other': [name for name in about if name not in listed]}.items():
+        names = [name for name in names if name in about]
+        lines += ['', f'{title}:', *(f'  {name:{width}}  {about[name]}' for name in names)] if names else []
+    return '\n'.join(lines)
 
 
-def main() -> int | None:
-    """Run the command that the arguments name; an unknown one ends the process with an error."""
+def _main() -> int | None:
     name, *arguments = sys.argv[1:] or ['--help']
     tools = find_tools()
+    command = name.replace('_', '-')
+    command = ALIASES.get(command, command)
     if name in ('-h', '--help', 'help'):
         print(overview(tools))
     elif name == '--version':
-        print(f'repvit-mm {runpy.run_path(str(PACKAGE / "version.py"))["__version__"]}')
-    elif name == 'doctor':
+        from repvit_mm.version import __version__
+        print(f'repvit-mm {__version__}')
+    elif command == 'doctor':
         from repvit_mm.cli.doctor import main as doctor
         return doctor(arguments)
-    elif name.replace('_', '-') in tools:
-        run_tool(tools[name.replace('_', '-')], arguments)
+    elif command in tools:
+        run_tool(command, tools[command], arguments)
     else:
+        from repvit_mm.errors import did_you_mean
         names = ['doctor', *tools]
-        close = difflib.get_close_matches(name, names, n=1)
-        hint = f'did you mean {close[0]}? Choose from' if close else 'choose from'
-        sys.exit(f'error: unknown command {name}; {hint} {", ".join(names)}')
+        hint = did_you_mean(name, [*names, *ALIASES], f'; choose from {", ".join(names)}')
+        sys.exit(f'error: unknown command {name}{hint}')
     return None
+
+
+def main() -> None:
+    """Run the command that the arguments name, and exit."""
+    from repvit_mm.errors import run_cli
+    run_cli(_main)

@@ -1,7 +1,5 @@
 """``python -m repvit_mm``: the command ``repvit-mm``, where its scripts folder is not on the PATH."""
-import sys
-
 from repvit_mm_cli import main
 
 if __name__ == '__main__':
-    sys.exit(main())
+    main()

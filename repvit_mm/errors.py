@@ -1,4 +1,4 @@
-"""Errors that a user can cause, and how the command line reports them."""
+"""User errors, and how the command line reports them."""
 import difflib
 import os
 import re
@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 
 from .memory import keep_freed_memory
 
-#: Environment variable that shows, if it is 1, where an error that is reported in one line was raised.
+#: Environment variable that keeps the tracebacks of reported errors if it is 1.
 TRACEBACK_VARIABLE = 'REPVIT_MM_TRACEBACK'
 #: Characters of a message; it may quote a name from a file, of any length.
 LONGEST_MESSAGE = 2000
@@ -46,12 +46,13 @@ def did_you_mean(name: str, known: Iterable[str], otherwise: str = '') -> str:
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether an error, of torch perhaps, says that there is not enough memory."""
-    return isinstance(error, MemoryError) or re.search("out of memory|can't allocate memory", str(error)) is not None
+    """Whether an error is an out-of-memory error."""
+    return isinstance(error, MemoryError) or re.search(
+        "out of memory|can(no|')t allocate memory|failed to map segment", str(error), re.IGNORECASE) is not None
 
 
 def explain(error: Exception) -> str | None:
-    """What a user reads of an error that files, options or the machine caused, in one line; None for a bug."""
+    """One line about an error that files, options or the machine caused; None for a bug."""
     text = str(error)
     if isinstance(error, UserError):
         pass
@@ -72,7 +73,7 @@ def run_cli(main: Callable[[], int | None]) -> None:
     """Run a tool's ``main`` and exit, in a process that keeps its memory until then.
 
     A :class:`UserError`, a file that cannot be read or written, and a lack of memory become one line on stderr and exit
-    status 1, Ctrl-C becomes status 130, and a reader of the output that has had enough, such as ``head``, status 141 as
+    status 1, Ctrl-C becomes status 130, and a reader of the output that has closed it, such as ``head``, status 141 as
     in a shell. Any other exception is a bug and keeps its traceback, as all do where the environment variable
     ``REPVIT_MM_TRACEBACK`` is 1.
 
@@ -80,22 +81,42 @@ def run_cli(main: Callable[[], int | None]) -> None:
         main: The tool; returns its exit status, or None for 0.
     """
     keep_freed_memory()
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, 'reconfigure'):  # a terminal without UTF-8 must not end the tool
+            stream.reconfigure(errors='backslashreplace')
     try:
         status = main()
         if sys.stdout:
             sys.stdout.flush()
-    except KeyboardInterrupt as error:
-        print('; '.join(['interrupted', *error.args]), file=sys.stderr)
-        status = 130
-    except BrokenPipeError:
-        if os.environ.get(TRACEBACK_VARIABLE) == '1':
-            raise
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python itself flushes at the end
-        status = 141
-    except Exception as error:
+    except (Exception, KeyboardInterrupt) as error:
+        _discard_output()
         message = explain(error)
-        if message is None or os.environ.get(TRACEBACK_VARIABLE) == '1':
+        if os.environ.get(TRACEBACK_VARIABLE) == '1' and not isinstance(error, KeyboardInterrupt):
             raise
-        print(f'error: {message}', file=sys.stderr)
-        status = 1
+        if _is_interrupt(error):
+            print('; '.join(['interrupted', *(error.args if isinstance(error, KeyboardInterrupt) else ())]),
+                  file=sys.stderr)
+            status = 130
+        elif isinstance(error, BrokenPipeError):
+            status = 141
+        elif message is None:
+            raise
+        else:
+            print(f'error: {message}', file=sys.stderr)
+            status = 1
     sys.exit(status)
+
+
+def _is_interrupt(error: BaseException | None) -> bool:
+    """Whether an error is Ctrl-C, or what a library raised when it was interrupted."""
+    return error is not None and (isinstance(error, KeyboardInterrupt) or _is_interrupt(error.__cause__)
+                                  or (not isinstance(error, UserError) and _is_interrupt(error.__context__)))
+
+
+def _discard_output() -> None:
+    """Discard output that cannot be written: Python itself would flush it at the end, and fail."""
+    try:
+        if sys.stdout:
+            sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

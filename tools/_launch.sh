@@ -1,6 +1,14 @@
-# What the launch scripts share. They check numbers: srun and torchrun would fail with a traceback or an unrelated
-# usage message.
+# Shared by the launch scripts. They check numbers: srun and torchrun would fail with a traceback or an unrelated usage
+# message.
 tools=$(dirname "$0")
+
+# require_arguments COUNT USAGE ARGUMENTS...
+require_arguments() {
+    count=$1 usage="usage: ${REPVIT_MM_COMMAND:-$0} $2"
+    shift 2
+    case ${1:-} in -h|--help) echo "$usage"; exit 0 ;; esac
+    if [ $# -lt "$count" ]; then echo "$usage" >&2; exit 2; fi
+}
 
 # require_number NAME VALUE LEAST [MOST]
 require_number() {

@@ -1,7 +1,7 @@
 """Measure how fast models are: tools/benchmark.py CONFIG... --shape H W --batch-size N... --backend NAME..."""
-import _interrupt  # noqa: F401
 from rich.console import Console
 
+import repvit_mm_cli  # noqa: F401, before repvit_mm, which then loads no torch
 from repvit_mm.analysis.backends import BACKENDS, DTYPES, TRAININGS
 from repvit_mm.analysis.benchmark import run
 from repvit_mm.analysis.report import latency_table

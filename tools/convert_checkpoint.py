@@ -1,10 +1,5 @@
 """Rename the tensors of a checkpoint: tools/convert_checkpoint.py SRC DST --to {repvit_mm,official,timm}."""
-
-import _interrupt  # noqa: F401
-
-from repvit_mm.checkpoints import FORMATS, convert_file
-from repvit_mm.checkpoints.converting import write_hub_folder
-from repvit_mm.checkpoints.reading import WEIGHT_KEYS
+import repvit_mm_cli  # noqa: F401, before repvit_mm, which then loads no torch
 from repvit_mm.cli.arguments import CHECKPOINT, Parser
 from repvit_mm.errors import run_cli
 
@@ -18,7 +13,7 @@ def build_parser() -> Parser:
     parser.add_argument('destination', metavar='DST', nargs='?', help='the new file (.pth, or .safetensors)')
     parser.add_argument('--hub', metavar='DIR',
                         help='write a folder for the Hugging Face Hub, which timm and repvit_mm.get_model load')
-    parser.add_argument('--to', choices=FORMATS, default='repvit_mm',
+    parser.add_argument('--to', choices=('repvit_mm', 'official', 'timm'), default='repvit_mm',
                         help='format of the new names (default: %(default)s)')
     parser.add_argument('--trust', action='store_true',
                         help='run code from SRC if it cannot be read otherwise; only for files that you trust')
@@ -29,6 +24,10 @@ def build_parser() -> Parser:
 def main() -> None:
     parser = build_parser()
     args = parser.parse_args()
+    from repvit_mm.checkpoints import convert_file
+    from repvit_mm.checkpoints.converting import write_hub_folder
+    from repvit_mm.checkpoints.reading import WEIGHT_KEYS
+
     if args.hub:
         write_hub_folder(args.source, args.hub, args.trust, args.force)
         print(f"{args.hub}: timm.create_model('local-dir:{args.hub}', pretrained=True) and "

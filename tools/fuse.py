@@ -1,10 +1,7 @@
 """Write a deploy checkpoint: tools/fuse.py CONFIG CHECKPOINT OUT."""
-
-import _interrupt  # noqa: F401
-
+import repvit_mm_cli  # noqa: F401, before repvit_mm, which then loads no torch
 from repvit_mm.cli.arguments import CHECKPOINT, MODEL, Parser
 from repvit_mm.errors import run_cli
-from repvit_mm.models.deploy import fuse_checkpoint
 
 
 def build_parser() -> Parser:
@@ -20,6 +17,7 @@ def build_parser() -> Parser:
 
 def main() -> None:
     args = build_parser().parse_args()
+    from repvit_mm.models.deploy import fuse_checkpoint
     result = fuse_checkpoint(args.config, args.checkpoint, args.out)
     print(f'parameters: {result.parameters_before:,} before, {result.parameters_after:,} after')
     print(f'largest difference of the outputs: {result.difference:.1e} of the largest value')

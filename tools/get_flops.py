@@ -1,15 +1,9 @@
 """Count parameters and multiply-adds: tools/get_flops.py CONFIG --shape H W [--fused] [--json FILE]."""
 from dataclasses import asdict
 
-import _interrupt  # noqa: F401
-from rich.console import Console
-
-from repvit_mm.analysis import count
-from repvit_mm.analysis.report import complexity_table
+import repvit_mm_cli  # noqa: F401, before repvit_mm, which then loads no torch
 from repvit_mm.cli.arguments import MODEL, Parser, add_shape, whole_number
 from repvit_mm.errors import run_cli
-from repvit_mm.io.files import write_json
-from repvit_mm.models.inference import build_inference_model
 
 
 def build_parser() -> Parser:
@@ -27,6 +21,12 @@ def build_parser() -> Parser:
 
 def main() -> None:
     args = build_parser().parse_args()
+    from rich.console import Console
+
+    from repvit_mm.analysis import count
+    from repvit_mm.analysis.report import complexity_table
+    from repvit_mm.io.files import write_json
+    from repvit_mm.models.inference import build_inference_model
     model = build_inference_model(args.config)
     forms = {'inference': True} if args.fused else {'training': False, 'inference': True}
     trees = {form: count(model, args.shape, fused, args.proposals, args.depth) for form, fused in forms.items()}

@@ -1,12 +1,7 @@
 """Predict on pictures, folders, videos or a camera, with any model: tools/infer.py MODEL INPUT... [options]."""
-
-import _interrupt  # noqa: F401
-
+import repvit_mm_cli  # noqa: F401, before repvit_mm, which then loads no torch
 from repvit_mm.cli.arguments import Parser, fraction, positive
 from repvit_mm.errors import run_cli
-from repvit_mm.models.predicting import load_predictor
-from repvit_mm.models.running import Run
-from repvit_mm.models.sources import find_inputs
 
 
 def build_parser() -> Parser:
@@ -32,6 +27,9 @@ def build_parser() -> Parser:
 
 def main() -> None:
     args = build_parser().parse_args()
+    from repvit_mm.models.predicting import load_predictor
+    from repvit_mm.models.running import Run
+    from repvit_mm.models.sources import find_inputs
     run = Run(find_inputs(args.inputs), args.out, args.batch_size, args.max_frames)
     predictor = load_predictor(args.model, args.checkpoint, args.device, args.score_threshold)
     run.start(predictor, {'model': args.model, 'checkpoint': args.checkpoint})

@@ -1,7 +1,7 @@
 """Look at a folder of your own data, and write a config that trains on it: tools/init.py DIR [options]."""
-import _interrupt  # noqa: F401
 from rich.console import Console
 
+import repvit_mm_cli  # noqa: F401, before repvit_mm, which then loads no torch
 from repvit_mm.cli.arguments import Parser, positive, side
 from repvit_mm.datasets.configs import MODELS, Choice
 from repvit_mm.datasets.formats import FORMATS, recognise

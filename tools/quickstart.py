@@ -7,12 +7,11 @@ import sys
 import time
 from pathlib import Path
 
-import _interrupt  # noqa: F401
 from rich.console import Console
 from rich.table import Table
 
-from repvit_mm.cli.arguments import Parser, positive, seed
-from repvit_mm.cli.options import CfgOptions
+import repvit_mm_cli  # noqa: F401, before repvit_mm, which then loads no torch
+from repvit_mm.cli.arguments import CfgOptions, Parser, positive, seed
 from repvit_mm.cli.quickstart import Quickstart, check_unchanged
 from repvit_mm.engine.config import load_config
 from repvit_mm.errors import run_cli

@@ -3,11 +3,11 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-import _interrupt  # noqa: F401
 import torch
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress
 
+import repvit_mm_cli  # noqa: F401, before repvit_mm, which then loads no torch
 from repvit_mm.analysis.systems import describe_machine
 from repvit_mm.cli.arguments import Parser, positive
 from repvit_mm.errors import ConfigError, UserError, run_cli

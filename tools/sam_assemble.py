@@ -1,9 +1,9 @@
 """Make a RepViT-SAM from a distilled encoder and its teacher's decoder: tools/sam_assemble.py ENCODER SAM OUT."""
 from pathlib import Path
 
-import _interrupt  # noqa: F401
 import torch
 
+import repvit_mm_cli  # noqa: F401, before repvit_mm, which then loads no torch
 from repvit_mm.archs import ARCHS
 from repvit_mm.checkpoints import convert_state_dict
 from repvit_mm.cli.arguments import Parser

@@ -1,14 +1,12 @@
 """Compute the embeddings of a SAM once, for its distillation: tools/sam_cache_embeddings.py CONFIG --out DIR."""
-
-import _interrupt  # noqa: F401
 import torch
 from mmengine.device import get_device
 from mmengine.registry import DATASETS, init_default_scope
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress
 
-from repvit_mm.cli.arguments import Parser, positive
-from repvit_mm.cli.options import CfgOptions
+import repvit_mm_cli  # noqa: F401, before repvit_mm, which then loads no torch
+from repvit_mm.cli.arguments import CfgOptions, Parser, positive
 from repvit_mm.engine.config import load_config
 from repvit_mm.engine.prepare import move_data_root
 from repvit_mm.errors import ConfigError, run_cli

@@ -2,12 +2,12 @@
 import argparse
 from pathlib import Path
 
-import _interrupt  # noqa: F401
 import numpy as np
 from rich.console import Console
 from segment_anything import SamPredictor
 from segment_anything.modeling import Sam
 
+import repvit_mm_cli  # noqa: F401, before repvit_mm, which then loads no torch
 from repvit_mm.cli.arguments import Parser, finite, port, positive, whole_number
 from repvit_mm.cli.sam import RANDOM_WEIGHTS, add_model_arguments, grid, model_from
 from repvit_mm.errors import ConfigError, UserError, run_cli

@@ -7,12 +7,12 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-import _interrupt  # noqa: F401
 import numpy as np
 from rich.console import Console
 from rich.progress import track
 from segment_anything.modeling import Sam
 
+import repvit_mm_cli  # noqa: F401, before repvit_mm, which then loads no torch
 from repvit_mm.cli.arguments import Parser, positive
 from repvit_mm.cli.sam import add_model_arguments, grid, model_from
 from repvit_mm.errors import UserError, run_cli

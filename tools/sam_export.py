@@ -1,9 +1,9 @@
 """Export RepViT-SAM, encoder and decoder, to ONNX or Core ML: tools/sam_export.py {onnx,coreml} [options]."""
 from pathlib import Path
 
-import _interrupt  # noqa: F401
 from rich.console import Console
 
+import repvit_mm_cli  # noqa: F401, before repvit_mm, which then loads no torch
 from repvit_mm.cli.arguments import PICTURES, Parser
 from repvit_mm.cli.sam import add_model_arguments, model_from
 from repvit_mm.errors import UserError, run_cli

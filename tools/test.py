@@ -1,17 +1,7 @@
 """Test the model of a config, of any OpenMMLab toolbox: tools/test.py CONFIG CHECKPOINT [options]."""
-
-import _interrupt  # noqa: F401
-
-from repvit_mm.cli.arguments import CHECKPOINT, Parser, positive
-from repvit_mm.cli.options import add_common_arguments, parse_args
-from repvit_mm.engine.config import load_config
-from repvit_mm.engine.mistakes import one_report
-from repvit_mm.engine.prepare import prepare
-from repvit_mm.engine.runner import run
+import repvit_mm_cli  # noqa: F401, before repvit_mm, which then loads no torch
+from repvit_mm.cli.arguments import CHECKPOINT, Parser, add_common_arguments, parse_args, positive
 from repvit_mm.errors import run_cli
-from repvit_mm.export.runtimes import ENGINES
-from repvit_mm.export.testing import use_exported
-from repvit_mm.toolboxes import toolbox_of
 
 
 def build_parser() -> Parser:
@@ -19,7 +9,7 @@ def build_parser() -> Parser:
     parser.add_argument('config', help='path of the config')
     parser.add_argument('checkpoint',
                         help=f'{CHECKPOINT}; with --backend an exported file')
-    parser.add_argument('--backend', choices=ENGINES, help='test a file of export.py with this runtime')
+    parser.add_argument('--backend', choices=('onnxruntime', 'openvino', 'ncnn', 'executorch', 'litert'), help='test a file of export.py with this runtime')
     parser.add_argument('--out', metavar='PATH',
                         help='save the predictions to this .pkl file; for segmentation, a folder of label maps')
     parser.add_argument('--show-dir', metavar='DIR', help='draw the predictions, and save them in this folder')
@@ -32,6 +22,13 @@ def build_parser() -> Parser:
 
 def main() -> None:
     args = parse_args(build_parser())
+    from repvit_mm.engine.config import load_config
+    from repvit_mm.engine.mistakes import one_report
+    from repvit_mm.engine.prepare import prepare
+    from repvit_mm.engine.runner import run
+    from repvit_mm.export.testing import use_exported
+    from repvit_mm.toolboxes import toolbox_of
+
     with one_report():
         cfg = load_config(args.config, args.cfg_options)
         toolbox = toolbox_of(cfg)

@@ -1,8 +1,7 @@
 """Run a script of mmdet, mmseg or mmpretrain, such as confusion_matrix: tools/toolbox.py TOOLBOX SCRIPT ..."""
 import argparse
 
-import _interrupt  # noqa: F401
-
+import repvit_mm_cli  # noqa: F401, before repvit_mm, which then loads no torch
 from repvit_mm.cli.arguments import Parser
 from repvit_mm.cli.scripts import TOOLBOXES, describe_script, find_scripts, run_script
 from repvit_mm.errors import run_cli

@@ -1,13 +1,6 @@
 """Train the model of a config, of any OpenMMLab toolbox: tools/train.py CONFIG [options]."""
-
-import _interrupt  # noqa: F401
-
-from repvit_mm.cli.arguments import Parser
-from repvit_mm.cli.options import add_common_arguments, parse_args
-from repvit_mm.engine.config import load_config
-from repvit_mm.engine.mistakes import one_report
-from repvit_mm.engine.prepare import enable_amp, enable_auto_scale_lr, prepare, remove_pretrained, set_resume
-from repvit_mm.engine.runner import run
+import repvit_mm_cli  # noqa: F401, before repvit_mm, which then loads no torch
+from repvit_mm.cli.arguments import Parser, add_common_arguments, parse_args
 from repvit_mm.errors import run_cli
 
 
@@ -28,6 +21,11 @@ def build_parser() -> Parser:
 
 def main() -> None:
     args = parse_args(build_parser())
+    from repvit_mm.engine.config import load_config
+    from repvit_mm.engine.mistakes import one_report
+    from repvit_mm.engine.prepare import enable_amp, enable_auto_scale_lr, prepare, remove_pretrained, set_resume
+    from repvit_mm.engine.runner import run
+
     with one_report():
         cfg = load_config(args.config, args.cfg_options)
         if args.amp:

@@ -1,13 +1,15 @@
 """The tools' parser, arguments that several take, and types of numbers: one out of range is a usage error."""
 import argparse
-import difflib
 import math
 import os
 from collections.abc import Callable, Sequence
+from importlib import import_module
+
+from ..errors import did_you_mean
 
 
 class Parser(argparse.ArgumentParser):
-    """A tool's parser: it calls the tool as the user did, and guesses what an unknown option should have been.
+    """A tool's parser: it calls the tool as the user did, suggests options, and registers RepViT once all is parsed.
 
     Args:
         description: What the tool does.
@@ -22,11 +24,30 @@ class Parser(argparse.ArgumentParser):
         """Parse; the arguments are argparse's."""
         parsed, unknown = self.parse_known_args(args, namespace)
         if unknown:
-            close = [match for word in unknown if word.startswith('--')
-                     for match in difflib.get_close_matches(word.partition('=')[0], self._option_string_actions, n=1)]
-            hint = f'; did you mean {", ".join(close)}?' if close else ''
-            self.error(f'unrecognized arguments: {" ".join(unknown)}{hint}')
+            hints = (did_you_mean(word.partition('=')[0], self._option_string_actions)
+                     for word in unknown if word.startswith('--'))
+            self.error(f'unrecognized arguments: {" ".join(unknown)}{"".join(hints)}')
+        try:
+            import_module('repvit_mm').register()
+        except ImportError as error:
+            self.exit(1, f'error: {error}\n')
         return parsed
+
+
+class CfgOptions(argparse.Action):
+    """mmengine's ``key=value`` pairs; anything else is a usage error."""
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Sequence[str],
+                 option_string: str | None = None) -> None:
+        from mmengine.config import DictAction
+        for value in values:
+            if '=' not in value:
+                parser.error(f'{option_string}: expected KEY=VALUE, got {value!r}')
+        try:
+            DictAction(self.option_strings, self.dest, nargs='+')(parser, namespace, values, option_string)
+        except (AssertionError, RecursionError):  # how mmengine fails on unbalanced brackets, and on dicts in lists
+            parser.error(f'{option_string}: expected numbers, strings, or lists and tuples of them, got '
+                         f'{" ".join(values)}')
 
 
 def whole_number(least: int, most: int | None = None, multiple_of: int = 1) -> Callable[[str], int]:
@@ -74,17 +95,39 @@ fraction = finite(0, 1)
 port = whole_number(1, 65535)
 #: The longest side of an image; a larger one is a typing error that would take all memory.
 side = whole_number(1, 16384)
-#: The largest seed that numpy, and so mmengine, accepts.
-LARGEST_SEED = 2 ** 32 - 1
-seed = whole_number(0, LARGEST_SEED)
+#: Up to the largest seed that numpy, and so mmengine, accepts.
+seed = whole_number(0, 2 ** 32 - 1)
 
-# What tools that share an argument say about it.
+# Help of arguments that tools share.
 MODEL = 'config of a classifier, segmentor or detector, or an architecture such as m1_1'
 CHECKPOINT = 'weights in any published format, fused or not: path, repvit://NAME or https address'
 PICTURES = 'pictures to compare the outputs on (default: a photograph that comes with matplotlib)'
+DEVICE = 'cpu, cuda, cuda:1, ... (default: the GPU if there is one)'
 
 
 def add_shape(parser: argparse.ArgumentParser) -> None:
     """Add ``--shape H W``."""
     parser.add_argument('--shape', type=side, nargs=2, default=(224, 224), metavar=('H', 'W'),
                         help='height and width of the image (default: 224 224)')
+
+
+def add_common_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that ``tools/train.py`` and ``tools/test.py`` share."""
+    parser.add_argument('--work-dir', metavar='DIR', help='logs and checkpoints (default: work_dirs/CONFIG_NAME)')
+    parser.add_argument('--data-root', metavar='DIR',
+                        help='folder of the data set, for every loader and evaluator (default: that of the config)')
+    parser.add_argument('--seed', type=seed, metavar='N', help='seed of all random numbers (default: random)')
+    parser.add_argument('--cfg-options', nargs='+', action=CfgOptions, default={}, metavar='KEY=VALUE',
+                        help='override settings of the config, e.g. train_dataloader.batch_size=4 '
+                             '"param_scheduler.1.milestones=[8,11]"; no spaces inside a value')
+    parser.add_argument('--launcher', choices=('none', 'pytorch', 'slurm', 'mpi'), default='none',
+                        help='what started the processes of a distributed run (default: %(default)s)')
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
+
+
+def parse_args(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """Parse, and give mmengine the local rank of any launcher."""
+    args = parser.parse_args()
+    local_rank = {'slurm': 'SLURM_LOCALID', 'mpi': 'OMPI_COMM_WORLD_LOCAL_RANK'}.get(args.launcher, '')
+    os.environ.setdefault('LOCAL_RANK', os.environ.get(local_rank, str(args.local_rank)))
+    return args

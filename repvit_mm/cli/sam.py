@@ -1,15 +1,16 @@
 """The command-line options that select a SAM."""
 import argparse
+from typing import TYPE_CHECKING
 
-import torch
-from rich.console import Console
-from segment_anything.modeling import Sam
-
+from ..archs import ARCHS
 from ..errors import ConfigError
-from ..network.fusion import fuse
-from ..sam.build import build_sam
-from ..sam.encoder import ENCODERS, SamEncoder
-from .arguments import whole_number
+from .arguments import DEVICE, whole_number
+
+if TYPE_CHECKING:
+    from segment_anything.modeling import Sam
+
+#: As :data:`repvit_mm.sam.encoder.ENCODERS`, which loads torch.
+ENCODERS = (*(f'repvit_{arch}' for arch in ARCHS), 'vit_b', 'vit_l', 'vit_h', 'mobile_sam')
 
 #: Side of a grid of points, each of which is segmented.
 grid = whole_number(1, 512)
@@ -25,15 +26,21 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
                         help='weights; repvit://sam are the published ones, for repvit_m2_3 (default: random weights)')
     parser.add_argument('--image-size', type=whole_number(16, 8192, multiple_of=16), default=1024, metavar='PIXELS',
                         help='longer side to which images are scaled, a multiple of 16 (default: %(default)s)')
-    parser.add_argument('--device', metavar='NAME', help='cpu, cuda, cuda:1, ... (default: the GPU if there is one)')
+    parser.add_argument('--device', metavar='NAME', help=DEVICE)
 
 
-def model_from(args: argparse.Namespace) -> Sam:
+def model_from(args: argparse.Namespace) -> 'Sam':
     """Build the model of the options, fused and on its device, and warn if its weights are random.
 
     Raises:
         UserError: If the model, its checkpoint or the device is invalid.
     """
+    import torch
+    from rich.console import Console
+
+    from ..network.fusion import fuse
+    from ..sam.build import build_sam
+    from ..sam.encoder import SamEncoder
     name = args.device or ('cuda' if torch.cuda.is_available() else 'cpu')
     try:
         device = torch.device(name)

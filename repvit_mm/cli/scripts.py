@@ -1,28 +1,18 @@
 """The scripts of the toolboxes themselves: mmdet's confusion_matrix.py, mmpretrain's vis_scheduler.py, and so on.
 
-A toolbox installs them in its folder ``.mim/tools``. Started as they are, those that import models before they read a
-config do not find mmcv's operators where mmcv is not compiled, and those of mmseg do not find ``mmseg::`` in a config
-where mmseg is the onedl fork: both need ``import repvit_mm`` first, which is done here. Two scripts fail on
-configs like ours, and are helped: :data:`_HELP`.
+A toolbox installs them in its folder ``.mim/tools``. Here they run after ``import repvit_mm``. Without it, those that
+import models before they read a config do not find mmcv's operators where mmcv is not compiled, and those of mmseg do
+not find ``mmseg::`` in a config where mmseg is the onedl fork.
 """
 import ast
-import difflib
 import os
 import runpy
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
 from importlib.util import find_spec
-from inspect import signature
 from pathlib import Path
-from typing import Any
 
-from mmengine.config import Config
-from mmengine.registry import init_default_scope
-
-from ..checkpoints.reading import replaced
-from ..engine.config import find_config, installed_configs
-from ..errors import UserError, shortened
+from ..errors import UserError, did_you_mean
 
 #: Those with scripts.
 TOOLBOXES = ('mmdet', 'mmpretrain', 'mmseg')
@@ -75,63 +65,26 @@ def run_script(toolbox: str, name: str, arguments: Sequence[str]) -> None:
         UserError: If there is no such script.
         ConfigError: If a config does not exist.
     """
+    from mmengine.registry import init_default_scope
+
+    from ..engine.config import find_config
     scripts = find_scripts(toolbox)
     path = next((path for known, path in scripts.items()
                  if known.replace('-', '_') == name.removesuffix('.py').replace('-', '_')), None)
     if path is None:
-        close = difflib.get_close_matches(name, scripts, n=1)
-        hint = f'did you mean {close[0]}?' if close else f'it has {shortened(scripts, len(scripts))}'
-        raise UserError(f'{toolbox} has no script {name}; {hint}')
+        hint = did_you_mean(name, scripts, f'; it has {", ".join(scripts)}')
+        raise UserError(f'{toolbox} has no script {name}{hint}')
     # A script's own folder comes first, as some import a neighbour; then the current one, for modules of a config.
     sys.path[:0] = [str(path.parent), os.getcwd()]
     sys.argv = [str(path), *(str(find_config(word)) if _names_config(word, before) else word
                              for before, word in zip(('', *arguments), arguments, strict=False))]
     init_default_scope(toolbox)  # of what a base `repvit_mm::` names, in scripts that build before there is a runner
-    with _HELP.get(toolbox, nullcontext)():
-        runpy.run_path(str(path), run_name='__main__')
+    runpy.run_path(str(path), run_name='__main__')
 
 
 def _names_config(word: str, before: str) -> bool:
     """Whether an argument is a config to look up; mmdet's print_config writes one after --save-path."""
+    from ..engine.config import installed_configs
     is_name = word in installed_configs() and not before.startswith('-')
     return ((word.endswith('.py') or is_name) and word[0] != '-' and '=' not in word and before != '--save-path'
             and not Path(word).exists())
-
-
-@contextmanager
-def _browsing() -> Iterator[None]:
-    """mmpretrain's browse_dataset gives all settings of the visualiser but ``type`` to a class, and calls matplotlib.
-
-    One setting is the ``_scope_`` that mmengine adds to what a config takes from ``mmpretrain::``; the function of
-    matplotlib has one more argument in today's releases.
-    """
-    from matplotlib import _tight_bbox
-    read, adjust = Config.fromfile, _tight_bbox.adjust_bbox
-
-    def fromfile(*arguments: Any, **settings: Any) -> Config:
-        cfg = read(*arguments, **settings)
-        (cfg.get('visualizer') or {}).pop('_scope_', None)
-        return cfg
-
-    def adjust_bbox(figure: Any, *arguments: Any) -> Any:
-        renderer = [figure.canvas.get_renderer()] * ('renderer' in signature(adjust).parameters)
-        return adjust(figure, *arguments, *renderer)
-    with replaced(Config, 'fromfile', staticmethod(fromfile)), replaced(_tight_bbox, 'adjust_bbox', adjust_bbox):
-        yield
-
-
-@contextmanager
-def _classes_of_config() -> Iterator[None]:
-    """mmseg's confusion_matrix takes the classes from a data set's class, not from its ``metainfo`` in the config."""
-    from mmseg.datasets import BaseSegDataset
-    build = BaseSegDataset.__init__
-
-    def init(self: BaseSegDataset, *arguments: Any, **settings: Any) -> None:
-        build(self, *arguments, **settings)
-        self.METAINFO = self.metainfo
-    with replaced(BaseSegDataset, '__init__', init):
-        yield
-
-
-#: Toolbox -> what its scripts need in addition.
-_HELP = {'mmpretrain': _browsing, 'mmseg': _classes_of_config}

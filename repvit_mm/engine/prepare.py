@@ -20,7 +20,7 @@ LOADERS_OF = {'train': ('train_dataloader', 'val_dataloader'), 'test': ('test_da
 
 
 def prepare(cfg: Config, args: argparse.Namespace, task: str) -> None:
-    """Apply the options of :func:`repvit_mm.cli.options.add_common_arguments`, and the settings of a CPU.
+    """Apply the options of :func:`repvit_mm.cli.arguments.add_common_arguments`, and the settings of a CPU.
 
     Args:
         cfg: Changed in place.

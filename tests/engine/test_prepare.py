@@ -9,7 +9,7 @@ from mmengine.registry import OPTIM_WRAPPERS
 from torch import nn
 
 import repvit_mm.training  # noqa: F401  registers
-from repvit_mm.cli.options import add_common_arguments
+from repvit_mm.cli.arguments import add_common_arguments
 from repvit_mm.engine.prepare import (
     enable_amp,
     enable_auto_scale_lr,

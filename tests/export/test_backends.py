@@ -148,8 +148,7 @@ def test_the_doctor_names_every_package_of_a_format():
     packages = {package for row in BACKENDS.values() for package in row.packages} | set(INSTALLED_BY)
     pieces = {piece.module: piece for piece in OPTIONAL}
     assert not packages - set(pieces)
-    assert {name: pieces[name].command for name in INSTALLED_BY if pieces[name].command} == {
-        name: command for name, command in INSTALLED_BY.items() if not pieces[name].extra}
+    assert {name: f'pip install {pieces[name].install[0]}' for name in INSTALLED_BY} == INSTALLED_BY
 
 
 def test_every_format_that_another_program_runs_here_can_be_tested():
