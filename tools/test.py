@@ -9,7 +9,8 @@ def build_parser() -> Parser:
     parser.add_argument('config', help='path of the config')
     parser.add_argument('checkpoint',
                         help=f'{CHECKPOINT}; with --backend an exported file')
-    parser.add_argument('--backend', choices=('onnxruntime', 'openvino', 'ncnn', 'executorch', 'litert'), help='test a file of export.py with this runtime')
+    parser.add_argument('--backend', choices=('onnxruntime', 'openvino', 'ncnn', 'executorch', 'litert'),
+                        help='test a file of export.py with this runtime')
     parser.add_argument('--out', metavar='PATH',
                         help='save the predictions to this .pkl file; for segmentation, a folder of label maps')
     parser.add_argument('--show-dir', metavar='DIR', help='draw the predictions, and save them in this folder')
