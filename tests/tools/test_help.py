@@ -1,14 +1,21 @@
 """``--help`` of all tools, side by side: an option that several tools have is the same one in each, and says so."""
 import argparse
 import re
+import subprocess
+import sys
 from collections import defaultdict
 
 import pytest
 from running import load_tool
 
-from repvit_mm_cli import find_tools
+from repvit_mm.checkpoints import FORMATS
+from repvit_mm.export.runtimes import ENGINES
+from repvit_mm.sam.encoder import ENCODERS
+from repvit_mm_cli import TOOLS, find_tools
 
 NAMES = [tool.path.stem for tool in find_tools().values() if tool.path.suffix == '.py']
+#: Tools that import what needs torch once their options are read.
+FAST = ('convert_checkpoint', 'draw_shapes', 'fuse', 'get_flops', 'infer', 'test', 'toolbox', 'train')
 #: What a value is called. Options that are chosen from a list need no such name.
 METAVARS = {'DIR', 'FILE', 'PATH', 'CHECKPOINT', 'DOCUMENT', 'N', 'D', 'P', 'SIZE', 'PIXELS', 'NAME', 'KEY=VALUE',
             'NAME=DIR', 'NAME=FILE', 'H', 'W', 'X', 'Y', 'X1', 'Y1', 'X2', 'Y2', 'I'}
@@ -42,6 +49,23 @@ OF_SEVERAL_MEANINGS = {
 def actions(name):
     parser = load_tool(name).build_parser()
     return [action for action in parser._actions if action.dest not in ('help', 'local_rank')]
+
+
+@pytest.mark.parametrize('name', FAST)
+def test_help_loads_no_torch(name):
+    """Which takes seconds; the tool itself loads it once its options are read."""
+    code = ('import atexit, runpy, sys\natexit.register(lambda: print(*sorted({"torch", "mmengine"} & {*sys.modules})))\n'
+            f'sys.argv[0] = "x"; sys.path.insert(0, {str(TOOLS)!r}); runpy.run_path({str(TOOLS / name)!r} + ".py", '
+            'run_name="__main__")')
+    output = subprocess.run([sys.executable, '-c', code, '--help'], capture_output=True, text=True).stdout
+    assert output.startswith('usage: ') and output.splitlines()[-1] == ''
+
+
+def test_choices_are_those_of_the_tables():
+    choices = {(name, action.dest): action.choices for name in NAMES for action in actions(name)}
+    assert choices['test', 'backend'] == tuple(ENGINES)
+    assert choices['convert_checkpoint', 'to'] == tuple(FORMATS)
+    assert choices['sam_demo', 'encoder'] == ENCODERS
 
 
 @pytest.fixture(scope='module')
