@@ -210,7 +210,10 @@ def hold_out(labels: Sequence[Collection], part: float = HELD_OUT) -> set[int]:
         Indices of the images; at least one.
     """
     order = random.Random(0).sample(range(len(labels)), len(labels))
-    total = Counter(label for classes in labels for label in classes)
+    images_of: dict[Any, list[int]] = defaultdict(list)
+    for i in order:
+        for label in labels[i]:
+            images_of[label].append(i)
     wanted, held, have = max(1, round(part * len(labels))), set(), Counter()
 
     def take(images: Iterable[int], most: Mapping) -> None:
@@ -219,11 +222,11 @@ def hold_out(labels: Sequence[Collection], part: float = HELD_OUT) -> set[int]:
                 held.add(i)
                 have.update(labels[i])
 
-    fair = {label: round(part * number) for label, number in total.items()}
-    for rare in sorted(total, key=lambda label: (total[label], str(label))):
-        take((i for i in order if rare in labels[i]), fair)
+    fair = {label: round(part * len(images)) for label, images in images_of.items()}
+    for _, images in sorted(images_of.items(), key=lambda item: (len(item[1]), str(item[0]))):  # rare classes first
+        take(images, fair)
     take(order, fair)
-    take(order, {label: number - 2 for label, number in total.items()})
+    take(order, {label: len(images) - 2 for label, images in images_of.items()})
     return held or set(order[:1])
 
 

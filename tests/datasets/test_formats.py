@@ -1,8 +1,10 @@
 """What is recognised in a folder of data, what is said about it, and what is refused."""
 import codecs
 import json
+import re
 import shutil
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -103,6 +105,19 @@ def test_classes_called_like_labels_are_asked_about(tmp_path, split):
 def test_what_can_only_be_label_images_needs_no_choice(tmp_path, folders):
     save_images(*(tmp_path / folder for folder in folders))
     assert recognise(tmp_path).kind == 'label images'
+
+
+def test_the_folder_of_the_segmentation_page_is_recognised(tmp_path):
+    page = (Path(__file__).parents[2] / 'docs/segmentation.md').read_text()
+    pairs = re.findall(r'^data/street/(\S+\.jpg) +data/street/(\S+\.png)$', page, re.M)
+    for image, label in pairs:
+        for path in (image, label):
+            (tmp_path / path).parent.mkdir(parents=True)
+            Image.new('L', (32, 32), 1).save(tmp_path / path)
+    (tmp_path / 'classes.txt').write_text('road\nsky\n')
+    dataset = recognise(tmp_path)
+    assert dataset.classes == ['road', 'sky'] and not dataset.files
+    assert [split.samples[0].path for split in dataset.splits.values()] == [tmp_path / image for image, _ in pairs]
 
 
 def test_jpegs_are_no_label_images(tmp_path):
