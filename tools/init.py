@@ -1,27 +1,23 @@
 """Look at a folder of your own data, and write a config that trains on it: tools/init.py DIR [options]."""
-from rich.console import Console
-
 import repvit_mm_cli  # noqa: F401, before repvit_mm, which then loads no torch
 from repvit_mm.cli.arguments import Parser, positive, side
-from repvit_mm.datasets.configs import MODELS, Choice
-from repvit_mm.datasets.formats import FORMATS, recognise
-from repvit_mm.datasets.report import choose_folder, describe, next_commands, write
 from repvit_mm.errors import run_cli
 
 
 def build_parser() -> Parser:
-    kinds = ', '.join(f'{name} ({form.kind})' for name, form in FORMATS.items())
     parser = Parser(
         description='Recognise the format of a folder of data, check every image and annotation, draw some of them, '
                     'and write a config that trains on the folder, which is not changed.')
     parser.add_argument('data', metavar='DIR', help='folder of the data')
-    parser.add_argument('--model', metavar='NAME', help=f'{", ".join(MODELS)}, an architecture such as m0_6, or both, '
-                                                        'such as rtmdet_m0_6 (default: by the data)')
+    parser.add_argument('--model', metavar='NAME',
+                        help='maskrcnn, fasterrcnn, rtmdet, rtmdet-ins; fpn, segformer; classifier; an architecture '
+                             'such as m0_6; or both, such as rtmdet_m0_6 (default: by the data)')
     parser.add_argument('--epochs', type=positive, metavar='N', help='length of the training (default: by the data)')
     parser.add_argument('--size', type=side, metavar='PIXELS', help='longer side of the images of a detector, side of '
                                                                     'those of others (default: by the data)')
     parser.add_argument('--out', metavar='DIR', help='folder of the config (default: NAME_repvit, here)')
-    parser.add_argument('--format', choices=FORMATS, help=f'of several formats in the folder, take this one: {kinds}')
+    parser.add_argument('--format', help='of several formats in the folder, take this one', choices=(
+        'coco', 'voc', 'yolo', 'labelme', 'cvat', 'label-studio', 'csv', 'labels', 'folders'))
     parser.add_argument('--train', metavar='FILE', help='of several files in COCO format, train on this one')
     parser.add_argument('--val', metavar='FILE', help='of several files in COCO format, validate on this one')
     parser.add_argument('--crowds-as-objects', action='store_true',
@@ -32,6 +28,11 @@ def build_parser() -> Parser:
 
 def main() -> None:
     args = build_parser().parse_args()
+    from rich.console import Console
+
+    from repvit_mm.datasets.configs import Choice
+    from repvit_mm.datasets.formats import recognise
+    from repvit_mm.datasets.report import choose_folder, describe, next_commands, write
     folder = choose_folder(args.data, args.out, args.overwrite)
     dataset = recognise(args.data, args.format, args.train, args.val, args.crowds_as_objects)
     console = Console(soft_wrap=True)

@@ -9,13 +9,14 @@ import pytest
 from running import load_tool
 
 from repvit_mm.checkpoints import FORMATS
+from repvit_mm.datasets import formats
 from repvit_mm.export.runtimes import ENGINES
 from repvit_mm.sam.encoder import ENCODERS
 from repvit_mm_cli import TOOLS, find_tools
 
 NAMES = [tool.path.stem for tool in find_tools().values() if tool.path.suffix == '.py']
 #: Tools that import what needs torch once their options are read.
-FAST = ('convert_checkpoint', 'draw_shapes', 'fuse', 'get_flops', 'infer', 'test', 'toolbox', 'train')
+FAST = ('convert_checkpoint', 'draw_shapes', 'fuse', 'get_flops', 'infer', 'init', 'test', 'toolbox', 'train')
 #: What a value is called. Options that are chosen from a list need no such name.
 METAVARS = {'DIR', 'FILE', 'PATH', 'CHECKPOINT', 'DOCUMENT', 'N', 'D', 'P', 'SIZE', 'PIXELS', 'NAME', 'KEY=VALUE',
             'NAME=DIR', 'NAME=FILE', 'H', 'W', 'X', 'Y', 'X1', 'Y1', 'X2', 'Y2', 'I'}
@@ -54,7 +55,8 @@ def actions(name):
 @pytest.mark.parametrize('name', FAST)
 def test_help_loads_no_torch(name):
     """Which takes seconds; the tool itself loads it once its options are read."""
-    code = ('import atexit, runpy, sys\natexit.register(lambda: print(*sorted({"torch", "mmengine"} & {*sys.modules})))\n'
+    code = ('import atexit, runpy, sys\n'
+            'atexit.register(lambda: print(*sorted({"torch", "mmengine"} & {*sys.modules})))\n'
             f'sys.argv[0] = "x"; sys.path.insert(0, {str(TOOLS)!r}); runpy.run_path({str(TOOLS / name)!r} + ".py", '
             'run_name="__main__")')
     output = subprocess.run([sys.executable, '-c', code, '--help'], capture_output=True, text=True).stdout
@@ -65,6 +67,7 @@ def test_choices_are_those_of_the_tables():
     choices = {(name, action.dest): action.choices for name in NAMES for action in actions(name)}
     assert choices['test', 'backend'] == tuple(ENGINES)
     assert choices['convert_checkpoint', 'to'] == tuple(FORMATS)
+    assert choices['init', 'format'] == tuple(formats.FORMATS)
     assert choices['sam_demo', 'encoder'] == ENCODERS
 
 
