@@ -16,6 +16,7 @@ from torch import nn
 
 from ..errors import CheckpointError, ConfigError
 from ..io.drawing import draw_lines, draw_objects, palette
+from ..io.images import MOST_PIXELS
 from ..network.fusion import fuse
 from ..toolboxes import toolbox_of
 from ..toolboxes.classification import MULTI_LABEL
@@ -26,6 +27,8 @@ from .inference import find_model, get_model
 TOP, SHOWN = 5, 3
 #: Short edge in pixels to which small images are enlarged in drawings.
 SMALL = 320
+#: Limits for the size of an image: pixels that the network gets if nothing resizes it, and bytes of the output.
+LARGEST_INPUT, LARGEST_OUTPUT = 40_000_000, 8 << 30
 
 
 class Prediction(NamedTuple):
@@ -50,6 +53,7 @@ class Predictor:
     Attributes:
         task: Name of the task.
         classes: Names of the classes; None if they are unknown.
+        most_pixels: Larger images would not fit in memory.
     """
 
     task = ''
@@ -58,8 +62,14 @@ class Predictor:
         self.model, self.threshold, self.classes = model, threshold, model.dataset_meta['classes']
         _, dataset = next(datasets_of(model.cfg, ['test_dataloader']))
         with DefaultScope.overwrite_default_scope(toolbox_of(model.cfg).scope):
+            resizes = re.search('Resize|Crop', str([transform['type'] for transform in dataset['pipeline']]))
+            self.most_pixels = min(MOST_PIXELS if resizes else LARGEST_INPUT, LARGEST_OUTPUT // self.bytes_per_pixel())
             self.pipeline = Compose([transform for transform in dataset['pipeline']
                                      if not re.search(r'Load(Image|Annotations)', str(transform['type']))])
+
+    def bytes_per_pixel(self) -> int:
+        """Memory of an output in the size of the image."""
+        return 1
 
     @torch.no_grad()
     def predict(self, images: Sequence[np.ndarray]) -> list[Prediction]:
@@ -100,6 +110,10 @@ class Detector(Predictor):
 
     task = 'detection'
 
+    def bytes_per_pixel(self) -> int:
+        """A byte for each mask of the most objects that mmdet's configs keep."""
+        return 100 if 'mask_head' in str(self.model.cfg.model) else 1
+
     def describe(self, sample: Any) -> Prediction:
         """``objects``: class, score, box (left, top, right, bottom in pixels) and mask (run lengths of COCO)."""
         from mmdet.structures.mask import encode_mask_results
@@ -127,6 +141,10 @@ class Segmentor(Predictor):
     """The class of every pixel."""
 
     task = 'segmentation'
+
+    def bytes_per_pixel(self) -> int:
+        """A score for each class."""
+        return 4 * max(1, len(self.classes or ()))
 
     def describe(self, sample: Any) -> Prediction:
         """``classes``: those in the image and their share of its pixels, largest first."""

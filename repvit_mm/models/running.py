@@ -103,7 +103,7 @@ class Run:
         images, failed = {}, {}
         for file in files:
             try:
-                images[file] = read_image(file)
+                images[file] = read_image(file, predictor.most_pixels)
             except UserError as error:
                 failed[file] = self._report(file, error)
         predictions = iter(predictor.predict(list(images.values())) if images else [])

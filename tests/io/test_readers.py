@@ -39,7 +39,8 @@ def through_infer(path):
         raise Stop
     seen = []
     with pytest.raises(Stop):
-        Run(Inputs([path], []), path.parent / 'out').start(SimpleNamespace(predict=predict, task='', classes=[]), {})
+        Run(Inputs([path], []), path.parent / 'out').start(SimpleNamespace(
+            predict=predict, task='', classes=[], most_pixels=1000), {})
     return seen[0]
 
 

@@ -1,10 +1,12 @@
 """tools/infer.py with a small model of each toolbox: the results are those of the toolbox's own function."""
 import json
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import numpy as np
 import pytest
 import torch
+from mmengine.config import Config
 from oracles import randomise_norms
 from PIL import Image
 from pycocotools import mask as mask_utils
@@ -12,6 +14,8 @@ from running import run_tool
 from tool_runs import set_up
 
 from repvit_mm import get_model
+from repvit_mm.io.images import MOST_PIXELS
+from repvit_mm.models.predicting import Detector, Segmentor
 
 
 class Task(NamedTuple):
@@ -100,6 +104,16 @@ def check_objects(objects, wanted, classes):
         assert found['class'] == classes[found['label']]
         masks = [(mask_utils.decode(found['mask']) == wanted.masks[j].numpy()).mean() for j in match]
         assert max(masks) > 0.99
+
+
+@pytest.mark.parametrize('kind, model, pipeline, pixels', [
+    (Detector, {}, [dict(type='Resize', scale=(64, 64))], MOST_PIXELS), (Detector, {}, [], 40_000_000),
+    (Detector, dict(roi_head=dict(mask_head={})), [dict(type='Resize', scale=(64, 64))], (8 << 30) // 100),
+    (Segmentor, {}, [dict(type='Resize', scale=(64, 64))], (8 << 30) // 600)])
+def test_images_that_would_not_fit_in_memory_are_too_large(kind, model, pipeline, pixels):
+    cfg = Config(dict(default_scope='mmdet', model=model, test_dataloader=dict(dataset=dict(pipeline=pipeline))))
+    meta = dict(classes=[f'class {i}' for i in range(150)])
+    assert kind(SimpleNamespace(cfg=cfg, dataset_meta=meta), 0.3).most_pixels == pixels
 
 
 def test_all_labels_above_the_threshold_are_reported(tmp_path):

@@ -19,7 +19,7 @@ from repvit_mm.models.sources import find_inputs
 class Mean:
     """Predicts the mean of an image, and draws a white one."""
 
-    task, classes = 'detection', ('thing',)
+    task, classes, most_pixels = 'detection', ('thing',), 2000
 
     def __init__(self):
         self.batches = []
@@ -112,16 +112,19 @@ def test_pictures_are_drawn_in_batches(folder):
 def test_files_that_cannot_be_decoded_are_named_and_the_others_go_on(folder, capfd):
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 40, 3), np.uint8))
     noise.save('in/cut.png')
+    save(Path('in/large.png'), 9, (100, 30))
     Path('in/cut.png').write_bytes(Path('in/cut.png').read_bytes()[:2000])
     Path('in/text.mp4').write_text('hello')
     save_video(folder / 'in/cut.mp4', [9] * 20, codec='mp4v')
     Path('in/cut.mp4').write_bytes(Path('in/cut.mp4').read_bytes()[:-600])  # where its index is
     job, _, results = run(['in'], 'out', fails=True, batch_size=3)
-    assert job.failures == 3
+    assert job.failures == 4
     broken = [found for found in results['pictures'] + results['videos'] if 'error' in found]
-    assert [found['file'] for found in broken] == ['in/cut.png', 'in/cut.mp4', 'in/text.mp4']
-    assert 'truncated' in broken[0]['error'] and 'cannot be decoded as a video' in broken[1]['error']
-    assert capfd.readouterr().err.count('skipped: ') == 3
+    assert [found['file'] for found in broken] == [
+        'in/cut.png', 'in/large.png', 'in/cut.mp4', 'in/text.mp4']
+    assert 'truncated' in broken[0]['error'] and 'at most 2,000 pixels; scale it down' in broken[1]['error']
+    assert 'cannot be decoded as a video' in broken[2]['error']
+    assert capfd.readouterr().err.count('skipped: ') == 4
     assert sorted(path.name for path in Path('out').iterdir()) == ['a.JPG', 'b.png', 'predictions.json']
     run(['in/cut.png'], 'alone', fails=True)
 
