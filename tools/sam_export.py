@@ -7,7 +7,6 @@ import repvit_mm_cli  # noqa: F401, before repvit_mm, which then loads no torch
 from repvit_mm.cli.arguments import PICTURES, Parser
 from repvit_mm.cli.sam import add_model_arguments, model_from
 from repvit_mm.errors import UserError, run_cli
-from repvit_mm.export.report import show
 from repvit_mm.export.sam import export_decoder, export_encoder
 from repvit_mm.io.files import make_folder
 
@@ -38,10 +37,10 @@ def main() -> None:
     with Console(stderr=True).status('exporting the encoder'):
         encoder = export_encoder(sam, out / f'sam_{arch}_encoder{ending}', args.checkpoint, args.precision,
                                  args.pictures)
-    show(encoder)
+    print(encoder)
     with Console(stderr=True).status('exporting the decoder'):
         decoder = export_decoder(sam, out / f'sam_{arch}_decoder{ending}', args.checkpoint, args.pictures)
-    show(decoder)
+    print(decoder)
 
 
 if __name__ == '__main__':

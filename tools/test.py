@@ -9,7 +9,7 @@ def build_parser() -> Parser:
     parser.add_argument('config', help='path of the config')
     parser.add_argument('checkpoint',
                         help=f'{CHECKPOINT}; with --backend an exported file')
-    parser.add_argument('--backend', choices=('onnxruntime', 'openvino', 'ncnn', 'executorch', 'litert'),
+    parser.add_argument('--backend', choices=('onnxruntime', 'openvino', 'ncnn', 'executorch', 'litert', 'coreml'),
                         help='test a file of export.py with this runtime')
     parser.add_argument('--out', metavar='PATH',
                         help='save the predictions to this .pkl file; for segmentation, a folder of label maps')

@@ -64,7 +64,7 @@ class Backend(NamedTuple):
 
 
 def _onnxruntime(source: Source, image: Tensor, dtype: str, threads: int) -> Callable[[], Any]:
-    from ..export.runtimes import open_session
+    from ..export.onnx import open_session
     with _onnx_file(source, image) as path:
         session = open_session(path, threads)
     return lambda: session.run(None, {'image': image.numpy()})
@@ -98,8 +98,7 @@ def _exported(source: Source, image: Tensor, dtype: str, threads: int, name: str
     """A format whose files take one image."""
     if len(image) > 1:
         raise UserError(f'the backend {name} runs one image at a time: --batch-size 1')
-    from ..export import BACKENDS as FORMATS
-    from ..export import export_model
+    from ..export import FORMATS, export_model
     from ..export.runtimes import ENGINES
     with tempfile.TemporaryDirectory() as folder:
         if not isinstance(source, Path):

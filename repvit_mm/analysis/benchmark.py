@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from ..errors import UserError
-from ..export.verification import check_shape
+from ..export.prepare import check_shape
 from ..models.inference import InferenceModel
 from .backends import BACKENDS, TRAININGS, supported_dtypes
 from .systems import OURS, TIMM, Request, System, Task, describe_machine, implementations, random_model

@@ -9,9 +9,9 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..errors import ConfigError
+from ..models.folding import fuse_model
 from ..models.inference import InferenceModel
 from ..network.backbone import RepViT
-from ..network.fusion import fuse
 
 
 @dataclass
@@ -54,9 +54,7 @@ def count(model: InferenceModel, shape: Sequence[int], fused: bool = False, prop
     """
     if proposals is not None and not getattr(model.model, 'with_roi_head', False):
         raise ConfigError(f'{model.name} has no RoI heads: leave out the number of proposals')
-    model = copy.deepcopy(model).to('meta')
-    if fused:
-        fuse(model, inplace=True)
+    model = (fuse_model(model) if fused else copy.deepcopy(model)).to('meta')
     # mmengine.analysis also counts normalisation and resizing, and needs torch's deprecated tracer.
     flops, macs = FlopCounterMode(display=False), Counter()
 

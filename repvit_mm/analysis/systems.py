@@ -16,6 +16,7 @@ from ..archs import ARCHS
 from ..checkpoints import convert_state_dict
 from ..errors import UserError
 from ..memory import keep_freed_memory
+from ..models.folding import fuse_model
 from ..models.inference import BACKBONE, InferenceModel, build_inference_model, randomise_weights
 from ..network.backbone import RepViT
 from ..network.fusion import fuse
@@ -112,7 +113,8 @@ class TimmModel(nn.Module):
 def timm_counterpart(model: InferenceModel) -> TimmModel | None:
     """timm's unfused model of the same network and weights; None if timm lacks it or is not installed."""
     backbone, features = model.backbone, isinstance(model.model, RepViT)
-    is_whole = backbone.out_strides[-1] == 32 and (backbone.feature_tap == 'stage_end' or not features)
+    is_whole = backbone is not None and backbone.out_strides[-1] == 32 and (
+        backbone.feature_tap == 'stage_end' or not features)
     if not is_whole or not (features or model.task.decision == 'softmax') or find_spec('timm') is None:
         return None
     import timm
@@ -137,7 +139,7 @@ def fuse_any(model: nn.Module) -> nn.Module:
     if isinstance(model, TimmModel):
         from timm.utils import reparameterize_model
         return TimmModel(reparameterize_model(model.model), model.features)
-    return fuse(model)
+    return fuse_model(model) if isinstance(model, InferenceModel) else fuse(model)
 
 
 class Task(NamedTuple):

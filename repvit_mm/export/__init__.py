@@ -1,9 +1,8 @@
 """Export of models to other runtimes. Every file is compared with PyTorch before it is put in place."""
-from .backends import BACKENDS, export_model
 from .detectors import Selection
-from .pictures import load_pictures
-from .subject import Options
-from .verification import Comparison, ExportReport, fused_for_export
+from .formats import FORMATS, export_model
+from .images import load_images
+from .prepare import Options
+from .report import Comparison, ExportReport
 
-__all__ = ['BACKENDS', 'Comparison', 'ExportReport', 'Options', 'Selection', 'export_model', 'fused_for_export',
-           'load_pictures']
+__all__ = ['FORMATS', 'Comparison', 'ExportReport', 'Options', 'Selection', 'export_model', 'load_images']

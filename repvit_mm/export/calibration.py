@@ -1,7 +1,7 @@
-"""Pictures to calibrate an int8 file on, prepared as the config's test pipeline does."""
+"""Images to calibrate an int8 file on, prepared by the config's test pipeline."""
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch.nn.functional as F
@@ -9,66 +9,66 @@ from mmengine.dataset import Compose
 from mmengine.registry import DefaultScope
 
 from ..errors import ExportError
-from ..io.files import find_files
-from ..io.image_files import IMAGE_SUFFIXES, choose_images
+from ..io.image_files import list_images
 from ..io.images import check_image
 from ..models.inference import InferenceModel
 from ..toolboxes.datasets import datasets_of
 
-#: Fewer pictures do not show the range of a map; more than this take time and change nothing.
+#: Fewer images do not show the range of a map; more take time and change nothing.
 LEAST, MOST = 8, 300
-#: Of so many pictures, one is held out.
-HELD_OUT = 4
+#: Every fourth image is held out.
+EVERY = 4
 
 
-class Pictures(NamedTuple):
-    """Files of a folder: those to calibrate on, and those held out to judge the result."""
+class Images(NamedTuple):
+    """Files to calibrate on, and files held out to judge the result."""
 
     calibration: list[Path]
     held_out: list[Path]
 
 
-def find_pictures(folder: str | Path) -> Pictures:
-    """Find the pictures in a folder and those inside of it; of many, some that are spread evenly.
+def find_images(folder: str | Path) -> Images:
+    """Find the images in a folder and its subfolders; of many, some that are spread evenly.
 
     Raises:
-        UserError: If there is no such folder, or it has too few pictures, or one of them cannot be read.
+        UserError: If the folder is missing, or has too few images, or one of them is unreadable.
     """
-    folder = Path(folder).expanduser()
-    if not folder.is_dir():
-        raise ExportError(f'--calibrate {folder}: there is no such folder')
-    paths = sorted(choose_images(find_files(folder))[0])
+    paths = list_images(folder)
     if len(paths) < LEAST:
-        raise ExportError(f'--calibrate {folder}: it holds {len(paths)} pictures ({", ".join(IMAGE_SUFFIXES)}), and at '
-                          f'least {LEAST} are needed; some hundred like those that the model will see are good')
+        raise ExportError(f'--calibrate {folder}: it holds {len(paths)} images, and at least {LEAST} are needed; some '
+                          'hundred like those that the model will see are good')
     number = min(len(paths), MOST)
     paths = [paths[index * len(paths) // number] for index in range(number)]
     for path in paths:
         check_image(path)
-    return Pictures([path for index, path in enumerate(paths) if index % HELD_OUT], paths[::HELD_OUT])
+    return Images([path for index, path in enumerate(paths) if index % EVERY], paths[::EVERY])
 
 
 class Quantisation(NamedTuple):
     """How an int8 file is made and judged.
 
     Attributes:
-        pictures: See :func:`find_pictures`.
-        data_root: Where the config's test data are; None for where the config says.
+        images: See :func:`find_images`.
+        data_root: Path of the config's test data; None for the config's own.
         allow_loss: Write the file whatever it loses.
     """
 
-    pictures: Pictures
+    images: Images
     data_root: str | None = None
     allow_loss: bool = False
 
+    def preparation(self, subject: Any, options: Any) -> 'Preparation':
+        """Prepares images for the file of a :class:`repvit_mm.export.prepare.Subject`."""
+        return Preparation(subject.fused, None if options.dynamic_size else subject.shape)
+
 
 class Preparation:
-    """From the file of a picture to the inputs of an exported file.
+    """Maps an image file to the inputs of an exported file.
 
     Args:
         model: Its config has the pipeline.
-        shape: Height and width of the image that the file takes; None for any multiples of 32. A picture that the
-            pipeline gives another size is scaled; for a detector its ratio is kept, and zeros fill the rest.
+        shape: Height and width of the file's input; None for any multiples of 32. An image of another size is scaled;
+            for a detector its ratio is kept, and zeros fill the rest.
 
     Raises:
         ExportError: If the config has no test pipeline.
@@ -77,19 +77,19 @@ class Preparation:
     def __init__(self, model: InferenceModel, shape: Sequence[int] | None):
         steps = next((dataset.get('pipeline') for _, dataset in datasets_of(model.config, ['test_dataloader'])), None)
         if not steps:
-            raise ExportError(f'{model.name} has no pipeline in test_dataloader, which prepares pictures to calibrate '
-                              'on')
+            raise ExportError(f'{model.name} has no pipeline in test_dataloader, which prepares the images of '
+                              '--calibrate')
         with DefaultScope.overwrite_default_scope(model.config.default_scope):
             self.pipeline = Compose([step for step in steps if 'Annotations' not in step['type']])
         self.model, self.shape = model, shape
 
     def __call__(self, path: Path) -> dict[str, np.ndarray]:
-        """``image`` (1, C, H, W), normalised; of a detector ``size``, too: height and width of the picture in it."""
+        """``image`` (1, C, H, W), normalised; for a detector also ``size``, height and width before padding."""
         sample = self.pipeline(dict(img_path=str(path), img_id=0))
         batch = {'inputs': [sample['inputs']], 'data_samples': [sample['data_samples']]}
         image = self.model.model.data_preprocessor(batch, False)['inputs']
         keep_ratio = self.model.task.name == 'detection'
-        if keep_ratio:  # without what the preprocessor has filled up
+        if keep_ratio:  # without the preprocessor's padding
             height, width = sample['data_samples'].img_shape[:2]
             image = image[..., :height, :width]
         given = image.shape[2:]

@@ -1,9 +1,8 @@
 """Core ML, proven by running the saved package: with Core ML on a Mac, elsewhere operation by operation."""
-import copy
 import json
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +12,10 @@ from torch import Tensor, nn
 
 from ..errors import ExportError
 from ..models.inference import InferenceModel
-from .detections import prove_detections
-from .detector_operations import DETECTOR_OPERATIONS
 from .detectors import WholeDetector
-from .mil_evaluator import MILProgram, quiet
-from .pictures import load_pictures, normalise, to_pixels
-from .provenance import PAPER
-from .runtimes import ExportedFile
-from .subject import Options, Subject
-from .verification import BOUNDS, Comparison, GraphNode, check_fused, compare, constant_scales
+from .files import ExportedFile, one_by_one, parse_facts
+from .mil import MILProgram
+from .prepare import Options, Subject
 
 #: Stored form of the weights -> largest difference from PyTorch, relative to the largest value of an output. ``int8``
 #: is linear and symmetric with a scale for each output channel; ``palette6`` gives each tensor a table of 64 values,
@@ -30,14 +24,13 @@ WEIGHTS = {'float': 0., 'int8': 0.1, 'palette6': 0.3}
 
 
 class CoreMLModel(nn.Module):
-    """A fused model with the pre- and postprocessing that an app would need.
+    """A fused model with the pre- and postprocessing for an app.
 
     Core ML itself scales pixels by a single factor and adds a bias to each channel. The rest of the normalisation, a
-    factor close to one for each channel, is folded into the first convolution. This is exact: zero padding stays zero,
-    which would not be true of the means.
+    factor close to one for each channel, is the first operation of the program.
 
     Args:
-        model: In its fused form; modified in place.
+        model: In its fused form.
     """
 
     def __init__(self, model: InferenceModel | WholeDetector):
@@ -47,94 +40,40 @@ class CoreMLModel(nn.Module):
         mean, std, self.channels = fused.normalisation
         self.scale = len(std) / sum(std)
         self.bias = [-value * self.scale for value in mean]
-        stem = fused.backbone.stem.conv1
-        factors = torch.tensor([1 / (value * self.scale) for value in std], dtype=torch.float64)
-        stem.weight.data = (stem.weight.double() * factors[:, None, None]).float()
+        self.register_buffer('factors', torch.tensor([1 / (value * self.scale) for value in std])[:, None, None])
 
     def forward(self, image: Tensor) -> Tensor | tuple[Tensor, ...]:
         """(1, 3, H, W), scaled and shifted -> probabilities, a map of classes (1, H, W), detections, or maps."""
-        outputs = self.model(image)
+        outputs = self.model(image * self.factors)
         if self.fused.task.decision == 'softmax':
             return outputs[0].softmax(1)
-        if self.fused.task.decision == 'argmax':
-            return outputs[0].argmax(1)
-        return outputs
-
-    def output_names(self, names: Sequence[str]) -> Sequence[str]:
-        """Names of the outputs, of which those of the model are given."""
-        return {'softmax': ['probabilities'], 'argmax': ['classes']}.get(self.fused.task.decision, names)
+        return outputs[0].argmax(1) if self.fused.task.decision == 'argmax' else outputs
 
 
-def build(subject: Subject, path: Path, options: Options) -> Counter[str]:
+def write(subject: Subject, path: Path, options: Options) -> Counter[str]:
     """Write an ML Program for iOS 16, macOS 13 and later.
 
     The input ``image`` is an image with pixels from 0 to 255, in the channel order of the model. The outputs are
     ``classLabel`` and ``classLabel_probs`` of a classifier, the int32 map ``classes`` of a segmentor, the maps of a
-    backbone (``stage1``, ...) or of a detector's neck (``level0``, ...), in the precision of the program, or what a
-    whole detector finds.
+    backbone (``stage1``, ...) or of a detector's neck (``level0``, ...), in the precision of the program, or the
+    detections of a whole detector.
 
     Returns:
-        How often each operation occurs.
+        Number of occurrences of each operation.
 
     Raises:
-        ExportError: If the image does not have three channels, or the program is not fused.
+        ExportError: If a whole detector is asked for several sizes or compressed weights.
     """
     model, whole = subject.fused, isinstance(subject.model, WholeDetector)
-    if model.in_channels != 3:
-        raise ExportError(f'{model.name} expects {model.in_channels} channels, but an image in Core ML has 3')
     if whole and (options.more_shapes or options.weights != 'float'):
         raise ExportError(f'{model.name} with its detections has one size, and weights as they are: --also-shape and '
                           '--weights are for --pyramid')
-    shapes = _shapes(subject, options)
-    with quiet():
-        package = _convert(CoreMLModel(copy.deepcopy(subject.model)).eval(), shapes, options.precision,
-                           subject.outputs)
-        package = _compress(package, options.weights)
-        _set_metadata(package, subject, shapes)
-        package.save(str(path))
-    program = MILProgram(path)
-    check_fused(_nodes(program), subject.convolutions)
-    return program.counts()
-
-
-def prove(path: Path, subject: Subject, options: Options) -> list[Comparison]:
-    """Compare a package with PyTorch, on two pictures of each of its sizes.
-
-    Raises:
-        ExportError: If it does not compute what PyTorch does.
-    """
-    bounds = BOUNDS[options.precision]
-    if isinstance(subject.model, WholeDetector):
-        return prove_detections(open_detector(path, subject), subject.model, subject.shape, bounds, options.pictures)
-    program, bound = MILProgram(path), max(bounds.outputs, WEIGHTS[options.weights])
-    return [result for size in _shapes(subject, options)
-            for result in _prove(path, program, subject.model, size, bound, options.pictures)]
-
-
-def open_detector(path: Path, subject: Subject) -> ExportedFile:
-    """The package as a file that takes normalised images."""
-    program = MILProgram(path, DETECTOR_OPERATIONS)
-    mean, std, channels = subject.fused.normalisation
-    shift, scale = (np.array(values, np.float32)[:, None, None] for values in (mean, std))
-
-    def run(inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        pixels = (inputs['image'] * scale + shift).round()
-        if runs_core_ml():
-            picture = pixels[0, ::-1 if channels == 'BGR' else 1].transpose(1, 2, 0).astype(np.uint8)
-            found = predict(path, picture, ())
-        else:
-            found = program.run(image=torch.from_numpy(pixels))
-        return {name: found[name].numpy() for name in subject.outputs}
-    return ExportedFile(path, run, tuple(subject.inputs['image'].shape), subject.facts)
-
-
-def runner() -> str:
-    """What runs a package in its proof."""
-    return 'Core ML' if runs_core_ml() else 'the operations of the saved program, in torch'
-
-
-def _shapes(subject: Subject, options: Options) -> list[tuple[int, ...]]:
-    return [subject.shape, *map(tuple, options.more_shapes)]
+    shapes = [subject.shape, *map(tuple, options.more_shapes)]
+    package = _convert(CoreMLModel(subject.model).eval(), shapes, options.precision, subject.outputs)
+    package = _compress(package, options.weights)
+    _set_metadata(package, subject, shapes)
+    package.save(str(path))
+    return MILProgram(path).counts()
 
 
 @torch.no_grad()
@@ -142,19 +81,19 @@ def _convert(wrapped: CoreMLModel, shapes: Sequence[Sequence[int]], precision: s
     import coremltools as ct
     image = torch.zeros(1, 3, *shapes[0])
     outputs = wrapped(image)
-    with constant_scales():
-        traced = torch.jit.trace(wrapped, image, check_trace=False)
+    traced = torch.jit.trace(wrapped, image, check_trace=False)
     sizes = [(1, 3, *size) for size in shapes]
-    is_classifier = wrapped.fused.task.decision == 'softmax'
+    decision = wrapped.fused.task.decision
+    names = {'softmax': ['probabilities'], 'argmax': ['classes']}.get(decision, names)
     half = ct.transform.FP16ComputePrecision(_is_layer) if isinstance(wrapped.model, WholeDetector) else (
         ct.precision.FLOAT16)
     return ct.convert(
         traced, convert_to='mlprogram', minimum_deployment_target=ct.target.iOS16, skip_model_load=True,
         inputs=[ct.ImageType('image', sizes[0] if len(sizes) == 1 else ct.EnumeratedShapes(sizes, sizes[0]),
                              wrapped.scale, wrapped.bias, getattr(ct.colorlayout, wrapped.channels))],
-        outputs=[ct.TensorType(name) for name in wrapped.output_names(names)],
+        outputs=[ct.TensorType(name) for name in names],
         classifier_config=ct.ClassifierConfig(class_labels(wrapped.fused, outputs.shape[1]), 'classLabel',
-                                              'probabilities') if is_classifier else None,
+                                              'probabilities') if decision == 'softmax' else None,
         compute_precision=half if precision == 'fp16' else ct.precision.FLOAT32)
 
 
@@ -184,75 +123,46 @@ def _compress(package: Any, weights: str) -> Any:
 
 def _set_metadata(package: Any, subject: Subject, shapes: Sequence[Sequence[int]]) -> None:
     facts = subject.facts
-    package.short_description = facts['description']
-    package.author, package.license, package.version = PAPER, facts['license'], facts['repvit_mm_version']
-    for key, value in facts.items():
+    package.short_description, package.version = facts['description'], facts['repvit_mm_version']
+    package.author, package.license = facts.get('source', ''), facts.get('license', '')
+    for key, value in {**facts, 'outputs': subject.outputs}.items():
         package.user_defined_metadata[key] = value if isinstance(value, str) else json.dumps(value)
     package.input_description['image'] = (
         f'{subject.fused.normalisation.channels} image of {" or ".join(f"{w} x {h}" for h, w in shapes)} pixels '
         '(width x height), values from 0 to 255; normalised inside')
 
 
-def _nodes(program: MILProgram) -> Iterator[GraphNode]:
-    for op in program.operations:
-        if op.op_type == 'conv':
-            groups = int(op.inputs['groups'].val)
-            yield GraphNode('conv', op.inputs['x'].name, groups > 1 and groups == program.weight_of(op).shape[0])
+def open_file(path: Path, threads: int = 0) -> ExportedFile:
+    """Open a package as a file that takes normalised images.
+
+    Off a Mac, its outputs are computed in torch, and the logits are among them.
+    """
+    program = MILProgram(path)
+    description = program.spec.description
+    facts = parse_facts(description.metadata.userDefined)
+    image = description.input[0].type.imageType
+    flexible = image.WhichOneof('SizeFlexibility') is not None
+    shift, scale = (np.array(facts[name], np.float32)[:, None, None] for name in ('mean', 'std'))
+    task, predict = facts['task'], _core_ml(path, program) if runs_core_ml() else None
+
+    def run(inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        pixels = (inputs['image'] * scale + shift).round().clip(0, 255).astype(np.float32)
+        if predict is not None:
+            found = predict(pixels[0, ::-1 if facts['channels'] == 'BGR' else 1].transpose(1, 2, 0))
         else:
-            source = op.inputs.get('x')
-            yield GraphNode('norm' if op.op_type == 'batch_norm' else 'other', getattr(source, 'name', ''))
+            found = program.run(image=torch.from_numpy(pixels))
+            if task in _DECISIONS:
+                found['logits'] = found[program.source_of(_DECISIONS[task])]
+        if task == 'classification':
+            found['probabilities'] = found['classLabel_probs'].reshape(1, -1)
+        names = {'classification': ['logits', 'probabilities'], 'segmentation': ['logits', 'classes']}
+        return {name: np.asarray(found[name]) for name in names.get(task, facts['outputs']) if name in found}
+    shape = (1, 3, *((None, None) if flexible else (image.height, image.width)))
+    return ExportedFile(path, one_by_one(run), shape, facts)
 
 
-@torch.no_grad()
-def _prove(path: Path, program: MILProgram, fused: InferenceModel, shape: Sequence[int], bound: float,
-           pictures: Sequence[str | Path]) -> list[Comparison]:
-    """Compare on two pictures."""
-    results = []
-    for picture in load_pictures(shape, 2, pictures):
-        pixels = to_pixels(picture[None], fused.normalisation.channels)
-        expected = fused(normalise(pixels, fused.normalisation))
-        if runs_core_ml():
-            found = predict(path, picture, class_labels(fused, expected[0].shape[1]))
-        else:
-            found = program.run(image=pixels)
-        if fused.task.decision == 'softmax':
-            results += _compare_classifier(found, expected[0], program, bound)
-        elif fused.task.decision == 'argmax':
-            results += _compare_segmentor(found, expected[0], program, bound)
-        else:
-            names = fused.output_names(len(expected))
-            results += [compare(name, found[name], value, bound) for name, value in zip(names, expected, strict=True)]
-    return results
-
-
-def _compare_classifier(found: Mapping[str, Tensor], logits: Tensor, program: MILProgram,
-                        bound: float) -> list[Comparison]:
-    """Compare the logits where the program's intermediate values are known, else the probabilities."""
-    probabilities = found['classLabel_probs'].reshape(logits.shape)
-    source = _source_of(program, 'softmax')
-    if source not in found:
-        return [compare('probabilities', probabilities, logits.softmax(1), 5 * bound)]
-    compare('probabilities', probabilities, found[source].softmax(1), BOUNDS['fp16'].outputs)
-    return [compare('logits', found[source], logits, bound)]
-
-
-def _compare_segmentor(found: Mapping[str, Tensor], logits: Tensor, program: MILProgram,
-                       bound: float) -> list[Comparison]:
-    """Compare classes and, if known, logits: where two classes are nearly tied, rounding decides."""
-    classes = found['classes'].reshape(logits.argmax(1).shape)
-    differing = (classes != logits.argmax(1)).double().mean().item()
-    results = [Comparison('classes (share of pixels)', tuple(classes.shape), differing, differing ** 0.5, 5 * bound)]
-    source = _source_of(program, 'reduce_argmax')
-    if source in found:
-        results.append(compare('logits', found[source], logits, bound))
-        differing = (classes != found[source].argmax(1)).double().mean().item()
-    if differing > 5 * bound * (source not in found):
-        raise ExportError(f'{differing:.2%} of the pixels are classified differently than in PyTorch')
-    return results
-
-
-def _source_of(program: MILProgram, kind: str) -> str:
-    return next(op.inputs['x'].name for op in reversed(program.operations) if op.op_type == kind)
+#: Task -> the operation that decides, whose input are the logits.
+_DECISIONS = {'classification': 'softmax', 'segmentation': 'reduce_argmax'}
 
 
 def runs_core_ml() -> bool:
@@ -260,17 +170,16 @@ def runs_core_ml() -> bool:
     return sys.platform == 'darwin'
 
 
-def predict(path: Path, picture: np.ndarray, labels: Sequence[str]) -> dict[str, Tensor]:
-    """Run a package with Core ML.
-
-    Args:
-        path: The package.
-        picture: RGB, uint8, (H, W, 3).
-        labels: Of a classifier; the order in which its probabilities are returned.
-    """
+def _core_ml(path: Path, program: MILProgram) -> Callable[[np.ndarray], dict[str, Any]]:
+    """What runs a package with Core ML on an RGB image, (H, W, 3); probabilities are in the order of the classes."""
     from coremltools.models import MLModel
     from PIL import Image
-    outputs = MLModel(str(path)).predict({'image': Image.fromarray(picture)})
-    outputs.pop('classLabel', None)
-    return {name: torch.tensor([[value[label] for label in labels]] if isinstance(value, Mapping) else value)
-            for name, value in outputs.items()}
+    model = MLModel(str(path))
+    labels = [label for op in program.operations if op.op_type == 'classify' for label in op.inputs['classes'].val]
+
+    def predict(image: np.ndarray) -> dict[str, Any]:
+        outputs = model.predict({'image': Image.fromarray(image.astype(np.uint8))})
+        if labels:
+            outputs['classLabel_probs'] = np.array([outputs['classLabel_probs'][label] for label in labels])
+        return outputs
+    return predict

@@ -1,4 +1,4 @@
-"""What a detector finds: masks put into the picture, and the proof that an exported file finds what mmdet finds."""
+"""Detections in an image: masks pasted into it, and the proof that an exported file finds what mmdet finds."""
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -10,18 +10,18 @@ from torch import Tensor
 
 from ..errors import ExportError
 from .detectors import WholeDetector
-from .pictures import load_pictures, normalise, to_pixels
-from .runtimes import ExportedFile
-from .verification import Bounds, Comparison
+from .files import ExportedFile
+from .images import load_images, to_input
+from .report import Bounds, Comparison
 
-#: How often noise is drawn.
+#: Number of draws of noise.
 DRAWS = 2
-#: The largest part of the detections that may depend on such noise.
+#: Largest share of the detections that may depend on such noise.
 UNSTABLE = 0.25
 
 
 class Detections(NamedTuple):
-    """What was found in a picture.
+    """Detections in an image.
 
     Attributes:
         boxes: (N, 4): left, top, right, bottom in pixels.
@@ -37,13 +37,13 @@ class Detections(NamedTuple):
 
 
 def paste(mask: np.ndarray, box: Sequence[float], height: int, width: int) -> np.ndarray:
-    """Put a mask into its picture, interpolated between the centres of its cells.
+    """Paste a mask into its image, interpolated between the centres of its cells.
 
     Args:
         mask: (M, M), the values of a grid of cells that fills the box.
-        box: Left, top, right, bottom in pixels of the picture.
-        height: Of the picture.
-        width: Of the picture.
+        box: Left, top, right, bottom in pixels of the image.
+        height: Of the image.
+        width: Of the image.
 
     Returns:
         (height, width); less than 0.5 outside of the box.
@@ -55,7 +55,7 @@ def paste(mask: np.ndarray, box: Sequence[float], height: int, width: int) -> np
 
 
 def _shares(pixels: int, start: float, end: float, cells: int) -> np.ndarray:
-    """(pixels, cells): how much of each cell is in each pixel, along one axis."""
+    """(pixels, cells): the share of each cell in each pixel, along one axis."""
     places = (np.arange(pixels, dtype=np.float32) + 0.5 - start) / max(end - start, 1e-6) * cells - 0.5
     return np.maximum(0, 1 - np.abs(places[:, None] - np.arange(cells, dtype=np.float32)))
 
@@ -66,38 +66,48 @@ def detect(file: ExportedFile, image: Tensor, size: Sequence[int]) -> Detections
     Args:
         file: A whole detector.
         image: (1, channels, H, W), normalised.
-        size: Height and width of the picture in it.
+        size: Height and width before padding.
     """
     outputs = file.run({'image': image.numpy(), 'size': np.array(size, np.float32)})
-    there = outputs['scores'] > 0  # all, but in a file of fixed shapes
-    found = Detections(**{name: values[there] for name, values in outputs.items()})
+    there = outputs['scores'] > 0  # all, except with fixed shapes
+    return _cut(Detections(**{name: values[there] for name, values in outputs.items()}), size)
+
+
+def _cut(found: Detections, size: Sequence[int]) -> Detections:
+    """Detections whose boxes end at the right and the bottom of the image."""
     return found._replace(boxes=np.minimum(found.boxes, np.tile(np.array(size[::-1], np.float32), 2)))
 
 
 @torch.no_grad()
 def detect_with_mmdet(whole: WholeDetector, image: Tensor, size: Sequence[int]) -> Detections:
-    """The same of mmdet itself, the masks (N, H, W) in the picture already, of steps of 1/255."""
+    """Run mmdet itself; its masks (N, H, W) are pasted into the image, in steps of 1/255."""
     from mmdet.structures import DetDataSample
-    detector = whole.fused.model
-    config = detector.roi_head.test_cfg if whole.has_regions else {}
+    detector, selection = whole.fused.model, whole.selection
+    config = detector.roi_head.test_cfg if whole.mask_threshold is not None else {}
     if whole.mask_threshold is not None:
-        config.mask_thr_binary = -1  # probabilities, please
-    sample = DetDataSample(metainfo=dict(img_shape=tuple(size), ori_shape=tuple(size), scale_factor=(1., 1.)))
+        config.mask_thr_binary = -1  # keeps probabilities
+    sample = DetDataSample(metainfo=dict(img_shape=tuple(size), ori_shape=tuple(size), scale_factor=(1., 1.),
+                                         batch_input_shape=tuple(image.shape[2:])))
     found = detector.predict(image, [sample])[0].pred_instances
     if whole.mask_threshold is not None:
         config.mask_thr_binary = whole.mask_threshold
+    # Heads that mmdet does not limit are limited here.
+    found = found[found.scores >= selection.score_threshold][:selection.max_detections]
     masks = found.masks.numpy() if whole.mask_threshold is not None else None
-    return Detections(found.bboxes.numpy(), found.scores.numpy(), found.labels.numpy(), masks)
+    return _cut(Detections(found.bboxes.numpy(), found.scores.numpy(), found.labels.numpy(), masks), size)
 
 
 def partners(these: Detections, those: Detections, side: int, bounds: Bounds) -> np.ndarray:
-    """For each one of ``these`` the index of the same detection among ``those``; -1 where there is none.
+    """Match detections of the same image.
 
     Args:
-        these: Of a picture.
-        those: Of the same picture.
-        side: The longer one of the image.
+        these: N detections.
+        those: The others.
+        side: Longer side of the image.
         bounds: How far apart they may be.
+
+    Returns:
+        (N,), the index of the same detection among ``those``; -1 if there is none.
     """
     if not len(these.boxes) or not len(those.boxes):
         return np.full(len(these.boxes), -1)
@@ -108,28 +118,28 @@ def partners(these: Detections, those: Detections, side: int, bounds: Bounds) ->
 
 
 def unmatched(these: Detections, those: Detections, side: int, bounds: Bounds) -> int:
-    """How many detections have no partner, on the side that has more of them."""
+    """Number of detections without a partner, on the side that has more of them."""
     return max(int((partners(*pair, side, bounds) < 0).sum()) for pair in ((these, those), (those, these)))
 
 
 def prove_detections(file: ExportedFile, whole: WholeDetector, shape: Sequence[int], bounds: Bounds,
-                     pictures: Sequence[str | Path] = ()) -> list[Comparison]:
-    """Compare what a file finds with what mmdet finds: two pictures that fill the image and one that does not (a third
-    that does, if its shapes are fixed).
+                     paths: Sequence[str | Path] = (), half: ExportedFile | None = None) -> list[Comparison]:
+    """Compare the detections of a file with mmdet's: in two images that fill the input, one that does not (with fixed
+    shapes: does), and one of a single colour, in which a detector mostly finds nothing.
 
-    Where two scores are equal but for rounding, or two boxes overlap by just the threshold, rounding decides what is
-    found. As many detections may differ as differ in mmdet when noise of that size is added to the picture. A picture
-    of one colour, in which a detector mostly finds nothing, has to run as well.
+    Where two scores are equal but for rounding, or two boxes overlap by just the threshold, rounding decides. As many
+    detections may differ as differ in mmdet when noise of that size is added to the image, or in half precision.
 
     Args:
         file: To prove.
         whole: What it was exported from.
         shape: Height and width of the image.
-        bounds: What it may differ by.
-        pictures: See :func:`repvit_mm.export.load_pictures`.
+        bounds: Largest differences.
+        paths: See :func:`repvit_mm.export.load_images`.
+        half: PyTorch in half precision, for a file in it.
 
     Returns:
-        One entry for each output, of all pictures; that of the labels is the part of detections without a partner.
+        One entry for each output, of all images; that of the labels is the share of detections without a partner.
 
     Raises:
         ExportError: If it finds something else, or mmdet finds nothing that would prove anything.
@@ -137,51 +147,52 @@ def prove_detections(file: ExportedFile, whole: WholeDetector, shape: Sequence[i
     differences: dict[str, list[np.ndarray]] = {}
     number, differing, allowed, side = 0, 0, 0, max(shape)
     generator = torch.Generator().manual_seed(0)
-    for image, size in _cases(whole, shape, pictures):
+    for image, size in _cases(whole, shape, paths):
         expected, found = detect_with_mmdet(whole, image, size), detect(file, image, size)
-        noisy = [image + bounds.noise * torch.randn(image.shape, generator=generator) for _ in range(DRAWS)]
+        others = [detect_with_mmdet(whole, image + bounds.noise * torch.randn(image.shape, generator=generator), size)
+                  for _ in range(DRAWS)] + ([] if half is None else [detect(half, image, size)])
         number += len(expected.boxes)
         differing += unmatched(expected, found, side, bounds)
-        allowed += max(unmatched(expected, detect_with_mmdet(whole, other, size), side, bounds) for other in noisy)
+        allowed += max(unmatched(expected, other, side, bounds) for other in others)
         for name, values in _differences(expected, found, side, bounds).items():
             differences.setdefault(name, []).append(values)
     if not number:
-        raise ExportError(f'{file.path.name} cannot be proven: PyTorch finds no object in these pictures that scores '
+        raise ExportError(f'{file.path.name} cannot be proven: PyTorch finds no object in these images that scores '
                           f'more than {whole.selection.score_threshold:g}; give --pictures with objects that it knows, '
                           'or a lower --score-threshold')
     if allowed > UNSTABLE * number:
         raise ExportError(f'{file.path.name} cannot be proven: of {number} objects that PyTorch finds in these '
-                          f'pictures, {allowed} depend on rounding; give --pictures with objects that it knows')
+                          f'images, {allowed} depend on rounding; give --pictures with objects that it knows')
     if differing > allowed:
         raise ExportError(f'{file.path.name} differs from PyTorch: {differing} of {number} detections have no partner '
                           f'of the same label, within {bounds.boxes:g} of the image in place and {bounds.scores:g} in '
                           f'score; rounding explains {allowed}. With a model that has learned little, give --pictures '
                           'with objects that it knows')
-    results = [Comparison('labels', (number,), differing / number, differing / number, allowed / number)]
+    results = [Comparison('labels', (number,), differing / number, allowed / number)]
     for name, parts in differences.items():
         values, bound = np.concatenate(parts), getattr(bounds, name)
-        results.append(Comparison(name, values.shape, float(values.max()), float(np.sqrt((values ** 2).mean())), bound))
-        if not values.max() <= bound:
+        results.append(Comparison(name, values.shape, float(values.max(initial=0)), bound))
+        if not values.max(initial=0) <= bound:
             raise ExportError(f"{name} differ from PyTorch's by {values.max():.2g}, more than {bound:g}")
     return results
 
 
 def _cases(whole: WholeDetector, shape: Sequence[int],
-           pictures: Sequence[str | Path]) -> list[tuple[Tensor, tuple[int, int]]]:
-    """Images and the size of the picture in them."""
+           paths: Sequence[str | Path]) -> list[tuple[Tensor, tuple[int, int]]]:
+    """Inputs, and the height and width of the image in them."""
     height, width = shape
     smaller = (height, width) if whole.fixed else (height - height // 5, width - width // 7)
     sizes = [(height, width), (height, width), smaller]
-    photographs = [load_pictures(size, index + 1, pictures)[-1:] for index, size in enumerate(sizes)]
-    normalisation, cases = whole.fused.normalisation, []
+    photographs = [load_images(size, index + 1, paths)[-1:] for index, size in enumerate(sizes)]
+    cases = []
     for pixels in [*photographs, np.full((1, height, width, 3), 128, np.uint8)]:
-        picture, size = normalise(to_pixels(pixels, normalisation.channels), normalisation), pixels.shape[1:3]
-        cases.append((F.pad(picture, (0, width - size[1], 0, height - size[0])), size))
+        image, size = to_input(pixels, whole.fused.normalisation), pixels.shape[1:3]
+        cases.append((F.pad(image, (0, width - size[1], 0, height - size[0])), size))
     return cases
 
 
 def _differences(expected: Detections, found: Detections, side: int, bounds: Bounds) -> dict[str, np.ndarray]:
-    """Output -> the largest difference of each detection that is in both."""
+    """Output -> the largest difference of each detection in both."""
     other = partners(expected, found, side, bounds)
     ours = np.flatnonzero(other >= 0)
     theirs = other[ours]
@@ -195,6 +206,6 @@ def _differences(expected: Detections, found: Detections, side: int, bounds: Bou
 
 
 def _mask_difference(mask: np.ndarray, box: np.ndarray, expected: np.ndarray) -> float:
-    """Of a mask and mmdet's, which leaves out, on a CPU, what little is outside of the box."""
+    """Difference from mmdet's mask, which ends at the box on a CPU."""
     inside = paste(np.ones_like(mask), box, *expected.shape) >= 0.5
     return float(np.abs(paste(mask, box, *expected.shape) - expected / 255).max(where=inside, initial=0))

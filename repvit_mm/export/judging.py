@@ -1,5 +1,4 @@
-"""What an int8 file costs in accuracy: measured on the config's test data, or where they are not at hand, as agreement
-with PyTorch on pictures."""
+"""Accuracy of an int8 file: measured on the config's test data, or without them as agreement with PyTorch on images."""
 import contextlib
 import copy
 import os
@@ -19,44 +18,44 @@ from ..models.inference import InferenceModel
 from ..toolboxes.datasets import datasets_of, expected_paths
 from .detections import Detections, detect, detect_with_mmdet
 from .detectors import WholeDetector
-from .runtimes import ExportedFile
-from .subject import Options, Subject
+from .files import ExportedFile
+from .prepare import Options, Subject
+from .report import Verdict
 from .testing import use_exported
-from .verification import Verdict
 
 #: Metric as a toolbox reports it -> its name, and the points in one of its units.
 METRICS = {'accuracy/top1': ('top-1', 1), 'mIoU': ('mIoU', 1), 'coco/bbox_mAP': ('box AP', 100),
            'coco/segm_mAP': ('mask AP', 100), 'pascal_voc/mAP': ('mAP', 100)}
-#: Points that may be lost. Decisions change in more places than accuracy falls: what was wrong may become right.
+#: Points that may be lost. More decisions change than accuracy falls: wrong ones may become right.
 LIMITS = {'accuracy': 1., 'agreement': 5.}
-#: From this overlap on, two boxes are of the same object.
+#: Smallest IoU of two boxes of the same object.
 SAME_OBJECT = 0.5
 
 
 def judge(subject: Subject, file: ExportedFile, engine_name: str, options: Options) -> Verdict:
-    """Measure what a file costs: see above.
+    """Measure the accuracy of a file.
 
     Args:
         subject: What it was exported from.
         file: To judge.
-        engine_name: What runs it, a key of :data:`repvit_mm.export.runtimes.ENGINES`.
+        engine_name: Runs it; a key of :data:`repvit_mm.export.runtimes.ENGINES`.
         options: Of the export.
 
     Raises:
-        DatasetError: If the test data are not where ``options`` says.
+        DatasetError: If the test data are missing.
         ExportError: If the file loses more than it may.
     """
     quantisation, config = options.quantisation, subject.fused.config
     cfg = test_config(config, quantisation.data_root)
     if cfg is None:
-        paths = quantisation.pictures.held_out
-        share = agreement(subject.model, file, map(subject.preparation(options), paths))
-        verdict = Verdict(f'with PyTorch on {len(paths)} held-out pictures, as the test data of {config.filename} are '
-                          'not here', {'agreement': 100.}, {'agreement': 100 * share}, LIMITS['agreement'])
+        paths = quantisation.images.held_out
+        share = agreement(subject.model, file, map(quantisation.preparation(subject, options), paths))
+        verdict = Verdict(f'with PyTorch on {len(paths)} held-out images, as the test data of {config.filename} are '
+                          'missing', {'agreement': 100.}, {'agreement': 100 * share}, LIMITS['agreement'])
     else:
         pytorch, number = accuracy(cfg, subject.fused.model)
         use_exported(cfg, str(file.path), engine_name)
-        verdict = Verdict(f'on the {number} pictures of test_dataloader', pytorch, accuracy(cfg)[0],
+        verdict = Verdict(f'on the {number} images of test_dataloader', pytorch, accuracy(cfg)[0],
                           LIMITS['accuracy'])
     if verdict.lost > verdict.limit and not quantisation.allow_loss:
         raise ExportError(f'{file.path.name} in int8 loses {verdict.lost:.1f} points, more than {verdict.limit:g}: '
@@ -65,7 +64,7 @@ def judge(subject: Subject, file: ExportedFile, engine_name: str, options: Optio
 
 
 def test_config(config: Config, data_root: str | None) -> Config | None:
-    """A config that is ready for a test; None if its test data are not there."""
+    """A config that is ready for a test; None if its test data are missing."""
     cfg = copy.deepcopy(config)
     if cfg.get('test_evaluator') is None:
         return None
@@ -84,10 +83,10 @@ def accuracy(cfg: Config, model: nn.Module | None = None) -> tuple[dict[str, flo
 
     Args:
         cfg: From :func:`test_config`.
-        model: In the place of the config's.
+        model: Replaces the config's.
 
     Returns:
-        Metrics of :data:`METRICS`, in points, and the number of pictures.
+        Metrics of :data:`METRICS`, in points, and the number of images.
 
     Raises:
         ExportError: If the config's evaluators report none of them.
@@ -107,19 +106,19 @@ def accuracy(cfg: Config, model: nn.Module | None = None) -> tuple[dict[str, flo
 
 @torch.no_grad()
 def agreement(subject: InferenceModel | WholeDetector, file: ExportedFile,
-              pictures: Iterable[Mapping[str, np.ndarray]]) -> float:
-    """The share of decisions that a file and PyTorch have in common, 0 to 1.
+              images: Iterable[Mapping[str, np.ndarray]]) -> float:
+    """The share of decisions common to a file and PyTorch, 0 to 1.
 
-    Of classifiers pictures, of segmentors pixels; of detectors detections, weighted by their score, with the same label
-    and an overlap of at least :data:`SAME_OBJECT`.
+    A decision is the class of an image or pixel, or a detection: weighted by its score, with the same label and an
+    overlap of at least :data:`SAME_OBJECT`.
 
     Args:
         subject: In its fused form.
-        file: What was exported from it.
-        pictures: Inputs of the file.
+        file: Exported from it.
+        images: Inputs of the file.
     """
     same, all_ = 0., 0.
-    for inputs in pictures:
+    for inputs in images:
         if isinstance(subject, WholeDetector):
             size = inputs['size'].astype(int).tolist()
             image = torch.from_numpy(inputs['image'])
@@ -134,7 +133,7 @@ def agreement(subject: InferenceModel | WholeDetector, file: ExportedFile,
 
 
 def _matched(these: Detections, those: Detections) -> float:
-    """Sum of the scores of these that are among those, too."""
+    """Sum of the scores of these that are also among those."""
     if not len(these.boxes) or not len(those.boxes):
         return 0.
     from torchvision.ops import box_iou

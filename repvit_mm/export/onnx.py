@@ -1,53 +1,68 @@
 """ONNX, for onnxruntime and others."""
 import inspect
 import json
-import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ..errors import ExportError
 from .detectors import WholeDetector
+from .files import ExportedFile, one_by_one, parse_facts
 from .packages import need
+from .prepare import Options, Subject
 from .quantisation import quantise
-from .subject import Options, Subject
-from .verification import GraphNode, check_fused, constant_scales
+from .tracing import constant_scales, quiet
 
 OPSET = 17
 
 
-def build(subject: Subject, path: Path, options: Options) -> Counter[str]:
-    """Write a graph with its metadata, for any batch size, and check that it is valid and fused.
+def write(subject: Subject, path: Path, options: Options) -> Counter[str]:
+    """Write a graph with its metadata, and check that it is valid.
 
     Returns:
-        How often each operation occurs.
+        Number of occurrences of each operation.
     """
     onnx = need('onnx')
-    save_graph(subject.model, subject.inputs, path, subject.outputs, options.selection is None, options.dynamic_size)
+    save_graph(subject.model, subject.inputs, path, subject.outputs, _axes(subject, options))
     graph = onnx.load(path)
+    if custom := sorted({f'{node.domain}::{node.op_type}' for node in graph.graph.node if node.domain}):
+        raise ExportError(f'{subject.fused.name} needs {", ".join(custom)}, which ONNX does not define')
     graph.producer_name, graph.doc_string = 'repvit-mm', subject.facts['description']
-    _add_facts(graph, subject.facts)
     if options.precision == 'fp16':
         graph = _halved(graph, isinstance(subject.model, WholeDetector))
     onnx.checker.check_model(graph, full_check=True)
-    check_fused(_nodes(graph), subject.convolutions)
     onnx.save(graph, path)
+    add_facts(path, subject.facts)
     if options.precision == 'int8':
-        quantise(path, map(subject.preparation(options), options.quantisation.pictures.calibration))
-    graph = onnx.load(path)
-    return Counter(node.op_type for node in graph.graph.node)
+        quantise(path, map(options.quantisation.preparation(subject, options), options.quantisation.images.calibration))
+    return count_operations(path)
+
+
+def _axes(subject: Subject, options: Options) -> dict[str, dict[int, str]]:
+    """Name of an input or output -> its axes of unknown length."""
+    axes = {0: 'batch'} if options.dynamic_batch else {}
+    if options.dynamic_size:
+        axes.update({2: 'height', 3: 'width'})
+    if isinstance(subject.model, WholeDetector):
+        return {'image': axes, **({} if subject.model.fixed else {name: {0: 'detections'} for name in subject.outputs})}
+    with torch.no_grad():
+        values = subject.model(*subject.inputs.values())
+    return {'image': axes, **{name: {axis: label if axis == 0 else f'{name}_{label}' for axis, label in axes.items()
+                                     if value.ndim > axis}
+                              for name, value in zip(subject.outputs, values, strict=True)}}
 
 
 def _halved(graph: Any, layers_only: bool) -> Any:
-    """The graph with weights and maps in half precision, and inputs and outputs in single precision.
+    """Convert weights and maps to half precision; inputs and outputs keep single precision.
 
     Args:
         graph: In single precision.
-        layers_only: Keep single precision outside of layers: half would move a box 1000 pixels from the corner by up
-            to half a pixel. Such operations have no layer's path in their names.
+        layers_only: Keep single precision outside of layers: half precision would move a box 1000 pixels from the
+            corner by up to half a pixel. The names of such operations have no path of a layer.
     """
     need('onnxruntime')
     from onnxruntime.transformers.float16 import convert_float_to_float16
@@ -66,58 +81,58 @@ def _halved(graph: Any, layers_only: bool) -> Any:
 
 
 @torch.no_grad()
-def save_graph(model: nn.Module, inputs: Mapping[str, Tensor], path: Path, names: Sequence[str],
-               dynamic_batch: bool = False, dynamic_size: bool = False) -> None:
+def save_graph(model: nn.Module, inputs: Mapping[str, Tensor], path: Path, outputs: Sequence[str],
+               axes: Mapping[str, Mapping[int, str]] | None = None) -> None:
     """Write the graph of a model, without metadata.
 
     Args:
         model: In evaluation mode.
-        inputs: Name -> an example; the first one is the image, of the shape that is exported.
+        inputs: Name -> an example.
         path: The file.
-        names: Names of the outputs.
-        dynamic_batch: Accept any number of images.
-        dynamic_size: See :class:`repvit_mm.export.subject.Options`.
+        outputs: Names of the outputs.
+        axes: Name of an input or output -> its axes of unknown length, with their names.
     """
     need('onnx')
-    axes = {0: 'batch'} if dynamic_batch else {}
-    if dynamic_size:
-        axes.update({2: 'height', 3: 'width'})
-    if isinstance(model, WholeDetector):
-        outputs = {name: {0: 'detections'} for name in names}
-    else:
-        outputs = {name: {axis: label if axis == 0 else f'{name}_{label}' for axis, label in axes.items()
-                          if value.ndim > axis}
-                   for name, value in zip(names, model(*inputs.values()), strict=True)}
-    # The exporter that traces works from torch 2.1 on; the one that took its place needs a later torch and onnxscript.
+    # The tracing exporter works from torch 2.1 on; its successor needs onnxscript.
     legacy = {'dynamo': False} if 'dynamo' in inspect.signature(torch.onnx.export).parameters else {}
-    with constant_scales(), warnings.catch_warnings():
-        warnings.simplefilter('ignore')  # about sizes becoming constants, which constant_scales is for
-        torch.onnx.export(model, tuple(inputs.values()), str(path), input_names=list(inputs), output_names=list(names),
-                          dynamic_axes={'image': axes, **outputs}, opset_version=OPSET, **legacy)
+    with constant_scales(), quiet():
+        torch.onnx.export(model, tuple(inputs.values()), str(path), input_names=list(inputs),
+                          output_names=list(outputs), dynamic_axes=axes, opset_version=OPSET, **legacy)
 
 
 def add_facts(path: Path, facts: Mapping[str, Any]) -> None:
     """Add metadata to a file."""
     onnx = need('onnx')
     graph = onnx.load(path)
-    _add_facts(graph, facts)
-    onnx.save(graph, path)
-
-
-def _add_facts(graph: Any, facts: Mapping[str, Any]) -> None:
     for key, value in facts.items():
         entry = graph.metadata_props.add()
         entry.key, entry.value = key, value if isinstance(value, str) else json.dumps(value)
+    onnx.save(graph, path)
 
 
-def _nodes(graph: Any) -> Iterator[GraphNode]:
-    from onnx import numpy_helper
-    weights = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.graph.initializer}
-    for node in graph.graph.node:
-        if node.op_type == 'Conv':
-            groups = next((attribute.i for attribute in node.attribute if attribute.name == 'group'), 1)
-            weight = weights.get(node.input[1])
-            depthwise = groups > 1 and weight is not None and groups == weight.shape[0]
-            yield GraphNode('conv', node.input[0], depthwise)
-        else:
-            yield GraphNode('norm' if node.op_type == 'BatchNormalization' else 'other', next(iter(node.input), ''))
+def count_operations(path: Path) -> Counter[str]:
+    """Number of occurrences of each operation of a file."""
+    return Counter(node.op_type for node in need('onnx').load(path).graph.node)
+
+
+def open_session(path: Path, threads: int = 0) -> Any:
+    """An onnxruntime session on the CPU; 0 threads leaves their number to onnxruntime."""
+    onnxruntime = need('onnxruntime')
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    return onnxruntime.InferenceSession(str(path), options, providers=['CPUExecutionProvider'])
+
+
+def open_file(path: Path, threads: int = 0) -> ExportedFile:
+    """Open a file with onnxruntime, on the CPU; 0 threads leaves their number to onnxruntime."""
+    session = open_session(path, threads)
+    names = [output.name for output in session.get_outputs()]
+    taken = {value.name for value in session.get_inputs()}
+
+    def run(inputs: Mapping[str, Any]) -> dict[str, Any]:
+        feed = {name: value for name, value in inputs.items() if name in taken}
+        return dict(zip(names, session.run(names, feed), strict=True))
+
+    shape = tuple(size if isinstance(size, int) else None for size in session.get_inputs()[0].shape)
+    facts = parse_facts(session.get_modelmeta().custom_metadata_map)
+    return ExportedFile(path, one_by_one(run) if shape[0] == 1 and 'image' in taken else run, shape, facts)

@@ -1,4 +1,4 @@
-"""OpenVINO's own format: the graph in ``.xml``, the weights in ``.bin`` beside it."""
+"""OpenVINO: the graph in ``.xml``, its weights in ``.bin`` beside it."""
 import json
 import tempfile
 from collections import Counter
@@ -7,21 +7,24 @@ from pathlib import Path
 from typing import Any
 
 from . import onnx
+from .files import ExportedFile, one_by_one, parse_facts
 from .packages import need
-from .runtimes import METADATA
-from .subject import Options, Subject
+from .prepare import Options, Subject
+
+#: The entry with the metadata, as JSON.
+METADATA = 'repvit_mm'
 
 
-def build(subject: Subject, path: Path, options: Options) -> Counter[str]:
+def write(subject: Subject, path: Path, options: Options) -> Counter[str]:
     """Write a graph, by way of ONNX; its inputs, outputs and metadata are those of ONNX.
 
     Returns:
-        How often each operation occurs.
+        Number of occurrences of each operation.
     """
     openvino = need('openvino')
     with tempfile.TemporaryDirectory() as folder:
         graph = Path(folder) / 'model.onnx'
-        onnx.build(subject, graph, options)
+        onnx.write(subject, graph, options)
         converted = openvino.convert_model(graph)
     converted.set_rt_info(json.dumps(subject.facts), METADATA)
     openvino.save_model(converted, path, compress_to_fp16=options.precision == 'fp16')
@@ -40,3 +43,28 @@ def add_facts(path: Path, facts: Mapping[str, Any]) -> None:
         del graph
         for suffix in ('.bin', '.xml'):
             new.with_suffix(suffix).replace(path.with_suffix(suffix))
+
+
+def open_file(path: Path, threads: int = 0) -> ExportedFile:
+    """Open an OpenVINO or ONNX file, in single precision on the CPU; 0 threads leaves their number to OpenVINO."""
+    openvino = need('openvino')
+    core = openvino.Core()
+    graph = core.read_model(path)
+    settings = {'PERFORMANCE_HINT': 'LATENCY', 'INFERENCE_PRECISION_HINT': 'f32'}
+    compiled = core.compile_model(graph, 'CPU', {**settings, **({'INFERENCE_NUM_THREADS': threads} if threads else {})})
+    request = compiled.create_infer_request()
+    # Not those of the compiled graph: compiling adds names.
+    names = [value.get_any_name() for value in graph.outputs]
+    taken = {value.get_any_name() for value in graph.inputs}
+    if path.suffix == '.onnx':
+        entries = need('onnx').load(path, load_external_data=False).metadata_props
+        facts = parse_facts({entry.key: entry.value for entry in entries})
+    else:
+        facts = json.loads(graph.get_rt_info(METADATA).astype(str)) if graph.has_rt_info(METADATA) else {}
+
+    def run(inputs: Mapping[str, Any]) -> dict[str, Any]:
+        request.infer({name: value for name, value in inputs.items() if name in taken})
+        return {name: request.get_output_tensor(index).data.copy() for index, name in enumerate(names)}
+
+    shape = tuple(size.get_length() if size.is_static else None for size in graph.input('image').partial_shape)
+    return ExportedFile(path, one_by_one(run) if shape[0] == 1 else run, shape, facts)

@@ -4,18 +4,14 @@ from types import ModuleType
 
 from ..errors import ExportError
 
-#: Packages that the extra of the others does not bring along.
+#: Packages that the extra ``export`` does not install.
 INSTALLED_BY = {'executorch': 'pip install "repvit-mm[executorch]"', 'ai_edge_litert': 'pip install ai-edge-litert',
                 'ai_edge_quantizer': 'pip install --no-deps -r requirements-litert.txt',
                 'litert_torch': 'pip install --no-deps -r requirements-litert.txt'}
 
 
-def need(name: str, extra: str = 'export') -> ModuleType:
+def need(name: str) -> ModuleType:
     """Import an optional package.
-
-    Args:
-        name: What is imported.
-        extra: The extra of this package that brings it along.
 
     Raises:
         ExportError: If it is not installed.
@@ -25,5 +21,5 @@ def need(name: str, extra: str = 'export') -> ModuleType:
     except ModuleNotFoundError as error:
         if error.name != name.partition('.')[0]:
             raise
-        command = INSTALLED_BY.get(error.name, f'pip install "repvit-mm[{extra}]"')
+        command = INSTALLED_BY.get(error.name, 'pip install "repvit-mm[export]"')
         raise ExportError(f'{error.name} is not installed: {command}') from error

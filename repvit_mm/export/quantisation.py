@@ -1,13 +1,9 @@
-"""8-bit ONNX graphs: weights with a scale for each output channel, maps with a range seen on pictures.
+"""8-bit ONNX graphs: weights with a scale for each output channel, maps with a range measured on images.
 
-Convolutions and linear layers compute in 8 bits; all between them stays in single precision, and so do the layers where
-a rounding shows most: the first, which reads the image, the depthwise ones, which have little to compute and channels
-of very different ranges, those of squeeze-and-excitation, which scale whole channels, and the last on the way to each
-output. OpenVINO takes the same graph.
+Convolutions and linear layers compute in 8 bits. In single precision stay all other operations, and the layers where
+rounding shows most: the first, the depthwise ones (little to compute, channels of very different ranges), those of
+squeeze-and-excitation (which scale whole channels), and the last before each output. OpenVINO takes the same graph.
 """
-import contextlib
-import logging
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -25,11 +21,11 @@ _POOLING = ('ReduceMean', 'GlobalAveragePool')
 
 
 def quantise(path: Path, inputs: Iterable[Mapping[str, np.ndarray]]) -> None:
-    """Put the 8-bit form of a graph in its place, with the same metadata.
+    """Overwrite a graph with its 8-bit form, with the same metadata.
 
     Args:
         path: The graph in single precision, of convolutions without BatchNorm.
-        inputs: Name of each input -> array, for each picture to calibrate on.
+        inputs: Name of each input -> array, for each image to calibrate on.
     """
     onnx = need('onnx')
     need('onnxruntime')
@@ -43,10 +39,9 @@ def quantise(path: Path, inputs: Iterable[Mapping[str, np.ndarray]]) -> None:
             return next(self.inputs, None)
 
     kept = sorted(float_layers(onnx.load(path).graph))
-    with _quiet():
-        # Seven bits for the weights: with eight, the sums of processors without VNNI overflow.
-        quantize_static(path, path, Reader(), QuantFormat.QDQ, QUANTISED, per_channel=True, reduce_range=True,
-                        activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8, nodes_to_exclude=kept)
+    # Seven bits for the weights: with eight, the sums of processors without VNNI overflow.
+    quantize_static(path, path, Reader(), QuantFormat.QDQ, QUANTISED, per_channel=True, reduce_range=True,
+                    activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8, nodes_to_exclude=kept)
 
 
 def float_layers(graph: Any) -> set[str]:
@@ -62,7 +57,7 @@ def float_layers(graph: Any) -> set[str]:
 
 
 def _nearest_layers(producers: Mapping[str, Any], names: Iterable[str]) -> Iterator[str]:
-    """The layers that are met first on the ways back from some values."""
+    """The first layers on the ways back from some values."""
     todo, seen = list(names), set()
     while todo:
         name = todo.pop()
@@ -87,16 +82,3 @@ def _is_pooled(producers: Mapping[str, Any], name: str) -> bool:
             return False
         name = producers[name].input[0]
     return name in producers
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without onnxruntime's advice to prepare the graph otherwise, which is printed whatever was prepared."""
-    logger = logging.getLogger()
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with open(os.devnull, 'w') as nowhere, contextlib.redirect_stdout(nowhere):
-            yield
-    finally:
-        logger.setLevel(level)

@@ -4,11 +4,11 @@ The decoder is SAM's prompt encoder, mask decoder and the resizing of the masks 
 
 ====================  ====================  =======================================================================
 ``image_embeddings``  (1, 256, S/16, S/16)  output of the encoder
-``point_coords``      (1, N, 2)             x, y in pixels of the scaled picture (longer side S); any N
+``point_coords``      (1, N, 2)             x, y in pixels of the scaled image (longer side S); any N
 ``point_labels``      (1, N)                see below
 ``mask_input``        (1, 1, S/4, S/4)      logits of an earlier mask, or zeros
 ``has_mask_input``    (1,)                  1 if ``mask_input`` is used, else 0
-``orig_im_size``      (2,)                  height and width of the picture before it was scaled
+``orig_im_size``      (2,)                  height and width of the image before scaling
 ====================  ====================  =======================================================================
 
 ====  ====================================================================
@@ -22,10 +22,7 @@ Its outputs: ``masks`` (1, 4, height, width), logits; ``iou_predictions`` (1, 4)
 each of which can serve as ``mask_input``. Mask 0 is for several points or a box, masks 1 to 3 are for a single point.
 """
 import json
-import warnings
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -37,19 +34,20 @@ from segment_anything.modeling import Sam
 from segment_anything.utils.onnx import SamOnnxModel
 from torch import Tensor
 
+from ..checkpoints.reading import replaced
 from ..errors import ExportError
 from ..io.files import atomic_write
 from ..io.images import read_image
 from ..models.inference import SAM_ENCODER, InferenceModel
 from ..sam.prompts import Prompt
-from .backends import export_model
-from .mil_evaluator import MILProgram, quiet
-from .onnx import OPSET
+from .formats import FORMATS, export_model, size_on_disk
+from .mil import MILProgram
+from .onnx import add_facts, count_operations, open_file, save_graph
 from .packages import need
-from .runtimes import open_session
-from .sam_operations import DECODER_OPERATIONS
-from .subject import Options
-from .verification import Comparison, ExportReport, compare, size_on_disk
+from .prepare import Options
+from .prove import compare
+from .report import Comparison, ExportReport
+from .tracing import quiet
 
 INPUTS = ('image_embeddings', 'point_coords', 'point_labels', 'mask_input', 'has_mask_input', 'orig_im_size')
 OUTPUTS = ('masks', 'iou_predictions', 'low_res_masks')
@@ -62,9 +60,9 @@ BOUND = 1e-3
 class SamDecoder(SamOnnxModel):
     """Prompt encoder, mask decoder and the resizing of masks, for tracing.
 
-    In ``segment_anything``'s own module for export, the size of the traced picture becomes a constant. Here, enlarging
-    masks, cropping the padding and resizing to the picture is a product with one matrix for rows and one for columns,
-    which are computed from the size: exact, and the only operations on tensors of unknown shape are products.
+    In ``segment_anything``'s own module for export, the size of the traced image becomes a constant. Here, enlarging
+    masks, cropping the padding and resizing to the image is a product with one matrix for rows and one for columns,
+    computed from the size: exact, and the only operations on tensors of unknown shape are products.
 
     Args:
         sam: The model; its parts are shared.
@@ -95,7 +93,7 @@ class SamDecoder(SamOnnxModel):
         return rows @ masks @ columns.transpose(0, 1)
 
     def _resizing(self, size: Tensor, scaled: Tensor) -> Tensor:
-        """Matrix, (size, S/4), that resizes a row or column of a mask to the picture's ``size``."""
+        """Matrix, (size, S/4), that resizes a row or column of a mask to the image's ``size``."""
         positions = (torch.arange(size) + 0.5) * (scaled / size) - 0.5
         positions = torch.minimum(positions.clamp(min=0), scaled - 1)
         distances = positions[:, None] - torch.arange(self.img_size, dtype=torch.float)
@@ -106,9 +104,9 @@ class Case(NamedTuple):
     """A prompt on which an exported decoder is compared with the predictor.
 
     Attributes:
-        inputs: Of the decoder, as :data:`INPUTS` names them.
-        expected: Outputs of the predictor, as :data:`OUTPUTS` names them.
-        chosen: Which of the decoder's masks these are.
+        inputs: Inputs of the decoder, by the names in :data:`INPUTS`.
+        expected: Outputs of the predictor, by the names in :data:`OUTPUTS`.
+        chosen: The masks of the decoder that the predictor returns.
     """
 
     inputs: dict[str, Tensor]
@@ -117,10 +115,10 @@ class Case(NamedTuple):
 
 
 def export_encoder(sam: Sam, out: str | Path, checkpoint: str | None = None, precision: str = 'fp16',
-                   pictures: Sequence[str | Path] = ()) -> ExportReport:
+                   images: Sequence[str | Path] = ()) -> ExportReport:
     """Export the image encoder to the format of ``out``'s suffix.
 
-    The input for ONNX is the padded picture from :meth:`Sam.preprocess`. For Core ML it is an image with pixels from 0
+    The input for ONNX is the padded image from :meth:`Sam.preprocess`. For Core ML it is an image with pixels from 0
     to 255, padded at the right and the bottom with the colour 124, 116, 104, which is close to zero when normalised.
 
     Args:
@@ -128,22 +126,21 @@ def export_encoder(sam: Sam, out: str | Path, checkpoint: str | None = None, pre
         out: ``.onnx`` or ``.mlpackage``.
         checkpoint: Source of the weights, for the metadata.
         precision: Of Core ML, ``'fp16'`` or ``'fp32'``.
-        pictures: Files to compare the outputs on.
+        images: Files to compare the outputs on.
 
     Raises:
         ExportError: If it cannot be exported, or its outputs differ from PyTorch's.
         UserError: If it cannot be written.
     """
-    model = InferenceModel(f'sam_{sam.image_encoder.backbone.arch}', sam.image_encoder, SAM_ENCODER,
-                           checkpoint=checkpoint)
-    shape = [sam.image_encoder.img_size] * 2
-    kind = _kind(out)
-    return export_model(model, kind, shape, out, Options(None if kind == 'onnx' else precision, pictures))
+    encoder, name = sam.image_encoder, _format_of(out)
+    model = InferenceModel(f'sam_{encoder.backbone.arch}', encoder, SAM_ENCODER, checkpoint=checkpoint)
+    options = Options(None if name == 'onnx' else precision, images)
+    return export_model(model, name, (encoder.img_size, encoder.img_size), out, options)
 
 
 def export_decoder(sam: Sam, out: str | Path, checkpoint: str | None = None,
-                   pictures: Sequence[str | Path] = ()) -> ExportReport:
-    """Export the decoder, and compare it with the predictor for several prompts and two sizes of picture.
+                   images: Sequence[str | Path] = ()) -> ExportReport:
+    """Export the decoder, and compare it with the predictor for several prompts and two sizes of image.
 
     For Core ML it stays in single precision: coordinates in pixels would be inexact in half precision.
 
@@ -151,102 +148,80 @@ def export_decoder(sam: Sam, out: str | Path, checkpoint: str | None = None,
         sam: The model.
         out: ``.onnx`` or ``.mlpackage``.
         checkpoint: Source of the weights, for the metadata.
-        pictures: Files to compare the outputs on; by default a photograph that comes with matplotlib.
+        images: Files to compare the outputs on; by default a photograph that comes with matplotlib.
 
     Raises:
         ExportError: If it cannot be exported, or its outputs differ from the predictor's.
         UserError: If it cannot be written.
     """
-    out, kind = Path(out), _kind(out)
-    cases = _cases(sam, pictures)
+    out, name, cases = Path(out), _format_of(out), _cases(sam, images)
     facts = {'description': 'SAM mask decoder for the embeddings of RepViT-SAM',
              'image_size': sam.image_encoder.img_size, 'checkpoint': checkpoint or 'random weights'}
     decoder = SamDecoder(sam).eval()
-    with atomic_write(out, folder=kind == 'coreml') as path:
-        if kind == 'onnx':
-            operations, run = _write_onnx(decoder, cases[0], path, facts)
-        else:
-            operations, run = _write_coreml(decoder, cases[0], path, facts)
-        comparisons = [result for case in cases for result in _prove(run(case.inputs), case)]
-        size = size_on_disk(path)
-    runner = 'onnxruntime' if kind == 'onnx' else 'the operations of the saved program, in torch'
-    return ExportReport(out, size, operations, tuple(comparisons), runner)
+    with atomic_write(out, FORMATS[name].is_folder) as path:
+        run = (_write_onnx if name == 'onnx' else _write_coreml)(decoder, cases[0].inputs, path, facts)
+        operations = count_operations(path) if name == 'onnx' else MILProgram(path).counts()
+        comparisons = tuple(result for case in cases for result in _prove(run(case.inputs), case))
+        return ExportReport(out, size_on_disk(path), operations, comparisons, FORMATS[name].engine)
 
 
-def _kind(out: str | Path) -> str:
-    kinds = {'.onnx': 'onnx', '.mlpackage': 'coreml'}
-    if Path(out).suffix not in kinds:
-        raise ExportError(f'{out} must end in {" or ".join(kinds)}')
-    return kinds[Path(out).suffix]
+def _format_of(out: str | Path) -> str:
+    names = {FORMATS[name].suffix: name for name in ('onnx', 'coreml')}
+    if Path(out).suffix not in names:
+        raise ExportError(f'{out} must end in {" or ".join(names)}')
+    return names[Path(out).suffix]
 
 
-@torch.no_grad()
-def _write_onnx(decoder: SamDecoder, case: Case, path: Path, facts: Mapping[str, Any]) -> tuple[Counter[str], Any]:
+#: Runs a decoder: name of each input -> tensor; returns name of each output -> tensor.
+_Run = Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
+
+
+def _write_onnx(decoder: SamDecoder, inputs: Mapping[str, Tensor], path: Path, facts: Mapping[str, Any]) -> _Run:
     onnx, _ = need('onnx'), need('onnxruntime')
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore')  # about constants in the trace; none of them is a size
-        torch.onnx.export(
-            decoder, tuple(case.inputs.values()), str(path), input_names=list(INPUTS), output_names=list(OUTPUTS),
-            dynamic_axes={'point_coords': {1: 'points'}, 'point_labels': {1: 'points'},
-                          'masks': {2: 'height', 3: 'width'}}, opset_version=OPSET, dynamo=False)
-    graph = onnx.load(path)
-    graph.producer_name = 'repvit-mm'
-    for key, value in facts.items():
-        entry = graph.metadata_props.add()
-        entry.key, entry.value = key, str(value)
-    onnx.checker.check_model(graph, full_check=True)
-    onnx.save(graph, path)
-    session = open_session(path)
+    axes = {'point_coords': {1: 'points'}, 'point_labels': {1: 'points'}, 'masks': {2: 'height', 3: 'width'}}
+    save_graph(decoder, inputs, path, OUTPUTS, axes)
+    add_facts(path, facts)
+    onnx.checker.check_model(onnx.load(path), full_check=True)
+    file = open_file(path)
 
     def run(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        values = session.run(list(OUTPUTS), {name: value.numpy() for name, value in inputs.items()})
-        return dict(zip(OUTPUTS, map(torch.from_numpy, values), strict=True))
-
-    return Counter(node.op_type for node in graph.graph.node), run
+        found = file.run({name: value.numpy() for name, value in inputs.items()})
+        return {name: torch.from_numpy(value) for name, value in found.items()}
+    return run
 
 
 @torch.no_grad()
-def _write_coreml(decoder: SamDecoder, case: Case, path: Path, facts: Mapping[str, Any]) -> tuple[Counter[str], Any]:
+def _write_coreml(decoder: SamDecoder, inputs: Mapping[str, Tensor], path: Path, facts: Mapping[str, Any]) -> _Run:
     ct = need('coremltools')
-    points = ct.RangeDim(lower_bound=1, upper_bound=MAX_POINTS, default=case.inputs['point_labels'].shape[1])
+    points = ct.RangeDim(lower_bound=1, upper_bound=MAX_POINTS, default=inputs['point_labels'].shape[1])
     flexible = {'point_coords': (1, points, 2), 'point_labels': (1, points)}
-    with quiet(), _one_prompt():
-        traced = torch.jit.trace(decoder, tuple(case.inputs.values()), check_trace=False)
+    # Core ML cannot repeat an embedding a variable number of times: there is one prompt.
+    with quiet(), replaced(torch, 'repeat_interleave', lambda x, repeats, dim: x):
+        traced = torch.jit.trace(decoder, tuple(inputs.values()), check_trace=False)
         package = ct.convert(
             traced, convert_to='mlprogram', minimum_deployment_target=ct.target.iOS16, skip_model_load=True,
             inputs=[ct.TensorType(name, flexible.get(name, tuple(value.shape)), dtype=np.float32)
-                    for name, value in case.inputs.items()],
+                    for name, value in inputs.items()],
             outputs=[ct.TensorType(name) for name in OUTPUTS], compute_precision=ct.precision.FLOAT32)
         for key, value in facts.items():
             package.user_defined_metadata[key] = value if isinstance(value, str) else json.dumps(value)
         package.short_description = facts['description']
         package.save(str(path))
-    program = MILProgram(path, DECODER_OPERATIONS)
-    return program.counts(), lambda inputs: program.run(**inputs)
-
-
-@contextmanager
-def _one_prompt() -> Iterator[None]:
-    """Do not repeat the embedding for a batch of prompts while tracing: Core ML cannot convert a variable number."""
-    original = torch.repeat_interleave
-    torch.repeat_interleave = lambda x, repeats, dim: x
-    try:
-        yield
-    finally:
-        torch.repeat_interleave = original
+    program = MILProgram(path)
+    return lambda inputs: program.run(**inputs)
 
 
 @torch.no_grad()
-def _cases(sam: Sam, pictures: Sequence[str | Path]) -> list[Case]:
-    """Prompts of every kind on a picture and on its transpose, with the outputs of the predictor."""
-    if not pictures:
+def _cases(sam: Sam, paths: Sequence[str | Path]) -> list[Case]:
+    """Prompts of every kind on an image and on its transpose, with the outputs of the predictor."""
+    if not paths:
         from matplotlib.cbook import get_sample_data
-        pictures = [get_sample_data('grace_hopper.jpg', asfileobj=False)]
-    image = read_image(pictures[0])
+        paths = [get_sample_data('grace_hopper.jpg', asfileobj=False)]
+    photograph = read_image(paths[0])
     predictor, cases = SamPredictor(sam), []
-    for picture in (image, np.ascontiguousarray(image.transpose(1, 0, 2))):
-        predictor.set_image(picture)
-        height, width = picture.shape[:2]
+    for image in (photograph, np.ascontiguousarray(photograph.transpose(1, 0, 2))):
+        predictor.set_image(image)
+        height, width = image.shape[:2]
         box = (0.2 * width, 0.1 * height, 0.8 * width, 0.9 * height)
         point, other = (0.5 * width, 0.4 * height), (0.1 * width, 0.1 * height)
         for prompt in (Prompt((point,), (1,)), Prompt((point, other), (1, 0)), Prompt((point,), (1,), box)):
@@ -272,7 +247,7 @@ def _case(predictor: SamPredictor, prompt: Prompt, mask: Tensor | None = None) -
 
 
 def decoder_points(prompt: Prompt) -> tuple[np.ndarray, np.ndarray]:
-    """A prompt for an exported decoder: (N, 2) coordinates in pixels of the picture, and (N,) labels."""
+    """A prompt for an exported decoder: (N, 2) coordinates in pixels of the image, and (N,) labels."""
     coords, labels = list(prompt.points), list(prompt.labels)
     if prompt.box is None:
         coords, labels = [*coords, (0., 0.)], [*labels, -1]

@@ -7,7 +7,7 @@ from PIL import Image
 from ..errors import CheckpointError
 from ..io.images import IMAGENET
 from ..sam.prompts import Prompt
-from .runtimes import open_session
+from .onnx import open_session
 from .sam import INPUTS, OUTPUTS, decoder_points
 
 
@@ -19,7 +19,7 @@ class OnnxPredictor:
         decoder: ONNX file of the decoder.
 
     Attributes:
-        original_size: Height and width of the current picture.
+        original_size: Height and width of the current image.
 
     Raises:
         CheckpointError: If a file is missing, or is not such an export.
@@ -39,7 +39,7 @@ class OnnxPredictor:
         self._embedding: np.ndarray | None = None
 
     def set_image(self, image: np.ndarray) -> None:
-        """Compute the embedding of a picture, (H, W, 3) uint8 RGB."""
+        """Compute the embedding of an image, (H, W, 3) uint8 RGB."""
         height, width = self.original_size = image.shape[:2]
         scale = self._size / max(height, width)
         rows, columns = (int(side * scale + 0.5) for side in (height, width))

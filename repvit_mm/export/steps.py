@@ -1,4 +1,4 @@
-"""What selects a detector's boxes, in two forms: of shapes that follow what is found, and of fixed shapes."""
+"""Selection of a detector's boxes, in two forms: with shapes that follow the content of an image, and fixed ones."""
 import itertools
 from collections.abc import Sequence
 
@@ -8,24 +8,25 @@ from torch import Tensor, nn
 
 
 class Steps:
-    """Shapes follow what a picture holds, as ONNX and OpenVINO can."""
+    """Shapes follow the content of an image, as ONNX and OpenVINO can."""
 
-    def priors(self, head: nn.Module, sizes: Sequence[Sequence[int]]) -> list[Tensor]:
+    def priors(self, head: nn.Module, sizes: Sequence[Sequence[int]], **settings: bool) -> list[Tensor]:
         """The priors of each map of a dense head.
 
         Args:
             head: A dense head.
             sizes: Height and width of each map.
+            **settings: Of mmdet's ``grid_priors``.
         """
-        return head.prior_generator.grid_priors(sizes, device='cpu')
+        return head.prior_generator.grid_priors(sizes, device='cpu', **settings)
 
     def pairs(self, scores: Tensor, number: int, threshold: float | None) -> tuple[Tensor, Tensor, Tensor]:
         """The best pairs of a row and a class.
 
         Args:
             scores: (R, C), 0 to 1.
-            number: At most so many; not positive for all.
-            threshold: They score more; None for any.
+            number: Largest number; not positive for all.
+            threshold: Lowest score; None for any.
 
         Returns:
             Score, row and class of each, all (N,).
@@ -34,7 +35,7 @@ class Steps:
             rows, labels = (scores > threshold).nonzero().unbind(1)
             return scores[rows, labels], rows, labels
         values, classes = scores.flatten(), scores.shape[1]
-        length = torch.as_tensor(values.shape[0])  # which a graph of flexible size computes
+        length = torch.as_tensor(values.shape[0])  # computed by a graph of flexible size
         values, index = values.topk(torch.minimum(length, torch.tensor(number)) if number > 0 else length)
         if threshold is not None:
             values, index = self.where(values > threshold, values, index)
@@ -46,27 +47,27 @@ class Steps:
         return tuple(values[rows] for values in (scores, *others))
 
     def candidates(self, number: int) -> int:
-        """How many boxes suppression looks at to keep a number of them; not positive for all."""
+        """Number of boxes that suppression looks at to keep ``number``; not positive for all."""
         return -1
 
     def existing(self, objectness: Tensor, scores: Tensor) -> Tensor:
-        """The scores (R, C) in regions, of those regions that exist."""
+        """The scores (R, C) of the regions that exist."""
         return scores
 
     def suppress(self, boxes: Tensor, scores: Tensor, groups: Tensor, threshold: float,
                  number: int) -> tuple[Tensor, ...]:
-        """Boxes, scores and groups that are left after suppression within each group, the best first.
+        """Boxes, scores and groups after suppression within each group, the best first.
 
         Args:
             boxes: (N, 4).
             scores: (N,).
             groups: (N,).
             threshold: IoU above which only the better one of two boxes is kept.
-            number: At most so many.
+            number: Largest number.
         """
         from torchvision.ops import nms
-        # Each group is moved to a place of its own, by as much as mmcv moves it: rounding then falls the same way. The
-        # zero keeps the maximum defined when there is no box.
+        # Each group is moved away from the others by as much as mmcv moves it, so that rounding is the same. The zero
+        # keeps the maximum defined without any box.
         step = torch.cat([boxes.flatten(), boxes.new_zeros(1)]).max() + 1
         kept = nms(boxes + (groups.to(boxes) * step)[:, None], scores, threshold)[:number]
         return boxes[kept], scores[kept], groups[kept]
@@ -74,7 +75,7 @@ class Steps:
     def pool(self, extractor: nn.Module, maps: Sequence[Tensor], boxes: Tensor) -> Tensor:
         """(N, 4) -> (N, channels, M, M): each box from the map of its size."""
         from torchvision.ops import roi_align
-        rois = torch.cat([boxes.new_zeros(boxes.shape[0], 1), boxes], 1)  # all of picture 0
+        rois = torch.cat([boxes.new_zeros(boxes.shape[0], 1), boxes], 1)  # all of image 0
         layers = extractor.roi_layers
         pooled = boxes.new_zeros(boxes.shape[0], extractor.out_channels, *layers[0].output_size)
         levels = extractor.map_roi_levels(rois, len(layers))
@@ -87,23 +88,23 @@ class Steps:
 
 
 class FixedSteps(Steps):
-    """All shapes are known before a picture is seen; a place that holds nothing has the score 0.
+    """All shapes are constants; an empty entry has the score 0.
 
-    Suppression is a matrix that says which box would suppress which, and rounds in which those boxes act that are
-    left: a box is decided one round after all that could suppress it, or after the first of them that stays.
+    Suppression is a matrix of which box would suppress which, and rounds in which the remaining boxes act: a box is
+    decided one round after all that could suppress it, or after the first of them that stays.
     """
 
-    #: Boxes that suppression looks at, the best: so many times as many as are kept, and at least this many.
+    #: Boxes that suppression looks at: this many times the number to keep, and at least the second number.
     CANDIDATES = (10, 500)
-    #: Of suppression; chains of boxes that would need more are not seen in pictures.
+    #: Rounds of suppression; longer chains of boxes do not occur in images.
     ROUNDS = 20
 
     def __init__(self):
         self._priors: dict[nn.Module, list[Tensor]] = {}
 
-    def priors(self, head: nn.Module, sizes: Sequence[Sequence[int]]) -> list[Tensor]:
+    def priors(self, head: nn.Module, sizes: Sequence[Sequence[int]], **settings: bool) -> list[Tensor]:
         if head not in self._priors:  # constants of the graph
-            self._priors[head] = super().priors(head, sizes)
+            self._priors[head] = super().priors(head, sizes, **settings)
         return self._priors[head]
 
     def pairs(self, scores: Tensor, number: int, threshold: float | None) -> tuple[Tensor, Tensor, Tensor]:
@@ -129,8 +130,8 @@ class FixedSteps(Steps):
         scores, order = scores.topk(min(self.candidates(number), int(scores.shape[0])))
         boxes, groups = boxes[order], groups[order]
         exists = (scores > 0).to(boxes)
-        # Row by column: the better box, and the one that it suppresses. Places are counted, as a constant matrix would
-        # be in the file.
+        # Row by column: the better box, and the one that it suppresses. Counting places keeps a constant matrix out of
+        # the file.
         place = exists.cumsum(0)
         better = (place[:, None] < place[None]).to(boxes)
         suppresses = better * _overlap(boxes, threshold) * (groups[:, None] == groups[None]).to(boxes)
@@ -161,7 +162,7 @@ class FixedSteps(Steps):
 
 
 def _overlap(boxes: Tensor, threshold: float) -> Tensor:
-    """(N, 4) -> (N, N), 1 where the IoU is more than a threshold, else 0; without dividing by an empty union."""
+    """(N, 4) -> (N, N), 1 where the IoU exceeds a threshold, else 0; without dividing by an empty union."""
     left, top, right, bottom = boxes.unbind(1)
     width = torch.minimum(right[:, None], right[None]) - torch.maximum(left[:, None], left[None])
     height = torch.minimum(bottom[:, None], bottom[None]) - torch.maximum(top[:, None], top[None])
@@ -170,7 +171,7 @@ def _overlap(boxes: Tensor, threshold: float) -> Tensor:
 
 
 def _join(maps: Sequence[Tensor], scales: Sequence[float]) -> tuple[Tensor, Tensor]:
-    """The cells of several maps as one list, so that a box is sampled in its map only.
+    """Join the cells of several maps into one list, so that a box is sampled in its map only.
 
     Args:
         maps: (1, C, H, W) each.
@@ -186,13 +187,13 @@ def _join(maps: Sequence[Tensor], scales: Sequence[float]) -> tuple[Tensor, Tens
 
 
 def _between(start: Tensor, end: Tensor, samples: int, length: Tensor) -> tuple[tuple[Tensor, Tensor], ...]:
-    """The two cells of a row of them between which each sample is, and their shares in it.
+    """The two cells between which each sample of an interval lies, and their shares in it.
 
     Args:
         start: (N, 1), where each interval starts.
         end: (N, 1), where it ends.
-        samples: At the centres of as many equal parts of the interval.
-        length: (N, 1), how many cells the row has; what is outside belongs to the outermost.
+        samples: Number of equal parts of the interval, whose centres are sampled.
+        length: (N, 1), number of cells in the row; samples outside take the outermost cell.
 
     Returns:
         Cell and share of the first one, then of the second, all (N, samples).

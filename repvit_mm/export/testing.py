@@ -1,4 +1,4 @@
-"""Tests of exported files: a toolbox's own loading, preprocessing and metrics, around what a file computes."""
+"""Test of exported files with a toolbox's own loading, preprocessing and metrics."""
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -15,16 +15,17 @@ from ..errors import ExportError
 from ..models.inference import normalisation_of
 from ..toolboxes import toolbox_of
 from .detections import Detections, detect, paste
-from .runtimes import ExportedFile, open_exported
+from .files import ExportedFile
+from .runtimes import open_exported
 
 
 def use_exported(cfg: Config, path: str, engine: str) -> None:
-    """Make a config test an exported file instead of its model with a checkpoint.
+    """Let a config test an exported file instead of its model with a checkpoint.
 
     Args:
         cfg: Changed in place.
         path: Of the file.
-        engine: What runs it, a key of :data:`repvit_mm.export.runtimes.ENGINES`.
+        engine: Runs it; a key of :data:`repvit_mm.export.runtimes.ENGINES`.
 
     Raises:
         ExportError: If the file cannot be opened, or is for another task.
@@ -40,16 +41,16 @@ def use_exported(cfg: Config, path: str, engine: str) -> None:
 
 @MODELS.register_module()
 class ExportedModel(BaseModel):
-    """A toolbox's model that leaves what it computes to an exported file.
+    """A toolbox's model whose computation is done by an exported file.
 
     Args:
-        model: Config of the model. Its preprocessing, and what it makes of logits, stay its own.
+        model: Config of the model, which keeps its preprocessing and its postprocessing of logits.
         task: ``'classification'``, ``'segmentation'`` or ``'detection'``.
         path: Of the file.
         engine: A key of :data:`repvit_mm.export.runtimes.ENGINES`.
 
     Raises:
-        ExportError: If the file wants its images normalised otherwise than the model does.
+        ExportError: If the file expects another normalisation than the model.
     """
 
     def __init__(self, model: Mapping[str, Any], task: str, path: str, engine: str):
@@ -64,7 +65,7 @@ class ExportedModel(BaseModel):
         self.module = module
 
     def forward(self, inputs: Tensor, data_samples: Sequence[Any] | None = None, mode: str = 'predict') -> Any:
-        """What the toolbox's model gives; only ``mode='predict'`` is for an exported file."""
+        """The outputs of the toolbox's model; an exported file supports ``mode='predict'`` only."""
         return self.module(inputs, data_samples, mode)
 
 
@@ -92,7 +93,7 @@ def _detect_with(module: nn.Module, file: ExportedFile) -> None:
 
 
 def _instances(found: Detections, sample: Any, mask_threshold: float | None) -> InstanceData:
-    """Detections in pixels of the picture as it was before it was scaled."""
+    """Detections in pixels of the original image."""
     boxes = found.boxes / np.tile(np.array(sample.scale_factor, np.float32), 2)
     instances = InstanceData(bboxes=torch.from_numpy(boxes), scores=torch.from_numpy(found.scores),
                              labels=torch.from_numpy(found.labels))
@@ -105,13 +106,13 @@ def _instances(found: Detections, sample: Any, mask_threshold: float | None) -> 
     return instances
 
 
-#: Task -> what makes a toolbox's model leave its computation to a file.
+#: Task -> replaces the computation of a toolbox's model by a file.
 _REPLACING: Mapping[str, Callable[[nn.Module, ExportedFile], None]] = {
     'classification': _classify_with, 'segmentation': _segment_with, 'detection': _detect_with}
 
 
 def _fitted(file: ExportedFile, inputs: Tensor) -> Tensor:
-    """A batch as it is, or for a detector with as many zeros at the right and the bottom as the file needs.
+    """A batch; for a detector padded with zeros at the right and the bottom to the size of the file.
 
     Raises:
         ExportError: If the file does not take images of this size.

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, ConfigError
 from ..io.files import atomic_write
 from ..network.fusion import fuse
 from .inference import build_inference_model
@@ -52,6 +52,9 @@ def fuse_checkpoint(config: str | Path, checkpoint: str | Path, out: str | Path)
         UserError: If the file cannot be written.
     """
     model = build_inference_model(config, checkpoint)
+    if model.backbone is None:
+        raise ConfigError(f'{model.name} has no RepViT to fuse; export and benchmark fold the BatchNorms of other '
+                          'backbones')
     before = sum(value.nbytes for value in model.model.state_dict().values())
     fused = fuse(model, own_only=True)
     difference = _largest_difference(model, fused)

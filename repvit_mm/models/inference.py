@@ -63,7 +63,7 @@ class InferenceModel(nn.Module):
 
     Args:
         name: Name in tables and files.
-        model: A RepViT, or a toolbox's model that holds one.
+        model: A RepViT, or a toolbox's model.
         task: How to run it.
         normalisation: Normalisation of the image.
         classes: Names of the classes; None if the model has no classes or they are unknown.
@@ -71,7 +71,7 @@ class InferenceModel(nn.Module):
         checkpoint: Source of the weights; None if they are random.
 
     Attributes:
-        backbone: The RepViT.
+        backbone: The RepViT; None for a model of another backbone.
         meta: The checkpoint's ``meta``.
     """
 
@@ -86,19 +86,31 @@ class InferenceModel(nn.Module):
         self.eval()
 
     @property
-    def backbone(self) -> RepViT:
-        return next(module for module in self.model.modules() if isinstance(module, RepViT))
+    def backbone(self) -> RepViT | None:
+        return next((module for module in self.model.modules() if isinstance(module, RepViT)), None)
 
     @property
     def in_channels(self) -> int:
         """Channels of the image."""
+        if self.backbone is None:
+            return len(self.normalisation.mean)
         stem = self.backbone.stem.conv1
         return getattr(stem, 'conv', stem).in_channels
 
     @property
     def arch(self) -> str:
-        """Name of the architecture, or its widths and depths."""
-        return str(self.backbone.arch)
+        """Name of RepViT's architecture, or its widths and depths; class of another backbone."""
+        return type(self.model.backbone).__name__ if self.backbone is None else str(self.backbone.arch)
+
+    @property
+    def network(self) -> str:
+        """Name of the backbone."""
+        return self.arch if self.backbone is None else f'RepViT {self.arch}'
+
+    @property
+    def stride(self) -> int:
+        """Largest stride of the maps."""
+        return 32 if self.backbone is None else max(self.backbone.out_strides)
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         """(N, channels, H, W), normalised -> the outputs of :attr:`task`."""
@@ -115,7 +127,7 @@ def build_inference_model(source: str | Path, checkpoint: str | Path | None = No
     ``init_cfg`` is ignored, so nothing is downloaded for it: weights are those of ``checkpoint``, or random.
 
     Args:
-        source: A config of mmpretrain, mmsegmentation or mmdetection with a RepViT, as for
+        source: A config of mmpretrain, mmsegmentation or mmdetection, as for
             :func:`repvit_mm.engine.config.find_config`, or a name of :data:`repvit_mm.archs.ARCHS`; with the prefix
             ``sam_``, RepViT-SAM's image encoder. Or ``checkpoint`` itself, if it is of a classifier or backbone.
         checkpoint: A file or name for :func:`repvit_mm.load_checkpoint`, fused or not.
@@ -184,8 +196,6 @@ def _build_from_config(path: Path, checkpoint: Any, source: Any,
             model = MODELS.build(config.model)
     except (KeyError, TypeError, ValueError, AssertionError) as error:
         raise ConfigError(f'the model of {path} cannot be built: {" ".join(str(error).split())}') from error
-    if not any(isinstance(module, RepViT) for module in model.modules()):
-        raise ConfigError(f"the model of {path} has no RepViT; expected backbone=dict(type='RepViT', ...)")
     return InferenceModel(path.stem, model, toolbox.task_of(model), normalisation_of(model.data_preprocessor), classes,
                           config)
 

@@ -11,25 +11,25 @@ from inference_models import tiny_model
 from PIL import Image
 from test_detectors import by_mmdet, spread_detector
 
-from repvit_mm.export import BACKENDS, Options, Selection, export_model, load_pictures
-from repvit_mm.export.pictures import normalise, to_pixels
+from repvit_mm.export import FORMATS, Options, Selection, export_model, load_images
+from repvit_mm.export.images import to_input
 
 EXAMPLES = Path(__file__).parents[2] / 'examples'
 #: Runs the script that follows with the arguments that follow, where neither torch nor this package can be imported.
 WITHOUT_TORCH = ("import runpy, sys; sys.argv.pop(0); sys.modules.update(dict.fromkeys(['torch', 'repvit_mm'])); "
                  "sys.path.insert(0, sys.argv[0].rpartition('/')[0]); runpy.run_path(sys.argv[0], run_name='__main__')")
 #: Example -> format.
-FORMATS = {'onnxruntime': 'onnx', 'openvino': 'openvino', 'ncnn': 'ncnn', 'litert': 'litert'}
+FORMAT_OF = {'onnxruntime': 'onnx', 'openvino': 'openvino', 'ncnn': 'ncnn', 'litert': 'litert'}
 
 
 def run(example, model, folder, options=Options(), size=(64, 96)):  # noqa: B008, it is immutable
-    """Export a model, run an example on a photograph of a size; gives pixels, what was printed, and the picture."""
-    name = FORMATS[example]
-    if not all(map(find_spec, BACKENDS[name].packages)):
-        pytest.skip(f'needs {BACKENDS[name].packages}: make check-devices')
-    file = folder / f'model{BACKENDS[name].suffix}'
+    """Export a model, run an example on a photograph of a size; returns pixels, printed lines, and the drawn image."""
+    name = FORMAT_OF[example]
+    if not all(map(find_spec, FORMATS[name].packages)):
+        pytest.skip(f'needs {FORMATS[name].packages}: make check-devices')
+    file = folder / f'model{FORMATS[name].suffix}'
     export_model(model, name, (64, 96), file, options)
-    pixels = load_pictures(size, 1)
+    pixels = load_images(size, 1)
     Image.fromarray(pixels[0]).save(folder / 'picture.png')
     result = subprocess.run([sys.executable, '-c', WITHOUT_TORCH, EXAMPLES / f'with_{example}.py', file,
                              folder / 'picture.png', folder / 'out.png'], capture_output=True, text=True)
@@ -39,26 +39,26 @@ def run(example, model, folder, options=Options(), size=(64, 96)):  # noqa: B008
     return pixels, result.stdout.splitlines(), drawn
 
 
-@pytest.mark.parametrize('example', FORMATS)
+@pytest.mark.parametrize('example', FORMAT_OF)
 def test_a_picture_is_labelled_without_torch(example, tmp_path):
     model = tiny_model(tmp_path, 'classification')
     model.classes = ('crane', 'dog', 'cat', 'cow', 'hen', 'fox', 'emu')
     pixels, lines, _ = run(example, model, tmp_path)
     with torch.no_grad():
-        shares = model(normalise(to_pixels(pixels, 'RGB'), model.normalisation))[0].softmax(1)[0]
+        shares = model(to_input(pixels, model.normalisation))[0].softmax(1)[0]
     printed = [line.split('% ') for line in lines[-3:]]
     best = shares.argsort(descending=True)[:3]
     assert [name for _, name in printed] == [model.classes[i] for i in best]
     assert [float(share) for share, _ in printed] == pytest.approx((100 * shares[best]).tolist(), abs=0.06)
 
 
-@pytest.mark.parametrize('example', FORMATS)
+@pytest.mark.parametrize('example', FORMAT_OF)
 def test_a_picture_is_coloured_by_its_classes_without_torch(example, tmp_path):
     model = tiny_model(tmp_path, 'segmentation')
     model.classes = ('road', 'sky', 'tree', 'car', 'pole')
     pixels, lines, drawn = run(example, model, tmp_path)
     with torch.no_grad():
-        classes = model(normalise(to_pixels(pixels, 'RGB'), model.normalisation))[0].argmax(1)[0]
+        classes = model(to_input(pixels, model.normalisation))[0].argmax(1)[0]
     printed = {name: float(share) for share, name in (line.split('% ') for line in lines)}
     shares = (100 * classes.flatten().bincount(minlength=5) / classes.numel()).tolist()
     assert printed == pytest.approx({name: share for name, share in zip(model.classes, shares, strict=True) if share},
@@ -75,7 +75,7 @@ def test_objects_are_outlined_without_torch(example, kind, tmp_path):
     # Half as large again as the image, and of another ratio: it is scaled, and zeros fill the rest.
     pixels, lines, drawn = run(example, model, tmp_path, Options(selection=Selection()), (90, 144))
     picture = Image.fromarray(pixels[0]).resize((96, 60), Image.Resampling.BILINEAR)
-    image = normalise(to_pixels(np.asarray(picture)[None], model.normalisation.channels), model.normalisation)
+    image = to_input(np.asarray(picture)[None], model.normalisation)
     found = by_mmdet(model, torch.nn.functional.pad(image, (0, 0, 0, 4)), (64, 96) if example == 'litert' else (60, 96))
     names = [model.classes[label] for label in found.labels]
     printed = [line.split() for line in lines]

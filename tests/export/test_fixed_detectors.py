@@ -6,33 +6,34 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from test_backends import marked
 from test_detectors import by_mmdet, channels, regions, score_threshold, suppression, weight
+from test_formats import marked
 from torchvision.ops import batched_nms, roi_align
 
 from repvit_mm.errors import ExportError
-from repvit_mm.export import BACKENDS, Options, Selection, coreml, export_model, steps
-from repvit_mm.export.backends import why_no_detections
+from repvit_mm.export import FORMATS, Options, Selection, export_model, steps
 from repvit_mm.export.detections import detect, prove_detections
-from repvit_mm.export.pictures import load_pictures, normalise, to_pixels
-from repvit_mm.export.runtimes import ExportedFile, open_exported
-from repvit_mm.export.subject import subject_of
-from repvit_mm.export.verification import BOUNDS
+from repvit_mm.export.files import ExportedFile
+from repvit_mm.export.formats import why_no_detections
+from repvit_mm.export.images import load_inputs
+from repvit_mm.export.prepare import prepare
+from repvit_mm.export.report import BOUNDS
+from repvit_mm.export.runtimes import open_exported
 
 SHAPE = (64, 96)
 
 
 def fixed(model, selection=Selection()):  # noqa: B008, it is immutable
-    return subject_of(model, SHAPE, Options(selection=selection), True)
+    return prepare(model, SHAPE, Options(selection=selection), True)
 
 
-def picture(model):
+def photograph(model):
     """Other than those of the proof."""
-    return normalise(to_pixels(load_pictures(SHAPE, 4)[-1:], model.normalisation.channels), model.normalisation)
+    return load_inputs(SHAPE, 4, model.normalisation)[-1:]
 
 
 def in_torch(whole):
-    """A detector in the place of a file."""
+    """A detector that runs as a file."""
     @torch.no_grad()
     def run(inputs):
         outputs = whole(torch.from_numpy(inputs['image']))
@@ -111,10 +112,10 @@ def test_a_core_ml_package_finds_what_mmdet_finds(kind, precision, detector, tmp
     model, selection = detector(kind), Selection(max_detections=20)
     report = export_model(model, 'coreml', SHAPE, tmp_path / 'model.mlpackage', Options(precision, selection=selection))
     assert report.size < 600_000 or kind != 'rtmdet'  # no matrix of all pairs of boxes is in it
-    subject, image = fixed(model, selection), picture(model)
-    found = detect(coreml.open_detector(report.path, subject), image, SHAPE)
+    image = photograph(model)
+    found = detect(open_exported(report.path, 'coreml'), image, SHAPE)
     expected = by_mmdet(model, image, SHAPE)[:20]
-    assert {result.output for result in report.comparisons} == set(subject.outputs)
+    assert {result.output for result in report.comparisons} == set(fixed(model).outputs)
     if precision == 'fp32':
         assert found.labels.tolist() == expected.labels.tolist()
         np.testing.assert_allclose(found.boxes, expected.bboxes, atol=1e-2)
@@ -125,27 +126,27 @@ def test_a_core_ml_package_finds_what_mmdet_finds(kind, precision, detector, tmp
 @pytest.mark.parametrize('kind', ['rtmdet', 'mask_rcnn_sampled'])
 def test_a_file_finds_what_mmdet_finds(name, kind, detector, tmp_path):
     model = detector(kind)
-    report = export_model(model, name, SHAPE, tmp_path / f'model{BACKENDS[name].suffix}',
+    report = export_model(model, name, SHAPE, tmp_path / f'model{FORMATS[name].suffix}',
                           Options(selection=Selection(max_detections=20)))
-    file, image = open_exported(report.path, name), picture(model)
+    file, image = open_exported(report.path, name), photograph(model)
     found, expected = detect(file, image, SHAPE), by_mmdet(model, image, SHAPE)[:20]
     assert len(expected) > 5 and found.labels.tolist() == expected.labels.tolist()
     np.testing.assert_allclose(found.boxes, expected.bboxes, atol=2e-3)
-    assert file.facts['max_detections'] == 20 and 'is not there' in file.facts['postprocessing']
+    assert file.facts['max_detections'] == 20 and 'are empty' in file.facts['postprocessing']
 
 
 @pytest.mark.parametrize('name', ['coreml', 'litert', 'executorch'])
 def test_adaptive_sampling_is_refused_with_what_to_change(name, detector, tmp_path, monkeypatch):
-    if not all(map(find_spec, BACKENDS[name].packages)):
-        monkeypatch.setattr('repvit_mm.export.backends.need', lambda package: None)
+    if not all(map(find_spec, FORMATS[name].packages)):
+        monkeypatch.setattr('repvit_mm.export.formats.need', lambda package: None)
     with pytest.raises(ExportError, match='mask_rcnn takes as many samples .* roi_layer.sampling_ratio .*--pyramid'):
-        export_model(detector('mask_rcnn'), name, SHAPE, tmp_path / f'model{BACKENDS[name].suffix}',
+        export_model(detector('mask_rcnn'), name, SHAPE, tmp_path / f'model{FORMATS[name].suffix}',
                      Options(selection=Selection()))
     assert not list(tmp_path.iterdir())
 
 
 def test_a_format_says_why_it_holds_no_detections(detector):
-    assert 'no TopK' in why_no_detections('ncnn', detector('rtmdet'))
+    assert 'lacks TopK' in why_no_detections('ncnn', detector('rtmdet'))
     for name in ('coreml', 'litert', 'executorch'):
         assert why_no_detections(name, detector('mask_rcnn')).startswith('mask_rcnn takes as many samples')
         assert not why_no_detections(name, detector('mask_rcnn_sampled'))

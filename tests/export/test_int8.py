@@ -1,4 +1,4 @@
-"""Files in int8: calibrated on pictures, judged by what they decide."""
+"""Files in int8: calibrated on images, judged by what they decide."""
 import json
 from pathlib import Path
 
@@ -9,16 +9,16 @@ from inference_models import CONFIGS, TINY, WIDTHS, tiny_model
 from PIL import Image
 from test_detectors import write_detector
 
-from repvit_mm.errors import DatasetError, ExportError
+from repvit_mm.errors import DatasetError, ExportError, UserError
 from repvit_mm.export import Options, Selection, export_model, judging
-from repvit_mm.export.calibration import Pictures, Preparation, Quantisation, find_pictures
+from repvit_mm.export.calibration import Images, Preparation, Quantisation, find_images
 from repvit_mm.export.detections import Detections
-from repvit_mm.export.runtimes import open_exported, open_onnx
+from repvit_mm.export.runtimes import open_exported
 from repvit_mm.models.inference import build_inference_model, randomise_weights
 
 
 def draw(folder, number, size=(80, 64)):
-    """Pictures of random coarse colours."""
+    """Images of random coarse colours."""
     folder.mkdir(parents=True)
     generator = np.random.default_rng(number)
     for index in range(number):
@@ -28,18 +28,18 @@ def draw(folder, number, size=(80, 64)):
 
 
 @pytest.fixture(scope='module')
-def pictures(tmp_path_factory):
-    return find_pictures(draw(tmp_path_factory.mktemp('pictures') / 'all', 16))
+def images(tmp_path_factory):
+    return find_images(draw(tmp_path_factory.mktemp('images') / 'all', 16))
 
 
 @pytest.fixture(scope='module')
-def classifier(tmp_path_factory, pictures):
+def classifier(tmp_path_factory, images):
     """A tiny classifier, and its files in single precision and in int8."""
     folder = tmp_path_factory.mktemp('int8')
     torch.manual_seed(2)
     model = tiny_model(folder, 'classification')
     export_model(model, 'onnx', (64, 64), folder / 'float.onnx')
-    options = Options('int8', quantisation=Quantisation(pictures, allow_loss=True))
+    options = Options('int8', quantisation=Quantisation(images, allow_loss=True))
     return model, folder, export_model(model, 'onnx', (64, 64), folder / 'int8.onnx', options)
 
 
@@ -48,13 +48,13 @@ def weights(path):
     return sum(len(tensor.raw_data) for tensor in onnx.load(path).graph.initializer)
 
 
-def test_an_int8_file_is_smaller_and_decides_alike(classifier, pictures):
+def test_an_int8_file_is_smaller_and_decides_alike(classifier, images):
     model, folder, report = classifier
     assert weights(report.path) < 0.5 * weights(folder / 'float.onnx')
     assert report.verdict.file['agreement'] >= 75 and report.verdict.pytorch == {'agreement': 100}
-    images = [Preparation(model, (64, 64))(path) for path in pictures.held_out]
-    for image in images:
-        (found,), (expected,) = (open_onnx(folder / name).run(image).values() for name in ('int8.onnx', 'float.onnx'))
+    for image in map(Preparation(model, (64, 64)), images.held_out):
+        (found,), (expected,) = (open_exported(folder / name, 'onnxruntime').run(image).values()
+                                 for name in ('int8.onnx', 'float.onnx'))
         assert 0 < np.abs(found - expected).max() <= 0.3 * np.abs(expected).max()
 
 
@@ -74,15 +74,15 @@ def test_first_last_depthwise_and_squeezed_layers_stay_in_single_precision(class
     assert any(list(dims) == [WIDTHS[0]] for dims in scales.values())  # one for each channel
 
 
-def test_a_file_that_loses_too_much_is_refused(classifier, pictures, tmp_path, monkeypatch):
+def test_a_file_that_loses_too_much_is_refused(classifier, images, tmp_path, monkeypatch):
     model, folder, _ = classifier
     monkeypatch.setattr(judging, 'agreement', lambda *_: 0.9)
-    options = Options('int8', quantisation=Quantisation(pictures))
+    options = Options('int8', quantisation=Quantisation(images))
     with pytest.raises(ExportError, match=r'bad.xml in int8 loses 10.0 points, more than 5: agreement 90.0 \(PyTorch '
-                                          r'100.0\), with PyTorch on 4 held-out pictures.*--allow-loss'):
+                                          r'100.0\), with PyTorch on 4 held-out images.*--allow-loss'):
         export_model(model, 'openvino', (64, 64), tmp_path / 'bad.xml', options)
     assert not list(tmp_path.iterdir())
-    options = Options('int8', quantisation=Quantisation(pictures, allow_loss=True))
+    options = Options('int8', quantisation=Quantisation(images, allow_loss=True))
     export_model(model, 'openvino', (64, 64), tmp_path / 'bad.xml', options)
     facts = open_exported(tmp_path / 'bad.xml', 'openvino').facts
     assert facts['task'] == 'classification' and facts['int8']['lost'] == pytest.approx(10)
@@ -91,17 +91,17 @@ def test_a_file_that_loses_too_much_is_refused(classifier, pictures, tmp_path, m
 
 
 @pytest.mark.parametrize('task', ['segmentation', 'detection'])
-def test_whole_models_of_every_task_are_calibrated(task, models, pictures, tmp_path):
+def test_whole_models_of_every_task_are_calibrated(task, models, images, tmp_path):
     model = models(task) if task == 'segmentation' else build_inference_model(write_detector(tmp_path, 'mask_rcnn'))
     detections = Selection(max_detections=5) if task == 'detection' else None
     options = Options('int8', selection=detections, dynamic_size=task == 'segmentation',
-                      quantisation=Quantisation(Pictures(pictures.calibration[:2], pictures.held_out[:1]),
+                      quantisation=Quantisation(Images(images.calibration[:2], images.held_out[:1]),
                                                 allow_loss=True))
     report = export_model(model, 'onnx', (64, 96), tmp_path / 'int8.onnx', options)
     assert report.operations['DequantizeLinear'] > 50 and 0 <= report.verdict.file['agreement'] <= 100
 
 
-def test_the_test_data_of_the_config_judge(pictures, tmp_path):
+def test_the_test_data_of_the_config_judge(images, tmp_path):
     for split in ('train', 'val'):
         for name in ('cat', 'dog'):
             draw(tmp_path / 'data' / split / name, 3)
@@ -114,10 +114,10 @@ def test_the_test_data_of_the_config_judge(pictures, tmp_path):
                       'dict(type="PackInputs")]\ntest_dataloader["dataset"] = dict(pipeline=pipeline)\n')
     model = build_inference_model(config)
     randomise_weights(model)
-    quantisation = Quantisation(pictures, str(tmp_path / 'data'), allow_loss=True)
+    quantisation = Quantisation(images, str(tmp_path / 'data'), allow_loss=True)
     verdict = export_model(model, 'onnx', (64, 64), tmp_path / 'int8.onnx',
                            Options('int8', quantisation=quantisation)).verdict
-    assert verdict.judge == 'on the 6 pictures of test_dataloader' and set(verdict.file) == {'top-1'}
+    assert verdict.judge == 'on the 6 images of test_dataloader' and set(verdict.file) == {'top-1'}
     assert verdict.pytorch['top-1'] == pytest.approx(50, abs=50) and verdict.limit == 1
     with pytest.raises(DatasetError, match='absent'):
         export_model(model, 'onnx', (64, 64), tmp_path / 'new.onnx', Options(
@@ -133,16 +133,16 @@ def test_detections_agree_as_far_as_boxes_and_labels_do():
     assert judging._matched(these, Detections(boxes[:0], scores[:0], np.array([], int))) == 0
 
 
-def test_mistakes_are_one_line(models, pictures, tmp_path):
+def test_mistakes_are_one_line(models, images, tmp_path):
     few = draw(tmp_path / 'few', 3)
     broken = draw(tmp_path / 'broken', 8)
     Path(broken / '5.png').write_text('text')
-    for folder, message in ((tmp_path / 'absent', 'absent: there is no such folder'),
-                            (few, 'it holds 3 pictures .*, and at least 8 are needed'),
-                            (broken, '5.png cannot be read as a picture')):
-        with pytest.raises(ExportError, match=message):
-            find_pictures(folder)
-    quantisation = Quantisation(pictures)
+    for folder, message in ((tmp_path / 'absent', 'absent does not exist'),
+                            (few, 'it holds 3 images, and at least 8 are needed'),
+                            (broken, '5.png is not in a supported image format')):
+        with pytest.raises(UserError, match=message):
+            find_images(folder)
+    quantisation = Quantisation(images)
     for task, name, options, message in (
             ('backbone', 'onnx', Options('int8', quantisation=quantisation), 'a backbone or a pyramid decides'),
             ('detection', 'onnx', Options('int8', quantisation=quantisation), 'a backbone or a pyramid decides'),
@@ -155,5 +155,5 @@ def test_mistakes_are_one_line(models, pictures, tmp_path):
 
 
 def test_the_verdict_is_in_the_metadata(classifier):
-    facts = open_onnx(classifier[1] / 'int8.onnx').facts
+    facts = open_exported(classifier[1] / 'int8.onnx', 'onnxruntime').facts
     assert json.dumps(facts['int8']) and facts['int8']['file'] == classifier[2].verdict.file

@@ -10,7 +10,7 @@ from test_detectors import write_detector
 
 from repvit_mm.engine.config import load_config
 from repvit_mm.errors import ExportError
-from repvit_mm.export import BACKENDS, Options, Selection, export_model
+from repvit_mm.export import FORMATS, Options, Selection, export_model
 from repvit_mm.export.detectors import spread_outputs
 from repvit_mm.export.testing import use_exported
 from repvit_mm.models.inference import build_inference_model, randomise_weights
@@ -75,10 +75,10 @@ def test_a_file_gives_the_predictions_of_its_model(task, engine, tmp_path):
 
 @pytest.mark.parametrize('engine', ['ncnn', 'executorch', 'litert'])
 def test_a_file_of_one_image_gives_the_predictions_of_its_model(engine, tmp_path):
-    if not all(map(find_spec, BACKENDS[engine].packages)):
-        pytest.skip(f'needs {BACKENDS[engine].packages}: make check-devices')
+    if not all(map(find_spec, FORMATS[engine].packages)):
+        pytest.skip(f'needs {FORMATS[engine].packages}: make check-devices')
     config, model = tiny(tmp_path, 'classification')
-    path = tmp_path / f'model{BACKENDS[engine].suffix}'
+    path = tmp_path / f'model{FORMATS[engine].suffix}'
     export_model(model, engine, (64, 96), path)
     exported = exported_model(config, path, engine)
     with torch.no_grad():

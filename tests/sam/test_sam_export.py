@@ -10,9 +10,7 @@ from segment_anything import SamPredictor
 from segment_anything.utils.onnx import SamOnnxModel
 
 from repvit_mm.errors import CheckpointError, ExportError
-from repvit_mm.export.mil_evaluator import OPERATIONS
 from repvit_mm.export.sam import INPUTS, OUTPUTS, SamDecoder, decoder_points, export_decoder, export_encoder
-from repvit_mm.export.sam_operations import DECODER_OPERATIONS
 from repvit_mm.export.sam_predictor import OnnxPredictor
 from repvit_mm.sam import Prompt, read_image, segment
 
@@ -125,11 +123,6 @@ def test_wrong_decoder_is_not_written(sam, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
     with pytest.raises(ExportError, match=r'must end in .onnx or .mlpackage'):
         export_decoder(sam, tmp_path / 'decoder.tflite')
-
-
-def test_the_decoders_operations_do_not_become_those_of_other_packages():
-    assert 'gather' in DECODER_OPERATIONS and 'gather' not in OPERATIONS
-    assert DECODER_OPERATIONS['reshape'] is not OPERATIONS['reshape']
 
 
 @pytest.mark.slow

@@ -1,18 +1,16 @@
 """fuse.py, get_flops.py, benchmark.py and the exporters, as a user runs them."""
 import json
-from types import SimpleNamespace
 
-import _export
+import export
 import pytest
 import torch
 from inference_models import CONFIGS, tiny_model, write_config
-from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 from mmengine.runner.checkpoint import _load_checkpoint_to_model
 from running import run_tool
 
 from repvit_mm.engine.config import load_config
-from repvit_mm.export import Options
+from repvit_mm.export import FORMATS, Options
 from repvit_mm.models.inference import build_inference_model
 
 IMAGE = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
@@ -53,12 +51,15 @@ def test_a_fused_checkpoint_loads_by_itself(trained, tmp_path):
     assert all(torch.equal(again[name], value) for name, value in saved['state_dict'].items())
 
 
-@pytest.mark.parametrize(('shape', 'noted'), [((96, 160), False), ((160, 96), False), ((160, 160), True)])
-def test_an_export_says_where_its_size_is_not_that_of_the_test(shape, noted, capsys):
-    pipeline = [dict(type='LoadImageFromFile'), dict(type='Resize', scale=(160, 96), keep_ratio=True)]
-    config = Config(dict(test_dataloader=dict(dataset=dict(type='CocoDataset', pipeline=pipeline))))
-    _export._compare_size(SimpleNamespace(name='detector', config=config), shape)
-    assert ('scales pictures to 96 x 160; the file takes 160 x 160' in capsys.readouterr().out) == noted
+@pytest.mark.parametrize(('shape', 'noted'), [([], False), (['--shape', 192, 160], True)])
+def test_an_export_takes_the_size_of_the_configs_test(shape, noted, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = write_config(tmp_path, 'segmentation')
+    pipeline = [dict(type='LoadImageFromFile'), dict(type='Resize', scale=(150, 96)), dict(type='PackSegInputs')]
+    config.write_text(f'{config.read_text()}test_dataloader = dict(dataset=dict(pipeline={pipeline}))\n')
+    status, printed, _ = run_tool('export', config, '--to', 'onnx', *shape)
+    assert status == 0 and ('scales images to 96 x 160, not 192 x 160: results differ' in printed) == noted
+    assert (tmp_path / f'tiny_segmentation_{192 if noted else 96}x160.onnx').is_file()
 
 
 def test_a_classifier_of_image_folders_has_the_classes_of_its_checkpoint(tmp_path):
@@ -99,7 +100,7 @@ def test_benchmark_writes_figures(tmp_path):
 
 @pytest.mark.parametrize(('options', 'names'), [
     (['--to', 'onnx'], ['m0_6_64x64.onnx']),
-    (['--to', 'onnx', '--precision', 'fp16'], ['m0_6_64x64_fp16.onnx']),  # does not replace the file above
+    (['--to', 'onnx', '--precision', 'fp16'], ['m0_6_64x64_fp16.onnx']),  # does not overwrite the file above
     (['--to', 'onnx', 'ncnn', '--precision', 'fp32'], ['m0_6_64x64_fp32.onnx', 'm0_6_64x64_fp32.ncnn.param']),
     (['--to', 'onnx', '--out', 'a.onnx'], ['a.onnx']),
     (['--to', 'onnx', '--out', 'folder'], ['folder/m0_6_64x64.onnx']),
@@ -108,19 +109,23 @@ def test_exported_files_have_names_of_their_own(options, names, tmp_path, monkey
     monkeypatch.chdir(tmp_path)
     for folder in ('folder', 'old.mlpackage'):
         (tmp_path / folder).mkdir()
-    args = _export.build_export_parser().parse_args(['m0_6', '--shape', '64', '64', *options])
+    assert set(export.FORMATS) == set(FORMATS)
+    args = export.build_parser().parse_args(['m0_6', '--shape', '64', '64', *options])
     jobs = [(name, Options(precision)) for name in args.to for precision in args.precision]
-    assert [str(path) for path in _export._outs(args, jobs)] == names
+    assert [str(path) for path in export.outs_of(args, jobs)] == names
 
 
-@pytest.mark.parametrize('tool, suffix', [('export_onnx', '.onnx'), ('export_coreml', '.mlpackage')])
-def test_a_fused_checkpoint_is_exported(tool, suffix, tmp_path):
+@pytest.mark.parametrize('name', ['onnx', 'coreml'])
+def test_a_fused_checkpoint_is_exported(name, tmp_path):
     config = write_config(tmp_path, 'segmentation')
     torch.save(tiny_model(tmp_path, 'segmentation').model.state_dict(), tmp_path / 'trained.pth')
     run_tool('fuse', config, tmp_path / 'trained.pth', tmp_path / 'fused.pth')
-    out = tmp_path / f'model{suffix}'
-    assert run_tool(tool, config, tmp_path / 'fused.pth', '--shape', 64, 64, '--out', out)[0] == 0
-    assert out.exists()
+    out = tmp_path / f'model{FORMATS[name].suffix}'
+    status, printed, _ = run_tool('export', config, tmp_path / 'fused.pth', '--to', name, '--shape', 64, 64,
+                                  '--out', out, '--operations')
+    assert status == 0 and out.exists()
+    line, operations = printed.splitlines()[-2:]
+    assert line.startswith(f'{out}: ') and ' MB, ' in line and 'conv' in operations.lower()
 
 
 def test_one_command_writes_several_formats_and_precisions(tmp_path, monkeypatch):
@@ -148,8 +153,8 @@ def test_a_format_that_fails_does_not_stop_the_others(tmp_path, monkeypatch):
     ('get_flops', ['m0_6', '--json', 'absent/x.json'], 'absent/x.json cannot be written'),
     ('benchmark', ['m0_6', '--backend', 'eager', 'tpu'], "unknown backend 'tpu'; choose from unfused"),
     ('benchmark', ['m0_6', '--frozen-statistics'], '--frozen-statistics is for --train'),
-    ('export_onnx', ['m0_6', 'absent.pth', '--shape', '64', '64'], 'absent.pth'),
-    ('export_coreml', ['m0_6', '--shape', '64', '64', '--out', 'x.zip'], 'x.zip must end in .mlpackage'),
+    ('export', ['m0_6', 'absent.pth', '--to', 'onnx'], 'absent.pth'),
+    ('export', ['m0_6', '--to', 'coreml', '--shape', '64', '64', '--out', 'x.zip'], 'x.zip must end in .mlpackage'),
     ('export', ['m0_6', '--to', 'onnx', 'coreml', '--precision', 'bf16'], 'onnx has no precision bf16: choose from'),
     ('export', ['m0_6', '--to', 'coreml', '--dynamic-size'], 'coreml does not take --dynamic-size: its files are for'),
     ('export', ['m0_6', '--to', 'onnx', '--pyramid'], 'm0_6 is exported without detections: --pyramid'),
@@ -179,8 +184,8 @@ def test_benchmark_refuses_an_unwritable_file_before_it_measures(monkeypatch, tm
     ('benchmark', ['m0_6', '--shape', 64, 0], 'argument --shape: expected a whole number from 1 to 16384, got 0'),
     ('benchmark', ['m0_6', '--threads', -3], 'argument --threads: expected a whole number, at least 1, got -3'),
     ('benchmark', ['m0_6', '--threads', 0], 'argument --threads: expected a whole number, at least 1, got 0'),
-    ('export_onnx', ['m0_6', '--shape', 64, 'x'], 'argument --shape: expected a whole number from 1 to 16384, got x'),
-    ('export_coreml', ['m0_6', '--also-shape', 64, 0], 'argument --also-shape: expected a whole number from 1'),
+    ('export', ['m0_6', '--to', 'onnx', '--shape', 64, 'x'], 'argument --shape: expected a whole number from 1'),
+    ('export', ['m0_6', '--to', 'coreml', '--also-shape', 64, 0], 'argument --also-shape: expected a whole number'),
 ])
 def test_a_number_out_of_range_is_a_usage_error(tool, arguments, message):
     status, _, error = run_tool(tool, *arguments)

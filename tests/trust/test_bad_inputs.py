@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import NamedTuple
 
@@ -146,14 +145,3 @@ def test_table_is_well_formed():
     assert len(ROWS) >= 150
     assert len({row.name for row in ROWS}) == len(ROWS)
     assert all(row.message for row in ROWS)
-
-
-@pytest.mark.trust
-@pytest.mark.parametrize('seconds', [0.7, 1.5])
-def test_interrupt_while_torch_is_imported(tmp_path, seconds):
-    with subprocess.Popen([sys.executable, TOOLS / 'train.py', 'x.py'], cwd=tmp_path, stderr=subprocess.PIPE, text=True,
-                          env={**os.environ, 'PYTHONPATH': str(TOOLS.parent)}) as tool:
-        time.sleep(seconds)
-        tool.send_signal(signal.SIGINT)
-        answer = tool.communicate()[1]
-    assert (tool.returncode, answer) == (130, 'interrupted\n')

@@ -1,4 +1,4 @@
-"""What all formats of the table have in common. Those whose packages are not installed here are left out."""
+"""Behaviour common to all formats of the table. Those whose packages are missing are skipped."""
 import copy
 import sys
 from importlib.util import find_spec
@@ -12,19 +12,19 @@ from inference_models import tiny_model
 from repvit_mm import RepViT
 from repvit_mm.cli.doctor import OPTIONAL
 from repvit_mm.errors import ExportError
-from repvit_mm.export import BACKENDS, Options, Selection, export_model
+from repvit_mm.export import FORMATS, Options, Selection, export_model
 from repvit_mm.export.packages import INSTALLED_BY
 from repvit_mm.export.runtimes import ENGINES, open_exported
 from repvit_mm.models.inference import BACKBONE, InferenceModel, randomise_weights
 
 
 def marked(name):
-    packages = BACKENDS[name].packages
+    packages = FORMATS[name].packages
     return pytest.param(name, marks=pytest.mark.skipif(not all(map(find_spec, packages)),
                                                        reason=f'needs {packages}: make check-devices'))
 
 
-NAMES = [marked(name) for name in BACKENDS]
+NAMES = [marked(name) for name in FORMATS]
 #: Formats whose files hold one image, and have their metadata at their end.
 ONE_IMAGE = [marked(name) for name in ('ncnn', 'executorch', 'litert')]
 
@@ -57,13 +57,13 @@ def stride(backbone):
 @pytest.mark.parametrize('name', NAMES)
 def test_a_file_that_computes_something_else_is_refused_and_leaves_the_old_one(name, mutation, small, tmp_path,
                                                                                monkeypatch):
-    row = BACKENDS[name]
+    row = FORMATS[name]
 
-    def build_another(subject, path, options):
+    def write_another(subject, path, options):
         other = copy.deepcopy(subject.model)
         mutation(other.backbone)
-        return row.build(subject._replace(model=other), path, options)
-    monkeypatch.setitem(BACKENDS, name, row._replace(build=build_another))
+        return row.write(subject._replace(model=other), path, options)
+    monkeypatch.setitem(FORMATS, name, row._replace(write=write_another))
     out = tmp_path / f'model{row.suffix}'
     if row.is_folder:
         out.mkdir()
@@ -79,7 +79,7 @@ def test_a_file_that_computes_something_else_is_refused_and_leaves_the_old_one(n
                                   pytest.param('detection', marks=pytest.mark.slow)])
 @pytest.mark.parametrize('name', ONE_IMAGE)
 def test_the_file_computes_what_the_unfused_model_computes(name, task, tmp_path):
-    model, row = tiny_model(tmp_path, task), BACKENDS[name]
+    model, row = tiny_model(tmp_path, task), FORMATS[name]
     report = export_model(model, name, (64, 96), tmp_path / f'model{row.suffix}')
     assert report.size == sum(path.stat().st_size for path in tmp_path.glob('model.*'))
     file = open_exported(report.path, name)
@@ -97,14 +97,14 @@ def test_the_file_computes_what_the_unfused_model_computes(name, task, tmp_path)
 def test_weights_are_kept_in_half_precision_on_request(name, tmp_path):
     wide = InferenceModel('wide', RepViT({'widths': (64, 128), 'depths': (1, 1)}, out_indices=(0, 1)), BACKBONE)
     randomise_weights(wide)
-    path = tmp_path / f'model{BACKENDS[name].suffix}'
+    path = tmp_path / f'model{FORMATS[name].suffix}'
     sizes = [export_model(wide, name, (32, 32), path, Options(precision)).size for precision in ('fp32', 'fp16')]
     assert sizes[1] < 0.8 * sizes[0]
 
 
 @pytest.mark.parametrize('name', ONE_IMAGE)
 def test_damaged_files_and_those_of_others_are_one_line(name, small, tmp_path):
-    row = BACKENDS[name]
+    row = FORMATS[name]
     path = tmp_path / f'model{row.suffix}'
     (tmp_path / 'other.ncnn.bin').write_text('text')
     other = tmp_path / f'other{row.suffix}'
@@ -119,13 +119,13 @@ def test_damaged_files_and_those_of_others_are_one_line(name, small, tmp_path):
         open_exported(path, name)
 
 
-@pytest.mark.parametrize('name', BACKENDS)
+@pytest.mark.parametrize('name', FORMATS)
 def test_what_a_format_does_not_hold_is_one_line(name, small, tmp_path, monkeypatch):
-    row = BACKENDS[name]
+    row = FORMATS[name]
     out = tmp_path / f'model{row.suffix}'
-    monkeypatch.setattr('repvit_mm.export.backends.need', lambda package: None)
-    for option, value in {'selection': Selection(), 'dynamic_size': True, 'more_shapes': ((64, 64),),
-                          'weights': 'int8'}.items():
+    monkeypatch.setattr('repvit_mm.export.formats.need', lambda package: None)
+    for option, value in {'selection': Selection(), 'dynamic_batch': True, 'dynamic_size': True,
+                          'more_shapes': ((64, 64),), 'weights': 'int8'}.items():
         if option not in row.options:
             with pytest.raises(ExportError, match=f'{name} does not take '):
                 export_model(small, name, (32, 32), out, Options(**{option: value}))
@@ -136,16 +136,16 @@ def test_what_a_format_does_not_hold_is_one_line(name, small, tmp_path, monkeypa
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize('name', BACKENDS)
+@pytest.mark.parametrize('name', FORMATS)
 def test_a_missing_package_is_one_line_that_names_what_installs_it(name, small, tmp_path, monkeypatch):
-    for package in BACKENDS[name].packages:
+    for package in FORMATS[name].packages:
         monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(ExportError, match=r'is not installed: pip install ("repvit-mm\[|--no-deps -r requirements)'):
-        export_model(small, name, (32, 32), tmp_path / f'model{BACKENDS[name].suffix}')
+        export_model(small, name, (32, 32), tmp_path / f'model{FORMATS[name].suffix}')
 
 
 def test_the_doctor_names_every_package_of_a_format():
-    packages = {package for row in BACKENDS.values() for package in row.packages} | set(INSTALLED_BY)
+    packages = {package for row in FORMATS.values() for package in row.packages} | set(INSTALLED_BY)
     pieces = {piece.module: piece for piece in OPTIONAL}
     assert not packages - set(pieces)
     assert {name: f'pip install {pieces[name].install[0]}' for name in INSTALLED_BY} == INSTALLED_BY
@@ -153,10 +153,10 @@ def test_the_doctor_names_every_package_of_a_format():
 
 def test_every_format_that_another_program_runs_here_can_be_tested():
     suffixes = {ending for _, endings in ENGINES.values() for ending in endings}
-    assert suffixes == {Path(f'model{row.suffix}').suffix for name, row in BACKENDS.items() if name != 'coreml'}
+    assert suffixes == {Path(f'model{row.suffix}').suffix for row in FORMATS.values()}
 
 
 def test_no_format_overwrites_a_file_of_another():
-    names = [Path(f'model{row.suffix}').with_suffix(suffix).name for row in BACKENDS.values()
+    names = [Path(f'model{row.suffix}').with_suffix(suffix).name for row in FORMATS.values()
              for suffix in (Path(f'model{row.suffix}').suffix, *row.beside)]
     assert len(names) == len(set(names))

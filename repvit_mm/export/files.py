@@ -1,0 +1,71 @@
+"""Exported files behind one call, and the metadata at the end of those whose format has no place for them."""
+import json
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..errors import ExportError
+from .prepare import Subject
+
+#: Name of each input -> array; returns name of each output -> array.
+Run = Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]
+#: The entry of the zip archive at the end of a file; engines do not read that far.
+FACTS = 'metadata.json'
+
+
+class ExportedFile(NamedTuple):
+    """A file that is ready to run.
+
+    Attributes:
+        path: Its path.
+        run: Runs it. A file for one image takes the images of a batch in turn.
+        shape: Shape of the input ``image``: batch, channels, height, width; None for any.
+        facts: Its metadata, see :func:`repvit_mm.export.prepare.describe`.
+    """
+
+    path: Path
+    run: Run
+    shape: tuple[int | None, ...]
+    facts: dict[str, Any]
+
+
+def one_by_one(run: Run) -> Run:
+    """Let a file that takes one image take a batch."""
+    def run_all(inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        results = [run({**inputs, 'image': image[None]}) for image in inputs['image']]
+        return {name: np.concatenate([result[name] for result in results]) for name in results[0]}
+    return run_all
+
+
+def append_facts(path: Path, subject: Subject) -> None:
+    """End a file with its metadata, the shape of its image and the names of its outputs."""
+    facts = {**subject.facts, 'shape': list(subject.inputs['image'].shape), 'outputs': subject.outputs}
+    with zipfile.ZipFile(path, 'a') as archive:
+        archive.writestr(FACTS, json.dumps(facts))
+
+
+def read_facts(path: Path) -> dict[str, Any]:
+    """Read what :func:`append_facts` wrote.
+
+    Raises:
+        ExportError: If there is no metadata.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return json.loads(archive.read(FACTS))
+    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+        raise ExportError(f'{path} has no metadata: it was not written by the exporters of repvit_mm') from error
+
+
+def parse_facts(entries: Mapping[str, str]) -> dict[str, Any]:
+    """Metadata of a format that stores strings: all but strings were written as JSON."""
+    facts = {}
+    for key, value in entries.items():
+        try:
+            facts[key] = json.loads(value)
+        except (TypeError, ValueError):
+            facts[key] = value
+    return facts

@@ -1,0 +1,190 @@
+"""The heads of mmdet as graphs: from the maps of the neck to boxes, scores, labels and masks.
+
+The steps between mmdet's layers are written anew: mmdet's own branch on the content of an image, which a graph cannot.
+"""
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ..checkpoints.reading import replaced
+from .steps import Steps
+
+#: Detections: boxes (N, 4), scores (N,), labels (N,), and with masks (N, M, M).
+Found = tuple[Tensor, ...]
+
+
+def detect_densely(head: nn.Module, maps: Sequence[Tensor], size: Tensor, steps: Steps,
+                   by_level: bool = False) -> Found:
+    """Run a dense head that decodes as ``BaseDenseHead`` or ``GFLHead`` does.
+
+    Args:
+        head: Of one stage, or the first of two.
+        maps: Of the neck.
+        size: (2,), height and width of the image before padding.
+        steps: Select the boxes.
+        by_level: Suppress within each map instead of within each class, and keep any score: regions.
+    """
+    config, found = head.test_cfg, []
+    outputs = head(maps)
+    priors = steps.priors(head, [scores.shape[-2:] for scores in outputs[0]])
+    integral = getattr(head, 'integral', None)
+    width = head.bbox_coder.encode_size * (1 if integral is None else head.reg_max + 1)
+    for level, (points, *values) in enumerate(zip(priors, *outputs, strict=True)):
+        logits, deltas, *quality = (_rows(value, channels) for value, channels in zip(
+            values, (head.cls_out_channels, width, 1), strict=False))
+        scores = logits.sigmoid() if head.use_sigmoid_cls else logits.softmax(1)[:, :-1]
+        scores, rows, labels = steps.pairs(scores, config.get('nms_pre', -1), None if by_level else config.score_thr)
+        points, deltas = points[rows], deltas[rows]
+        if integral is not None:  # a distribution over distances to each side
+            points, deltas = head.anchor_center(points), integral(deltas) * head.prior_generator.strides[level][0]
+        if quality:
+            scores = scores * quality[0].sigmoid().squeeze(1)[rows]
+        found.append((points, deltas, scores, torch.full_like(labels, level) if by_level else labels))
+    points, deltas, scores, groups = (torch.cat(parts) for parts in zip(*found, strict=True))
+    boxes = _clip(head.bbox_coder.decode(points, deltas), size)
+    if config.get('min_bbox_size', -1) >= 0:
+        kept = ((boxes[:, 2:] - boxes[:, :2]) > config.min_bbox_size).all(1)
+        scores, boxes, groups = steps.where(kept, scores, boxes, groups)
+    return steps.suppress(boxes, scores, groups, config.nms.iou_threshold, config.max_per_img)
+
+
+def detect_with_yolox(head: nn.Module, maps: Sequence[Tensor], size: Tensor, steps: Steps) -> Found:
+    """Run the head of YOLOX: one class for each place, boxes that may end outside of the image."""
+    outputs = head(maps)
+    priors = torch.cat(list(steps.priors(head, [scores.shape[-2:] for scores in outputs[0]], with_stride=True)))
+    logits, deltas, objectness = (torch.cat([_rows(value, channels) for value in values]) for values, channels in zip(
+        outputs, (head.cls_out_channels, 4, 1), strict=True))
+    scores, labels = logits.sigmoid().max(1)
+    scores = scores * objectness.sigmoid().squeeze(1)
+    scores, boxes, labels = steps.where(scores >= head.test_cfg.score_thr, scores, head._bbox_decode(priors, deltas),
+                                        labels)
+    return steps.suppress(boxes, scores, labels, head.test_cfg.nms.iou_threshold, head.test_cfg.max_per_img)
+
+
+def detect_in_regions(head: nn.Module, maps: Sequence[Tensor], regions: Sequence[Tensor], size: Tensor,
+                      steps: Steps) -> Found:
+    """Run a second stage, or the stages of a cascade.
+
+    Args:
+        head: The RoI head.
+        maps: Of the neck.
+        regions: Boxes (R, 4), and scores (R,) of the first stage.
+        size: (2,), height and width of the image before padding.
+        steps: Select the boxes.
+    """
+    (regions, objectness), config = regions, head.test_cfg
+    stages, total = list(_stages(head.bbox_roi_extractor, head.bbox_head)), 0.
+    for number, (extractor, bbox_head) in enumerate(stages, 1):
+        logits, deltas = bbox_head(steps.pool(extractor, maps, regions))
+        total, coder = total + logits / len(stages), bbox_head.bbox_coder
+        if number < len(stages):
+            deltas = _of_class(deltas, torch.arange(len(deltas)), logits[:, :-1].argmax(1), bbox_head)
+            regions = _clip(coder.decode(regions, deltas), size)
+    scores = steps.existing(objectness, total.softmax(1)[:, :-1])
+    scores, rows, labels = steps.pairs(scores, steps.candidates(config.max_per_img), config.score_thr)
+    boxes = _clip(coder.decode(regions[rows], _of_class(deltas, rows, labels, bbox_head)), size)
+    boxes, scores, labels = steps.suppress(boxes, scores, labels, config.nms.iou_threshold, config.max_per_img)
+    if not head.with_mask:
+        return boxes, scores, labels
+    stages, masks = list(_stages(head.mask_roi_extractor, head.mask_head)), 0.
+    for extractor, mask_head in stages:
+        logits = mask_head(steps.pool(extractor, maps, boxes))
+        channel = torch.zeros_like(labels) if mask_head.class_agnostic else labels
+        masks = masks + logits[torch.arange(labels.shape[0]), channel].sigmoid() / len(stages)
+    return boxes, scores, labels, masks
+
+
+def detect_with_queries(detector: nn.Module, maps: Sequence[Tensor], size: Tensor, steps: Steps) -> Found:
+    """Run the transformer and head of a detector of the DETR family, on an image of a fixed size without padding."""
+    from mmdet.structures import DetDataSample
+    height, width = map(int, size)
+    sample = DetDataSample(metainfo=dict(img_shape=(height, width), batch_input_shape=(height, width)))
+    head = detector.bbox_head
+    # The tracing exporter mistakes sizes of maps that are tensors.
+    with replaced(torch, '_shape_as_tensor', lambda x: torch.tensor([int(length) for length in x.shape])):
+        inputs = detector.forward_transformer(maps, [sample])
+    logits, boxes, *_ = (values[-1][0] for values in head(**inputs))
+    number = min(head.test_cfg.max_per_img, len(boxes))
+    if head.loss_cls.use_sigmoid:
+        scores, index = logits.sigmoid().flatten().topk(number)
+        rows, labels = index // head.num_classes, index % head.num_classes
+    else:
+        scores, labels = logits.softmax(-1)[:, :-1].max(-1)
+        scores, rows = scores.topk(number)
+        labels = labels[rows]
+    (x, y), (w, h) = boxes[rows, :2].unbind(1), (boxes[rows, 2:] / 2).unbind(1)
+    boxes = torch.stack([x - w, y - h, x + w, y + h], 1) * size[[1, 0, 1, 0]]
+    scores, boxes, labels = steps.where(scores > head.test_cfg.score_thr, scores, _clip(boxes, size), labels)
+    return boxes, scores, labels
+
+
+def _rows(value: Tensor, channels: int) -> Tensor:
+    """(1, K * C, H, W) -> (H * W * K, C), in the order of the priors."""
+    return value[0].permute(1, 2, 0).reshape(-1, channels)
+
+
+def _stages(extractors: nn.Module, heads: nn.Module) -> Iterator[tuple[nn.Module, nn.Module]]:
+    """The stages of a cascade, or the only one."""
+    return zip(extractors, heads, strict=True) if isinstance(heads, nn.ModuleList) else iter([(extractors, heads)])
+
+
+def _of_class(deltas: Tensor, rows: Tensor, labels: Tensor, bbox_head: nn.Module) -> Tensor:
+    """The deltas of some rows for their labels: (R, classes * 4) -> (N, 4)."""
+    deltas = deltas.reshape(deltas.shape[0], -1, bbox_head.bbox_coder.encode_size)
+    return deltas[rows, torch.zeros_like(labels) if bbox_head.reg_class_agnostic else labels]
+
+
+def _clip(boxes: Tensor, size: Tensor) -> Tensor:
+    """Boxes (N, 4) cut off at the borders of the image."""
+    return torch.minimum(boxes.clamp(min=0), size[[1, 0, 1, 0]])
+
+
+def _detect_in_two_stages(detector: nn.Module, maps: Sequence[Tensor], size: Tensor, steps: Steps) -> Found:
+    regions = detect_densely(detector.rpn_head, maps, size, steps, by_level=True)[:2]
+    return detect_in_regions(detector.roi_head, maps, regions, size, steps)
+
+
+class Kind(NamedTuple):
+    """A kind of detector.
+
+    Attributes:
+        name: Name in messages.
+        detect: ``(detector, maps, size, steps)`` returns the detections.
+        head: Name of the head in ``mmdet.models``, or ``'BaseDenseHead'``.
+        methods: What heads of the kind inherit unchanged: how they decode.
+        part: Attribute of the detector that is the head.
+        suppresses: Whether it suppresses overlapping boxes.
+        one_size: Whether it takes images of one size only.
+    """
+
+    name: str
+    detect: Callable[[nn.Module, Sequence[Tensor], Tensor, Steps], Found]
+    head: str
+    methods: tuple[str, ...] = ('predict_by_feat', '_predict_by_feat_single')
+    part: str = 'bbox_head'
+    suppresses: bool = True
+    one_size: bool = False
+
+    def takes(self, detector: nn.Module) -> bool:
+        """Whether a detector is of this kind."""
+        from mmdet import models
+        from mmdet.models.dense_heads.base_dense_head import BaseDenseHead
+        head, base = getattr(detector, self.part, None), getattr(models, self.head, BaseDenseHead)
+        return isinstance(head, base) and all(
+            getattr(type(head), method) is getattr(base, method) for method in self.methods)
+
+
+_IN_REGIONS = ('predict_bbox', 'predict_mask')
+#: The kinds of detectors that can be exported as a whole; the proof compares each with mmdet itself.
+KINDS = (
+    Kind('Faster and Mask R-CNN', _detect_in_two_stages, 'StandardRoIHead', _IN_REGIONS, 'roi_head'),
+    Kind('Cascade R-CNN', _detect_in_two_stages, 'CascadeRoIHead', _IN_REGIONS, 'roi_head'),
+    Kind('one-stage detectors that decode as BaseDenseHead does (RetinaNet, FCOS, ATSS, RTMDet, ...)',
+         lambda detector, *args: detect_densely(detector.bbox_head, *args), 'BaseDenseHead'),
+    Kind('GFL', lambda detector, *args: detect_densely(detector.bbox_head, *args), 'GFLHead'),
+    Kind('YOLOX', lambda detector, *args: detect_with_yolox(detector.bbox_head, *args), 'YOLOXHead'),
+    Kind('DETR, Deformable DETR, DINO and the like', detect_with_queries, 'DETRHead', ('_predict_by_feat_single',),
+         suppresses=False, one_size=True),
+)

@@ -1,0 +1,115 @@
+"""The proof of a file: its outputs on images are those of PyTorch."""
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import ExportError
+from .coreml import WEIGHTS
+from .detections import prove_detections
+from .files import ExportedFile
+from .half import HalfPrecision
+from .images import load_inputs
+from .prepare import Options, Subject
+from .report import BOUNDS, Bounds, Comparison, HalfRange
+
+
+def prove(file: ExportedFile, subject: Subject, options: Options) -> list[Comparison]:
+    """Compare a file with its model in each of its sizes, on one image and on three at once.
+
+    The reference of a half-precision file is PyTorch in half precision; of a whole detector, see
+    :func:`repvit_mm.export.detections.prove_detections`.
+
+    Args:
+        file: To prove.
+        subject: What it was exported from.
+        options: Of the export.
+
+    Raises:
+        ExportError: If its outputs differ from PyTorch's.
+    """
+    sizes, bounds = [subject.shape, *map(tuple, options.more_shapes)], BOUNDS[options.precision]
+    if options.dynamic_size:
+        sizes.append(tuple(size + 32 for size in subject.shape))
+    bounds = bounds._replace(outputs=max(bounds.outputs, WEIGHTS[options.weights]))
+    half = HalfPrecision(subject.model) if options.precision == 'fp16' else None
+    return [result for size in sizes for result in _prove_size(file, subject, half, size, bounds, options)]
+
+
+def prove_half(subject: Subject, options: Options) -> HalfRange:
+    """Run PyTorch in half precision, and compare its outputs with single precision; those of a whole detector are
+    compared in :func:`prove`.
+
+    Returns:
+        The largest value that a layer computes.
+
+    Raises:
+        ExportError: If a layer computes more than half precision holds, or the outputs differ.
+    """
+    half = HalfPrecision(subject.model)
+    if options.selection is None:
+        _prove_size(_file_of(half, subject), subject, None, subject.shape, BOUNDS['fp16'], options)
+    else:
+        for image in load_inputs(subject.shape, 3, subject.fused.normalisation, options.images):
+            half(image[None], *list(subject.inputs.values())[1:])
+    return half.range
+
+
+def _file_of(half: HalfPrecision, subject: Subject) -> ExportedFile:
+    def run(inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        outputs = half(*(torch.from_numpy(inputs[name]) for name in subject.inputs))
+        return {name: value.numpy() for name, value in zip(subject.outputs, outputs, strict=True)}
+    return ExportedFile(Path(f'{subject.fused.name} in half precision'), run, (), subject.facts)
+
+
+def _prove_size(file: ExportedFile, subject: Subject, half: HalfPrecision | None, shape: tuple[int, int],
+                bounds: Bounds, options: Options) -> list[Comparison]:
+    if options.selection is not None:
+        return prove_detections(file, subject.model, shape, bounds, options.images, half and _file_of(half, subject))
+    reference = half or subject.model
+    images, results = load_inputs(shape, 3, subject.fused.normalisation, options.images), []
+    for batch in (images[:1], images):
+        with torch.no_grad():
+            expected = dict(zip(subject.outputs, reference(batch), strict=True))
+        logits = next(iter(expected.values()))
+        found = file.run({'image': batch.numpy()})
+        if not found or set(found) - {*expected, 'probabilities', 'classes'}:
+            raise ExportError(f'{file.path.name} has the outputs {", ".join(found)}; expected {", ".join(expected)}')
+        for name, value in found.items():
+            if name == 'classes':
+                results.append(compare_classes(torch.from_numpy(value), logits.argmax(1), 5 * bounds.outputs))
+            else:  # a probability moves by more than its logit
+                wanted = logits.softmax(1) if name == 'probabilities' else expected[name]
+                bound = bounds.outputs * (5 if name == 'probabilities' else 1)
+                results.append(compare(name, torch.from_numpy(value), wanted, bound))
+    return results
+
+
+def compare(output: str, exported: Tensor, expected: Tensor, bound: float) -> Comparison:
+    """Compare an output with PyTorch's.
+
+    Raises:
+        ExportError: If the shapes differ, or the values by more than ``bound`` times the largest value.
+    """
+    if exported.shape != expected.shape:
+        raise ExportError(f"{output} has shape {tuple(exported.shape)}, PyTorch's {tuple(expected.shape)}")
+    exported, expected = exported.double(), expected.double()
+    difference = ((exported - expected).abs().max() / expected.abs().max()).item()
+    if not difference <= bound:  # also true for NaN
+        raise ExportError(f"{output} differs from PyTorch's by {difference:.2g} of the largest value, more than "
+                          f'{bound:g}')
+    return Comparison(output, tuple(expected.shape), difference, bound)
+
+
+def compare_classes(exported: Tensor, expected: Tensor, bound: float) -> Comparison:
+    """Compare the class of each pixel: where two classes are nearly tied, rounding decides.
+
+    Raises:
+        ExportError: If more than a share ``bound`` of the pixels differ.
+    """
+    differing = (exported.reshape(expected.shape) != expected).double().mean().item()
+    if differing > bound:
+        raise ExportError(f'{differing:.2%} of the pixels are classified differently than in PyTorch')
+    return Comparison('classes (share of pixels)', tuple(expected.shape), differing, bound)
