@@ -83,7 +83,7 @@ def zoo_detector(folder, name):
 @pytest.mark.parametrize('kind, name', [
     ('faster_rcnn', 'onnx'), ('yolox', 'openvino'), ('detr', 'onnx'),
     *(pytest.param(*pair, marks=pytest.mark.slow) for pair in (
-        ('cascade', 'onnx'), ('fcos', 'onnx'), ('gfl', 'coreml'), ('yolox', 'coreml'), ('deformable', 'onnx'),
+        ('cascade', 'onnx'), ('fcos', 'onnx'), ('gfl', 'onnx'), ('yolox', 'coreml'), ('deformable', 'onnx'),
         ('dino', 'onnx')))])
 def test_a_detector_of_the_zoo_finds_what_mmdet_finds(kind, name, tmp_path):
     model, shape = zoo_detector(tmp_path, kind), SHAPE

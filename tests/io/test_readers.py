@@ -11,7 +11,7 @@ from mmengine.registry import TRANSFORMS, DefaultScope
 
 from repvit_mm import sam
 from repvit_mm.engine.mistakes import NamedSamples
-from repvit_mm.export import load_pictures
+from repvit_mm.export import load_images
 from repvit_mm.io.images import read_image
 from repvit_mm.io.toolbox_files import decode_as_we_do
 from repvit_mm.models.running import Run
@@ -61,7 +61,7 @@ READERS = {
     'drawing': lambda path: mmcv.imread(str(path), channel_order='rgb'),
     'infer': through_infer,
     'SAM': sam.read_image,
-    'comparison of exported files': lambda path: load_pictures(read_image(path).shape[:2], 1, [path])[0],
+    'comparison of exported files': lambda path: load_images(read_image(path).shape[:2], 1, [path])[0],
     'examples': through_examples,
 }
 
