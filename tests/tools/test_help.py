@@ -37,6 +37,7 @@ OF_SEVERAL_MEANINGS = {
     '--precision': 'of one file, or of several',
     '--score-threshold': "the model's or the boxes', with their defaults",
     '--seed': 'of data or of training',
+    '--shape': "of the config's test, or fixed",
     '--split': "the data set's names",
     '--threads': 'defaults of each',
     '--to': 'formats of exports or of names',
