@@ -56,8 +56,8 @@ class BenchmarkResult(NamedTuple):
 
     def as_dict(self) -> dict[str, Any]:
         """The result for JSON."""
-        return {**self._asdict(), 'request': self.request._asdict(), 'latencies': [
-            {**system._asdict(), **figures._asdict()} for system, figures in self.latencies.items()]}
+        return {'request': self.request._asdict(), 'machine': self.machine, 'left_out': self.left_out,
+                'systems': [{**system._asdict(), **figures._asdict()} for system, figures in self.latencies.items()]}
 
 
 def run(request: Request) -> BenchmarkResult:

@@ -69,10 +69,10 @@ OPTIONAL = (
     Piece('litert_torch', 'export --to litert', _LITERT),
     Piece('ai_edge_quantizer', 'export --to litert --precision fp16', _LITERT),
     Piece('segment_anything', 'RepViT-SAM: the sam-* commands', _SAM),
-    Piece('pycocotools', "COCO's figures, sam-demo's masks, sam-eval-coco", _SAM),
-    Piece('scipy', 'sam-eval-edges', _SAM),
-    Piece('skimage', 'sam-eval-edges', _SAM, ('scikit-image',)),
-    Piece('gradio', 'sam-web', ('"repvit-mm[sam-demo]"',)),
+    Piece('pycocotools', "COCO's figures, sam-demo's masks, sam-eval coco", _SAM),
+    Piece('scipy', 'sam-eval bsds500', _SAM),
+    Piece('skimage', 'sam-eval bsds500', _SAM, ('scikit-image',)),
+    Piece('gradio', 'the web page of sam-demo', ('"repvit-mm[sam-demo]"',)),
 )
 
 

@@ -94,7 +94,7 @@ def test_benchmark_writes_figures(tmp_path):
     figures = tmp_path / 'speed.json'
     assert run_tool('benchmark', 'm0_6', '--shape', 32, 32, '--backend', 'eager', '--rounds', 1, '--json',
                     figures)[::2] == (0, '')
-    (system,) = json.loads(figures.read_text())['latencies']
+    (system,) = json.loads(figures.read_text())['systems']
     assert (system['model'], system['implementation'], system['backend']) == ('m0_6', 'repvit_mm', 'eager')
 
 
