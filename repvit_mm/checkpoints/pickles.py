@@ -1,9 +1,10 @@
 """Unpickle checkpoints without running code from them, and reduce their content to plain types."""
+import math
 import pathlib
 import pickle
 import re
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,8 @@ from .files import RefusedError
 
 #: Values that a checkpoint may hold besides the elements of tensors; a few nested tuples can stand for billions.
 MOST_VALUES = 500_000
+#: Items of an array in ``meta``; larger ones are dropped.
+MOST_ITEMS = 10_000
 _NUMPY_CODE = re.compile(r'[biufc]\d{1,2}|[SU]\d{1,6}')
 
 
@@ -32,9 +35,17 @@ def _key(value: Any) -> Any:
     return value
 
 
+def _items(value: Any) -> list | tuple:
+    """A list or tuple; a tensor that repeats one number has billions of items."""
+    if not isinstance(value, list | tuple):
+        raise ValueError('expected a list')
+    return value
+
+
 def _array(state: tuple) -> np.ndarray:
     _, shape, dtype, fortran, raw = state
-    if not isinstance(dtype, np.dtype) or np.prod(shape, dtype=object) * dtype.itemsize != len(raw):
+    if not (isinstance(dtype, np.dtype) and isinstance(raw, bytes) and all(type(size) is int for size in _items(shape))
+            and math.prod(shape) * dtype.itemsize == len(raw)):
         raise ValueError('a numpy array does not have the size of its data')
     return np.ndarray(shape, dtype, raw, order='F' if fortran else 'C').copy()
 
@@ -51,12 +62,14 @@ def _set_byte_order(dtype: np.dtype, state: tuple) -> None:
     dtype.__setstate__((3, state[1], None, None, None, dtype.itemsize, dtype.alignment, 0))
 
 
-def _ordered(items: Iterable[tuple] = ()) -> OrderedDict:
-    return OrderedDict((_key(key), value) for key, value in items)
+def _ordered(items: Any = ()) -> OrderedDict:
+    return OrderedDict((_key(key), value) for key, value in _items(items))
 
 
 def _history(state: Mapping) -> HistoryBuffer:
     log, counts = (state[name].value for name in ('_log_history', '_count_history'))
+    if any(array.ndim != 1 or array.dtype.kind not in 'biuf' for array in (log, counts)):
+        raise ValueError('a history does not consist of numbers')
     return HistoryBuffer(log, counts, int(state['max_length']))
 
 
@@ -70,15 +83,16 @@ CALLED: dict[str, Callable] = {
     'torch._utils._rebuild_tensor_v2': torch._utils._rebuild_tensor_v2,
     'torch._utils._rebuild_tensor_v3': getattr(torch._utils, '_rebuild_tensor_v3', None),  # float8; since torch 2.2
     'torch._utils._rebuild_parameter': torch._utils._rebuild_parameter,
-    'torch.Size': torch.Size,
+    'torch.Size': lambda sizes: torch.Size(_items(sizes)),
     'torch.device': torch.device,
     # Containers: of state dicts, of learning rate schedules, of arguments.
     'collections.OrderedDict': _ordered,
     'collections.Counter': lambda counts: Counter({**counts}),
-    'builtins.set': lambda items: {_key(item) for item in items},
+    'builtins.set': lambda items: {_key(item) for item in _items(items)},
     'argparse.Namespace': lambda: _Built(dict),  # arguments of the authors' training
     # Bytes, as protocol 2 writes them.
     '_codecs.encode': lambda text, _: text.encode('latin1'),
+    'builtins.bytes': lambda: b'',
     # Arrays and numbers of numpy: the history of losses, numbers in `meta`. numpy 2 has renamed the module.
     'numpy.dtype': _dtype,
     **{f'numpy.{module}.multiarray.{name}': function for module in ('core', '_core')
@@ -206,8 +220,7 @@ def plain(content: Any) -> Any:
         nonlocal left
         left -= 1 + (len(value) >> 12 if isinstance(value, str) else 0)
         if is_meta and isinstance(value, Tensor | np.ndarray | np.generic):
-            left -= value.nbytes
-            value = value.tolist() if left > 0 else None
+            value = value.tolist() if math.prod(value.shape) <= MOST_ITEMS else None
         if left < 0:
             raise RefusedError(f'holds more than {MOST_VALUES:,} values besides its tensors')
         if isinstance(value, _Built):

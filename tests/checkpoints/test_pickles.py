@@ -64,6 +64,12 @@ HOSTILE = {
     'history of objects': Pickled(HistoryBuffer, state={'_log_history': [{}], '_count_history': [1], 'max_length': 9}),
     'tuples as values': nested(()),
     'lists as values': nested(1),
+    'set of a tensor that repeats one number': Pickled(set, torch.zeros(1).expand(1 << 40)),
+    'size of a tensor that repeats one number': Pickled(torch.Size, torch.zeros(1, dtype=int).expand(1 << 40)),
+    'array of a nested shape': array(dtype('f8'), nested(1), POINTERS),
+    'array of repeated shapes': array(dtype('f8'), (1 << 40, (1,)), POINTERS),
+    'history of strings': Pickled(HistoryBuffer, state={
+        '_log_history': np.array(['a']), '_count_history': np.array(['a']), 'max_length': 9}),
     'call of a class': Pickled(torch.nn.Linear, 1, 1),
     'state of a tensor': Pickled(torch.Size, (1,), state={'x': 1}),
 }
@@ -133,15 +139,16 @@ def test_a_hostile_file_is_refused_in_one_line(results, case):
 def test_meta_is_reduced_to_plain_types(tmp_path):
     meta = {'iter': np.int64(3), 'rate': np.float64(0.1), 'sizes': np.arange(3), 'classes': ('a', 'b'), 'seed': None,
             'mean': torch.ones(2), 'names': {'c'}, 'path': PosixPath('/tmp/x'), 'cfg': OrderedDict(a=[True]),
-            'device': torch.device('cpu'), 'surrogate': 'x\ud800', 'bytes': b'\x01', 'text': np.array(['ä', 'bc'])}
+            'large': torch.zeros(1).expand(1 << 40), 'device': torch.device('cpu'),
+            'surrogate': 'x\ud800', 'bytes': b'\x01', 'text': np.array(['ä', 'bc'])}
     torch.save({'state_dict': {'a': torch.zeros(1)}, 'meta': meta}, tmp_path / 'x.pth')
     assert read_checkpoint(tmp_path / 'x.pth')['meta'] == {
         'iter': 3, 'rate': 0.1, 'sizes': [0, 1, 2], 'classes': ('a', 'b'), 'seed': None, 'mean': [1., 1.],
-        'names': ['c'], 'path': '/tmp/x', 'cfg': {'a': [True]}, 'device': None, 'surrogate': 'x?', 'bytes': None,
-        'text': ['ä', 'bc']}
+        'names': ['c'], 'path': '/tmp/x', 'cfg': {'a': [True]}, 'large': None, 'device': None, 'surrogate': 'x?',
+        'bytes': None, 'text': ['ä', 'bc']}
 
 
-@pytest.mark.parametrize('kind', ['?', 'i1', 'u8', '>i4', 'f2', '>f8', 'c16', 'S3', '<U4', '>U2'])
+@pytest.mark.parametrize('kind', ['?', 'i1', 'u8', '>i4', 'f2', '>f8', 'c16', 'S3', '<U4', '>U2', 'f8'])
 @pytest.mark.parametrize('order', 'CF')
 def test_arrays_of_numbers_and_strings_are_read(tmp_path, kind, order):
     expected = np.asarray(np.arange(6).reshape(2, 3), dtype=kind, order=order)
