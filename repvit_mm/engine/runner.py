@@ -25,7 +25,7 @@ from mmengine.runner import BaseLoop, Priority, load_state_dict
 from torch import nn
 from torch.utils.data import DataLoader
 
-from ..checkpoints import check_finite, load_into, read_checkpoint, read_without_code, tensors_of
+from ..checkpoints import check_classes, check_finite, load_into, read_checkpoint, read_without_code, tensors_of
 from ..errors import CheckpointError, ConfigError, DatasetError, shortened
 from ..io.files import atomic_write, make_folder
 from ..network.backbone import RepViT
@@ -240,7 +240,9 @@ class Runner(mmengine.runner.Runner):
         if self._resume:
             self._check_optimizer(checkpoint.get('optimizer'), filename)
         if self._resume or self._complete:
-            self._check_classes(meta, filename)
+            loader = getattr(self._test_loop if self._complete else self._train_loop, 'dataloader', None)
+            classes = (getattr(getattr(loader, 'dataset', None), 'metainfo', None) or {}).get('classes')
+            check_classes(checkpoint, classes if isinstance(classes, list | tuple) else None, filename)
         self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
         model = self.model
         while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
@@ -254,21 +256,6 @@ class Runner(mmengine.runner.Runner):
             _load_other(model, tensors_of(checkpoint, filename), str(filename), strict)
         self._has_loaded = True
         return checkpoint
-
-    def _check_classes(self, meta: Any, filename: str | Path) -> None:
-        """Refuse a checkpoint whose classes are not those of the data, in the same order."""
-        loader = getattr(self._test_loop if self._complete else self._train_loop, 'dataloader', None)
-        ours = (getattr(getattr(loader, 'dataset', None), 'metainfo', None) or {}).get('classes')
-        stored = (meta.get('dataset_meta') or meta) if isinstance(meta, Mapping) else {}
-        theirs = (stored.get('classes') or stored.get('CLASSES')) if isinstance(stored, Mapping) else None
-        if not (isinstance(ours, list | tuple) and isinstance(theirs, list | tuple)):
-            return
-        pairs = [tuple(str(name).strip().lower() for name in names) for names in (theirs, ours)]
-        if pairs[0] != pairs[1]:
-            order = ' in another order' if sorted(pairs[0]) == sorted(pairs[1]) else ''
-            raise CheckpointError(f'{filename} was trained on the classes {shortened(map(str, theirs), 5)}, but the '
-                                  f'data have {shortened(map(str, ours), 5)}{order}; give the config the classes of '
-                                  'the checkpoint, in its order')
 
     def _check_optimizer(self, state: Any, filename: str | Path) -> None:
         """Refuse the state of another optimiser; torch takes any with as many parameters."""

@@ -170,8 +170,8 @@ def test_the_state_of_another_training_is_not_resumed(make_runner, tmp_path, spo
 
 @pytest.mark.parametrize(('names', 'message'), [
     (['Disc ', 'square'], None), (None, None),
-    (['square', 'disc'], 'the classes square, disc, but .* disc, square in another order'),
-    (['cat', 'dog'], 'on the classes cat, dog, but the data have disc, square; give')])
+    (['square', 'disc'], 'the classes of the config in another order, square, disc; write metainfo=dict'),
+    (['cat', 'dog'], 'on other classes .*: it has cat, dog, the config has disc, square; use')])
 def test_the_classes_of_a_checkpoint_are_those_of_the_data(make_runner, tmp_path, names, message):
     metainfo = dict(classes=('disc', 'square'))
     make_runner(epochs=1, metainfo=metainfo).train()
