@@ -1,25 +1,25 @@
-"""Predict on pictures, folders, videos or a camera, with any model: tools/infer.py MODEL INPUT... [options]."""
+"""Predict on images, folders, videos or a camera, with any model: tools/infer.py MODEL INPUT... [options]."""
 import repvit_mm_cli  # noqa: F401, before repvit_mm, which then loads no torch
 from repvit_mm.cli.arguments import Parser, fraction, positive
 from repvit_mm.errors import run_cli
 
 
 def build_parser() -> Parser:
-    parser = Parser(description='Draw what a detector, segmentor or classifier predicts.')
+    parser = Parser(description='Draw the predictions of a detector, segmentor or classifier.')
     parser.add_argument('model', help='name of a model, such as maskrcnn_repvit_m1_1; a config; repvit://NAME; or a '
                                       'checkpoint in the folder of its training')
     parser.add_argument('inputs', nargs='+', metavar='INPUT',
-                        help="pictures, videos, folders of them, patterns such as 'photos/**/*.jpg', or camera:0")
+                        help="images, videos, folders of them, patterns such as 'photos/**/*.jpg', or camera:0")
     parser.add_argument('--checkpoint', metavar='FILE',
-                        help='path, repvit://NAME or https address of the weights (default: those that MODEL names, or '
-                             'the published ones)')
+                        help='weights: a path, repvit://NAME, hf://OWNER/REPO or https address (default: those that '
+                             'MODEL names, or the published ones)')
     parser.add_argument('--out', default='outputs/infer', metavar='DIR',
                         help='folder of the drawings and of predictions.json (default: %(default)s)')
     parser.add_argument('--score-threshold', type=fraction, default=0.3, metavar='P',
-                        help='leave out objects, and labels of a picture that may have several, with a lower score, '
-                             '0 to 1 (default: %(default)s)')
+                        help='skip objects, and labels of an image that may have several, with a lower score, 0 to 1 '
+                             '(default: %(default)s)')
     parser.add_argument('--batch-size', type=positive, default=1, metavar='N',
-                        help='images in a batch (default: %(default)s)')
+                        help='images of the same size in a batch (default: %(default)s)')
     parser.add_argument('--max-frames', type=positive, metavar='N', help='stop a video or camera after N frames')
     parser.add_argument('--device', metavar='NAME', help='cpu, cuda, cuda:1, ... (default: the GPU if there is one)')
     return parser

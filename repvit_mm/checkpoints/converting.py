@@ -1,6 +1,6 @@
 """Convert checkpoint files between formats, and write them as the Hugging Face Hub shares them."""
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -125,25 +125,28 @@ def write_hub_folder(source: str | Path, folder: str | Path, trust: bool = False
                               'architectures m0_9 to m2_3 and m1 to m3')
     facts = _facts(checkpoint, arch, source)
     number = len(converted['head.head.l.weight']) if found.has_head else 0
-    classes = facts['dataset_meta']['classes'] if len(facts['dataset_meta']['classes'] or ()) == number else None
-    config = {
-        'architecture': f'repvit_{arch}', 'num_classes': number,
-        'model_args': {'distillation': 'head.head_dist.l.weight' in converted},
-        'pretrained_cfg': {
-            'input_size': [3, 224, 224], 'pool_size': [7, 7], 'crop_pct': 0.95, 'interpolation': 'bicubic',
-            'mean': [value / 255 for value in IMAGENET.mean], 'std': [value / 255 for value in IMAGENET.std],
-            'first_conv': 'stem.conv1.c', 'license': 'apache-2.0',
-            'classifier': ['head.head.l', 'head.head_dist.l'] if 'head.head_dist.l.weight' in converted
-            else 'head.head.l', **({'label_names': list(classes)} if classes else {})}}
     with atomic_write(folder, folder=True) as part:
         part.mkdir()
         _save_safetensors(converted, part / 'model.safetensors', facts)
+        config = _timm_config(arch, number, 'head.head_dist.l.weight' in converted, facts['dataset_meta']['classes'])
         (part / 'config.json').write_text(json.dumps(config, indent=2) + '\n')
         figures = '\n'.join(f'- {name}: {value:g}' for name, value in facts['metrics'].items())
         (part / 'README.md').write_text(_CARD.format(
             title=folder.name, arch=arch, parameters=sum(value.numel() for value in converted.values()),
             classes=f'a classifier of {number} classes' if number else 'a backbone without classifier',
             figures=figures or 'No figures are recorded in its checkpoint.'))
+
+
+def _timm_config(arch: FoundArch, number: int, distillation: bool, classes: Sequence[str] | None) -> dict[str, Any]:
+    """The ``config.json`` of timm."""
+    return {
+        'architecture': f'repvit_{arch}', 'num_classes': number, 'model_args': {'distillation': distillation},
+        'pretrained_cfg': {
+            'input_size': [3, 224, 224], 'pool_size': [7, 7], 'crop_pct': 0.95, 'interpolation': 'bicubic',
+            'mean': [value / 255 for value in IMAGENET.mean], 'std': [value / 255 for value in IMAGENET.std],
+            'first_conv': 'stem.conv1.c', 'license': 'apache-2.0',
+            'classifier': ['head.head.l', 'head.head_dist.l'] if distillation else 'head.head.l',
+            **({'label_names': list(classes)} if classes and len(classes) == number else {})}}
 
 
 def _new(path: str | Path, overwrite: bool, is_folder: bool = False) -> Path:
@@ -153,6 +156,8 @@ def _new(path: str | Path, overwrite: bool, is_folder: bool = False) -> Path:
         raise CheckpointError(f'{path} cannot be written: expected a {kind} in an existing directory')
     if path.exists() and not overwrite:
         raise CheckpointError(f'{path} exists; --force replaces it')
+    if path.is_dir() and not (path / 'model.safetensors').is_file():
+        raise CheckpointError(f'{path} holds other files; choose a new folder')
     return path
 
 

@@ -57,8 +57,8 @@ def _dtype(code: str, *_: Any) -> np.dtype:
 
 
 def _set_byte_order(dtype: np.dtype, state: tuple) -> None:
-    if state[1] not in ('<', '>', '|', '='):
-        raise ValueError('a numpy array has an unknown byte order')
+    if state[1] not in ('<', '>', '|', '=') or any(part is not None for part in state[2:5]):  # fields of objects
+        raise RefusedError('holds a numpy array with fields; expected numbers or strings of fixed length')
     dtype.__setstate__((3, state[1], None, None, None, dtype.itemsize, dtype.alignment, 0))
 
 

@@ -119,6 +119,8 @@ def test_timm_and_get_model_load_a_folder_for_the_hub(tmp_path, build, classes):
     done = run_tool('convert_checkpoint', tmp_path / 'x.pth', '--hub', tmp_path / 'hub')
     assert done.status == 1 and 'exists; --force replaces it' in done.err
     assert run_tool('convert_checkpoint', tmp_path / 'x.pth', '--hub', tmp_path / 'hub', '--force').status == 0
+    done = run_tool('convert_checkpoint', tmp_path / 'x.pth', '--hub', tmp_path, '--force')  # it would remove x.pth
+    assert done.status == 1 and 'holds other files' in done.err and (tmp_path / 'x.pth').is_file()
 
 
 @pytest.mark.parametrize(('arch', 'settings'), [('m0_6', {}), (TINY, {}), ('m1', {'deploy': True})])

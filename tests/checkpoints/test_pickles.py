@@ -48,8 +48,10 @@ POINTERS = bytes(range(1, 65))
 HOSTILE = {
     'object array': np.array([{}, 'a', 1], dtype=object),
     'object array of raw bytes': array(dtype('O8'), (8,), POINTERS),
-    'array of a dtype that becomes objects': array(
-        dtype('f8', 3, '<', None, ('a',), {'a': (np.dtype('O'), 0)}, 8, 1, 63), (8,), POINTERS),
+    **{f'array of numbers that become objects, flags {flags}': array(
+        dtype('f8', 3, '<', None, ('a',), {'a': (dtype('O8'), 0)}, 8, 1, flags), (8,), POINTERS) for flags in (0, 63)},
+    'array of numbers that become pairs of objects': array(
+        dtype('f8', 3, '<', (dtype('O8'), (1,)), None, None, 8, 1, 0), (8,), POINTERS),
     'array of fields of objects': array(Pickled(np.dtype, [('a', 'O')]), (8,), POINTERS),
     'array of pairs of objects': array(Pickled(np.dtype, ('O', (2,))), (4,), POINTERS),
     'array of raw records': array(dtype('V8'), (8,), POINTERS),
@@ -59,7 +61,8 @@ HOSTILE = {
     'array of a huge item': array(dtype('S5', 3, '|', None, None, None, 1 << 40, 1, 0), (1,), b'12345'),
     'array of an unknown dtype': array('O', (8,), POINTERS),
     'array without a state': Pickled(ARRAY, np.ndarray, (1 << 40,), b'O'),
-    'scalar object': Pickled(SCALAR, np.dtype('O'), POINTERS[:8]),
+    'scalar object': Pickled(SCALAR, dtype('O8'), POINTERS[:8]),
+    'scalar of fields of objects': Pickled(SCALAR, Pickled(np.dtype, [('a', 'O')]), POINTERS[:8]),
     'scalar larger than its data': Pickled(SCALAR, dtype('f8'), b'1'),
     'history of objects': Pickled(HistoryBuffer, state={'_log_history': [{}], '_count_history': [1], 'max_length': 9}),
     'tuples as values': nested(()),
@@ -83,14 +86,14 @@ def write_raw(path, content):
 
 
 HARMLESS = {'array without a state': 'None', 'array of a huge item': '[None]'}  # which is none, but five bytes
-TUPLES = b')' + b'2\x86' * 40  # each a pair of the one before
+TUPLES = b'\x80\x04)q\x00' + b'h\x00h\x00\x86q\x00' * 40  # each a pair of the one before; the last one is h0
 RAW = {
-    'tuples as a key': b'\x80\x02}' + TUPLES + b'K\x01s.',
-    'tuples as keys': b'\x80\x02}(' + TUPLES + b'K\x01u.',
-    'tuples in a set': b'\x80\x04\x8f(' + TUPLES + b'\x90.',
-    'tuples in a set that is called': b'\x80\x02cbuiltins\nset\n]' + TUPLES + b'a\x85R.',
-    'tuples as a key of an ordered dict': b'\x80\x02ccollections\nOrderedDict\n]' + TUPLES + b'K\x01\x86a\x85R.',
-    'tuples as a key of a counter': b'\x80\x02ccollections\nCounter\n]' + TUPLES + b'a\x85R.',
+    'tuples as a key': TUPLES + b'}h\x00K\x01s.',
+    'tuples as keys': TUPLES + b'}(h\x00K\x01u.',
+    'tuples in a set': TUPLES + b'\x8f(h\x00\x90.',
+    'tuples in a set that is called': TUPLES + b'cbuiltins\nset\n]h\x00a\x85R.',
+    'tuples as a key of an ordered dict': TUPLES + b'ccollections\nOrderedDict\n]h\x00K\x01\x86a\x85R.',
+    'tuples as a key of a counter': TUPLES + b'ccollections\nCounter\n]h\x00a\x85R.',
     'state of a function': b'\x80\x02ctorch._utils\n_rebuild_tensor_v2\n}X\x01\x00\x00\x00aK\x01sb.',
     'state of a class': b'\x80\x02cnumpy\nndarray\n}X\x01\x00\x00\x00aK\x01sb.',
     'call of a name only': b'\x80\x02ctorch.storage\nUntypedStorage\n\x8a\x06\x00\x00\x00\x00\x00\x01\x85R.',
