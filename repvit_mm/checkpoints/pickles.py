@@ -15,7 +15,7 @@ from torch import Tensor
 from .files import RefusedError
 
 #: Values that a checkpoint may hold besides the elements of tensors; a few nested tuples can stand for billions.
-MOST_VALUES = 500_000
+MOST_VALUES = 200_000
 #: Items of an array in ``meta``; larger ones are dropped.
 MOST_ITEMS = 10_000
 _NUMPY_CODE = re.compile(r'[biufc]\d{1,2}|[SU]\d{1,6}')

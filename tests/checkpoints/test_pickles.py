@@ -127,7 +127,7 @@ def results(tmp_path_factory):
             write_raw(paths[case], content)
         else:
             torch.save({'state_dict': {'a': torch.zeros(1)}, 'meta': content}, paths[case])
-    done = subprocess.run([sys.executable, '-c', READ, *paths.values()], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, '-c', READ, *paths.values()], capture_output=True, text=True, timeout=600)
     lines = done.stdout.splitlines()
     assert done.returncode == 0, f'exit status {done.returncode} after {lines[-1]}: {done.stderr[-500:]}'
     return {case: json.loads(line) for case, line in zip(paths, lines[1::2], strict=True)}
