@@ -10,19 +10,23 @@ class ArchSpec(NamedTuple):
 
     Attributes:
         widths: Channels of each stage.
-        depths: Blocks of each stage, with squeeze-and-excitation in every second one, starting with the first. Every
-            stage but the last ends with one more block without it, the closing block.
+        depths: Blocks of each stage. Every stage but the last ends with one more block, the closing block.
         first_version: Whether the depthwise branches carry a BatchNorm each (the paper's first version)
             instead of one BatchNorm after their sum.
+        se: Which blocks have squeeze-and-excitation: ``'alternate'`` is every second one of ``depths``, starting with
+            the first of each stage, as published; ``'every'`` includes the closing blocks; or ``'none'``.
+        reparameterise: Whether token mixers have branches in training, as published, and not just a depthwise 3x3.
     """
 
     widths: tuple[int, ...]
     depths: tuple[int, ...]
     first_version: bool = False
+    se: str = 'alternate'
+    reparameterise: bool = True
 
 
-#: No width or depth is beyond this: larger ones, from a config, would take all memory.
-LARGEST_ARCH = 4096
+#: Values of :attr:`ArchSpec.se`.
+SE = ('none', 'every', 'alternate')
 
 #: Name -> widths and depths. RepViT, CVPR 2024 (https://arxiv.org/abs/2307.09283): m0_6 to m2_3 are from the final
 #: paper, m1, m2 and m3 from its first version.
@@ -44,7 +48,7 @@ def get_arch(arch: str | Mapping) -> ArchSpec:
 
     Args:
         arch: A name of :data:`ARCHS`, or a dict with ``widths`` and ``depths`` (positive integers, equally many, the
-            first width even) and optionally ``first_version``.
+            first width even) and optionally the other fields of :class:`ArchSpec`.
 
     Raises:
         ConfigError: For an unknown name, a missing or unknown key, or invalid values.
@@ -61,16 +65,16 @@ def get_arch(arch: str | Mapping) -> ArchSpec:
     if missing := {'widths', 'depths'} - set(arch):
         raise ConfigError(f'arch lacks {sorted(missing)}; a dict must have widths and depths')
     for key in ('widths', 'depths'):
-        if not isinstance(arch[key], list | tuple):
-            raise ConfigError(f'arch needs a list of {key}, one for each stage, got {arch[key]!r}')
-    spec = ArchSpec(tuple(arch['widths']), tuple(arch['depths']), bool(arch.get('first_version', False)))
+        # Far larger ones would take all memory before torch refuses them.
+        if not isinstance(arch[key], list | tuple) or not all(isinstance(n, int) and 0 < n <= 4096 for n in arch[key]):
+            raise ConfigError(f'arch needs a list of {key}, a number from 1 to 4096 for each stage, got {arch[key]!r}')
+    spec = ArchSpec(**{**arch, 'widths': tuple(arch['widths']), 'depths': tuple(arch['depths'])})
     if not spec.widths or len(spec.widths) != len(spec.depths):
         raise ConfigError(f'arch needs as many widths as depths, got {spec.widths} and {spec.depths}')
-    if not all(isinstance(n, int) and 0 < n <= LARGEST_ARCH for n in spec.widths + spec.depths):
-        raise ConfigError(f'arch needs positive integers up to {LARGEST_ARCH}, got widths {spec.widths} and depths '
-                          f'{spec.depths}')
     if spec.widths[0] % 2:
         raise ConfigError(f'the first width must be even (the stem starts at half of it), got {spec.widths[0]}')
+    if spec.se not in SE:
+        raise ConfigError(f'arch has se={spec.se!r}; choose one of {", ".join(SE)}')
     return spec
 
 

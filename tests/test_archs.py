@@ -59,8 +59,9 @@ def test_a_dict_makes_an_arch():
     ({'widths': (8, 16)}, "lacks ['depths']"),
     ({'widths': (8, 16), 'depths': (1, 1), 'dephts': 3}, "unknown keys ['dephts']"),
     ({'widths': (8, 16), 'depths': (1,)}, 'as many widths as depths'),
-    ({'widths': (8, 16), 'depths': (1, 0)}, 'positive integers'),
+    ({'widths': (8, 16), 'depths': (1, 0)}, 'a number from 1 to 4096'),
     ({'widths': (7, 16), 'depths': (1, 1)}, 'must be even'),
+    ({'widths': (8, 16), 'depths': (1, 1), 'se': 'all'}, 'choose one of none, every, alternate'),
 ])
 def test_an_arch_that_cannot_be_is_refused(arch, message):
     with pytest.raises(ConfigError) as error:

@@ -63,6 +63,7 @@ def test_an_import_that_points_up_is_found(file, text):
 @pytest.mark.parametrize(('imports', 'unwanted'), [
     ('repvit_mm', 'mmcv mmdet mmseg mmpretrain timm repvit_mm.engine.runner repvit_mm.toolboxes repvit_mm.training'),
     ('repvit_mm.toolboxes, repvit_mm.engine.runner', 'mmcv mmdet mmseg mmpretrain'),
+    ('repvit_mm.training', 'mmcv mmdet mmseg mmpretrain timm'),
     # A backbone alone is exported and measured without what runs configs.
     ('repvit_mm.models.inference, repvit_mm.export, repvit_mm.analysis.benchmark',
      'mmdet mmseg mmpretrain coremltools onnx onnxruntime openvino repvit_mm.engine.runner repvit_mm.training.head'),

@@ -1,5 +1,6 @@
 """Systems of a benchmark: models of ours and of timm, ready to run. docs/benchmark.md describes the protocol."""
 import copy
+import gc
 import os
 import platform
 import sys
@@ -20,6 +21,7 @@ from ..models.folding import fuse_model
 from ..models.inference import BACKBONE, InferenceModel, build_inference_model, randomise_weights
 from ..network.backbone import RepViT
 from ..network.fusion import fuse
+from ..network.recompute import Kept
 from ..version import __version__
 from .backends import BACKENDS, DTYPES, TRAININGS, Source
 from .turns import Prepared
@@ -256,7 +258,11 @@ def _kept(loss: Callable[[], Tensor], own: Sequence[Tensor]) -> float:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        loss()
+        output = loss()
+    for kept in gc.get_objects():  # with_cp='cheap' has hooks of its own
+        if isinstance(kept, Kept):
+            note(kept.tensor)
+    del output
     for tensor in own:
         storages.pop(tensor.untyped_storage().data_ptr(), None)
     return sum(storage.nbytes() for storage in storages.values()) / 1e6

@@ -17,7 +17,6 @@ from ..engine.processes import run_tool
 from ..errors import UserError
 from ..io.files import write_json
 from ..models.deploy import FusedCheckpoint, fuse_checkpoint
-from ..training.scalars import read_scalars
 from .quickstart_pictures import draw_detections, draw_losses
 
 #: File beside the checkpoints: settings and duration of the training, and whether it is complete.
@@ -123,7 +122,8 @@ class Quickstart:
     def draw_pictures(self) -> tuple[Path, Path]:
         """Draw the losses of the training, and the predictions of the last test."""
         losses, predictions = self.work_dir / 'losses.png', self.work_dir / 'predictions.png'
-        draw_losses(read_scalars(self.training), losses)
+        logs = sorted(self.training.glob('*/vis_data/scalars.json'))  # several, if the training was resumed
+        draw_losses([json.loads(line) for log in logs for line in log.read_text().splitlines()], losses)
         draw_detections(self.work_dir / 'predictions.segm.json', self.data / 'annotations' / 'instances_val.json',
                         self.data / 'images' / 'val', predictions)
         return losses, predictions

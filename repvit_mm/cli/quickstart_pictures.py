@@ -26,7 +26,7 @@ def draw_losses(scalars: Sequence[dict], path: Path) -> None:
     """Draw the total loss and its parts over the training steps.
 
     Args:
-        scalars: What :func:`repvit_mm.training.scalars.read_scalars` returns.
+        scalars: Lines of mmengine's ``scalars.json``.
         path: The PNG to write.
     """
     scalars = [line for line in scalars if 'loss' in line]

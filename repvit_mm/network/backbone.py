@@ -1,22 +1,23 @@
 """RepViT as a backbone that returns a feature map of each stage."""
 from collections.abc import Mapping, MutableMapping, Sequence
+from math import prod
+from typing import Any
 
 import torch
+import torch.fx
 from mmengine.model import BaseModule, PretrainedInit
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..archs import get_arch, out_channels
+from ..archs import ArchSpec, get_arch, out_channels
 from ..checkpoints import adapt_names, load_into, read_checkpoint, refuse_random_start
 from ..checkpoints.forms import LoadsBothForms
 from ..errors import ConfigError
-from .blocks import Downsample, RepViTBlock, Stem, checkpointed
 from .fusion import fuse_layers
-from .layers import pop_folded
-from .lean_training import applies, half_the_memory
+from .layers import Downsample, RepViTBlock, Stem, pop_folded
+from .recompute import run
 
-_KINDS = {list | tuple: 'a list of numbers', int: 'a whole number', int | float: 'a number'}
 #: Which feature map of a stage is returned; see :class:`RepViT`.
 FEATURE_TAPS = ('stage_end', 'penultimate')
 
@@ -27,31 +28,32 @@ class Stage(nn.Module):
     Args:
         in_channels: Channels of the previous stage; None for the first stage, which has no downsampling.
         channels: Channels of this stage.
-        depth: Blocks before the closing one; every second one, starting with the first, has squeeze-and-excitation.
-        closing: Whether one more block, without squeeze-and-excitation, ends the stage.
+        depth: Blocks before the closing one.
+        closing: Whether one more block ends the stage.
         stride: Stride of the downsampling.
-        first_version: See :class:`repvit_mm.network.layers.RepDWConv`.
+        arch: Kind of the blocks.
         drop_path_rates: One for the downsampling, if any, and one for each block.
         norm_cfg: See :func:`repvit_mm.network.layers.build_norm`.
         act_cfg: See :func:`repvit_mm.network.layers.build_act`.
     """
 
-    def __init__(self, in_channels: int | None, channels: int, depth: int, closing: bool, stride: int,
-                 first_version: bool, drop_path_rates: Sequence[float], norm_cfg: Mapping, act_cfg: Mapping):
+    def __init__(self, in_channels: int | None, channels: int, depth: int, closing: bool, stride: tuple[int, int],
+                 arch: ArchSpec, drop_path_rates: Sequence[float], norm_cfg: Mapping, act_cfg: Mapping):
         super().__init__()
         rates = iter(drop_path_rates)
         self.downsample = nn.Identity() if in_channels is None else Downsample(
             in_channels, channels, stride, norm_cfg, act_cfg, next(rates))
         self.blocks = nn.ModuleList(
-            RepViTBlock(channels, j % 2 == 0 and j < depth, first_version, norm_cfg, act_cfg, next(rates))
+            RepViTBlock(channels, arch.se == 'every' or arch.se == 'alternate' and j % 2 == 0 and j < depth,
+                        arch.first_version, norm_cfg, act_cfg, next(rates), arch.reparameterise)
             for j in range(depth + closing))
         self.depth = depth
 
-    def forward(self, x: Tensor, with_cp: bool = False) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, with_cp: bool | str = False) -> tuple[Tensor, Tensor]:
         """The last map, and the map before the closing block; without a closing block they are the same."""
-        x = tapped = self.downsample(x)
+        x = tapped = run(self.downsample, x, with_cp)
         for number, block in enumerate(self.blocks, start=1):
-            x = checkpointed(block)(x) if with_cp else block(x)
+            x = run(block, x, with_cp)
             if number == self.depth:
                 tapped = x
         return x, tapped
@@ -72,22 +74,24 @@ class RepViT(BaseModule, LoadsBothForms):
         feature_tap: ``'stage_end'`` returns the last map of each stage. ``'penultimate'`` returns the map before the
             last block of every stage but the last one, as the published detectors and timm's ``features_only`` do.
         last_stride: Stride of the last downsampling, 2 or 1 (RepViT-SAM).
+        strides: Strides of the stem and of each downsampling, instead of 4, 2, 2 and ``last_stride``. Each is a number
+            or a pair (vertical, horizontal): 1, 2 or 4 for the stem, 1 or 2 for the others.
         frozen_stages: -1 freezes nothing, 0 the stem, n > 0 the stem and the first n stages: parameters and
             BatchNorm statistics.
         norm_cfg: ``BN``, ``SyncBN``, or ``GN`` with ``num_groups``, which cannot be fused.
         norm_eval: Let every BatchNorm use its running statistics in training; its weight and bias are still trained.
         act_cfg: Activation, see :func:`repvit_mm.network.layers.build_act`.
         drop_path_rate: Stochastic depth of the last block; it rises linearly from 0 at the first.
-        with_cp: Recompute the blocks' activations in the backward pass instead of keeping them. ``'cheap'`` recomputes
-            only the outputs of BatchNorms, activation functions, sums and attention, not of convolutions: less than
-            half the activation memory, for little extra time.
+        with_cp: Recompute the activations of each block, the stem and the downsamplings in the backward pass instead of
+            keeping them. ``'cheap'`` recomputes only the outputs of BatchNorms, activation functions, sums and
+            attention, not of convolutions: less than half the activation memory, for little extra time.
         deploy: Build the fused form, for fused weights.
         init_cfg: ``dict(type='Pretrained', checkpoint=X)`` loads X in any published format, see
             :func:`repvit_mm.load_checkpoint`. By default, weights are initialised as published.
 
     Attributes:
         out_channels: Channels of each returned map.
-        out_strides: Pixels of the image per pixel of each returned map.
+        out_strides: Pixels of the image per pixel of each returned map; a pair where the two directions differ.
 
     Raises:
         ConfigError: For an invalid setting or combination of settings.
@@ -103,18 +107,22 @@ class RepViT(BaseModule, LoadsBothForms):
     """
 
     def __init__(self, arch: str | Mapping, in_channels: int = 3, out_indices: Sequence[int] = (0, 1, 2, 3),
-                 feature_tap: str = 'stage_end', last_stride: int = 2, frozen_stages: int = -1,
+                 feature_tap: str = 'stage_end', last_stride: int = 2,
+                 strides: Sequence[int | tuple[int, int]] | None = None, frozen_stages: int = -1,
                  norm_cfg: Mapping = {'type': 'BN'}, norm_eval: bool = False,
                  act_cfg: Mapping = {'type': 'GELU'}, drop_path_rate: float = 0., with_cp: bool | str = False,
                  deploy: bool = False, init_cfg: Mapping | Sequence[Mapping] | None = None):
         super().__init__(init_cfg)
         spec = get_arch(arch)
         num_stages = len(spec.widths)
-        _check(num_stages, in_channels, out_indices, feature_tap, last_stride, frozen_stages, drop_path_rate,
-               with_cp)
+        if strides is None:
+            strides = [4, *[2] * (num_stages - 2), last_stride][:num_stages]
+        elif last_stride != 2:
+            raise ConfigError(f'strides={strides!r} includes the last one: leave out last_stride={last_stride!r}')
+        _check(num_stages, in_channels, out_indices, feature_tap, strides, frozen_stages, drop_path_rate, with_cp)
+        strides = [_pair(stride) for stride in strides]
         for name, cfg in (('norm_cfg', norm_cfg), ('act_cfg', act_cfg)):
-            if not isinstance(cfg, Mapping):
-                raise ConfigError(f'{name}={cfg!r} must be a dict with a type')
+            _require(isinstance(cfg, Mapping), name, cfg, 'a dict with a type')
         if deploy and norm_cfg.get('type') not in ('BN', 'SyncBN'):
             raise ConfigError(f'deploy=True needs a norm_cfg of type BN or SyncBN; {dict(norm_cfg)} cannot be fused')
         self.arch, self.norm_cfg = arch, norm_cfg
@@ -122,19 +130,17 @@ class RepViT(BaseModule, LoadsBothForms):
         self.frozen_stages, self.norm_eval = frozen_stages, norm_eval
         self.with_cp, self.deploy = with_cp, deploy
 
-        self.stem = Stem(in_channels, spec.widths[0], norm_cfg, act_cfg)
+        self.stem = Stem(in_channels, spec.widths[0], strides[0], norm_cfg, act_cfg)
         self.stages = nn.ModuleList()
-        last, strides = self.out_indices[-1], [4]
+        last = self.out_indices[-1]
         rates = _split(drop_path_rate, [(i > 0) + depth + (i < num_stages - 1) for i, depth in enumerate(spec.depths)])
         for i in range(last + 1):
-            stride = last_stride if i == num_stages - 1 else 2
             closing = i < num_stages - 1 and not (i == last and feature_tap == 'penultimate')
-            self.stages.append(Stage(spec.widths[i - 1] if i else None, spec.widths[i], spec.depths[i], closing, stride,
-                                     spec.first_version, rates[i], norm_cfg, act_cfg))
-            if i:
-                strides.append(strides[-1] * stride)
+            self.stages.append(Stage(spec.widths[i - 1] if i else None, spec.widths[i], spec.depths[i], closing,
+                                     strides[i], spec, rates[i], norm_cfg, act_cfg))
         self.out_channels = tuple(out_channels(arch, self.out_indices))
-        self.out_strides = tuple(strides[i] for i in self.out_indices)
+        totals = [tuple(map(prod, zip(*strides[:i + 1], strict=True))) for i in self.out_indices]
+        self.out_strides = tuple(height if height == width else (height, width) for height, width in totals)
         if deploy:
             fuse_layers(self)
         for module in self._frozen():
@@ -146,20 +152,43 @@ class RepViT(BaseModule, LoadsBothForms):
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """(N, in_channels, H, W) -> for each of ``out_indices``, (N, channels, ceil(H / stride), ceil(W / stride))."""
-        with_cp = self.with_cp is True and self.training and torch.is_grad_enabled()
-        if self.with_cp == 'cheap' and self.training and applies(x):
-            with half_the_memory():
-                return self._maps(x, False)
-        return self._maps(x, with_cp)
-
-    def _maps(self, x: Tensor, with_cp: bool) -> tuple[Tensor, ...]:
-        x = self.stem(x)
+        x = run(self.stem, x, self.with_cp)
         maps = []
         for i, stage in enumerate(self.stages):
-            x, tapped = stage(x, with_cp)
+            x, tapped = stage(x, self.with_cp)
             if i in self.out_indices:
                 maps.append(tapped if self.feature_tap == 'penultimate' else x)
         return tuple(maps)
+
+    def __prepare_scriptable__(self) -> nn.Module:
+        """The module that ``torch.jit.script`` compiles: TorchScript knows no tuple whose length is a setting."""
+        traced = torch.fx.symbolic_trace(self)
+        next(iter(reversed(traced.graph.nodes))).type = None
+        traced.recompile()
+        return traced
+
+    def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:
+        """Depth of a parameter, for learning rates that decay from layer to layer.
+
+        The stem is at 0, each block is one layer, with the downsampling before it, and everything after the backbone is
+        the last layer.
+
+        Args:
+            param_name: Name in the whole model.
+            prefix: Prefix of the backbone's names.
+
+        Returns:
+            The depth, and the number of layers.
+        """
+        counts = [len(stage.blocks) for stage in self.stages]
+        name = param_name.removeprefix(prefix).split('.')
+        if not param_name.startswith(prefix) or name[0] not in ('stem', 'stages'):
+            depth = sum(counts) + 1
+        elif name[0] == 'stem':
+            depth = 0
+        else:  # stages.2.blocks.3 or stages.2.downsample
+            depth = sum(counts[:int(name[1])]) + (int(name[3]) if name[2] == 'blocks' else 0) + 1
+        return depth, sum(counts) + 2
 
     def train(self, mode: bool = True) -> 'RepViT':
         """Set the mode; frozen stages stay in evaluation mode."""
@@ -216,25 +245,30 @@ def _split(drop_path_rate: float, counts: Sequence[int]) -> list[list[float]]:
     return [[next(rates) for _ in range(count)] for count in counts]
 
 
-def _check(num_stages: int, in_channels: int, out_indices: Sequence[int], feature_tap: str, last_stride: int,
-           frozen_stages: int, drop_path_rate: float, with_cp: bool | str) -> None:
-    for name, value, kinds in (
-            ('out_indices', out_indices, list | tuple), ('in_channels', in_channels, int),
-            ('frozen_stages', frozen_stages, int), ('drop_path_rate', drop_path_rate, int | float)):
-        if not isinstance(value, kinds):
-            raise ConfigError(f'{name}={value!r} must be {_KINDS[kinds]}')
-    indices = list(out_indices)
-    if not indices or indices != [index for index in range(num_stages) if index in indices]:
-        raise ConfigError(f'out_indices={tuple(indices)} must be ascending numbers from {tuple(range(num_stages))}')
-    if feature_tap not in FEATURE_TAPS:
-        raise ConfigError(f'feature_tap={feature_tap!r} must be one of {", ".join(FEATURE_TAPS)}')
-    if last_stride not in (1, 2):
-        raise ConfigError(f'last_stride={last_stride} must be 1 or 2')
-    if in_channels < 1:
-        raise ConfigError(f'in_channels={in_channels} must be at least 1')
-    if frozen_stages not in range(-1, num_stages + 1):
-        raise ConfigError(f'frozen_stages={frozen_stages} must be -1 (nothing), 0 (stem) or 1 to {num_stages}')
-    if not 0 <= drop_path_rate < 1:
-        raise ConfigError(f'drop_path_rate={drop_path_rate} must be at least 0 and less than 1')
-    if with_cp not in (False, True, 'cheap'):
-        raise ConfigError(f"with_cp={with_cp!r} must be False, True or 'cheap'")
+def _pair(stride: int | Sequence[int]) -> tuple[int, ...]:
+    return tuple(stride) if isinstance(stride, list | tuple) else (stride, stride)
+
+
+def _require(valid: bool, setting: str, value: Any, expected: str) -> None:
+    if not valid:
+        raise ConfigError(f'{setting}={value!r} must be {expected}')
+
+
+def _check(num_stages: int, in_channels: int, out_indices: Sequence[int], feature_tap: str,
+           strides: Sequence[int | tuple[int, int]], frozen_stages: int, drop_path_rate: float,
+           with_cp: bool | str) -> None:
+    stages = range(num_stages)
+    _require(isinstance(in_channels, int) and in_channels > 0, 'in_channels', in_channels, 'a positive integer')
+    _require(isinstance(out_indices, list | tuple) and len(out_indices) > 0
+             and list(out_indices) == [i for i in stages if i in out_indices],
+             'out_indices', out_indices, f'ascending numbers from {tuple(stages)}')
+    _require(feature_tap in FEATURE_TAPS, 'feature_tap', feature_tap, f'one of {", ".join(FEATURE_TAPS)}')
+    _require(isinstance(strides, list | tuple) and len(strides) == num_stages
+             and all(len(_pair(stride)) == 2 and set(_pair(stride)) <= ({1, 2} if i else {1, 2, 4})
+                     for i, stride in enumerate(strides)),
+             'strides', strides, f'a list of {num_stages} numbers or pairs: 1, 2 or 4 for the stem, then 1 or 2')
+    _require(isinstance(frozen_stages, int) and -1 <= frozen_stages <= num_stages, 'frozen_stages', frozen_stages,
+             f'-1 (nothing), 0 (stem) or 1 to {num_stages}')
+    _require(isinstance(drop_path_rate, int | float) and 0 <= drop_path_rate < 1, 'drop_path_rate', drop_path_rate,
+             'a number from 0 to below 1')
+    _require(with_cp in (False, True, 'cheap'), 'with_cp', with_cp, "False, True or 'cheap'")

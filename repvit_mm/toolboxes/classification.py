@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ..checkpoints import convert_state_dict, tensors_of
 from ..errors import DatasetError, shortened
+from ..io.class_folders import find_classes, read_label_file
 from .base import Task, Toolbox, evaluators_of
 from .datasets import datasets_of
 
@@ -47,12 +48,11 @@ class Classification(Toolbox):
         below that number. Configs with other data sets are left unchanged.
 
         Raises:
-            DatasetError: See :func:`repvit_mm.training.classification.find_classes` and
+            DatasetError: See :func:`repvit_mm.io.class_folders.find_classes` and
                 :func:`repvit_mm.io.class_folders.read_label_file`, or if the data sets of the config have
                 different classes.
         """
         # This imports mmpretrain, and registers what configs name.
-        from ..training.classification import find_classes, read_label_file
         roots = sorted({dataset['data_root'] for _, dataset in datasets_of(cfg) if _is_image_folder(dataset)})
         files = sorted({os.path.join(dataset.get('data_root') or '', dataset['ann_file'])
                         for _, dataset in datasets_of(cfg, loaders) if _has_label_file(dataset)})

@@ -1,6 +1,5 @@
 """Hooks and optimisation that mmengine lacks, for every toolbox; configs name this in ``custom_imports``."""
-from .hooks import ModelEmaHook
-from .memory_format import ChannelsLast
+from .hooks import ChannelsLast, ModelEmaHook
 from .optim import (
     AdaptiveClipAmpOptimWrapper,
     AdaptiveClipBfloat16OptimWrapper,

@@ -1,6 +1,6 @@
 """Data sets of images in one folder per class."""
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from mmengine.logging import print_log
@@ -29,7 +29,7 @@ class ImageFolder(BaseDataset):
     Args:
         data_root: The folder.
         split: ``'train'`` or ``'val'``.
-        corrupt: ``'stop'`` raises an error that names the images that cannot be decoded, ``'skip'`` leaves them out and
+        corrupt: ``'stop'`` raises an error that names the images that cannot be decoded, ``'skip'`` skips them and
             logs their names; both decode every image once when the data set is built. ``'unchecked'`` does not: such an
             image stops the run when it is loaded.
         val_part: Fraction of each class that is held out for validation if there is no folder for it.
@@ -68,17 +68,13 @@ class ImageFolder(BaseDataset):
             return samples
         errors = _decode_all([sample['img_path'] for sample in samples], f'{self.data_root} ({self.split})')
         if errors:
-            self._report(errors, len(samples))
+            named = shortened([f'{path}: {reason}' for path, reason in errors.items()])
+            summary = f'{len(errors)} of {len(samples)} images cannot be decoded'
+            if self.corrupt == 'stop':
+                raise DatasetError(f"{summary} ({named}); repair or remove them, or set corrupt='skip' in its "
+                                   'config to skip them')
+            print_log(f'{summary} and are skipped: {named}', 'current')
         return [sample for sample in samples if sample['img_path'] not in errors]
-
-    def _report(self, errors: Mapping[str, str], total: int) -> None:
-        named = '; '.join(f'{path}: {reason}' for path, reason in list(errors.items())[:10])
-        more = '; ...' * (len(errors) > 10)
-        summary = f'{len(errors)} of {total} images cannot be decoded'
-        if self.corrupt == 'stop':
-            raise DatasetError(f"{summary} ({named}{more}); repair or remove them, or set corrupt='skip' in the data "
-                               "set's config to leave them out")
-        print_log(f'{summary} and are left out: {named}{more}', 'current')
 
     def prepare_data(self, idx: int) -> dict:
         """Load and transform an image; see :class:`mmengine.dataset.BaseDataset`."""

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ..checkpoints.forms import unfold_in
 from ..errors import ConfigError
-from ..network.folding import Fusible, fusion_dtype, make_linear
+from ..network.fusion import Fusible, fusion_dtype, make_layer
 from ..network.layers import BNLinear, pop_folded
 
 
@@ -93,5 +93,5 @@ class RepViTClsHead(ClsHead, Fusible):
         like = self.fc.linear
         fused = RepViTClsHead(self.num_classes, self.in_channels, self.distillation, True, self.loss_module, self.topk,
                               self.cal_acc, self.init_cfg)
-        fused.fc = make_linear(like, *self.folded(fusion_dtype(like.weight)))
+        fused.fc = make_layer(like, *self.folded(fusion_dtype(like.weight)))
         return fused.train(self.training)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ..errors import ConfigError
+from ..network.backbone import RepViT
 
 
 @torch.no_grad()
@@ -117,34 +118,54 @@ class TwoGroupsConstructor:
 
     Args:
         optim_wrapper_cfg: Config of the wrapper, with the optimiser's in ``optimizer``.
-        paramwise_cfg: None or empty; there is nothing to set.
+        paramwise_cfg: ``layer_decay_rate``: factor of the learning rate from each layer of a RepViT to the one before
+            it, in models of every toolbox; there are two groups for each layer then.
 
     Raises:
-        ConfigError: If ``paramwise_cfg`` is not empty.
+        ConfigError: For another setting, or if the model has no RepViT for ``layer_decay_rate``.
     """
 
     def __init__(self, optim_wrapper_cfg: Mapping, paramwise_cfg: Mapping | None = None):
-        if paramwise_cfg:
-            raise ConfigError('TwoGroupsConstructor takes no paramwise_cfg; remove optim_wrapper.constructor to use it')
-        self.optim_wrapper_cfg = optim_wrapper_cfg
+        self.optim_wrapper_cfg, self.paramwise_cfg = optim_wrapper_cfg, dict(paramwise_cfg or {})
+        rate = self.paramwise_cfg.get('layer_decay_rate', 1.)
+        if self.paramwise_cfg.keys() - {'layer_decay_rate'} or not isinstance(rate, int | float) or not 0 < rate <= 1:
+            raise ConfigError(f'TwoGroupsConstructor: paramwise_cfg={self.paramwise_cfg} must be empty or '
+                              'dict(layer_decay_rate=R) with R above 0 and up to 1; remove optim_wrapper.constructor '
+                              "to use mmengine's")
 
     def __call__(self, model: nn.Module) -> OptimWrapper:
         """Build the optimiser of ``model`` and its wrapper."""
         settings = dict(self.optim_wrapper_cfg)
         optimizer = dict(settings.pop('optimizer'))
         settings.setdefault('type', 'OptimWrapper')
-        optimizer['params'] = parameter_groups(model)
+        optimizer['params'] = parameter_groups(model, optimizer.get('lr'), **self.paramwise_cfg)
         return OPTIM_WRAPPERS.build(settings, default_args={'optimizer': OPTIMIZERS.build(optimizer)})
 
 
-def parameter_groups(model: nn.Module) -> list[dict]:
-    """The trainable parameters of ``model``: those that decay, and those that do not."""
-    trainable = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
-    fixed = [parameter for name, parameter in trainable if parameter.ndim <= 1 or name.endswith('.bias')]
-    kept = {id(parameter) for parameter in fixed}
-    decaying = [parameter for _, parameter in trainable if id(parameter) not in kept]
-    groups = [{'params': decaying}, {'params': fixed, 'weight_decay': 0.}]
-    return [group for group in groups if group['params']]
+def parameter_groups(model: nn.Module, lr: float | None = None, layer_decay_rate: float = 1.) -> list[dict]:
+    """The trainable parameters of ``model``: those that decay, and those that do not; by layer if rates differ.
+
+    Args:
+        model: The model.
+        lr: Learning rate of the last layer.
+        layer_decay_rate: See :class:`TwoGroupsConstructor`.
+    """
+    prefix, backbone = next(((f'{name}.' if name else '', module) for name, module in model.named_modules()
+                             if isinstance(module, RepViT)), ('', None))
+    if layer_decay_rate != 1 and (backbone is None or lr is None):
+        raise ConfigError('layer_decay_rate needs a model with a RepViT, and optimizer.lr')
+    groups: dict[tuple[int, bool], dict] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            is_fixed = parameter.ndim <= 1 or name.endswith('.bias')
+            depth, layers = (0, 1) if layer_decay_rate == 1 else backbone.get_layer_depth(name, prefix)
+            group = groups.setdefault((depth, is_fixed), {'params': []})
+            group['params'].append(parameter)
+            if is_fixed:
+                group['weight_decay'] = 0.
+            if layer_decay_rate != 1:
+                group['lr'] = lr * layer_decay_rate ** (layers - 1 - depth)
+    return [groups[key] for key in sorted(groups)]
 
 
 @PARAM_SCHEDULERS.register_module()

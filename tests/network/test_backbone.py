@@ -103,10 +103,49 @@ def test_out_indices_select_maps_and_leave_no_parameter_unused(indices, tap):
     assert all(p.grad is not None for p in part.parameters())
 
 
-def test_last_stride_one_keeps_the_resolution_of_the_stage_before():
-    model = build(last_stride=1).eval()
-    assert model.out_strides == (4, 8, 16, 16)
-    assert [x.shape[-1] for x in model(torch.zeros(1, 3, 64, 64))] == [16, 8, 4, 4]
+@pytest.mark.parametrize(('settings', 'strides', 'sizes'), [
+    ({}, (4, 8, 16, 32), [(16, 25), (8, 13), (4, 7), (2, 4)]),
+    ({'strides': (4, 2, 2, 2)}, (4, 8, 16, 32), [(16, 25), (8, 13), (4, 7), (2, 4)]),
+    ({'last_stride': 1}, (4, 8, 16, 16), [(16, 25), (8, 13), (4, 7), (4, 7)]),
+    ({'strides': [4, 1, 1, 1]}, (4, 4, 4, 4), [(16, 25)] * 4),
+    ({'strides': (2, 2, [2, 1], (2, 1))}, (2, 4, (8, 4), (16, 4)), [(32, 50), (16, 25), (8, 25), (4, 25)]),
+    ({'strides': ((4, 1), 1, 1, 2)}, ((4, 1), (4, 1), (4, 1), (8, 2)), [(16, 99)] * 3 + [(8, 50)]),
+], ids=str)
+def test_strides_give_the_resolution_of_each_stage_unfused_and_fused(settings, strides, sizes):
+    model = build(**settings).eval()
+    assert model.out_strides == strides
+    x = torch.randn(1, 3, 64, 99)
+    with torch.no_grad():
+        for ours, fused, size in zip(model(x), fuse(model)(x), sizes, strict=True):
+            assert ours.shape[2:] == size
+            assert relative_error(fused, ours) < 5e-6
+
+
+@pytest.mark.parametrize(('se', 'number'), [('none', 0), ('every', 10), ('alternate', 5)])
+@pytest.mark.parametrize('reparameterise', [False, True])
+def test_an_arch_chooses_its_attention_and_branches(se, number, reparameterise):
+    arch = {**TINY, 'se': se, 'reparameterise': reparameterise}
+    model, deployed = build(arch), build(arch, deploy=True).eval()
+    assert sum(type(module).__name__ == 'SqueezeExcite' for module in model.modules()) == number
+    assert sum(type(module).__name__ == 'RepDWConv' for module in model.modules()) == 10 * reparameterise
+    sum(x.sum() for x in model.train()(torch.randn(2, 3, 64, 64))).backward()
+    assert all(p.grad is not None for p in model.parameters())
+    deployed.load_state_dict(model.eval().state_dict())
+    x = torch.randn(1, 3, 64, 64)
+    assert relative_error(deployed(x)[-1], model(x)[-1]) < 5e-6
+    assert deployed.state_dict().keys() == fuse(model).state_dict().keys()
+
+
+def test_layers_have_depths_for_learning_rates_that_decay():
+    model = build()  # 2 + 3 + 4 + 1 blocks
+    depths = {name: model.get_layer_depth(f'backbone.{name}', 'backbone.') for name, _ in model.named_parameters()}
+    assert {layers for _, layers in depths.values()} == {12}
+    assert {depth for depth, _ in depths.values()} == set(range(11))
+    for name, depth in (('stem.conv1.conv.weight', 0), ('stages.0.blocks.0.se.fc1.bias', 1),
+                        ('stages.1.downsample.channel.conv.weight', 3), ('stages.1.blocks.0.se.fc1.weight', 3),
+                        ('stages.3.blocks.0.channel_mixer.conv2.norm.bias', 10)):
+        assert depths[name][0] == depth, name
+    assert model.get_layer_depth('head.fc.weight', 'backbone.') == (11, 12)
 
 
 def test_in_channels():
@@ -143,28 +182,6 @@ def test_norm_eval_keeps_statistics_and_trains_weights():
     for ours, expected in zip(outputs, model.eval()(x), strict=True):
         assert relative_error(ours, expected) < 1e-5
     assert model.train().training
-
-
-def test_with_cp_gives_the_same_gradients_and_statistics_for_less_memory():
-    plain, saving = build().train(), build(with_cp=True).train()
-    x = torch.randn(2, 3, 96, 96)
-    kept = {}
-    for name, model in {'plain': plain, 'saving': saving}.items():
-        sizes = kept[name] = []
-
-        def pack(tensor, sizes=sizes):
-            sizes.append(tensor.numel())
-            return tensor
-        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-            loss = sum(y.square().mean() for y in model(x))
-            held = sum(sizes)
-        loss.backward()
-        kept[name] = held
-    assert kept['saving'] < kept['plain'] / 2
-    for (key, ours), theirs in zip(saving.named_parameters(), plain.parameters(), strict=True):
-        assert relative_error(ours.grad, theirs.grad) < 1e-5, key
-    for (key, ours), theirs in zip(saving.named_buffers(), plain.buffers(), strict=True):
-        assert torch.equal(ours, theirs), key
 
 
 def test_drop_path_rises_linearly_over_the_blocks():
@@ -209,11 +226,14 @@ def test_deploy_builds_what_fusion_gives():
     ({'out_indices': (1, 1)}, 'ascending'),
     ({'out_indices': ()}, 'ascending'),
     ({'feature_tap': 'end'}, 'one of stage_end, penultimate'),
-    ({'last_stride': 4}, 'must be 1 or 2'),
+    ({'last_stride': 4}, '1, 2 or 4 for the stem, then 1 or 2'),
+    ({'strides': (4, 2, 2)}, 'a list of 4 numbers or pairs'),
+    ({'strides': (4, 2, 2, (2, 2, 2))}, 'a list of 4 numbers or pairs'),
+    ({'strides': (4, 2, 2, 2), 'last_stride': 1}, 'leave out last_stride'),
     ({'with_cp': 'all'}, "False, True or 'cheap'"),
-    ({'in_channels': 0}, 'at least 1'),
+    ({'in_channels': 0}, 'a positive integer'),
     ({'frozen_stages': 5}, '1 to 4'),
-    ({'drop_path_rate': 1.}, 'less than 1'),
+    ({'drop_path_rate': 1.}, 'below 1'),
     ({'norm_cfg': {'type': 'IN'}}, 'BN, SyncBN, GN'),
     ({'act_cfg': {'type': 'gelu'}}, 'GELU'),
     ({'deploy': True, 'norm_cfg': {'type': 'GN', 'num_groups': 4}}, 'cannot be fused'),

@@ -37,6 +37,14 @@ def test_fusing_copies_unless_asked():
     assert model.deploy
 
 
+def test_a_model_that_holds_maps_of_a_training_step_is_copied():
+    model = build()
+    model.found = {'maps': list(model(torch.randn(1, 3, 32, 32)))}  # as CondInst's head does
+    fused = fuse(model)
+    assert torch.equal(fused.found['maps'][0], model.found['maps'][0])
+    assert model.found['maps'][0].requires_grad and not fused.found['maps'][0].requires_grad
+
+
 def test_fusing_twice_changes_nothing():
     once = fuse(build())
     twice = fuse(once)

@@ -14,7 +14,7 @@ from torch import nn
 
 from repvit_mm.engine.runner import Runner
 from repvit_mm.ops import is_provided
-from repvit_mm.training import ChannelsLast, memory_format
+from repvit_mm.training import ChannelsLast, hooks
 
 pytest.importorskip('mmdet')
 provided = pytest.mark.skipif(not is_provided(), reason='mmcv is compiled, whose operators read channels-first maps')
@@ -117,22 +117,22 @@ def test_maps_of_both_formats_give_the_same_regions():
 
 def test_compiled_operators_keep_the_format_they_read(detector, monkeypatch):
     said = []
-    monkeypatch.setattr(memory_format, 'is_provided', lambda: False)
-    monkeypatch.setattr(memory_format, 'print_log', lambda message, *_: said.append(message))
+    monkeypatch.setattr(hooks, 'is_provided', lambda: False)
+    monkeypatch.setattr(hooks, 'print_log', lambda message, *_: said.append(message))
     weights = change_format(detector[0]).backbone.stem.conv1.conv.weight
     assert weights.is_contiguous() and not weights.is_contiguous(memory_format=torch.channels_last)
     assert len(said) == 1 and 'its roi_head.bbox_roi_extractor.roi_layers.0 is a RoIAlign of a compiled mmcv' in said[0]
 
 
 def test_a_model_without_mmcvs_operators_is_changed_all_the_same(monkeypatch):
-    monkeypatch.setattr(memory_format, 'is_provided', lambda: False)
+    monkeypatch.setattr(hooks, 'is_provided', lambda: False)
     model = change_format(nn.Sequential(nn.Conv2d(3, 4, 3)))
     assert model[0].weight.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_a_gpu_can_be_left_out(monkeypatch):
     for device, is_changed in (('cuda', False), ('cpu', True)):
-        monkeypatch.setattr(memory_format, 'get_device', lambda device=device: device)
+        monkeypatch.setattr(hooks, 'get_device', lambda device=device: device)
         model = nn.Conv2d(3, 4, 3)
         ChannelsLast(on_gpu=False).before_run(SimpleNamespace(model=model))
         assert model.weight.is_contiguous(memory_format=torch.channels_last) == is_changed
@@ -142,9 +142,9 @@ def test_the_format_is_changed_before_a_model_is_distributed(monkeypatch):
     formats = []
     monkeypatch.setattr(mmengine.runner.Runner, 'wrap_model', lambda self, cfg, model: formats.append(
         model.weight.is_contiguous(memory_format=torch.channels_last)))
-    for hooks in ([], [dict(type='ChannelsLast')]):
+    for settings in ([], [dict(type='ChannelsLast')]):
         runner = Runner.__new__(Runner)
-        runner.cfg, runner._distributed = Config(dict(custom_hooks=hooks)), False
+        runner.cfg, runner._distributed = Config(dict(custom_hooks=settings)), False
         runner.wrap_model(None, nn.Conv2d(3, 4, 3))
     assert formats == [False, True]
 

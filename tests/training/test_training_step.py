@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from classifiers import CLASSES, build, classifier, config, samples, timm_twin
+from classifiers import CLASSES, TINY, build, classifier, config, samples, timm_twin
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from mmengine.optim.optimizer import amp_optimizer_wrapper
@@ -16,6 +16,7 @@ from timm.utils import ModelEmaV2
 from timm.utils.agc import adaptive_clip_grad
 from torch import nn
 
+from repvit_mm import RepViT
 from repvit_mm.checkpoints import convert_state_dict
 from repvit_mm.errors import ConfigError
 from repvit_mm.training import ModelEmaHook
@@ -123,6 +124,67 @@ def test_what_is_frozen_is_not_given_to_the_optimiser():
     model.backbone.requires_grad_(False)
     parameters = [p for group in parameter_groups(model) for p in group['params']]
     assert {id(p) for p in parameters} == {id(p) for p in model.head.parameters()}
+
+
+RATES = dict(constructor='TwoGroupsConstructor', paramwise_cfg=dict(layer_decay_rate=0.5),
+             optimizer=dict(type='SGD', lr=1., weight_decay=0.1))
+
+
+def rates_of(model, wrapper):
+    names = {id(p): name for name, p in model.named_parameters()}
+    return {names[id(p)]: (group['lr'], group['weight_decay']) for group in wrapper.optimizer.param_groups
+            for p in group['params']}
+
+
+@pytest.mark.parametrize('parent', ['mmpretrain', 'mmdet', 'mmseg'])
+def test_learning_rates_decay_from_layer_to_layer(parent):
+    if parent == 'mmpretrain':
+        model = classifier()
+    elif parent == 'mmdet':
+        model = nn.ModuleDict(dict(backbone=RepViT(TINY), bbox_head=nn.Conv2d(40, 4, 1)))
+    else:
+        model = nn.ModuleDict(dict(segmentor=nn.ModuleDict(dict(backbone=RepViT(TINY), head=nn.Conv2d(40, 4, 1)))))
+    rates = rates_of(model, build_optim_wrapper(model, RATES))
+    assert len(rates) == len(list(model.parameters()))
+    for name, (rate, decay) in rates.items():
+        if 'backbone' not in name:
+            depth = 11  # after the stem and ten blocks
+        elif 'stem' in name:
+            depth = 0
+        else:
+            _, _, path = name.partition('stages.')
+            stage, kind, block, *_ = path.split('.')
+            depth = 1 + (0, 2, 5, 9)[int(stage)] + (int(block) if kind == 'blocks' else 0)
+        assert rate == 0.5 ** (11 - depth), name
+        assert (decay == 0) == (name.endswith('.bias') or '.norm.' in name), name
+
+
+def test_mmpretrains_own_constructor_gives_the_same_rates():
+    model = classifier()
+    theirs = build_optim_wrapper(model, {**RATES, 'constructor': 'LearningRateDecayOptimWrapperConstructor',
+                                         'paramwise_cfg': dict(layer_decay_rate=0.5)})
+    ours = rates_of(model, build_optim_wrapper(model, RATES))
+    assert {name: rate for name, (rate, _) in rates_of(model, theirs).items()} == {
+        name: rate for name, (rate, _) in ours.items()}
+
+
+def test_the_recipe_with_layer_decay_trains_the_stem_least():
+    cfg = Config.fromfile('configs/classification/finetune_layer_decay_repvit_m0_9.py')
+    model = classifier()
+    rates = {name: rate for name, (rate, _) in rates_of(model, build_optim_wrapper(model, cfg.optim_wrapper)).items()}
+    assert rates['head.fc.linear.weight'] == cfg.optim_wrapper.optimizer.lr == max(rates.values())
+    assert rates['backbone.stem.conv1.conv.weight'] == min(rates.values()) < rates['head.fc.linear.weight'] / 2
+
+
+@pytest.mark.parametrize('settings', [dict(layer_decay_rate=0), dict(norm_decay_mult=0.)])
+def test_other_settings_of_groups_are_refused(settings):
+    with pytest.raises(ConfigError, match='must be empty or'):
+        build_optim_wrapper(classifier(), {**RATES, 'paramwise_cfg': settings})
+
+
+def test_rates_need_a_backbone_to_decay_in():
+    with pytest.raises(ConfigError, match='needs a model with a RepViT'):
+        build_optim_wrapper(nn.Linear(2, 2), RATES)
 
 
 def test_gradients_are_unscaled_before_they_are_clipped(monkeypatch):

@@ -175,12 +175,12 @@ def test_label_images(folder, good, changes, keep):
 odd = json_values | strategies.lists(numbers, max_size=5).map(tuple)
 
 
-SETTINGS = ['arch', 'in_channels', 'out_indices', 'feature_tap', 'last_stride', 'frozen_stages', 'norm_cfg',
-            'norm_eval', 'act_cfg', 'drop_path_rate', 'with_cp', 'deploy']
+SETTINGS = ['arch', 'in_channels', 'out_indices', 'feature_tap', 'last_stride', 'strides',
+            'frozen_stages', 'norm_cfg', 'norm_eval', 'act_cfg', 'drop_path_rate', 'with_cp', 'deploy']
 
 
 @fuzz(given_settings=strategies.dictionaries(strategies.sampled_from(SETTINGS), odd, max_size=2),
-      arch=strategies.dictionaries(strategies.sampled_from(['widths', 'depths', 'first_version', 'x']), odd,
+      arch=strategies.dictionaries(strategies.sampled_from(['widths', 'depths', 'first_version', 'se', 'x']), odd,
                                    max_size=2))
 def test_settings_of_the_backbone(folder, given_settings, arch):
     with torch.device('meta'):  # a large model is none of our mistakes

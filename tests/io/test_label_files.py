@@ -4,7 +4,7 @@ import json
 import pytest
 
 from repvit_mm.errors import DatasetError
-from repvit_mm.training.classification import read_label_file
+from repvit_mm.io.class_folders import read_label_file
 
 GOOD = dict(metainfo=dict(classes=['cat', 'dog']), data_list=[
     dict(img_path='1.jpg', gt_label=[0, 1]), dict(img_path='2.jpg', gt_label=[])])
