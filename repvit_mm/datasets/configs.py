@@ -189,15 +189,16 @@ def choose_model(name: str | None, task: str, masks: bool) -> tuple[str, str]:
     words = re.fullmatch(r'(?:finetune_)?([a-z-]*?)_?(?:repvit)?_?(m\d(?:_\d)?)?', name or '')
     family, arch = words.groups() if words else (name, None)
     family = family or ('fasterrcnn' if task == 'detection' and not masks else families[0])
-    if family not in families or arch not in (None, *ARCHS):
+    archs = [arch for arch, spec in ARCHS.items() if not spec.first_version]  # those with published weights
+    if family not in families or arch not in (None, *archs):
         raise ConfigError(f'--model {name}: expected a model for {task}, {", ".join(families)}, an architecture, '
-                          f'{", ".join(ARCHS)}, or both, such as {families[-1]}_m0_6')
+                          f'{", ".join(archs)}, or both, such as {families[-1]}_m0_6')
     if family in ('maskrcnn', 'rtmdet-ins') and not masks:
         raise ConfigError(f'--model {name} learns masks, and not all objects have one; choose fasterrcnn or rtmdet')
     return family, arch or MODELS[family].arch
 
 
-def write_config(dataset: Dataset, gpu_memory: float, choice: Choice = Choice()) -> Config:  # noqa: B008
+def write_config(dataset: Dataset, gpu_memory: float, choice: Choice) -> Config:
     """Write a config that trains on the data.
 
     Args:

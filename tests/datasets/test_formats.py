@@ -329,7 +329,7 @@ BAD = [
     ('coco', lambda root: None, ['--out', 'coco'], 'which is not from here'),
     ('coco', lambda root: None, ['--out', 'coco/shapes.json/x'], 'cannot be created'),
     ('coco', lambda root: None, ['--model', 'segformer'], 'expected a model for detection, maskrcnn'),
-    ('coco', lambda root: None, ['--model', 'm9_9'], 'm0_6'),
+    ('coco', lambda root: None, ['--model', 'm3'], 'an architecture, m0_6, m0_9, m1_0, m1_1, m1_5, m2_3, or both'),
     ('yolo', lambda root: None, ['--model', 'rtmdet-ins'], 'choose fasterrcnn or rtmdet'),
     ('coco', change_boxes(lambda x, y, w, h: [x / 64, y / 64, w / 64, h / 64]), [], 'shares of the image'),
     ('coco', change_boxes(lambda x, y, w, h: [x, y, x + w, y + h]), [], 'all fit as x1, y1, x2, y2'),
