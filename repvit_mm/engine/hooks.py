@@ -172,8 +172,8 @@ class SummaryHook(Hook):
     """Says at the start of a training what is trained, and after evaluations which settings nothing has read."""
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Save what is from the config, names of classes for example, under ordinary keys."""
-        for key in ('meta', 'message_hub'):
+        """Save what is from the config, names of classes or settings of an optimiser's groups, under ordinary keys."""
+        for key in checkpoint.keys() & {'meta', 'message_hub', 'optimizer', 'param_schedulers'}:
             checkpoint[key] = observed(checkpoint[key], str)
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:

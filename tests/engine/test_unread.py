@@ -1,10 +1,13 @@
 """Settings that nothing reads."""
 import copy
+import io
 import pickle
 
 import pytest
+import torch
 from mmengine.config import Config, ConfigDict
 
+from repvit_mm.engine.hooks import SummaryHook
 from repvit_mm.engine.unread import observed, unread
 
 
@@ -61,3 +64,14 @@ def test_keys_are_ordinary_in_files():
     assert pickle.loads(pickle.dumps(dict(cfg.a))) == {'b': [{'c': 1}]}
     keys = [*observed(cfg, str), *observed(cfg, str).a]
     assert {type(key) for key in keys} == {str}
+
+
+def test_groups_of_an_optimiser_are_saved_under_plain_keys():
+    settings = observed({'lr_mult': 0.1})
+    group = {'lr': 1., **settings}
+    checkpoint = dict(meta={}, message_hub={}, state_dict={}, optimizer=dict(state={}, param_groups=[group]))
+    SummaryHook().before_save_checkpoint(None, checkpoint)
+    buffer = io.BytesIO()
+    torch.save(checkpoint, buffer)
+    buffer.seek(0)
+    assert torch.load(buffer, weights_only=True)['optimizer']['param_groups'] == [{'lr': 1., 'lr_mult': 0.1}]
