@@ -61,7 +61,8 @@ class _RegularFiles(LocalBackend):
     """The local file system without pipes and devices, which could block forever."""
 
     def get(self, filepath: str | Path) -> bytes:
-        check_regular(filepath)
+        if not os.path.isfile(filepath):
+            check_regular(filepath)
         content = _Content(super().get(filepath))
         if not content:
             raise OSError(f'{filepath} is empty')
@@ -69,12 +70,14 @@ class _RegularFiles(LocalBackend):
         return content
 
     def get_text(self, filepath: str | Path, encoding: str = 'utf-8') -> str:
-        check_regular(filepath)
+        if not os.path.isfile(filepath):
+            check_regular(filepath)
         return super().get_text(filepath, encoding)
 
     @contextmanager
     def get_local_path(self, filepath: str | Path) -> Iterator[str | Path]:
-        check_regular(filepath)
+        if not os.path.isfile(filepath):
+            check_regular(filepath)
         yield filepath
 
 
