@@ -20,13 +20,13 @@ from mmengine.hooks import EMAHook, Hook
 from mmengine.logging import MMLogger, print_log
 from mmengine.model import BaseTTAModel, is_model_wrapper, revert_sync_batchnorm
 from mmengine.optim import OptimWrapper
-from mmengine.registry import HOOKS, RUNNERS
+from mmengine.registry import HOOKS, OPTIMIZERS, RUNNERS
 from mmengine.runner import BaseLoop, Priority, load_state_dict
 from torch import nn
 from torch.utils.data import DataLoader
 
 from ..checkpoints import check_classes, check_finite, load_into, read_checkpoint, read_without_code, tensors_of
-from ..errors import CheckpointError, ConfigError, DatasetError, shortened
+from ..errors import CheckpointError, ConfigError, DatasetError, did_you_mean, shortened
 from ..io.files import atomic_write, make_folder
 from ..network.backbone import RepViT
 from ..network.fusion import fuse
@@ -133,7 +133,11 @@ class Runner(mmengine.runner.Runner):
         return evaluator
 
     def build_optim_wrapper(self, optim_wrapper: Any) -> Any:
-        """Build the optimiser; settings of parameters that do not exist are an error."""
+        """Build the optimiser; an unknown type, and settings of parameters that do not exist, are errors."""
+        kind = (optim_wrapper.get('optimizer') or {}).get('type') if isinstance(optim_wrapper, Mapping) else None
+        if isinstance(kind, str) and OPTIMIZERS.get(kind) is None:  # mmengine: None is not a callable object
+            raise ConfigError(f'optim_wrapper.optimizer.type={kind} is not a known optimiser'
+                              f'{did_you_mean(kind, OPTIMIZERS.module_dict)}')
         paramwise = (optim_wrapper.get('paramwise_cfg') or {}) if isinstance(optim_wrapper, Mapping) else {}
         names = [name for name, _ in self.model.named_parameters()]
         for key in paramwise.get('custom_keys') or {}:

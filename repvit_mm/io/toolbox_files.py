@@ -61,7 +61,7 @@ class _RegularFiles(LocalBackend):
     """The local file system without pipes and devices, which could block forever."""
 
     def get(self, filepath: str | Path) -> bytes:
-        if not os.path.isfile(filepath):
+        if not Path(filepath).is_file():
             check_regular(filepath)
         content = _Content(super().get(filepath))
         if not content:
@@ -70,13 +70,13 @@ class _RegularFiles(LocalBackend):
         return content
 
     def get_text(self, filepath: str | Path, encoding: str = 'utf-8') -> str:
-        if not os.path.isfile(filepath):
+        if not Path(filepath).is_file():
             check_regular(filepath)
         return super().get_text(filepath, encoding)
 
     @contextmanager
     def get_local_path(self, filepath: str | Path) -> Iterator[str | Path]:
-        if not os.path.isfile(filepath):
+        if not Path(filepath).is_file():
             check_regular(filepath)
         yield filepath
 

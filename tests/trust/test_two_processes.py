@@ -1,4 +1,4 @@
-"""Two processes train as one on the same samples does, up to rounding."""
+"""Two processes train as one does on the same samples, up to rounding, and resume to the same bits."""
 import multiprocessing
 import os
 import socket
@@ -6,7 +6,7 @@ import socket
 import pytest
 import torch
 from mmengine.config import Config, ConfigDict
-from resume_runs import make_config, train
+from resume_runs import different, leave_checkpoint, make_config, states_of, train
 
 from repvit_mm.checkpoints import read_checkpoint
 
@@ -39,13 +39,26 @@ def comparable(toolbox, folder):
     return cfg
 
 
-def one_of_two(rank, port, cfg, folder):
+def one_of_two(rank, port, cfg, folder, resume):
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE='2', MASTER_ADDR='127.0.0.1',
                       MASTER_PORT=str(port), CUDA_VISIBLE_DEVICES='')
     log = os.open(f'{folder}.{rank}.log', os.O_WRONLY | os.O_CREAT)
     os.dup2(log, 1)
     os.dup2(log, 2)
-    train(cfg, folder, launcher='pytorch', **{'train_dataloader.batch_size': 1})
+    train(cfg, folder, resume, seed=None if resume else 3, launcher='pytorch', **{'train_dataloader.batch_size': 1})
+
+
+def train_in_two(cfg, folder, resume=False):
+    with socket.socket() as free:
+        free.bind(('127.0.0.1', 0))
+        port = free.getsockname()[1]
+    context = multiprocessing.get_context('spawn')  # torch has no backward pass in a fork of a process that had one
+    processes = [context.Process(target=one_of_two, args=(rank, port, cfg, folder, resume)) for rank in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(300)
+        process.kill()
 
 
 def weights(path):
@@ -58,16 +71,7 @@ def test_two_processes_train_as_one(toolbox, tmp_path, monkeypatch):
     monkeypatch.setattr(Config, 'pretty_text', '')
     cfg = comparable(toolbox, tmp_path / 'data')
     train(cfg, tmp_path / 'one', **{'default_hooks.checkpoint.max_keep_ckpts': -1})
-    with socket.socket() as free:
-        free.bind(('127.0.0.1', 0))
-        port = free.getsockname()[1]
-    context = multiprocessing.get_context('spawn')  # torch has no backward pass in a fork of a process that had one
-    processes = [context.Process(target=one_of_two, args=(rank, port, cfg, tmp_path / 'two')) for rank in range(2)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(120)
-        process.kill()
+    train_in_two(cfg, tmp_path / 'two')
     last = max((tmp_path / 'one').glob('iter_*.pth'), key=lambda path: int(path.stem[5:])).name
     before, one, two = (weights(tmp_path / path) for path in ('one/iter_2.pth', f'one/{last}', f'two/{last}'))
     learned = max((one[name] - before[name]).abs().max() for name in one)
@@ -75,3 +79,16 @@ def test_two_processes_train_as_one(toolbox, tmp_path, monkeypatch):
     print(f'{toolbox}: after {last} one and two processes differ by {difference:.1e}, of {learned:.1e} learned')
     assert learned > 1e-3 and difference < 1e-4 * learned
     torch.testing.assert_close(two, one, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.trust
+@pytest.mark.parametrize('toolbox', ['mmseg', 'mmdet'])
+def test_two_processes_resume_to_the_same_bits(toolbox, tmp_path):
+    cfg = make_config(toolbox, tmp_path / 'data')
+    cfg.optim_wrapper.accumulative_counts = 2
+    cfg.default_hooks.checkpoint.max_keep_ckpts = -1
+    whole, resumed = tmp_path / 'whole', tmp_path / 'resumed'
+    train_in_two(cfg, whole)
+    leave_checkpoint(whole / 'iter_4.pth', resumed)
+    train_in_two(cfg, resumed, resume=True)
+    assert not different(states_of(whole / 'iter_8.pth'), states_of(resumed / 'iter_8.pth'))
