@@ -1,19 +1,14 @@
 """Train, evaluate and fuse a small Mask R-CNN on a data set drawn on the spot: tools/quickstart.py [options]."""
 import os
-import resource
 import shlex
 import signal
 import sys
 import time
 from pathlib import Path
-
-from rich.console import Console
-from rich.table import Table
+from typing import Any
 
 import repvit_mm_cli  # noqa: F401, before repvit_mm, which then loads no torch
 from repvit_mm.cli.arguments import CfgOptions, Parser, positive, seed
-from repvit_mm.cli.quickstart import Quickstart, check_unchanged
-from repvit_mm.engine.config import load_config
 from repvit_mm.errors import run_cli
 
 TOOLS = Path(__file__).resolve().parent
@@ -40,50 +35,14 @@ def build_parser() -> Parser:
     return parser
 
 
-def summary(trained: dict, fused: dict, parameters: tuple[int, int]) -> Table:
-    table = Table('', 'trained', 'fused', title='On held-out scenes')
-    for name, key in METRICS.items():
-        table.add_row(name, f'{trained[key]:.3f}', f'{fused[key]:.3f}')
-    table.add_row('parameters', *(f'{number:,}' for number in parameters))
-    for column in table.columns[1:]:
-        column.justify = 'right'
-    return table
-
-
-def print_facts(console: Console, minutes: dict[str, float], paths: dict[str, Path]) -> None:
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * (1 if sys.platform == 'darwin' else 1024)
-    facts = {'time': ', '.join(f'{name} {value:.1f} min' for name, value in minutes.items()),
-             'memory': f'{peak / 1e9:.1f} GB (largest process)', **paths}
-    for name, fact in facts.items():  # paths are for copying: they must not be cut or wrapped
-        console.print(f'{name:<12} {fact}', highlight=False, markup=False, soft_wrap=True)
-
-
-def print_next_steps(console: Console, job: Quickstart, checkpoint: Path) -> None:
-    """What to type next: commands for this Python and these files, to copy from the terminal."""
-    scene = min((job.data / 'images' / 'val').iterdir())
-    width, height = job.cfg.scale
-    steps = {
-        'Draw the detections on all held-out scenes:':
-            ['test.py', job.config, checkpoint, '--show-dir', job.work_dir / 'pictures'],
-        'Export the whole detector, and compare it with PyTorch on a scene:':
-            ['export.py', job.config, checkpoint, '--to', 'onnx', '--shape', height, width, '--pictures', scene,
-             '--out', job.work_dir / 'detector.onnx'],
-    }
-    console.print('\nWhat to type next:')
-    for what, (tool, *arguments) in steps.items():
-        command = shlex.join(map(str, [_from_here(sys.executable), _from_here(TOOLS / tool), *arguments]))
-        console.print(f'# {what}\n{command}', highlight=False, markup=False, soft_wrap=True)
-    console.print('# Your own data, and the other tasks: docs/own_data.md', highlight=False)
-
-
-def _from_here(path: str | Path) -> str:
-    """A path as one types it: relative to the current folder if it is inside."""
-    relative = os.path.relpath(path)
-    return str(path) if relative.startswith(os.pardir) else relative
-
-
 def main() -> None:
     args = build_parser().parse_args()
+    from rich.console import Console
+    from rich.table import Table
+
+    from repvit_mm.cli.quickstart import Quickstart, check_unchanged
+    from repvit_mm.engine.config import load_config
+
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     start, console = time.monotonic(), Console()
     job = Quickstart(load_config(CONFIG, args.cfg_options), TOOLS, args.work_dir, args.seed,
@@ -99,12 +58,43 @@ def main() -> None:
     fused = job.evaluate(result.path, 'fused')
     check_unchanged(trained, fused)
     console.rule('5/5  Drawing losses and predictions', align='left')
-    losses, predictions = job.draw_pictures()
-    console.print(summary(trained, fused, (result.parameters_before, result.parameters_after)))
-    print_facts(
-        console, {'this run': (time.monotonic() - start) / 60, 'training': job.training_seconds / 60},
-        {'checkpoint': checkpoint, 'fused': result.path, 'losses': losses, 'predictions': predictions})
-    print_next_steps(console, job, checkpoint)
+    losses, predictions = job.draw_results()
+    table = Table('', 'trained', 'fused', title='On held-out scenes')
+    for name, key in METRICS.items():
+        table.add_row(name, f'{trained[key]:.3f}', f'{fused[key]:.3f}')
+    table.add_row('parameters', f'{result.parameters_before:,}', f'{result.parameters_after:,}')
+    console.print(table)
+    width, height = job.cfg.scale
+    scene = min((job.data / 'images' / 'val').iterdir())
+    say(console, f"""\
+minutes      {(time.monotonic() - start) / 60:.1f}
+checkpoint   {checkpoint}
+fused        {result.path}
+losses       {losses}
+predictions  {predictions}
+
+Next commands:""")
+    # For this Python and these files, to copy from the terminal.
+    for what, (tool, *arguments) in {
+            'Draw the detections on all held-out scenes:':
+                ['test.py', job.config, checkpoint, '--show-dir', job.work_dir / 'drawings'],
+            'Export the whole detector, and compare it with PyTorch on a scene:':
+                ['export.py', job.config, checkpoint, '--to', 'onnx', '--shape', height, width, '--pictures', scene,
+                 '--out', job.work_dir / 'detector.onnx']}.items():
+        command = shlex.join(map(str, [_from_here(sys.executable), _from_here(TOOLS / tool), *arguments]))
+        say(console, f'# {what}\n{command}')
+    say(console, '# Your own data, and the other tasks: docs/own_data.md')
+
+
+def say(console: Any, text: str) -> None:
+    """Print without wrapping: paths and commands are for copying."""
+    console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+def _from_here(path: str | Path) -> str:
+    """A path as one types it: relative to the current folder if it is inside."""
+    relative = os.path.relpath(path)
+    return str(path) if relative.startswith(os.pardir) else relative
 
 
 if __name__ == '__main__':

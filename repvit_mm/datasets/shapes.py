@@ -203,7 +203,7 @@ def _save(image: np.ndarray, path: Path, palette: list[int] | None = None) -> No
     image = Image.fromarray(image)
     if palette:
         image.putpalette(palette)
-    image.save(path)
+    image.save(path, compress_level=1)
 
 
 class Layout(NamedTuple):

@@ -16,7 +16,8 @@ from repvit_mm_cli import TOOLS, find_tools
 
 NAMES = [tool.path.stem for tool in find_tools().values() if tool.path.suffix == '.py']
 #: Tools that import what needs torch once their options are read.
-FAST = ('convert_checkpoint', 'draw_shapes', 'fuse', 'get_flops', 'infer', 'init', 'test', 'toolbox', 'train')
+FAST = ('convert_checkpoint', 'draw_shapes', 'fuse', 'get_flops', 'infer', 'init', 'quickstart', 'test', 'toolbox',
+        'train')
 #: What a value is called. Options that are chosen from a list need no such name.
 METAVARS = {'DIR', 'FILE', 'PATH', 'CHECKPOINT', 'DOCUMENT', 'N', 'D', 'P', 'SIZE', 'PIXELS', 'NAME', 'KEY=VALUE',
             'NAME=DIR', 'NAME=FILE', 'H', 'W', 'X', 'Y', 'X1', 'Y1', 'X2', 'Y2', 'I'}

@@ -3,11 +3,15 @@ import io
 import json
 from contextlib import suppress
 
+import numpy as np
 import pytest
 from mmengine.config import Config
+from PIL import Image
+from pycocotools import mask as mask_utils
 from rich.console import Console
 
-from repvit_mm.cli.quickstart import Quickstart, check_unchanged
+from repvit_mm.cli.quickstart import Quickstart, check_unchanged, draw_detections, draw_losses
+from repvit_mm.datasets.shapes import draw_scene
 from repvit_mm.errors import UserError
 
 # Writes a checkpoint an "epoch" until it has three; breaks off as the file `how` says.
@@ -76,12 +80,11 @@ def epochs_of(text):
     return [int(line.rpartition(' ')[2]) for line in text.splitlines() if 'Epoch(train)' in line]
 
 
-def test_training_gives_its_last_checkpoint_and_time(job):
+def test_training_gives_its_last_checkpoint(job):
     quickstart = job()
     checkpoint = quickstart.train()
     assert checkpoint == quickstart.training / 'epoch_3.pth'
     assert epochs_of(job.shown()) == [1, 2, 3]
-    assert 0 < quickstart.training_seconds < 60
 
 
 def test_tools_get_seed_and_data_set_in_the_config(job):
@@ -96,19 +99,16 @@ def test_finished_training_is_not_repeated(job):
     job().train()
     job.shown()
     assert job().train().name == 'epoch_3.pth'
-    assert 'is trained already' in job.shown()
+    assert epochs_of(job.shown()) == []
 
 
 def test_interrupted_training_goes_on(job):
     with pytest.raises(KeyboardInterrupt):
         job('interrupt').train()
     assert 'run the same command again' in job.shown()
-    seconds = job().training_seconds
-    assert seconds > 0
     assert job().train().name == 'epoch_3.pth'
     text = job.shown()
     assert 'resuming from' in text and epochs_of(text) == [3]
-    assert job().training_seconds > seconds
 
 
 @pytest.mark.parametrize('change', [dict(seed=1), dict(scenes=(5, 2)), dict(lr=2)])
@@ -147,14 +147,6 @@ def test_missing_checkpoint_is_trained_again(job):
     assert epochs_of(job.shown()) == [1, 2, 3]
 
 
-def test_damaged_state_starts_anew(job):
-    job().train()
-    (job().training / 'quickstart.json').write_text('{"sett')
-    job.shown()
-    job().train()
-    assert epochs_of(job.shown()) == [1, 2, 3]
-
-
 @pytest.mark.parametrize('fresh', [False, True])
 def test_other_files_are_left_alone(job, fresh):
     quickstart = job()
@@ -167,6 +159,7 @@ def test_other_files_are_left_alone(job, fresh):
 
 def test_evaluation_replaces_the_one_before(job):
     quickstart = job()
+    quickstart.train()
     for checkpoint in ('a.pth', 'b.pth'):
         assert quickstart.evaluate(checkpoint, 'trained') == {'coco/segm_mAP': .5, 'time': .1}
     assert (quickstart.work_dir / 'predictions.segm.json').read_text() == 'b.pth'
@@ -188,3 +181,38 @@ def test_change_by_fusion_is_noticed(difference, same):
     else:
         with pytest.raises(RuntimeError, match='fusion changed coco/segm_mAP_50 from 0.7 to'):
             check_unchanged(trained, fused)
+
+
+def test_losses_are_drawn(tmp_path):
+    lines = [dict(step=step, loss=30 / step, loss_cls=15 / step, lr=1e-3) for step in (10, 20, 30)]
+    draw_losses([*lines, {'mIoU': 0.5, 'step': 1}], tmp_path / 'losses.png')
+    pixels = np.array(Image.open(tmp_path / 'losses.png').convert('RGB'))
+    assert pixels.shape == (675, 1200, 3)
+    assert (pixels < 60).all(-1)[80:580, 500:1100].any(0).all(), 'the total loss goes across'
+
+
+@pytest.fixture
+def sheet(tmp_path):
+    """Draws the perfect predictions of two scenes, scored ``score``."""
+    def sheet(score, copies=1):
+        images, results = [dict(id=index, file_name=f'{index}.png') for index in range(2)], []
+        for image in images:
+            scene = draw_scene(image['id'], 96)
+            Image.fromarray(scene.image).save(tmp_path / image['file_name'])
+            for label, mask in zip(scene.labels, scene.masks, strict=True):
+                runs = mask_utils.encode(np.asfortranarray(mask, np.uint8))
+                results += [dict(image_id=image['id'], category_id=(label + i) % 8 + 1, score=score - i / 10,
+                                 bbox=mask_utils.toBbox(runs).tolist(), segmentation=runs) for i in range(copies)]
+        draw_detections(results, images, tmp_path, tmp_path / 'sheet.png')
+        return np.array(Image.open(tmp_path / 'sheet.png')).astype(int)
+    return sheet
+
+
+def test_predictions_above_the_score_are_drawn_over_the_images(sheet):
+    certain, doubtful = sheet(0.9), sheet(0.1)
+    assert certain.shape == doubtful.shape == (392, 4 * 392, 3)  # a row of four
+    assert 0.02 < (np.abs(certain - doubtful).max(-1) > 30).mean() < 0.6
+
+
+def test_of_several_guesses_at_an_object_the_best_one_is_drawn(sheet):
+    assert np.array_equal(sheet(0.9, copies=3), sheet(0.9))
