@@ -51,7 +51,7 @@ def test_what_a_library_raises_when_it_is_interrupted_is_ctrl_c(capsys, error):
     assert (end.value.code, capsys.readouterr().err) == (130, 'interrupted\n')
 
 
-@pytest.mark.parametrize('text', ['libtorch_cpu.so: failed to map segment from shared object', 'Cannot allocate memory'])
+@pytest.mark.parametrize('text', ['libc10.so: failed to map segment from shared object', 'Cannot allocate memory'])
 def test_too_little_memory_for_torch_is_one_line(capsys, text):
     def main():
         raise ImportError(text)
