@@ -1,2 +1,2 @@
 """The only home of the version."""
-__version__ = '0.2.0'
+__version__ = '0.3.0'
