@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from test_detectors import by_mmdet, channels, regions, score_threshold, suppression, weight
-from test_formats import marked
+from test_export_formats import marked
 from torchvision.ops import batched_nms, roi_align
 
 from repvit_mm.errors import ExportError
