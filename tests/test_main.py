@@ -32,7 +32,7 @@ def test_overview_names_every_tool_where_nothing_is_installed(bare, tmp_path):
     about = dict(line.split(maxsplit=1) for line in output.splitlines() if line.startswith('  '))
     scripts = {path.stem.replace('_', '-') for path in (ROOT / 'tools').iterdir()
                if path.suffix in ('.py', '.sh') and not path.name.startswith('_')}
-    assert {'train', 'test', 'fuse', 'get-flops', 'benchmark', 'export-onnx', 'dist-train'} <= scripts
+    assert {'train', 'test', 'fuse', 'get-flops', 'benchmark', 'export', 'dist-train'} <= scripts
     assert set(about) == {'doctor', *scripts}
     assert run(bare, '-m', 'repvit_mm', '--help', cwd=tmp_path) == output
 

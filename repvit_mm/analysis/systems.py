@@ -260,7 +260,7 @@ def _kept(loss: Callable[[], Tensor], own: Sequence[Tensor]) -> float:
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         output = loss()
     for kept in gc.get_objects():  # with_cp='cheap' has hooks of its own
-        if isinstance(kept, Kept):
+        if type(kept) is Kept:  # isinstance asks dead weak references, too
             note(kept.tensor)
     del output
     for tensor in own:

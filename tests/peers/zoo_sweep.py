@@ -53,7 +53,7 @@ def with_repvit(model):
             found.append(count)
             return dict(type='RepViT', arch=ARCH, out_indices=tuple(range(4))[-count:])
         return {name: [CHANNELS.get(n, n) for n in item] if name == 'in_channels' and isinstance(item, list | tuple)
-                and set(item) <= set(CHANNELS) and (len(item) > 1 or item[0] > 256) else walk(item, name)
+                and set(item) <= set(CHANNELS) and len(set(item)) == len(item) and item[-1] > 256 else walk(item, name)
                 for name, item in value.items()}
     model = walk(copy.deepcopy(model))
     return model, bool(found)
@@ -67,7 +67,7 @@ def batch_for(toolbox, model, cfg):
                               with_semantic=True)
     if toolbox == 'mmseg':
         from mmseg.structures import SegDataSample
-        samples = [SegDataSample(gt_sem_seg=PixelData(data=torch.randint(0, 19, (1, size, size))),
+        samples = [SegDataSample(gt_sem_seg=PixelData(data=torch.randint(0, 2, (1, size, size))),
                                  metainfo=dict(img_shape=(size, size), ori_shape=(size, size))) for _ in range(2)]
     else:
         from mmpretrain.structures import DataSample
@@ -87,6 +87,8 @@ def run(toolbox, name):
     settings = Config(dict(model=settings)).model
     if not swapped:
         return dict(skipped='no ResNet in the model')
+    if toolbox == 'mmpretrain' and cfg.model.type != 'ImageClassifier':
+        return dict(skipped='it learns from several views of an image')
     settings.pop('pretrained', None)
     if toolbox == 'mmseg':
         settings['data_preprocessor'].update(size=(128, 128))
