@@ -19,7 +19,7 @@ def build_parser() -> Parser:
                         help='skip objects, and labels of an image that may have several, with a lower score, 0 to 1 '
                              '(default: %(default)s)')
     parser.add_argument('--batch-size', type=positive, default=1, metavar='N',
-                        help='images of the same size in a batch (default: %(default)s)')
+                        help='images in a batch (default: %(default)s)')
     parser.add_argument('--max-frames', type=positive, metavar='N', help='stop a video or camera after N frames')
     parser.add_argument('--device', metavar='NAME', help='cpu, cuda, cuda:1, ... (default: the GPU if there is one)')
     return parser

@@ -81,8 +81,9 @@ def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
         setattr(owner, name, before)
 
 
-def _read(file: Path | IO[bytes], name: str | Path, trust: bool) -> Any:
+def _read(file: str | Path | IO[bytes], name: str | Path, trust: bool) -> Any:
     again = 'download or copy it again'
+    file = Path(file) if isinstance(file, str) else file  # as mmengine's loader of pavi:// gives it
     try:
         if isinstance(file, Path):
             check_regular(file)

@@ -35,7 +35,7 @@ def options(*values):
 
 
 @pytest.mark.parametrize(('value', 'message'), [
-    ('b', "takes key=value pairs, got 'b'"), ('b=[(1,2]', 'lists and tuples'), ('b=[{"s":(4,4)}]', 'lists and tuples')])
+    ('b', "expected KEY=VALUE, got 'b'"), ('b=[(1,2]', 'lists and tuples'), ('b=[{"s":(4,4)}]', 'lists and tuples')])
 def test_cfg_option_that_cannot_be_read_is_a_usage_error(capsys, value, message):
     with pytest.raises(SystemExit) as end:
         options('--cfg-options', 'a=1', value)

@@ -15,7 +15,7 @@ from mmengine.model import BaseModule
 from mmengine.runner import CheckpointLoader
 from torch import nn
 
-from repvit_mm.checkpoints import read_checkpoint, read_without_code, reading
+from repvit_mm.checkpoints import fetch, read_checkpoint, read_without_code, reading
 from repvit_mm.errors import CheckpointError, ConfigError, UserError
 
 WEIGHTS = {'conv.weight': torch.arange(6.).reshape(2, 3, 1, 1), 'conv.bias': torch.ones(2)}
@@ -95,7 +95,7 @@ def stores(monkeypatch):
     def stores(path):
         loader = sys.modules['mmengine.runner.checkpoint']
         url = 'https://host/x.pth'
-        monkeypatch.setattr(reading, 'fetch', lambda name: {url: path}[name])
+        monkeypatch.setattr(reading, 'fetch', lambda name: path if name == url else fetch(name))
         monkeypatch.setattr(loader, 'get_file_backend', lambda *_, **__: Store(path))
         monkeypatch.setattr(loader, 'get_torchvision_models', lambda: {'x': url})
         monkeypatch.setattr(loader, 'get_external_models', lambda: {'x': url})

@@ -167,10 +167,6 @@ def test_classes_that_fit_pass(cfg):
 
 
 @pytest.mark.parametrize(('cfg', 'expected'), [
-    (config(dict(classes=CLASSES, palette=[[0, 0, 0]] * 2)), 'the palette has 2 colours for 3 classes'),
-    (config(dict(classes=CLASSES, palette=[[0, 0, 0]] * 4)), 'the palette has 4 colours for 3 classes'),
-    (config(dict(classes=CLASSES, palette=[[0, 0, 0]] * 2 + [[0, 256, 0]])), r'colour 2 of the palette is \[0, 256'),
-    (config(dict(classes=CLASSES, palette=[[0, 0, 0]] * 2 + [[0, 0]])), r'colour 2 of the palette is \[0, 0\]'),
     (config(dict(classes=CLASSES), classes=150), '3 classes, but model.decode_head.num_classes=150'),
     (config(dict(classes=CLASSES), auxiliary=19), '3 classes, but model.auxiliary_head.num_classes=19'),
     (config(), 'BaseSegDataset has no classes'),
