@@ -15,7 +15,7 @@ SMALL = ('--train-scenes', '6', '--val-scenes', '2', '--cfg-options', 'train_cfg
 def test_quickstart_goes_from_nothing_to_a_summary(tmp_path):
     run = run_tool('quickstart', '--work-dir', tmp_path / 'run', *SMALL)
     assert run.status == 0, run.err + run.out
-    rows = dict(re.findall(r'│ (\w[\w ]*?) +│ +([\d.,]+ │ +[\d.,]+) │', run.out))
+    rows = dict(re.findall(r'│ (\w[\w ]*?) +│ +([\d.,]+ +│ +[\d.,]+) +│', run.out))
     assert set(rows) == {'box AP', 'box AP50', 'mask AP', 'mask AP50', 'parameters'}
     for name in ('box AP', 'box AP50', 'mask AP', 'mask AP50'):
         trained, fused = rows[name].split('│')
