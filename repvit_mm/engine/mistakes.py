@@ -56,9 +56,11 @@ def user_errors(cfg: Config | None = None) -> Iterator[None]:
         folders = tuple(os.path.dirname(sys.modules[name].__file__) for name in _LIBRARIES if name in sys.modules)
         is_of_library = not isinstance(error, RuntimeError) and frames[-1].filename.startswith(folders)
         is_built = any(_BUILDING in frame.filename for frame in frames)
-        if frames[-1].filename.startswith(_OURS) or is_out_of_memory(error) or not (is_built or is_of_library):
+        unknown = is_built and _UNKNOWN_SETTING.search(str(error))
+        is_of_ours = frames[-1].filename.startswith(_OURS) and not unknown
+        if is_of_ours or is_out_of_memory(error) or not (is_built or is_of_library):
             raise
-        text, unknown = describe(error), _UNKNOWN_SETTING.search(str(error))
+        text = describe(error)
         places = [key for key, _ in settings_in(cfg) if key.rpartition('.')[2] == unknown[1]] if unknown else []
         where = f' ({", ".join(places)})' if places else ''
         name = getattr(cfg, 'filename', None)
@@ -131,7 +133,8 @@ def dataset_errors(expected: Sequence[str]) -> Iterator[None]:
         raise
     except Exception as error:
         last = traceback.extract_tb(error.__traceback__)[-1].filename
-        if last.startswith(_OURS) or _BUILDING in last or _UNKNOWN_SETTING.search(str(error)):
+        missing = isinstance(error, OSError) and error.filename
+        if last.startswith(_OURS) and not missing or _BUILDING in last or _UNKNOWN_SETTING.search(str(error)):
             raise
         reason = describe(error)
         if os.path.join('torch', 'utils', 'data') in last:
@@ -141,7 +144,7 @@ def dataset_errors(expected: Sequence[str]) -> Iterator[None]:
         elif 'need at least one array' in reason:  # what mmengine makes of an empty list
             reason = ('it has no samples left; do its annotations have the classes that the config names, '
                       'and its images the img_suffix?')
-        elif isinstance(error, OSError) and error.filename:
+        elif missing:
             reason = (f'{error.filename}: {error.strerror} (current directory: {os.getcwd()}); --data-root DIR uses '
                       'another place')
         raise DatasetError(f'cannot read the data set of {", ".join(expected)}: {reason}') from error
