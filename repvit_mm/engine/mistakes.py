@@ -56,8 +56,8 @@ def user_errors(cfg: Config | None = None) -> Iterator[None]:
         folders = tuple(os.path.dirname(sys.modules[name].__file__) for name in _LIBRARIES if name in sys.modules)
         is_of_library = not isinstance(error, RuntimeError) and frames[-1].filename.startswith(folders)
         is_built = any(_BUILDING in frame.filename for frame in frames)
-        unknown = is_built and _UNKNOWN_SETTING.search(str(error))
-        is_of_ours = frames[-1].filename.startswith(_OURS) and not unknown
+        unknown = _UNKNOWN_SETTING.search(str(error))
+        is_of_ours = frames[-1].filename.startswith(_OURS) and not (is_built and unknown)
         if is_of_ours or is_out_of_memory(error) or not (is_built or is_of_library):
             raise
         text = describe(error)
