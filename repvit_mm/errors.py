@@ -39,6 +39,11 @@ def shortened(names: Iterable[str], most: int = 10) -> str:
     return ', '.join(names[:most]) + ', ...' * (len(names) > most)
 
 
+def printable(text: str) -> str:
+    """A text with names from files, without what a terminal would obey."""
+    return ''.join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
+
+
 def did_you_mean(name: str, known: Iterable[str], otherwise: str = '') -> str:
     """The end of a message about an unknown name: ``; did you mean NAME?``, or ``otherwise`` if none is similar."""
     close = difflib.get_close_matches(name, list(known), n=1)
@@ -65,8 +70,7 @@ def explain(error: Exception) -> str | None:
     text = ' '.join(text.split())
     if len(text) > LONGEST_MESSAGE:
         text = f'{text[:LONGEST_MESSAGE // 2]} ... {text[-LONGEST_MESSAGE // 2:]}'
-    # Names from files can hold what a terminal would obey.
-    return ''.join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
+    return printable(text)
 
 
 def run_cli(main: Callable[[], int | None]) -> None:

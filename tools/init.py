@@ -30,14 +30,15 @@ def main() -> None:
     args = build_parser().parse_args()
     from rich.console import Console
 
-    from repvit_mm.datasets.configs import Choice
+    from repvit_mm.datasets.configs import find_gpu_memory, write_config
     from repvit_mm.datasets.formats import recognise
     from repvit_mm.datasets.report import choose_folder, describe, next_commands, write
     folder = choose_folder(args.data, args.out, args.overwrite)
     dataset = recognise(args.data, args.format, args.train, args.val, args.crowds_as_objects)
     console = Console(soft_wrap=True)
     describe(dataset, console)
-    config, shown = write(dataset, folder, Choice(args.model, args.epochs, args.size))
+    config = write_config(dataset, find_gpu_memory(), args.model, args.epochs, args.size)
+    shown = write(dataset, folder, config)
     console.print(next_commands(dataset, folder, config, shown), highlight=False, markup=False)
 
 

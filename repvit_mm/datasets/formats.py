@@ -1,7 +1,8 @@
 """The formats of annotations, and which of them a folder holds."""
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from types import ModuleType
+from typing import Any
 
 from ..errors import ConfigError, DatasetError, shortened
 from . import coco, cvat, folders, label_images, label_studio, labelme, table, voc, yolo
@@ -9,29 +10,14 @@ from .dataset import Dataset
 from .objects import build
 from .tree import Tree, counted, named
 
+#: Value of ``--format`` -> a module with ``KIND``, the name of the format; ``find``, which returns what a tree holds of
+#: it, empty if nothing; and ``read``, which reads that, with a list for notes: the annotations of each split, or for
+#: images without objects the data set.
+FORMATS: Mapping[str, ModuleType] = {
+    'coco': coco, 'voc': voc, 'yolo': yolo, 'labelme': labelme, 'cvat': cvat, 'label-studio': label_studio,
+    'csv': table, 'labels': label_images, 'folders': folders}
 #: Classes with less than this to learn from are named.
 FEW = 10
-
-
-class Format(NamedTuple):
-    """A format.
-
-    Attributes:
-        kind: Its name.
-        find: Returns what a tree holds of it; empty if nothing.
-        read: Reads that, with a list for notes: a :class:`Part` for each split, or for images without objects the
-            data set.
-    """
-
-    kind: str
-    find: Callable[[Tree], Any]
-    read: Callable[..., Any]
-
-
-#: Value of ``--format`` -> format.
-FORMATS: Mapping[str, Format] = {name: Format(module.KIND, module.find, module.read) for name, module in {
-    'coco': coco, 'voc': voc, 'yolo': yolo, 'labelme': labelme, 'cvat': cvat, 'label-studio': label_studio,
-    'csv': table, 'labels': label_images, 'folders': folders}.items()}
 
 
 def recognise(root: str | Path, kind: str | None = None, train: str | None = None, val: str | None = None,
@@ -53,20 +39,21 @@ def recognise(root: str | Path, kind: str | None = None, train: str | None = Non
     if (train or val) and kind not in (None, 'coco'):
         raise ConfigError(f'--train and --val name annotation files of COCO; they do not go with --format {kind}')
     if train or val:
-        return _finish(tree, build(coco.KIND, tree, coco.read(tree, {}, notes, train, val), notes, crowds_as_objects))
-    chosen = _choose(tree, kind)
-    if len(chosen) > 1:
-        kinds = ' and '.join(FORMATS[name].kind for name in chosen)
-        raise DatasetError(f'{tree.root} holds {kinds}; choose with --format {{{",".join(chosen)}}}')
-    (name, found), = chosen.items()
-    if not found:
-        what = FORMATS[kind].kind if kind else 'annotations or class folders'
-        raise DatasetError(f'{tree.root} has no {what}, but {counted(len(tree.files), "files")} (first '
-                           f'{tree.relative(tree.files[0])}), {len(tree.images)} of them images; expected '
-                           f'{", ".join(form.kind for form in FORMATS.values())}')
-    read = FORMATS[name].read(tree, found, notes)
-    return _finish(tree, read if isinstance(read, Dataset) else
-                   build(FORMATS[name].kind, tree, read, notes, crowds_as_objects))
+        form, read = coco, coco.read(tree, {}, notes, train, val)
+    else:
+        chosen = _choose(tree, kind)
+        if len(chosen) > 1:
+            raise DatasetError(f'{tree.root} holds {" and ".join(FORMATS[name].KIND for name in chosen)}; choose with '
+                               f'--format {{{",".join(chosen)}}}')
+        (name, found), = chosen.items()
+        form = FORMATS[name]
+        if not found:
+            raise DatasetError(f'{tree.root} has no {form.KIND if kind else "annotations or class folders"}, but '
+                               f'{counted(len(tree.files), "files")} (first {tree.relative(tree.files[0])}), '
+                               f'{len(tree.images)} of them images; expected '
+                               f'{", ".join(form.KIND for form in FORMATS.values())}')
+        read = form.read(tree, found, notes)
+    return _finish(tree, read if isinstance(read, Dataset) else build(form.KIND, tree, read, notes, crowds_as_objects))
 
 
 def _choose(tree: Tree, kind: str | None) -> dict[str, Any]:

@@ -6,15 +6,15 @@ from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
-from statistics import median
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 from PIL import Image
 
 from ..errors import DatasetError, shortened
 from ..io.files import read_text
-from ..io.image_files import FORMATS
+from ..io.images import read_label_image
 from .dataset import Dataset, Sample, Split
 from .tree import Tree, choose_splits, counted, named
 
@@ -31,6 +31,8 @@ _COLOUR = re.compile(r'\s*(?P<name>[^\d,:;#][^,:;]*?)\s*[,:;\s]\s*(?P<rgb>\d+[,\
 FITS = 0.5
 #: A grey level as a colour is this times the level.
 GREY = 1 << 16 | 1 << 8 | 1
+#: From this number of values on, they are indices unless most of them are those of blurred borders.
+DENSE = 20
 
 
 class Pair(NamedTuple):
@@ -53,7 +55,7 @@ class Pair(NamedTuple):
 
 
 class Labels(NamedTuple):
-    """Pixel values and their classes; called with a label image, it reads its class indices, uint8 (H, W).
+    """Pixel values and their classes.
 
     Attributes:
         values: Sorted, int (N,): those of a single channel, or ``R << 16 | G << 8 | B``.
@@ -63,8 +65,13 @@ class Labels(NamedTuple):
     values: np.ndarray
     classes: np.ndarray
 
-    def __call__(self, path: Path) -> np.ndarray:
-        return self.classes[np.searchsorted(self.values, _read(path)[0])]
+    def of(self, values: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Class indices of values."""
+        return self.classes[np.searchsorted(self.values, values)]
+
+    def read(self, path: Path) -> np.ndarray:
+        """Class indices of a label image, uint8 (H, W)."""
+        return self.of(_read(path)[0])
 
 
 class Counted(NamedTuple):
@@ -136,13 +143,12 @@ def read(tree: Tree, pairs: Sequence[Pair], notes: list[str]) -> Dataset:
         by_split[split] = pair
     counts = _count(tree, by_split.values())
     classes, labels = _classes(tree, counts, notes)
-    present = {path: set(labels.classes[np.searchsorted(labels.values, [*pixels])].tolist()) - {IGNORED}
-               for path, (pixels, _) in counts.items()}
+    present = {path: set(labels.of([*pixels]).tolist()) - {IGNORED} for path, (pixels, _) in counts.items()}
     items = {split: [(pair, stem) for stem in sorted(pair.labels)] for split, pair in by_split.items()}
     chosen = choose_splits(items, lambda item: present[item[0].labels[item[1]]], notes)
-    dataset = Dataset(KIND, 'segmentation', tree.root, classes, {}, read_labels=labels, notes=notes)
-    dataset.splits = {split: _split(tree, split, chosen[split], counts, dataset, listed=len(by_split) == 1)
-                      for split in chosen}
+    dataset = Dataset(KIND, 'segmentation', tree.root, classes, {}, read_labels=labels.read, notes=notes)
+    dataset.splits = {split: _split(tree, split, items, counts, labels, len(by_split) == 1, dataset.files)
+                      for split, items in chosen.items()}
     return dataset
 
 
@@ -163,14 +169,9 @@ def _check_files(tree: Tree, pair: Pair) -> None:
 
 def _read(path: Path) -> tuple[np.ndarray, bool]:
     """The values of a label image, int (H, W), see :class:`Labels`, and whether it has a single channel."""
-    try:
-        with Image.open(path, formats=FORMATS) as image:
-            values = np.asarray(image).astype(np.int32)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # all of Pillow
-        raise DatasetError(f'{path} cannot be read as a label image: {error}') from error
+    values = read_label_image(path, colours=True).astype(np.int32)
     if values.ndim == 3:
-        values = values[..., 0] if values.shape[2] < 3 else values[..., :3] @ np.int32([1 << 16, 1 << 8, 1])
-        return values, False
+        return values[..., 0] if values.shape[2] < 3 else values[..., :3] @ np.int32([1 << 16, 1 << 8, 1]), False
     if values.size and not 0 <= values.min() <= values.max() <= 255:
         raise DatasetError(f'{path} holds {values.max()}; expected values of 0 to 255')
     return values, True
@@ -218,8 +219,9 @@ def _classes(tree: Tree, counts: Mapping[Path, Counted], notes: list[str]) -> tu
     names, real = tree.class_names() or [], [level for level in total if level != IGNORED]
     if not real:
         raise DatasetError(f'all {len(counts)} label images hold the ignored value {IGNORED} only')
-    number, strong = max(real) + 1, _strong(total)
-    if strong == [0, IGNORED] or max(set(strong) - {IGNORED}) >= max(4 * len(strong), len(names)):  # no indices
+    number = max(real) + 1
+    strong = sorted(total) if number <= max(len(names), 4 * min(len(total), DENSE)) else _strong(counts, total)
+    if strong == [0, IGNORED] or max({*strong} - {IGNORED}) >= max(4 * len(strong), len(names)):  # no indices
         nearest = np.abs(np.subtract.outer(levels, strong)).argmin(1).astype(np.uint8)
         blurred = f', and {len(total) - len(strong)} other levels, as of blurred borders, become the nearest of them'
         notes.append(f'the label images hold grey levels: {shortened(map(str, strong))} become the classes 0 to '
@@ -237,15 +239,27 @@ def _classes(tree: Tree, counts: Mapping[Path, Counted], notes: list[str]) -> tu
     return names, Labels(values, levels.astype(np.uint8))
 
 
-def _strong(total: Counter) -> list[int]:
-    """The levels that matter: all, or the peaks where blurred borders have added many others."""
-    if len(total) <= 20 or not set(range(200, 255)) & total.keys():
+def _strong(paths: Collection[Path], total: Mapping[int, int]) -> list[int]:
+    """The levels that matter: all, or without those of blurred borders.
+
+    A pixel of a blurred border lies between the levels of its neighbours; regions have pixels among similar ones.
+    """
+    def count(path: Path) -> np.ndarray:
+        level = (_read(path)[0] & 255).astype(np.uint8)
+        low, high = (f(level, np.ones((3, 3))) for f in (cv2.erode, cv2.dilate))
+        return np.stack([np.bincount(level[where], minlength=256)
+                         for where in (high - low <= 2, (low < level) & (level < high))])
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        inner, between = sum(pool.map(count, paths))
+    borders = [level for level, number in total.items() if 2 * between[level] > number > 4 * inner[level]]
+    if len(borders) <= (len(total) / 2 if len(total) > DENSE else 0):  # rare and thin classes are among many
         return sorted(total)
-    peaks: list[int] = []
-    for level, number in total.most_common():
-        if number > 10 * median(total.values()) and all(abs(level - peak) > 24 for peak in peaks):
-            peaks.append(level)
-    return sorted(peaks) if len(peaks) > 1 else [0, IGNORED]
+    strong, usual = [], np.median(inner[[*total]])
+    for level in sorted(total, key=lambda level: -inner[level]):
+        if inner[level] > max(total[level] / 4, 10 * usual) and all(abs(level - other) > 24 for other in strong):
+            strong.append(level)
+    return sorted(strong) if len(strong) > 1 else [0, IGNORED]
 
 
 def _colours(tree: Tree) -> dict[int, str]:
@@ -262,28 +276,28 @@ def _rgb(value: int) -> str:
     return f'({value >> 16}, {value >> 8 & 255}, {value & 255})'
 
 
-def _split(tree: Tree, split: str, items: Sequence[tuple[Pair, str]], counts: Mapping[Path, Counted],
-           dataset: Dataset, listed: bool) -> Split:
+def _split(tree: Tree, split: str, items: Sequence[tuple[Pair, str]], counts: Mapping[Path, Counted], labels: Labels,
+           listed: bool, files: dict[str, str | bytes]) -> Split:
     """A split, whose images are listed in a file if need be."""
-    pair, labels = items[0][0], dataset.read_labels
+    pair = items[0][0]
     first = next(iter(pair.images.values()))
-    settings = dict(img_suffix=first.suffix, seg_map_suffix=pair.ending, data_prefix=dict(
-        img_path=tree.relative(first.parent), seg_map_path=tree.relative(pair.folder)))
+    settings = dict(_delete_=True, type='BaseSegDataset', img_suffix=first.suffix, seg_map_suffix=pair.ending,
+                    data_prefix=dict(img_path=tree.relative(first.parent), seg_map_path=tree.relative(pair.folder)))
     if listed:
-        dataset.files[f'{split}.txt'] = ''.join(f'{stem}\n' for _, stem in items)
+        files[f'{split}.txt'] = ''.join(f'{stem}\n' for _, stem in items)
         settings['ann_file'] = f'{{{{ fileDirname }}}}/{split}.txt'
     if (labels.values != labels.classes).any() or not all(plain for _, plain in counts.values()):
         settings['data_prefix']['seg_map_path'] = f'{{{{ fileDirname }}}}/labels/{split}'
         settings['seg_map_suffix'] = '.png'
         for _, stem in items:
             buffer = BytesIO()
-            Image.fromarray(labels(pair.labels[stem])).save(buffer, 'PNG')
-            dataset.files[f'labels/{split}/{stem}.png'] = buffer.getvalue()
-    sizes = tree.look(pair.images[stem] for _, stem in items)
+            Image.fromarray(labels.read(pair.labels[stem])).save(buffer, 'PNG')
+            files[f'labels/{split}/{stem}.png'] = buffer.getvalue()
+    sizes, total = tree.look(pair.images[stem] for _, stem in items), Counter()
     samples = [Sample(pair.images[stem], sizes[pair.images[stem]], label=pair.labels[stem]) for _, stem in items]
-    total = Counter()
     for sample in samples:
-        for value, number in counts[sample.label].pixels.items():
-            total[int(labels.classes[np.searchsorted(labels.values, value)])] += number
+        pixels = counts[sample.label].pixels
+        for label, number in zip(labels.of([*pixels]).tolist(), pixels.values(), strict=True):
+            total[label] += number
     del total[IGNORED]
     return Split(samples, total, settings)

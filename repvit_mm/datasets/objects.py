@@ -2,14 +2,14 @@
 import json
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+from xml.etree import ElementTree
 
 from ..errors import DatasetError, shortened
-from ..io.coco import check_coco
+from ..io.coco import IGNORED, LEARNED, check_coco, count_objects
 from ..io.coco_images import match_images, match_names
-from ..toolboxes.annotations import IGNORED, LEARNED, count_objects
 from .dataset import Dataset, Object, Sample, Split
 from .tree import Tree, choose_splits, counted, named
 
@@ -18,7 +18,7 @@ class Item(NamedTuple):
     """An object: class name, box (left, top, width, height), polygons or None, and whether it is a crowd."""
 
     name: str
-    box: tuple[float, float, float, float]
+    box: Sequence[float]
     mask: list[list[float]] | None = None
     crowd: bool = False
 
@@ -28,7 +28,7 @@ class Record(NamedTuple):
 
     Attributes:
         image: Its path below the folder of the data, or its name as a tool wrote it.
-        objects: Items of :func:`box_object` or :func:`polygon_object`; None for other shapes.
+        objects: What :func:`make_item` returns; None for shapes that are neither boxes nor polygons.
         split: Its split; None for that of its folder.
         size: Width and height as annotated; None for those of the file.
     """
@@ -55,16 +55,34 @@ class Part(NamedTuple):
     ann_file: str | None = None
 
 
-def box_object(name: str, left: float, top: float, right: float, bottom: float, crowd: bool = False) -> Item:
-    """An object from the edges of its box."""
-    return Item(name, (left, top, right - left, bottom - top), None, crowd)
-
-
-def polygon_object(name: str, points: Sequence[Sequence[float]]) -> Item:
-    """An object from its outline, (points, 2)."""
+def make_item(name: str, points: Sequence[Sequence[float]], outline: bool = False, crowd: bool = False) -> Item:
+    """An object from two opposite corners of its box, or from its outline; (points, 2)."""
     xs, ys = zip(*points, strict=True)
-    return box_object(name, min(xs), min(ys), max(xs), max(ys))._replace(
-        mask=[[value for point in points for value in point]])
+    box = [min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)]
+    return Item(name, box, [[value for point in points for value in point]] if outline else None, crowd)
+
+
+def record_reader(kind: str, records: Callable[[Tree, Path, Any], Iterable[Record]]) -> Callable[..., dict[str, Part]]:
+    """The ``read`` of a format.
+
+    Args:
+        kind: Its name.
+        records: Reads the records of a file, from the tree, its path, and what ``find`` returned for it.
+
+    Returns:
+        Reads what ``find`` returned. It raises a DatasetError if a file is malformed; see also :func:`convert`.
+    """
+    def read(tree: Tree, files: Mapping[Path, Any], notes: list[str]) -> dict[str, Part]:
+        found: list[Record] = []
+        for path, content in files.items():
+            try:
+                found += records(tree, path, content)
+            except (ElementTree.ParseError, AttributeError, LookupError, TypeError, ValueError, OverflowError,
+                    RecursionError) as error:
+                reason = f'no {error}' if isinstance(error, KeyError) else error
+                raise DatasetError(f'{path} cannot be read as {kind}: {reason}') from error
+        return convert(tree, found, notes)
+    return read
 
 
 def convert(tree: Tree, records: Iterable[Record], notes: list[str], classes: Sequence[str] = ()) -> dict[str, Part]:
@@ -80,60 +98,40 @@ def convert(tree: Tree, records: Iterable[Record], notes: list[str], classes: Se
         DatasetError: If images are missing or do not fit their annotations.
     """
     records, name = list(records), str(tree.root)
-    if others := sum(item is None for record in records for item in record.objects):
+    objects = [(number, item) for number, record in enumerate(records, 1) for item in record.objects if item]
+    if others := sum(len(record.objects) for record in records) - len(objects):
         notes.append(f'{counted(others, "shapes")} are no boxes or polygons and are not used')
-        records = [record._replace(objects=[item for item in record.objects if item]) for record in records]
-    classes = list(classes) or sorted({item.name for record in records for item in record.objects})
-    images = [dict(id=number, file_name=record.image, **dict(zip(('width', 'height'), record.size or (), strict=False)))
-              for number, record in enumerate(records, 1)]
+    images = [dict(id=number, file_name=record.image) for number, record in enumerate(records, 1)]
     notes += match_names(images, name, tree.root)
     paths = [tree.root / image['file_name'] for image in images]
-    check_present(tree, paths, name)
-    sizes, known = tree.look(paths), set()
-    for image, path in zip(images, paths, strict=True):
+    sizes, known = tree.look(paths, name), set()
+    for image, record, path in zip(images, records, paths, strict=True):
         if path in known:
             raise DatasetError(f'{name}: {path} is annotated twice; is another image of that name missing?')
         known.add(path)
-        image.setdefault('width', sizes[path][0])
-        image.setdefault('height', sizes[path][1])
-    objects = [(number, item) for number, record in enumerate(records, 1) for item in record.objects]
-    annotations = [dict(id=i, image_id=number, category_id=classes.index(item.name), bbox=list(item.box),
-                        area=item.box[2] * item.box[3], iscrowd=int(item.crowd),
-                        **(dict(segmentation=item.mask) if item.mask else {}))
-                   for i, (number, item) in enumerate(objects, 1)]
+        image['width'], image['height'] = record.size or sizes[path]
+    classes = list(classes) or sorted({item.name for _, item in objects})
+    annotations = [dict(id=i, image_id=number, category_id=classes.index(item.name), bbox=item.box, iscrowd=item.crowd,
+                        segmentation=item.mask or []) for i, (number, item) in enumerate(objects, 1)]
     content = dict(images=images, annotations=annotations,
                    categories=[dict(id=i, name=label) for i, label in enumerate(classes)])
     notes += check_coco(content, name) + match_images(content, name, tree.root)
-    splits = {number: record.split or tree.split_of(path.parent)
-              for number, (record, path) in enumerate(zip(records, paths, strict=True), 1)}
+    splits = {image['id']: record.split or tree.split_of(path.parent)
+              for image, record, path in zip(images, records, paths, strict=True)}
     return split_part(Part(name, content, tree.root), splits, notes)
-
-
-def check_present(tree: Tree, paths: Iterable[Path], name: str) -> None:
-    """Check that images exist.
-
-    Raises:
-        DatasetError: Naming the first one that is missing.
-    """
-    paths = set(paths)
-    if missing := paths.difference(tree.files):
-        raise DatasetError(f'{named(missing)} of {counted(len(paths), "images")} of {name} are missing; add them, or '
-                           'remove them from the annotations')
 
 
 def split_part(part: Part, splits: Mapping[Any, str | None], notes: list[str]) -> dict[str, Part]:
     """Split annotations; ``splits`` maps ids of images to splits as far as they are known."""
-    by_split, labels = defaultdict(list), defaultdict(set)
+    by_split, annotations = defaultdict(list), defaultdict(list)
     for image in part.content['images']:
         by_split[splits.get(image['id'])].append(image)
     for annotation in part.content['annotations']:
-        labels[annotation['image_id']].add(annotation['category_id'])
-    parts = {}
-    for split, images in choose_splits(by_split, lambda image: labels[image['id']], notes).items():
-        ids = {image['id'] for image in images}
-        parts[split] = Part(f'{part.name} ({split})', {**part.content, 'images': images, 'annotations': [
-            annotation for annotation in part.content['annotations'] if annotation['image_id'] in ids]}, part.folder)
-    return parts
+        annotations[annotation['image_id']].append(annotation)
+    chosen = choose_splits(by_split, lambda image: [item['category_id'] for item in annotations[image['id']]], notes)
+    return {split: Part(f'{part.name} ({split})', {**part.content, 'images': images, 'annotations': [
+        annotation for image in images for annotation in annotations[image['id']]]}, part.folder)
+        for split, images in chosen.items()}
 
 
 def build(kind: str, tree: Tree, parts: Mapping[str, Part], notes: list[str], crowds_as_objects: bool) -> Dataset:
@@ -150,66 +148,53 @@ def build(kind: str, tree: Tree, parts: Mapping[str, Part], notes: list[str], cr
         DatasetError: If images are missing or damaged, boxes are not in COCO's units, the splits have different
             classes, or nothing can be learned.
     """
-    names = _common_classes(parts)
-    parts = {split: _checked(tree, part, crowds_as_objects, notes) for split, part in parts.items()}
-    used = {name for part in parts.values() for name in _used(part.content)}
+    names, theirs = ([category['name'] for category in part.content['categories']] for part in parts.values())
+    if names != theirs:
+        odd = sorted({*names} ^ {*theirs})
+        raise DatasetError(f'{" and ".join(part.name for part in parts.values())} have different categories: ' + (
+            f'only one of them has {shortened(odd)}' if odd else 'they have them in another order')
+            + '; expected the same list')
+    parts = {split: _with_crowds(part, crowds_as_objects, notes) for split, part in parts.items()}
+    annotations, used = [], set()
+    for part in parts.values():
+        known, own = _names_of(part), part.content['annotations']
+        used |= {known[annotation['category_id']] for annotation in own}
+        annotations += own
     if not used:
         raise DatasetError(f'{" and ".join(part.name for part in parts.values())} have no objects')
+    if unused := [name for name in names if name not in used]:
+        notes.append(f'{len(unused)} of {len(names)} classes have no objects and are left out: {shortened(unused)}')
     classes = [name for name in names if name in used]
-    if len(classes) < len(names):
-        notes.append(f'{len(names) - len(classes)} of {len(names)} classes have no objects and are left out: '
-                     f'{shortened(name for name in names if name not in used)}')
-    masks = [bool(annotation.get('segmentation')) for part in parts.values()
-             for annotation in part.content['annotations'] if not annotation['iscrowd']]
+    masks = [bool(annotation.get('segmentation')) for annotation in annotations if not annotation['iscrowd']]
     if any(masks) and not all(masks):
         notes.append(f'{masks.count(False)} of {len(masks)} objects have no mask, so only boxes are learned')
     splits = {split: _split(tree, split, part, classes, notes) for split, part in parts.items()}
     if not splits['train'].counts:
         raise DatasetError(f'{parts["train"].name} has no objects to learn from: '
                            f'{shortened(note for note in notes if parts["train"].name in note)}')
-    dataset = Dataset(kind, 'detection', tree.root, classes, splits, bool(masks) and all(masks), notes=notes)
-    dataset.files.update({f'{split}.json': json.dumps(part.content) for split, part in parts.items()
-                          if part.ann_file is None})
-    return dataset
+    return Dataset(kind, 'detection', tree.root, classes, splits, bool(masks) and all(masks), notes=notes, files={
+        f'{split}.json': json.dumps(part.content) for split, part in parts.items() if part.ann_file is None})
 
 
-def _common_classes(parts: Mapping[str, Part]) -> list[str]:
-    (first, names), *others = [(part.name, [category['name'] for category in part.content['categories']])
-                               for part in parts.values()]
-    for other, their in others:
-        if their != names:
-            odd = sorted(set(names) ^ set(their))
-            how = f'only one of them has {shortened(odd)}' if odd else 'they have them in another order'
-            raise DatasetError(f'{first} and {other} have different categories: {how}; expected the same list')
-    return names
+def _names_of(part: Part) -> dict[Any, str]:
+    """Id of a category -> its name."""
+    return {category['id']: category['name'] for category in part.content['categories']}
 
 
-def _used(content: Mapping[str, Any]) -> set[str]:
-    ids = {annotation['category_id'] for annotation in content['annotations']}
-    return {category['name'] for category in content['categories'] if category['id'] in ids}
-
-
-def _checked(tree: Tree, part: Part, crowds_as_objects: bool, notes: list[str]) -> Part:
-    """Check that images exist, and count crowds."""
-    check_present(tree, [part.folder / image['file_name'] for image in part.content['images']], part.name)
+def _with_crowds(part: Part, as_objects: bool, notes: list[str]) -> Part:
+    """Count crowds; as objects, they are written into a copy."""
     annotations = part.content['annotations']
-    crowds = sum(annotation['iscrowd'] for annotation in annotations)
-    if not crowds:
+    if not (crowds := sum(annotation['iscrowd'] for annotation in annotations)):
         return part
-    note = f'{part.name}: {crowds} of {counted(len(annotations), "objects")} are crowds (iscrowd, or difficult)'
-    if not crowds_as_objects:
-        notes.append(f'{note} and are not learned; --crowds-as-objects learns them')
-        return part
-    notes.append(f'{note} and are learned as objects')
+    notes.append(f'{part.name}: {crowds} of {counted(len(annotations), "objects")} are crowds (iscrowd, or difficult) '
+                 'and are ' + ('learned as objects' if as_objects else 'not learned; --crowds-as-objects learns them'))
     content = {**part.content, 'annotations': [{**annotation, 'iscrowd': 0} for annotation in annotations]}
-    return part._replace(content=content, ann_file=None)
+    return part._replace(content=content, ann_file=None) if as_objects else part
 
 
 def _split(tree: Tree, split: str, part: Part, classes: Sequence[str], notes: list[str]) -> Split:
-    content = part.content
-    labels = {category['id']: classes.index(category['name']) for category in content['categories']
-              if category['name'] in classes}
-    objects = defaultdict(list)
+    content, objects = part.content, defaultdict(list)
+    labels = {key: classes.index(name) for key, name in _names_of(part).items() if name in classes}
     for annotation in content['annotations']:
         x, y, width, height = annotation['bbox']
         if annotation['category_id'] in labels and not annotation['iscrowd'] and math.isfinite(x + y + width + height):
@@ -219,16 +204,16 @@ def _split(tree: Tree, split: str, part: Part, classes: Sequence[str], notes: li
         if reason not in (LEARNED, IGNORED):
             notes.append(f'{part.name}: {number} of {counted(len(content["annotations"]), "objects")} {reason}')
     paths = {image['id']: part.folder / image['file_name'] for image in content['images']}
-    sizes = tree.look(paths.values())
+    sizes = tree.look(paths.values(), part.name)
     samples = [Sample(path, sizes[path], objects[number]) for number, path in paths.items()]
     prefix = tree.relative(part.folder)
     settings = dict(ann_file=part.ann_file or f'{{{{ fileDirname }}}}/{split}.json',
                     data_prefix=dict(img=prefix and f'{prefix}/'))
-    if empty := [sample.path for sample in samples if not sample.objects]:
+    empty = [sample.path for sample in samples if not sample.objects]
+    if empty:
         notes.append(f'{named(empty)} of {counted(len(samples), "images")} of {split} have no objects'
                      + ' and are learned as background' * (split == 'train'))
-        settings['filter_cfg'] = dict(filter_empty_gt=False, min_size=1)
-    elif any(min(sample.size) < 32 for sample in samples):
-        settings['filter_cfg'] = dict(filter_empty_gt=True, min_size=1)
+    if empty or any(min(sample.size) < 32 for sample in samples):
+        settings['filter_cfg'] = dict(filter_empty_gt=not empty, min_size=1)
     counts = Counter(item.label for sample in samples for item in sample.objects)
     return Split(samples, counts, settings)

@@ -9,9 +9,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from ..errors import ConfigError
+from ..errors import ConfigError, printable
 from ..io.files import atomic_write, make_folder
-from .configs import Choice, Config, find_gpu_memory, write_config
+from .configs import Config
 from .dataset import Dataset, Split
 from .sheet import draw_sheet
 from .tree import counted
@@ -49,16 +49,15 @@ def choose_folder(root: str | Path, out: str | Path | None, overwrite: bool) -> 
     return folder
 
 
-def write(dataset: Dataset, folder: Path, choice: Choice) -> tuple[Config, int]:
+def write(dataset: Dataset, folder: Path, config: Config) -> int:
     """Write config, contact sheet, and what the config needs: the whole folder, or nothing.
 
     Returns:
-        The config, and the number of images on the sheet.
+        The number of images on the sheet.
 
     Raises:
-        UserError: If the folder cannot be written or the model is not for the task.
+        UserError: If the folder cannot be written.
     """
-    config = write_config(dataset, find_gpu_memory(), choice)
     make_folder(folder.parent, '--out')
     with atomic_write(folder, folder=True) as partial:
         partial.mkdir()
@@ -66,7 +65,7 @@ def write(dataset: Dataset, folder: Path, choice: Choice) -> tuple[Config, int]:
             path = partial / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content.encode() if isinstance(content, str) else content)
-        return config, draw_sheet(dataset, partial / SHEET)
+        return draw_sheet(dataset, partial / SHEET)
 
 
 def describe(dataset: Dataset, console: Console) -> None:
@@ -87,14 +86,14 @@ def describe(dataset: Dataset, console: Console) -> None:
     table.add_section()
     table.add_row(f'[dim]{THINGS[dataset.task]} of {counted(len(dataset.classes), "classes")}[/]')
     for label in sorted(range(len(dataset.classes)), key=lambda i: -splits[0].counts[i])[:ROWS]:
-        table.add_row(escape(_printable(dataset.classes[label])), *(
+        table.add_row(escape(printable(dataset.classes[label])), *(
             f'{100 * split.counts[label] / (split.counts.total() or 1):.1f}' if dataset.task == 'segmentation'
             else f'{split.counts[label]:,}' for split in splits))
     console.print(table, highlight=False)
     if len(dataset.classes) > ROWS:
         console.print(f'... and {len(dataset.classes) - ROWS} more', style='dim', highlight=False)
     for note in dataset.notes:
-        console.print(f'! {_printable(note)}', style='yellow', highlight=False, markup=False, soft_wrap=True)
+        console.print(f'! {printable(note)}', style='yellow', highlight=False, markup=False, soft_wrap=True)
 
 
 def next_commands(dataset: Dataset, folder: Path, config: Config, shown: int) -> str:
@@ -102,8 +101,8 @@ def next_commands(dataset: Dataset, folder: Path, config: Config, shown: int) ->
     name = name_of(dataset.root)
     path, work_dir = shlex.quote(str(folder / f'{name}.py')), f'work_dirs/{name}'
     last, image = f'{work_dir}/{config.checkpoint}', shlex.quote(str(dataset.splits['val'].samples[0].path))
-    small = '' if find_gpu_memory() or dataset.task != 'detection' or 'RTMDet' in config.about else (
-        'There is no GPU: --model rtmdet_m0_6 writes a smaller, faster detector, from ImageNet weights\n')
+    small = ('Without a GPU, --model rtmdet_m0_6 writes a smaller, faster detector, from ImageNet weights\n'
+             if dataset.task == 'detection' and 'RTMDet' not in config.about else '')
     return (f'\nWritten: {folder / name}.py\n         {config.about}\n         {folder / SHEET}\n         '
             f'{counted(shown, "images")} with their annotations: look at them first\n{small}'
             f'Train:   repvit-mm train {path}\n'
@@ -111,11 +110,6 @@ def next_commands(dataset: Dataset, folder: Path, config: Config, shown: int) ->
             f'Predict: repvit-mm infer {path} {image} --checkpoint {last} --out {work_dir}/predicted\n'
             f'Export:  repvit-mm export {path} {last} --to onnx --shape {config.shape[0]} {config.shape[1]} '
             f'--out {work_dir}/{name}.onnx' + ' --pyramid' * ('RTMDet-Ins' in config.about))
-
-
-def _printable(text: str) -> str:
-    """A text with names from files, without what a terminal would obey."""
-    return ''.join(char if char.isprintable() else '?' for char in text)
 
 
 def _side(split: Split) -> str:

@@ -1,11 +1,11 @@
 """Tables of boxes: CSV files with a box in each row."""
 import csv
 from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from ..errors import DatasetError
 from ..io.files import read_text
-from .objects import Part, Record, box_object, convert
+from .objects import Record, make_item, record_reader
 from .tree import Tree
 
 KIND = 'CSV of boxes'
@@ -21,28 +21,19 @@ def find(tree: Tree) -> dict[Path, list[list[str]]]:
     return {path: rows for path, rows in tables.items() if rows}
 
 
-def read(tree: Tree, files: dict[Path, list[list[str]]], notes: list[str]) -> dict[str, Part]:
-    """Read tables of boxes. An image whose row has no box is background.
-
-    Raises:
-        DatasetError: If a box is malformed.
-    """
-    objects = defaultdict(list)
-    for path, rows in files.items():
-        folder = tree.relative(path.parent)
-        for number, (name, *edges, label) in enumerate(rows, 1):
-            found = objects[f'{folder}/{name}' if folder else name, tree.split_of(path)]
-            if not any(edges):
-                continue
-            try:
-                left, top, right, bottom = map(float, edges)
-                if not 0 <= left < right < float('inf') or not 0 <= top < bottom < float('inf'):
-                    raise ValueError
-            except ValueError as error:
-                raise DatasetError(f'{path}, box {number} of {name}: expected x1 < x2 and y1 < y2 in pixels, got '
-                                   f'{", ".join(edges)}') from error
-            found.append(box_object(label, left, top, right, bottom))
-    return convert(tree, [Record(name, found, split) for (name, split), found in objects.items()], notes)
+def _records(tree: Tree, path: Path, rows: Sequence[Sequence[str]]) -> Iterator[Record]:
+    """The images of a table. One whose row has no box is background."""
+    objects, folder = defaultdict(list), tree.relative(path.parent)
+    for number, (name, *edges, label) in enumerate(rows, 1):
+        found = objects[f'{folder}/{name}' if folder else name]
+        if any(edges):
+            left, top, right, bottom = map(float, edges)
+            if not 0 <= left < right < float('inf') or not 0 <= top < bottom < float('inf'):
+                raise ValueError(f'box {number} of {name}: expected x1 < x2 and y1 < y2 in pixels, got '
+                                 f'{", ".join(edges)}')
+            found.append(make_item(label, [(left, top), (right, bottom)]))
+    for name, found in objects.items():
+        yield Record(name, found, tree.split_of(path))
 
 
 def _rows(path: Path) -> list[list[str]]:
@@ -54,3 +45,6 @@ def _rows(path: Path) -> list[list[str]]:
     first = rows[0] if rows else []  # without a head
     return rows if len(first) == 6 and '.' in first[0] and all(word.replace('.', '').isdigit() or not word
                                                                for word in first[1:5]) else []
+
+
+read = record_reader(KIND, _records)

@@ -7,19 +7,18 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
-from io import BytesIO
+from itertools import repeat
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from PIL import Image
 from rich.console import Console
 from rich.progress import track
 
-from ..errors import DatasetError, shortened
+from ..errors import DatasetError, UserError, shortened
 from ..io.class_folders import HELD_OUT
-from ..io.files import check_regular, find_files, read_json, read_text
-from ..io.image_files import FORMATS, choose_images, skipped_files
-from ..io.images import image_size
+from ..io.files import find_files, read_json, read_text
+from ..io.image_files import choose_images, skipped_files
+from ..io.images import check_image
 
 #: Word in a path -> split.
 WORDS = {**dict.fromkeys(('train', 'training'), 'train'), **dict.fromkeys(('val', 'valid', 'validation'), 'val'),
@@ -35,7 +34,7 @@ T = TypeVar('T')
 
 
 class Look(NamedTuple):
-    """Size of an image, and a digest of its file."""
+    """Width and height of an image, and a digest of its file."""
 
     size: tuple[int, int]
     digest: bytes
@@ -116,21 +115,25 @@ class Tree:
                 return [line.strip() for line in read_text(path).splitlines() if line.strip()]
         return None
 
-    def look(self, paths: Iterable[Path], skip_damaged: bool = False) -> dict[Path, tuple[int, int]]:
+    def look(self, paths: Iterable[Path], name: str = '', skip_damaged: bool = False) -> dict[Path, tuple[int, int]]:
         """Decode images, each one once, in threads.
 
         Args:
             paths: The images.
+            name: Name of their annotations, for messages.
             skip_damaged: Leave out what cannot be decoded.
 
         Returns:
             Image -> width and height.
 
         Raises:
-            DatasetError: Naming the images that cannot be decoded.
+            DatasetError: If images are missing or cannot be decoded.
         """
-        paths = list(paths)
-        new = [path for path in dict.fromkeys(paths) if path not in self._looks]
+        paths = list(dict.fromkeys(paths))
+        if missing := set(paths).difference(self.files):
+            raise DatasetError(f'{named(missing)} of {counted(len(paths), "images")} of {name} are missing; add them, '
+                               'or remove them from the annotations')
+        new = [path for path in paths if path not in self._looks]
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             looks = track(pool.map(_look, new), 'Decoding images', len(new), transient=True,
                           console=Console(stderr=True), disable=len(new) < MANY)
@@ -139,7 +142,7 @@ class Tree:
         if damaged and not skip_damaged:
             raise DatasetError(f'{len(damaged)} of {counted(len(paths), "images")} cannot be decoded: '
                                f'{shortened(damaged)}; repair or remove them')
-        return {path: self._looks[path].size for path in paths if self._looks[path]}
+        return {path: look.size for path in paths if (look := self._looks[path])}
 
     def copies(self, train: Iterable[Path], val: Iterable[Path]) -> list[tuple[Path, Path]]:
         """Different files of the same content, in training and in validation."""
@@ -154,15 +157,9 @@ class Tree:
 
 def _look(path: Path) -> Look | None:
     try:
-        check_regular(path)
-        content = path.read_bytes()
-        with Image.open(BytesIO(content), formats=FORMATS) as image:
-            image.draft('RGB', (1, 1))  # decodes JPEG at an eighth of its size
-            image.load()
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):  # all of Pillow
+        return Look(check_image(path), hashlib.blake2b(path.read_bytes(), digest_size=16).digest())
+    except UserError:
         return None
-    size = image_size(path)
-    return size and Look(size, hashlib.blake2b(content, digest_size=16).digest())
 
 
 def split_in(name: str) -> str | None:
@@ -210,24 +207,16 @@ def hold_out(labels: Sequence[Collection], part: float = HELD_OUT) -> set[int]:
         Indices of the images; at least one.
     """
     order = random.Random(0).sample(range(len(labels)), len(labels))
-    images_of: dict[Any, list[int]] = defaultdict(list)
-    for i in order:
-        for label in labels[i]:
-            images_of[label].append(i)
-    wanted, held, have = max(1, round(part * len(labels))), set(), Counter()
-
-    def take(images: Iterable[int], most: Mapping) -> None:
-        for i in images:
-            if len(held) < wanted and i not in held and all(have[label] < most[label] for label in labels[i]):
-                held.add(i)
-                have.update(labels[i])
-
-    fair = {label: round(part * len(images)) for label, images in images_of.items()}
-    for _, images in sorted(images_of.items(), key=lambda item: (len(item[1]), str(item[0]))):  # rare classes first
-        take(images, fair)
-    take(order, fair)
-    take(order, {label: len(images) - 2 for label, images in images_of.items()})
-    return held or set(order[:1])
+    counts, have, held = Counter(label for image in labels for label in set(image)), Counter(), set()
+    order.sort(key=lambda i: min((counts[label] for label in labels[i]), default=len(labels)))  # rare classes first
+    fair, most = ({label: f(count) for label, count in counts.items()}
+                  for f in (lambda count: round(part * count), lambda count: count - 2))
+    for limit, i in [*zip(repeat(fair), order), *zip(repeat(most), order)]:
+        if len(held) < max(1, round(part * len(labels))) and i not in held and all(
+                have[label] < limit[label] for label in labels[i]):
+            held.add(i)
+            have.update(labels[i])
+    return held or set(order[-1:])
 
 
 def counted(number: int, things: str) -> str:

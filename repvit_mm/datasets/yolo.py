@@ -8,7 +8,7 @@ import yaml
 
 from ..errors import DatasetError, shortened
 from ..io.files import read_text
-from .objects import Item, Part, Record, box_object, convert, polygon_object
+from .objects import Item, Part, Record, convert, make_item
 from .tree import NAME_FILES, Tree, named
 
 KIND = 'YOLO labels'
@@ -35,25 +35,28 @@ def read(tree: Tree, files: Mapping[Path, Path], notes: list[str]) -> dict[str, 
         DatasetError: If the class names are not known or a line is malformed.
     """
     settings, file = _settings(tree)
-    classes = _classes(tree, settings, file)
-    known = set(files.values())
+    names = settings.get('names') or tree.class_names()
+    if isinstance(names, Mapping) and sorted(names) == list(range(len(names))):
+        names = [names[i] for i in range(len(names))]
+    if not names or not isinstance(names, list):
+        raise DatasetError(f'{file}: expected the names of the classes, as names: [first, second], got {names}')
+    classes, known = list(map(str, names)), set(files.values())
     if lone := [path for path in tree.with_suffix('.txt') if 'labels' in path.parts and path not in known
                 and path.name not in NAME_FILES]:
         notes.append(f'{named(lone)} of {len(lone) + len(known)} label files have no image')
     folders = {image.parent for image in files}
     images = [image for image in tree.images if image.parent in folders]
     sizes, splits = tree.look(images), _splits(tree, settings, file, images)
-    points = BOX if 'kpt_shape' in settings else None
+    most = BOX if 'kpt_shape' in settings else None
     return convert(tree, [Record(
-        tree.relative(image), list(_objects(files[image], sizes[image], classes, points)) if image in files else [],
+        tree.relative(image), [*_objects(files[image], sizes[image], classes, most)] if image in files else [],
         splits.get(image, 'unused' if splits else None)) for image in images], notes, classes)
 
 
 def _label_paths(tree: Tree, image: Path) -> list[Path]:
     """Where the labels of an image can be: in ``labels`` instead of ``images``, or beside it."""
-    parts = image.relative_to(tree.root).parts
-    i = max((i for i, part in enumerate(parts[:-1]) if part == 'images'), default=None)
-    other = [] if i is None else [tree.root.joinpath(*parts[:i], 'labels', *parts[i + 1:])]
+    before, images, after = f'/{tree.relative(image)}'.rpartition('/images/')
+    other = [tree.root / f'{before}/labels/{after}'.lstrip('/')] * bool(images)
     return [path.with_suffix('.txt') for path in (*other, image)]
 
 
@@ -68,28 +71,15 @@ def _settings(tree: Tree) -> tuple[Mapping[str, Any], Path]:
     return {}, tree.root / 'data.yaml'
 
 
-def _classes(tree: Tree, settings: Mapping[str, Any], file: Path) -> list[str]:
-    names = settings.get('names') or tree.class_names()
-    if isinstance(names, Mapping) and sorted(names) == list(range(len(names))):
-        names = [names[i] for i in range(len(names))]
-    if not names:
-        raise DatasetError(f'the names of the classes are not known: write them into {file}, as '
-                           'names: [first, second]')
-    if not isinstance(names, list) or not all(isinstance(name, str | int) for name in names):
-        raise DatasetError(f'{file}: names must be a list, or numbered from 0, got {str(names)[:100]}')
-    return list(map(str, names))
-
-
-def _objects(path: Path, size: tuple[int, int], classes: Sequence[str],
-             most: int | None) -> Iterator[Item]:
+def _objects(path: Path, size: tuple[int, int], classes: Sequence[str], most: int | None) -> Iterator[Item]:
     for number, line in enumerate(read_text(path).splitlines(), 1):
         words = line.replace(',', ' ').split()[:most]
         if not words:
             continue
         try:
             label, *values = map(float, words)
-            polygon = len(words) >= POLYGON
-            values = values[:len(values) // 2 * 2] if polygon else values[:4]  # the rest is a confidence
+            outline = len(words) >= POLYGON
+            values = values[:len(values) // 2 * 2] if outline else values[:4]  # the rest is a confidence
             if len(values) < 4 or not all(abs(value) < float('inf') for value in (label, *values)):
                 raise ValueError
         except ValueError as error:
@@ -101,26 +91,22 @@ def _objects(path: Path, size: tuple[int, int], classes: Sequence[str],
         if max(values) > LARGEST:
             raise DatasetError(f'{path}, line {number}: {max(values):g} is no share of the image; YOLO labels hold '
                                'shares from 0 to 1, not pixels')
-        if not polygon:
+        if not outline:
             x, y, width, height = values
             values = [x - width / 2, y - height / 2, x + width / 2, y + height / 2]
         edges = [min(max(value, 0.), 1.) * size[i % 2] for i, value in enumerate(values)]
-        name = classes[int(label)]
-        yield (polygon_object(name, [*zip(edges[::2], edges[1::2], strict=True)]) if polygon
-               else box_object(name, *edges))
+        yield make_item(classes[int(label)], [*zip(edges[::2], edges[1::2], strict=True)], outline)
 
 
 def _splits(tree: Tree, settings: Mapping[str, Any], file: Path, images: Sequence[Path]) -> dict[Path, str]:
     """Image -> split, as the settings say; empty if they do not."""
     splits = {}
-    if not settings.get('train'):
-        return splits
-    for split in ('train', 'val', 'test'):
+    for split in ('train', 'val', 'test') if settings.get('train') else ():
         places = settings.get(split) or []
         for place in places if isinstance(places, list) else [places]:
             for image in _members(tree, settings, file, str(place), images):
                 splits.setdefault(image, split)
-    if 'train' not in splits.values():
+    if settings.get('train') and 'train' not in splits.values():
         raise DatasetError(f'{file} says train: {settings["train"]}, where there are no images with labels')
     return splits
 

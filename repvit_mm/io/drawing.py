@@ -12,6 +12,8 @@ from pycocotools import mask as mask_utils
 PAPER, INK = (255, 255, 255), (32, 34, 40)
 _VIVID = ((226, 52, 66), (32, 112, 222), (34, 160, 84), (240, 150, 20), (140, 78, 204), (0, 160, 172), (232, 92, 30),
           (222, 70, 150), (116, 160, 24), (84, 86, 214), (160, 100, 52), (20, 130, 110))
+#: Of the colours of labels over an image, 0-1.
+_OPACITY = 0.6
 #: Height of a label relative to the short edge of the image, and its limits in pixels.
 _TEXT, _SMALLEST, _LARGEST = 1 / 32, 12, 28
 
@@ -78,6 +80,29 @@ def draw_lines(image: np.ndarray, lines: Sequence[str], colours: Sequence[Sequen
     for i, (line, colour) in enumerate(zip(lines, colours, strict=False)):
         write_name(draw, (6, 6 + i * (size + 8)), line, colour, size)
     return np.asarray(drawn)
+
+
+def overlay_labels(photo: np.ndarray, labels: np.ndarray, colours: np.ndarray) -> np.ndarray:
+    """Draw the colours of labels over a photo.
+
+    Args:
+        photo: RGB, uint8 (H, W, 3).
+        labels: Label of every pixel, integers (H, W).
+        colours: RGB of each label, uint8 (labels, 3).
+
+    Returns:
+        RGB, uint8 (H, W, 3): the photo in grey under the colours, with a fine bright line around each region.
+    """
+    # On a grey photo, colours look as they do in the legend.
+    grey = np.repeat(cv2.cvtColor(photo, cv2.COLOR_RGB2GRAY)[..., None], 3, axis=2)
+    known = (labels >= 0) & (labels < len(colours))
+    picture = grey.copy()
+    picture[known] = cv2.addWeighted(grey, 1 - _OPACITY, colours[np.where(known, labels, 0)], _OPACITY, 0)[known]
+    edges = np.zeros(labels.shape, bool)
+    edges[:, 1:] |= labels[:, 1:] != labels[:, :-1]
+    edges[1:] |= labels[1:] != labels[:-1]
+    picture[edges] = cv2.addWeighted(picture, 0.4, np.full_like(picture, 255), 0.6, 0)[edges]
+    return picture
 
 
 def write_name(draw: ImageDraw.ImageDraw, corner: tuple[float, float], name: str, colour: Sequence[int],

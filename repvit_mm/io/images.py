@@ -1,7 +1,6 @@
 """The one reader of pixels: an image of any format and mode becomes upright 8-bit RGB."""
 import io
 import logging
-import os
 import struct
 import warnings
 from contextlib import suppress
@@ -23,9 +22,8 @@ LARGEST_RATIO = 200
 #: Colour behind transparent pixels.
 BACKGROUND = (255, 255, 255)
 _ORIENTATION, _TURNED = 0x0112, (5, 6, 7, 8)
-#: Where a PNG holds its orientation: in Pillow's `info`, or at the end of the file.
-_PNG_KEYS = ('exif', 'XML:com.adobe.xmp', 'Raw profile type exif')
-_PNG_CHUNKS, _PNG_TAIL = (b'eXIf', b'XML:com.adobe.xmp', b'Raw profile type exif'), 1 << 17
+#: Chunks of a PNG that may hold its orientation.
+_PNG_CHUNKS = (b'eXIf', b'XML:com.adobe.xmp', b'Raw profile type exif')
 #: What Pillow raises for damaged files.
 _DAMAGED = (OSError, SyntaxError, ValueError, IndexError, struct.error, Image.DecompressionBombError)
 
@@ -88,26 +86,31 @@ def read_image(source: str | Path | bytes, most_pixels: int = MOST_PIXELS, uprig
 def image_size(path: str | Path) -> tuple[int, int] | None:
     """Width and height of what :func:`read_image` returns, from the header of a file; None if it cannot be read."""
     try:
-        with open(path, 'rb') as file, _open(file) as image:
+        with _open(Path(path)) as image:
             _check_size(*image.size, MOST_PIXELS)
-            return image.size[::-1] if _is_turned(image, file) else image.size
+            return _upright_size(image)
     except (*_DAMAGED, UserError):
         return None  # read_image says why
 
 
-def check_image(path: str | Path) -> None:
+def check_image(path: str | Path) -> tuple[int, int]:
     """Decode an image completely, faster than :func:`read_image`, which can then read it.
+
+    Returns:
+        Width and height of what :func:`read_image` returns.
 
     Raises:
         UserError: See :func:`read_image`.
     """
-    with suppress(*_DAMAGED), _open(Path(path)) as image:
-        if image.format == 'JPEG':
-            _check_size(*image.size, MOST_PIXELS)
-            image.draft('RGB', (image.width // 8, image.height // 8))  # read completely, but scaled down
-            image.load()
-            return
-    read_image(path)
+    if Path(path).is_file():
+        with suppress(*_DAMAGED), _open(Path(path)) as image:
+            if image.format == 'JPEG':
+                _check_size(*image.size, MOST_PIXELS)
+                size = _upright_size(image)
+                image.draft('RGB', (image.width // 8, image.height // 8))  # read completely, but scaled down
+                image.load()
+                return size
+    return read_image(path).shape[1::-1]
 
 
 def check_header(content: bytes) -> None:
@@ -144,21 +147,18 @@ def _upright(image: Image.Image) -> Image.Image:
         return image
 
 
-def _is_turned(image: Image.Image, file: BinaryIO) -> bool:
-    """Whether :func:`_upright` swaps width and height."""
-    if image.format == 'TIFF':  # Pillow itself turns these, and gives the size as turned
-        return False
-    if image.format == 'PNG' and not any(key in image.info for key in _PNG_KEYS):  # or Pillow would decode the file
-        place = file.tell()
-        file.seek(-min(_PNG_TAIL, os.fstat(file.fileno()).st_size), os.SEEK_END)
-        tail = file.read()
-        file.seek(place)
-        if not any(chunk in tail for chunk in _PNG_CHUNKS):
-            return False
-    try:
-        return image.getexif().get(_ORIENTATION) in _TURNED
-    except _DAMAGED:
-        return False
+def _upright_size(image: Image.Image) -> tuple[int, int]:
+    """Width and height after :func:`_upright`, without decoding a file that was opened by its path."""
+    with suppress(*_DAMAGED):
+        if image.format == 'TIFF':  # Pillow itself turns these, and gives the size as turned
+            return image.size
+        if image.format == 'PNG':  # Pillow would decode the file
+            content = Path(image.filename).read_bytes()
+            if not any(chunk in content for chunk in _PNG_CHUNKS):
+                return image.size
+        if image.getexif().get(_ORIENTATION) in _TURNED:
+            return image.size[::-1]
+    return image.size
 
 
 def _to_rgb(image: Image.Image, name: Any) -> np.ndarray:
@@ -195,11 +195,15 @@ def _note_depth(bits: int, name: str) -> None:
                   f'camera has {bits} bits, multiply the values by {1 << 16 - bits}', 'current', logging.WARNING)
 
 
-def read_label_image(path: str | Path) -> np.ndarray:
+def read_label_image(path: str | Path, colours: bool = False) -> np.ndarray:
     """Read a label image.
 
+    Args:
+        path: The file.
+        colours: Whether it may have several channels.
+
     Returns:
-        (H, W), the value of every pixel, in the type of the file.
+        (H, W) or (H, W, channels), the value of every pixel, in the type of the file.
 
     Raises:
         DatasetError: If it cannot be read, or has several channels.
@@ -209,7 +213,7 @@ def read_label_image(path: str | Path) -> np.ndarray:
             label = np.asarray(image)
     except _DAMAGED as error:
         raise DatasetError(f'{path} cannot be read as a label image: {error}') from error
-    if label.ndim != 2:
+    if label.ndim != 2 and not colours:
         raise DatasetError(f'{path} has {label.shape[2]} channels; expected a label image of one channel, whose values '
                            'are the indices of the classes')
     return label

@@ -15,7 +15,7 @@ from mmengine.registry import DefaultScope
 from torch import nn
 
 from ..errors import CheckpointError, ConfigError
-from ..io.drawing import draw_lines, draw_objects, palette
+from ..io.drawing import draw_lines, draw_objects, overlay_labels, palette
 from ..io.images import MOST_PIXELS
 from ..network.fusion import fuse
 from ..toolboxes import toolbox_of
@@ -156,7 +156,7 @@ class Segmentor(Predictor):
 
     def draw(self, image: np.ndarray, prediction: Prediction, is_frame: bool = False) -> np.ndarray:
         """The image, the classes beside it, and a legend; for a frame, the classes over it."""
-        from ..toolboxes.segmentation_pictures import draw_segmentation, overlay_labels
+        from ..toolboxes.segmentation_pictures import draw_segmentation
         colours = self.model.dataset_meta['palette']
         if not is_frame:
             return draw_segmentation(image, {'prediction': prediction.labels}, self.classes, colours)

@@ -1,7 +1,5 @@
 """Count the objects of a training set that are not learned from; mmdet drops them silently."""
 import logging
-import math
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,15 +7,8 @@ from mmengine.dist import master_only
 from mmengine.logging import print_log
 
 from ..errors import DatasetError
+from ..io.coco import LEARNED, count_objects
 from ..io.files import read_json
-
-LEARNED = 'can be learned from'
-_FOREIGN = 'are of an image that the file does not list'
-_INFINITE = 'have a box with infinite values or NaN'
-_OUTSIDE = 'have a box outside of their image'
-_EMPTY = 'have no area, or a box of less than a pixel'
-_NO_POLYGONS = 'have no polygons, and LoadAnnotations with poly2mask=False takes no other masks: leave that setting out'
-IGNORED = 'are crowds (iscrowd) or are to be ignored'
 
 
 @master_only
@@ -67,31 +58,3 @@ def _read(dataset: Any) -> Mapping[str, Any] | None:
         return None
     from .coco import CheckedCOCO
     return CheckedCOCO.read(dataset.ann_file).content
-
-
-def count_objects(content: Mapping[str, Any], categories: set, polygons_only: bool = False) -> Counter:
-    """The number of objects for each reason why they are not learned from, and of those that are.
-
-    Args:
-        content: Content of a file in COCO format.
-        categories: Ids of the categories that are trained; objects of others are not counted.
-        polygons_only: Whether objects with masks of another kind are ignored.
-    """
-    sizes = {image['id']: (image['width'], image['height']) for image in content['images']}
-    return Counter(_kind(annotation, sizes.get(annotation['image_id']), polygons_only)
-                   for annotation in content['annotations'] if annotation['category_id'] in categories)
-
-
-def _kind(annotation: Mapping[str, Any], size: tuple[float, float] | None, polygons_only: bool) -> str:
-    if size is None:
-        return _FOREIGN
-    x, y, width, height = annotation['bbox']
-    if not math.isfinite(x + y + width + height):
-        return _INFINITE
-    if min(x + width, size[0]) <= max(x, 0) or min(y + height, size[1]) <= max(y, 0):
-        return _OUTSIDE if width > 0 and height > 0 else _EMPTY
-    if annotation['area'] <= 0 or width < 1 or height < 1:
-        return _EMPTY
-    if annotation.get('iscrowd') or annotation.get('ignore'):
-        return IGNORED
-    return _NO_POLYGONS if polygons_only and not isinstance(annotation.get('segmentation'), list) else LEARNED

@@ -12,15 +12,13 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from PIL import Image, ImageDraw
 
-from ..io.drawing import font_of
+from ..io.drawing import font_of, overlay_labels
 from ..io.images import read_image
 
 #: Up to this many classes, the legend of a picture has all of them; beyond, those that occur in it.
 MAX_LEGEND = 24
 #: Smaller images are enlarged to this length of the shorter side, in proportion to the legend.
 MIN_SIDE = 288
-#: Of the colours over a photo, 0-1.
-OPACITY = 0.6
 GAP = 12
 TEXT_SIZE = 15
 PAPER, INK = (255, 255, 255), (45, 45, 50)
@@ -130,29 +128,6 @@ def draw_segmentation(image: np.ndarray, maps: Mapping[str, np.ndarray], classes
         draw.rounded_rectangle((x, y, x + TEXT_SIZE, y + TEXT_SIZE), 3, tuple(colours[label].tolist()), INK)
         draw.text((x + TEXT_SIZE + 6, y - 2), classes[label], INK, font)
     return np.asarray(page)
-
-
-def overlay_labels(photo: np.ndarray, labels: np.ndarray, colours: np.ndarray) -> np.ndarray:
-    """Draw the colours of labels over a photo.
-
-    Args:
-        photo: RGB, uint8 (H, W, 3).
-        labels: Label of every pixel, integers (H, W).
-        colours: RGB of each label, uint8 (labels, 3).
-
-    Returns:
-        RGB, uint8 (H, W, 3): the photo in grey under the colours, with a fine bright line around each region.
-    """
-    # On a grey photo, colours look as they do in the legend.
-    grey = np.repeat(cv2.cvtColor(photo, cv2.COLOR_RGB2GRAY)[..., None], 3, axis=2)
-    known = (labels >= 0) & (labels < len(colours))
-    picture = grey.copy()
-    picture[known] = cv2.addWeighted(grey, 1 - OPACITY, colours[np.where(known, labels, 0)], OPACITY, 0)[known]
-    edges = np.zeros(labels.shape, bool)
-    edges[:, 1:] |= labels[:, 1:] != labels[:, :-1]
-    edges[1:] |= labels[1:] != labels[:-1]
-    picture[edges] = cv2.addWeighted(picture, 0.4, np.full_like(picture, 255), 0.6, 0)[edges]
-    return picture
 
 
 def _legend(maps: Sequence[np.ndarray], classes: Sequence[str]) -> list[int]:

@@ -8,7 +8,7 @@ from mmengine.registry import DATASETS, MODELS
 from running import run_tool
 
 import repvit_mm.datasets.report as report
-from repvit_mm.datasets.configs import Choice, write_config
+from repvit_mm.datasets.configs import write_config
 from repvit_mm.datasets.formats import recognise
 from repvit_mm.engine.config import load_config
 from repvit_mm.io.class_folders import SPLITS
@@ -44,7 +44,7 @@ def test_a_format_is_recognised_and_its_config_reads_all_of_it(drawn, tmp_path, 
     ('labels', 'm1_5', 'EncoderDecoder', 'repvit://m1_5_ade20k'), ('labels', 'segformer_m1_0', 'EncoderDecoder', None),
     ('folders', 'm1_1', 'ImageClassifier', None)])
 def test_models_are_chosen_by_name(drawn, tmp_path, name, model, title, weights):
-    config = write_config(recognise(drawn / name), 0., Choice(model, 3, 128))
+    config = write_config(recognise(drawn / name), 0., model, 3, 128)
     (tmp_path / 'x.py').write_text(config.text)
     cfg = load_config(tmp_path / 'x.py')
     assert (cfg.model.type.split('.')[-1], cfg.get('load_from')) == (title, weights)

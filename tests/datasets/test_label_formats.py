@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from cv2 import connectedComponents
 from other_formats import to_voc
-from PIL import Image
+from PIL import Image, ImageFilter
 from pycocotools.coco import COCO
 from running import run_tool
 
@@ -176,6 +176,29 @@ def test_values_of_label_images_become_classes(masks, label, files, classes, cop
     assert dataset.splits['val'].counts.total() == 48 * 96 - 48 * 32 * (label.max() == 255 and copied is None)
 
 
+def blurred(*objects, radius=2):
+    """Squares of (left, top, side, level), with smooth borders."""
+    label = Image.new('L', (96, 48))
+    for left, top, side, level in objects:
+        label.paste(level, (left, top, left + side, top + side))
+    return np.asarray(label.filter(ImageFilter.GaussianBlur(radius)))
+
+
+@pytest.mark.parametrize(('label', 'levels'), [
+    (blurred((9, 9, 20, 255)), [0, 255]), (blurred((9, 9, 20, 128), (50, 20, 16, 255)), [0, 128, 255]),
+    (blurred((9, 9, 9, 128), (40, 20, 12, 128), (70, 9, 20, 255)), [0, 128, 255]),
+    (blurred((9, 9, 2, 255), (40, 20, 3, 255), radius=1), [0, 255]), (blurred((9, 9, 20, 255), radius=0.4), [0, 255]),
+    (blurred((9, 9, 2, 120), (40, 20, 2, 255), radius=0), [0, 120, 255]),
+    (np.kron(np.arange(50).reshape(5, 10), np.ones((9, 9))), [*range(50)])], ids=str)
+def test_levels_of_blurred_borders_are_no_classes_but_thin_ones_are(masks, label, levels):
+    dataset = recognise(masks(*[label] * 4))
+    assert len(dataset.classes) == len(levels)
+    nearest = np.abs(label[..., None].astype(int) - levels).argmin(2)
+    np.testing.assert_array_equal(dataset.read_labels(dataset.root / 'masks/0.png'), nearest)
+    said = [note for note in dataset.notes if 'levels, as of blurred borders, become the nearest' in note]
+    assert len(said) == (np.unique(label).size > len(levels))
+
+
 def test_colours_without_a_table_are_named(masks):
     with pytest.raises(DatasetError, match=r'2 colours without a class: .*\(9, 0, 0\).* into .*labelmap.txt'):
         recognise(masks(*[np.dstack([pattern(0, 9), pattern(8, 0), pattern(7, 0)])] * 4))
@@ -339,7 +362,7 @@ BAD = [
      'train_000000.xml cannot be read'),
     ('voc', lambda root: write_text(root, 'Annotations/train_000000.xml', '<annotation><object/></annotation>'), [],
      'expected objects with a name'),
-    ('voc', lambda root: shutil.rmtree(root / 'JPEGImages'), [], 'has an image of its name'),
+    ('voc', lambda root: shutil.rmtree(root / 'JPEGImages'), [], 'are missing'),
     ('voc', lambda root: write_text(root, 'ImageSets/Main/val.txt', 'other\n'), [], 'lists other'),
     ('yolo', lambda root: write_text(root, 'labels/train/000001.txt', '8 .5 .5 .1 .1\n'), [],
      '000001.txt, line 1: the class 8'),
@@ -355,7 +378,7 @@ BAD = [
     ('csv', lambda root: (root / 'train/000008.png').unlink(), [], '1 (csv/train/000008.png) of 18'),
     ('csv', lambda root: (root / 'train/000002.png').unlink(), [], 'is another image of that name missing?'),
     ('labelme', lambda root: write_text(root, 'train/000001.json', '{"shapes": [{"label": 1}], "imagePath": ""}'), [],
-     '000001.json: a shape has no label or no points'),
+ "000001.json cannot be read as LabelMe JSON: no 'points'"),
     ('cvat', lambda root: write_text(root, 'annotations.xml', '<annotations><image>'), [],
      'cannot be read as CVAT XML'),
     ('label_studio', lambda root: write_text(root, 'project.json', '[{"data": {}, "annotations": [1]}]'), [],
