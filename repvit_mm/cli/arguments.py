@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable, Sequence
 from importlib import import_module
 
-from ..errors import did_you_mean
+from ..errors import ConfigError, did_you_mean
 
 
 class Parser(argparse.ArgumentParser):
@@ -125,9 +125,17 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
 
 
+#: Launcher -> variables that it sets: the number of a process, and its number on its machine.
+_LAUNCHED = {'pytorch': ('RANK', 'LOCAL_RANK'), 'slurm': ('SLURM_PROCID', 'SLURM_LOCALID'),
+             'mpi': ('OMPI_COMM_WORLD_RANK', 'OMPI_COMM_WORLD_LOCAL_RANK')}
+
+
 def parse_args(parser: argparse.ArgumentParser) -> argparse.Namespace:
     """Parse, and give mmengine the local rank of any launcher."""
     args = parser.parse_args()
-    local_rank = {'slurm': 'SLURM_LOCALID', 'mpi': 'OMPI_COMM_WORLD_LOCAL_RANK'}.get(args.launcher, '')
+    rank, local_rank = _LAUNCHED.get(args.launcher, ('', ''))
+    if rank and rank not in os.environ:
+        raise ConfigError(f'--launcher {args.launcher} is for processes that it has started, but {rank} is not set; '
+                          'use the scripts tools/dist_*.sh or tools/slurm_*.sh, or leave it out to run one process')
     os.environ.setdefault('LOCAL_RANK', os.environ.get(local_rank, str(args.local_rank)))
     return args

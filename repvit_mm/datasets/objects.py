@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from xml.etree import ElementTree
 
 from ..errors import DatasetError, shortened
-from ..io.coco import IGNORED, LEARNED, check_coco, count_objects
+from ..io.coco import IGNORED, LEARNED, NO_POLYGONS, check_coco, count_objects
 from ..io.coco_images import match_images, match_names
 from .dataset import Dataset, Object, Sample, Split
 from .tree import Tree, choose_splits, counted, named
@@ -200,8 +200,9 @@ def _split(tree: Tree, split: str, part: Part, classes: Sequence[str], notes: li
         if annotation['category_id'] in labels and not annotation['iscrowd'] and math.isfinite(x + y + width + height):
             objects[annotation['image_id']].append(Object(
                 labels[annotation['category_id']], (x, y, x + width, y + height), annotation.get('segmentation')))
-    for reason, number in count_objects(content, set(labels)).items():
-        if reason not in (LEARNED, IGNORED):
+    found = count_objects(content)
+    for reason, number in sum((found[category] for category in labels), Counter()).items():
+        if reason not in (LEARNED, IGNORED, NO_POLYGONS):
             notes.append(f'{part.name}: {number} of {counted(len(content["annotations"]), "objects")} {reason}')
     paths = {image['id']: part.folder / image['file_name'] for image in content['images']}
     sizes = tree.look(paths.values(), part.name)

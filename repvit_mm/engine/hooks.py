@@ -196,15 +196,10 @@ class SummaryHook(Hook):
         data = ', '.join(f'{len(loader.dataset)} samples to {verb}'
                          for loader, verb in zip(loaders, ('train', 'validate'), strict=False))
         device = next(model.parameters()).device
-        threads = torch.get_num_threads()
+        threads = f', {torch.get_num_threads()} threads' if device.type == 'cpu' else ''
         for line in (f'model: {type(model).__name__}, {counts[0] / 1e6:.2f} M parameters, {counts[1] / 1e6:.2f} M of '
-                     f'them trained', f'data: {data}', _batch(runner),
-                     f'device: {device}' + (f', {threads} threads' if device.type == 'cpu' else '')):
+                     'them trained', f'data: {data}', _batch(runner), f'device: {device}{threads}'):
             print_log(line, 'current')
-        cores = os.cpu_count() or 1
-        if device.type == 'cpu' and threads > 1 and os.getloadavg()[0] > cores / 2:
-            print_log(f'the machine is busy, with a load of {os.getloadavg()[0]:.1f} on {cores} cores: '
-                      'OMP_NUM_THREADS=1 may be faster', 'current', logging.WARNING)
 
 
 def _batch(runner: Runner) -> str:

@@ -1,7 +1,6 @@
 """Mistakes of the user become one line, from one process of a run; bugs keep their traceback."""
 import os
 import re
-import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,22 +16,15 @@ from .config import settings_in
 
 _UNKNOWN_SETTING = re.compile(r"unexpected keyword argument '(\w+)'")
 #: Where mmengine builds what a config names.
-_BUILDING = os.path.join('mmengine', 'registry', 'build_functions.py')
+_BUILDING = 'mmengine.registry.build_functions'
 #: Errors from these are about the config or the data; from anywhere else they may be bugs of ours.
-_LIBRARIES = ('mmengine', 'mmcv', 'mmdet', 'mmseg', 'mmpretrain', 'pycocotools')
-_OURS = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+_LIBRARIES = ('mmengine.', 'mmcv.', 'mmdet.', 'mmseg.', 'mmpretrain.', 'pycocotools.', 'torch.utils.data.')
+_OURS = __name__.partition('.')[0]
 _FROM_WORKER = re.compile(r'Caught \w+ in DataLoader worker process')
-
-#: Launcher -> a variable that it sets for its processes, and how to start them.
-_LAUNCHED = {
-    'pytorch': ('RANK', 'tools/dist_train.sh, tools/dist_test.sh or torchrun'),
-    'slurm': ('SLURM_PROCID', 'tools/slurm_train.sh, tools/slurm_test.sh or srun'),
-    'mpi': ('OMPI_COMM_WORLD_RANK', 'mpirun'),
-}
 
 
 @contextmanager
-def user_errors(cfg: Config | None = None) -> Iterator[None]:
+def user_errors(cfg: Config) -> Iterator[None]:
     """Turn errors of a library about a setting into a ConfigError; bugs, and errors of a running model, pass.
 
     Args:
@@ -40,10 +32,6 @@ def user_errors(cfg: Config | None = None) -> Iterator[None]:
     """
     try:
         yield
-    except SyntaxError as error:
-        if isinstance(error.__context__, KeyboardInterrupt):  # mmengine's formatting of the config swallowed it
-            raise KeyboardInterrupt from None
-        raise
     except UserError as error:
         if not _FROM_WORKER.match(str(error)):
             raise
@@ -52,19 +40,21 @@ def user_errors(cfg: Config | None = None) -> Iterator[None]:
     except Exception as error:
         if isinstance(error, IndexError) and 'out of bounds' in str(error):
             raise DatasetError(f'a label is outside of the classes of the model: {describe(error)}') from error
-        frames = traceback.extract_tb(error.__traceback__)
-        folders = tuple(os.path.dirname(sys.modules[name].__file__) for name in _LIBRARIES if name in sys.modules)
-        is_of_library = not isinstance(error, RuntimeError) and frames[-1].filename.startswith(folders)
-        is_built = any(_BUILDING in frame.filename for frame in frames)
-        unknown = _UNKNOWN_SETTING.search(str(error))
-        is_of_ours = frames[-1].filename.startswith(_OURS) and not (is_built and unknown)
+        modules, unknown = _modules(error), _UNKNOWN_SETTING.search(str(error))
+        is_built = _BUILDING in modules
+        is_of_library = modules[-1].startswith(_LIBRARIES) and not isinstance(error, RuntimeError)
+        is_of_ours = modules[-1].startswith(_OURS) and not (is_built and unknown)
         if is_of_ours or is_out_of_memory(error) or not (is_built or is_of_library):
             raise
-        text = describe(error)
-        places = [key for key, _ in settings_in(cfg) if key.rpartition('.')[2] == unknown[1]] if unknown else []
+        places = [key for key, _ in settings_in(cfg) if unknown and key.rpartition('.')[2] == unknown[1]]
         where = f' ({", ".join(places)})' if places else ''
-        name = getattr(cfg, 'filename', None)
-        raise ConfigError(f'the config{f" {name}" if name else ""} does not fit: {text}{where}') from error
+        name = f' {cfg.filename}' if cfg.filename else ''
+        raise ConfigError(f'the config{name} does not fit: {describe(error)}{where}') from error
+
+
+def _modules(error: Exception) -> list[str]:
+    """Names of the modules that an error has passed, the one that raised it last."""
+    return [frame.f_globals.get('__name__', '') for frame, _ in traceback.walk_tb(error.__traceback__)]
 
 
 def describe(error: Exception) -> str:
@@ -132,29 +122,18 @@ def dataset_errors(expected: Sequence[str]) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:
-        last = traceback.extract_tb(error.__traceback__)[-1].filename
-        missing = isinstance(error, OSError) and error.filename
-        if last.startswith(_OURS) and not missing or _BUILDING in last or _UNKNOWN_SETTING.search(str(error)):
+        last, missing = _modules(error)[-1], isinstance(error, OSError) and error.filename
+        is_setting = last == _BUILDING or _UNKNOWN_SETTING.search(str(error))
+        if is_setting or last.startswith((_OURS, 'torch.utils.data.')) and not missing:
             raise
         reason = describe(error)
-        if os.path.join('torch', 'utils', 'data') in last:
-            raise ConfigError(f'the settings of the loader of {", ".join(expected)} do not fit: {reason}') from error
-        if isinstance(error, KeyError):
-            reason = f'an entry has no {error}'
-        elif 'need at least one array' in reason:  # what mmengine makes of an empty list
+        if 'need at least one array' in reason:  # mmengine's error for an empty list
             reason = ('it has no samples left; do its annotations have the classes that the config names, '
                       'and its images the img_suffix?')
         elif missing:
             reason = (f'{error.filename}: {error.strerror} (current directory: {os.getcwd()}); --data-root DIR uses '
                       'another place')
         raise DatasetError(f'cannot read the data set of {", ".join(expected)}: {reason}') from error
-
-
-def check_launcher(launcher: str) -> None:
-    """Raise a ConfigError unless this process was started by ``launcher``."""
-    if launcher in _LAUNCHED and _LAUNCHED[launcher][0] not in os.environ:
-        raise ConfigError(f'--launcher {launcher} is for processes that were started by it: use '
-                          f'{_LAUNCHED[launcher][1]}, or leave it out to run one process')
 
 
 @contextmanager
@@ -167,7 +146,7 @@ def one_report() -> Iterator[None]:
     try:
         yield
     except UserError:
-        if not _reports():
+        if _errors(new=1) > 1 if distributed.is_initialized() else local_rank() != 0:
             raise SystemExit(1) from None
         raise
     except KeyboardInterrupt:
@@ -180,10 +159,6 @@ def one_report() -> Iterator[None]:
         raise
     if distributed.is_initialized():
         distributed.destroy_process_group()
-
-
-def _reports() -> bool:
-    return _errors(new=1) == 1 if distributed.is_initialized() else local_rank() == 0
 
 
 def _errors(new: int = 0) -> int:

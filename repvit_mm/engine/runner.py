@@ -36,7 +36,7 @@ from ..toolboxes.detection import keep_boxes_precise
 from ..training import ChannelsLast
 from .hooks import CheckpointHook, LateRemoval, StopOnInvalidLossHook, StopOnSignalHook, SummaryHook, is_shown, quietly
 from .loops import WEIGHTS, our_loop, place_samples, seed_all
-from .mistakes import NamedSamples, check_launcher, dataset_errors, describe, user_errors
+from .mistakes import NamedSamples, dataset_errors, describe, user_errors
 from .prepare import latest_checkpoint
 from .unread import observed, unread
 
@@ -60,9 +60,9 @@ class Runner(mmengine.runner.Runner):
     _complete = False  # whether a checkpoint must have every tensor of the model
     asked: Sequence[str] = ()  # dotted keys of --cfg-options
 
-    def build_logger(self, *arguments: Any, **settings: Any) -> MMLogger:
+    def build_logger(self, log_level: int | str = 'INFO', log_file: str | None = None) -> MMLogger:
         """Build the logger, whose terminal is quieter than its file."""
-        logger = super().build_logger(*arguments, **settings)
+        logger = super().build_logger(log_level, log_file)
         logger.handlers[0].addFilter(is_shown)
         return logger
 
@@ -320,7 +320,6 @@ def run(cfg: Config, task: str, asked: Sequence[str] = ()) -> None:
     Raises:
         UserError: If config, data set or checkpoint do not fit, or the work directory cannot be created.
     """
-    check_launcher(cfg.launcher)
     make_folder(cfg.work_dir, '--work-dir')
     cfg = Config(observed(cfg._cfg_dict), cfg_text=cfg.text, filename=cfg.filename)
     with user_errors(cfg):

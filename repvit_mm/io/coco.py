@@ -12,14 +12,10 @@ from .files import read_json
 #: Largest coordinate of a polygon; drawing much larger ones crashes pycocotools.
 LARGEST_COORDINATE = 1e5
 _TWO_POINTS = 4
-#: Why objects are learned from, or are not.
+#: Results of :func:`kind_of` for objects without a fault.
 LEARNED = 'can be learned from'
-_FOREIGN = 'are of an image that the file does not list'
-_INFINITE = 'have a box with infinite values or NaN'
-_OUTSIDE = 'have a box outside of their image'
-_EMPTY = 'have no area, or a box of less than a pixel'
-_NO_POLYGONS = 'have no polygons, and LoadAnnotations with poly2mask=False takes no other masks: leave that setting out'
 IGNORED = 'are crowds (iscrowd) or are to be ignored'
+NO_POLYGONS = 'have no polygons, and LoadAnnotations with poly2mask=False takes no other masks: leave that setting out'
 
 
 class Coco(NamedTuple):
@@ -200,29 +196,32 @@ def _number(annotations: Sequence[dict[str, Any]], name: str) -> list[str]:
             f'{repeated[0]}; they are numbered anew'] if repeated else []
 
 
-def count_objects(content: Mapping[str, Any], categories: set, polygons_only: bool = False) -> Counter:
-    """The number of objects for each reason why they are not learned from, and of those that are.
+def count_objects(content: Mapping[str, Any]) -> dict[Any, Counter[str]]:
+    """The objects of each category id of a file in COCO format, counted by :func:`kind_of`."""
+    sizes = {image['id']: (image['width'], image['height']) for image in content['images']}
+    counts = defaultdict(Counter)
+    for annotation in content.get('annotations', []):
+        counts[annotation['category_id']][kind_of(annotation, sizes.get(annotation['image_id']))] += 1
+    return counts
+
+
+def kind_of(annotation: Mapping[str, Any], size: tuple[float, float] | None) -> str:
+    """Why an object is not learned from, or :data:`LEARNED`.
 
     Args:
-        content: Content of a file in COCO format.
-        categories: Ids of the categories that are trained; objects of others are not counted.
-        polygons_only: Whether objects with masks of another kind are ignored.
+        annotation: The object in COCO format.
+        size: Width and height of its image; None if the file does not list it.
     """
-    sizes = {image['id']: (image['width'], image['height']) for image in content['images']}
-    return Counter(_kind(annotation, sizes.get(annotation['image_id']), polygons_only)
-                   for annotation in content['annotations'] if annotation['category_id'] in categories)
-
-
-def _kind(annotation: Mapping[str, Any], size: tuple[float, float] | None, polygons_only: bool) -> str:
     if size is None:
-        return _FOREIGN
+        return 'are of an image that the file does not list'
     x, y, width, height = annotation['bbox']
     if not math.isfinite(x + y + width + height):
-        return _INFINITE
-    if min(x + width, size[0]) <= max(x, 0) or min(y + height, size[1]) <= max(y, 0):
-        return _OUTSIDE if width > 0 and height > 0 else _EMPTY
-    if annotation['area'] <= 0 or width < 1 or height < 1:
-        return _EMPTY
+        return 'have a box with infinite values or NaN'
+    is_outside = min(x + width, size[0]) <= max(x, 0) or min(y + height, size[1]) <= max(y, 0)
+    if is_outside and width > 0 and height > 0:
+        return 'have a box outside of their image'
+    if is_outside or annotation['area'] <= 0 or width < 1 or height < 1:
+        return 'have no area, or a box of less than a pixel'
     if annotation.get('iscrowd') or annotation.get('ignore'):
         return IGNORED
-    return _NO_POLYGONS if polygons_only and not isinstance(annotation.get('segmentation'), list) else LEARNED
+    return LEARNED if isinstance(annotation.get('segmentation'), list) else NO_POLYGONS

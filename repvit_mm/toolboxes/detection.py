@@ -9,7 +9,6 @@ from mmengine.config import Config
 from torch import Tensor, nn
 
 from ..errors import ConfigError, DatasetError, shortened
-from .annotations import check_objects
 from .base import Task, Toolbox, heads_in
 from .datasets import datasets_of, innermost, known_metainfo
 
@@ -100,6 +99,7 @@ class Detection(Toolbox):
         for inner in datasets:
             _check_categories(inner)
         if not any(getattr(inner, 'test_mode', True) for inner in datasets):
+            from .coco import check_objects
             check_objects(datasets)
 
     def enable_tta(self, cfg: Config) -> None:

@@ -9,8 +9,9 @@ import pytest
 import torch
 from rich.console import Console
 
-from repvit_mm.engine import mistakes, processes
-from repvit_mm.engine.mistakes import check_launcher, one_report
+from repvit_mm.cli.arguments import Parser, add_common_arguments, parse_args
+from repvit_mm.engine import mistakes
+from repvit_mm.engine.mistakes import one_report
 from repvit_mm.engine.processes import run_tool
 from repvit_mm.errors import ConfigError, UserError
 
@@ -33,41 +34,28 @@ PROGRESS = ('11/21 09:12:45 - mmengine - INFO - Iter(train) [ 50/100]  lr: 9.8e-
 
 
 def test_progress_is_shown_and_everything_is_kept(run):
+    run('print("before")')
     run('import sys; print(sys.argv[1]); print("noise"); print("warning", file=sys.stderr)', PROGRESS)
     assert run.shown == '  Iter(train) [ 50/100]  eta: 0:05:44  time: 0.6264  loss: 3.0626\n'
-    assert sorted(run.log.splitlines()) == sorted([PROGRESS, 'noise', 'warning'])
+    assert sorted(run.log.splitlines()) == sorted(['before', PROGRESS, 'noise', 'warning'])
 
 
-def test_log_is_continued(run):
-    run('print("first")')
-    run('print("second")')
-    assert run.log == 'first\nsecond\n'
-
-
-def test_mistake_of_the_tool_is_passed_on_as_one_line(run):
-    with pytest.raises(UserError, match='^no data set there$'):
-        run('import sys; print("error: no data set there", file=sys.stderr); sys.exit(1)')
-
-
-def test_bug_of_the_tool_names_the_log(run):
-    with pytest.raises(UserError, match=r'tool.py failed with status 1: ValueError: oops; .* is in .*output\.log'):
-        run('raise ValueError("oops")')
-    assert 'Traceback' in run.log
-
-
-def test_interrupted_tool_interrupts_us(run):
-    with pytest.raises(KeyboardInterrupt):
-        run('raise SystemExit(130)')
+@pytest.mark.parametrize(('script', 'error', 'message'), [
+    ('raise SystemExit("error: no data set there")', UserError, '^no data set there$'),
+    ('raise ValueError("oops")', UserError, r'tool.py failed with status 1: ValueError: oops; .* is in .*output\.log'),
+    ('raise SystemExit(130)', KeyboardInterrupt, None)])
+def test_a_tool_that_fails_raises_its_error(run, script, error, message):
+    with pytest.raises(error, match=message):
+        run(script)
 
 
 # Ctrl-C reaches both processes, kill -INT only one; the tool is stopped in either case, even if it will not listen.
-@pytest.mark.parametrize('tool, expected', [
-    ('import time; print("Iter(train) INFO - Iter(train)", flush=True); time.sleep(60)', 'stopped'),
-    ('import signal, time; signal.signal(signal.SIGINT, signal.SIG_IGN); print("INFO - Iter(train)", flush=True)\n'
-     'time.sleep(60)', 'stopped')])
-def test_tool_is_stopped_with_us(tmp_path, tool, expected):
-    (tmp_path / 'tool.py').write_text(tool)
+@pytest.mark.parametrize('handler', ['signal.default_int_handler', 'signal.SIG_IGN'])
+def test_tool_is_stopped_with_us(tmp_path, handler):
+    (tmp_path / 'tool.py').write_text(f'import signal, time; signal.signal(signal.SIGINT, {handler}); '
+                                      'print("INFO - Iter(train)", flush=True); time.sleep(60)')
     ours = subprocess.Popen([sys.executable, '-c', f"""
+import repvit_mm_cli
 from pathlib import Path
 from rich.console import Console
 from repvit_mm.engine import processes
@@ -80,21 +68,19 @@ except KeyboardInterrupt:
     assert 'Iter(train)' in ours.stdout.readline()
     start = time.monotonic()
     ours.send_signal(signal.SIGINT)
-    assert ours.stdout.read().strip() == expected
+    assert ours.stdout.read().strip() == 'stopped'
     assert ours.wait() == 0 and time.monotonic() - start < 10
-
-
-def test_patience_is_enough_to_save_a_checkpoint():
-    assert processes._PATIENCE >= 5
 
 
 @pytest.mark.parametrize('launcher', ['pytorch', 'slurm', 'mpi'])
 def test_launcher_that_did_not_start_the_process(launcher, monkeypatch):
     for variable in ('RANK', 'SLURM_PROCID', 'OMPI_COMM_WORLD_RANK'):
         monkeypatch.delenv(variable, raising=False)
-    with pytest.raises(ConfigError, match=f'--launcher {launcher} is for processes that were started by it'):
-        check_launcher(launcher)
-    check_launcher('none')
+    monkeypatch.setattr(sys, 'argv', ['train', '--launcher', launcher])
+    parser = Parser('')
+    add_common_arguments(parser)
+    with pytest.raises(ConfigError, match=rf'--launcher {launcher} is for processes that it .*, but \w+ is not set'):
+        parse_args(parser)
 
 
 @pytest.mark.parametrize(('error', 'status'), [(UserError('x'), 1), (KeyboardInterrupt(), 130)])

@@ -196,7 +196,8 @@ def test_an_unreadable_image_is_named(folder):
     with pytest.raises(DatasetError, match=r'train/0/0.png is not in a supported image format .* remove or replace it'):
         images[0]
     # What comes out of a worker brings a traceback along.
-    with pytest.raises(UserError, match='^.*train/0/0.png is not in a supported image format') as caught, user_errors():
+    unreadable = '^.*train/0/0.png is not in a supported image format'
+    with pytest.raises(UserError, match=unreadable) as caught, user_errors(Config()):
         next(iter(DataLoader(images, num_workers=1)))
     assert '\n' not in str(caught.value)
     with pytest.raises(UserError, match='the folder .*test does not exist'):

@@ -7,7 +7,7 @@ from mmengine.config import Config
 from mmengine.registry import DATASETS
 
 from repvit_mm.errors import ConfigError, DatasetError
-from repvit_mm.toolboxes import annotations
+from repvit_mm.toolboxes import coco
 from repvit_mm.toolboxes.detection import Detection, keep_boxes_precise
 
 pytest.importorskip('mmdet')
@@ -120,7 +120,7 @@ def check_training(tmp_path):
 @pytest.fixture
 def lines(monkeypatch):
     lines = []
-    monkeypatch.setattr(annotations, 'print_log', lambda line, *_: lines.append(line))
+    monkeypatch.setattr(coco, 'print_log', lambda line, *_: lines.append(line))
     return lines
 
 

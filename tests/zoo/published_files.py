@@ -2,9 +2,11 @@
 import argparse
 import re
 
+import numpy as np
 import timm
 import torch
 from oracles import randomise_norms
+from PIL import Image
 
 
 def official_names(state_dict):
@@ -40,6 +42,20 @@ def _official(name, blocks):
         if changed:
             break
     return f'features.{blocks[block]}.{inside}'
+
+
+def draw(seed):
+    """Coloured clouds of several sizes with sharp edges, of any shape."""
+    random = np.random.RandomState(seed)
+    width, height = random.randint(230, 420, 2)
+    image = np.zeros((height, width, 3), np.float32)
+    for cells in (3, 9, 40):
+        noise = Image.fromarray(random.randint(0, 256, (cells, cells, 3)).astype(np.uint8))
+        image += np.asarray(noise.resize((width, height), Image.BILINEAR), np.float32) / 3
+    image[random.rand(height, width) < 0.05] = random.randint(0, 256, 3)
+    left, top = width // 4, height // 4
+    image[top:2 * top, left:3 * left] *= (1.3, 0.6, 0.3)
+    return Image.fromarray(image.clip(0, 255).astype(np.uint8))
 
 
 def random_model(name, seed=0, **settings):

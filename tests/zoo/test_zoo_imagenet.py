@@ -5,7 +5,6 @@ has to show in the table.
 """
 import json
 
-import numpy as np
 import pytest
 import timm
 import torch
@@ -14,7 +13,7 @@ from mmengine.dataset import pseudo_collate
 from mmengine.registry import DATASETS, MODELS, DefaultScope
 from mmpretrain.datasets import custom
 from PIL import Image
-from published_files import official_names, random_model, save_classifier, spread_head
+from published_files import draw, official_names, random_model, save_classifier, spread_head
 from running import run_tool
 
 from repvit_mm.engine.config import load_config
@@ -26,20 +25,6 @@ from repvit_mm.zoo.rows import ROOT
 MODEL = 'repvit_m0_9_distill_300e'
 IMAGES, RIGHT = 20, 14
 SMALL = ['test_dataloader.batch_size=10', 'test_dataloader.num_workers=0', 'model.teacher=None']
-
-
-def draw(seed):
-    """A photograph-like picture: coloured clouds of several sizes with sharp edges, of any shape."""
-    random = np.random.RandomState(seed)
-    width, height = random.randint(230, 420, 2)
-    picture = np.zeros((height, width, 3), np.float32)
-    for cells in (3, 9, 40):
-        noise = Image.fromarray(random.randint(0, 256, (cells, cells, 3)).astype(np.uint8))
-        picture += np.asarray(noise.resize((width, height), Image.BILINEAR), np.float32) / 3
-    picture[random.rand(height, width) < 0.05] = random.randint(0, 256, 3)
-    left, top = width // 4, height // 4
-    picture[top:2 * top, left:3 * left] = picture[top:2 * top, left:3 * left] * (1.3, 0.6, 0.3)
-    return Image.fromarray(picture.clip(0, 255).astype(np.uint8))
 
 
 @pytest.fixture(scope='module')
