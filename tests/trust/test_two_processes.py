@@ -1,7 +1,9 @@
 """Two processes train as one does on the same samples, up to rounding, and resume to the same bits."""
 import multiprocessing
 import os
+import random
 import socket
+import time
 
 import pytest
 import torch
@@ -16,6 +18,8 @@ DENSE = dict(
     test_cfg=dict(nms_pre=99, score_thr=0.05, nms=dict(type='nms', iou_threshold=0.5), max_per_img=9),
     bbox_head=dict(type='FCOSHead', num_classes=8, in_channels=16, feat_channels=32, stacked_convs=1, norm_cfg=None,
                    strides=[4, 8, 16, 32, 64]))
+
+KILLS = 8
 
 
 def comparable(toolbox, folder):
@@ -39,26 +43,40 @@ def comparable(toolbox, folder):
     return cfg
 
 
-def one_of_two(rank, port, cfg, folder, resume):
+def one_of_two(rank, port, cfg, folder, resume, options):
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE='2', MASTER_ADDR='127.0.0.1',
                       MASTER_PORT=str(port), CUDA_VISIBLE_DEVICES='')
     log = os.open(f'{folder}.{rank}.log', os.O_WRONLY | os.O_CREAT)
     os.dup2(log, 1)
     os.dup2(log, 2)
-    train(cfg, folder, resume, seed=None if resume else 3, launcher='pytorch', **{'train_dataloader.batch_size': 1})
+    train(cfg, folder, resume, seed=None if resume else 3, launcher='pytorch',
+          **{'train_dataloader.batch_size': 1, **options})
 
 
-def train_in_two(cfg, folder, resume=False):
+def start_two(cfg, folder, resume=False, **options):
     with socket.socket() as free:
         free.bind(('127.0.0.1', 0))
         port = free.getsockname()[1]
     context = multiprocessing.get_context('spawn')  # torch has no backward pass in a fork of a process that had one
-    processes = [context.Process(target=one_of_two, args=(rank, port, cfg, folder, resume)) for rank in range(2)]
+    processes = [context.Process(target=one_of_two, args=(rank, port, cfg, folder, resume, options))
+                 for rank in range(2)]
     for process in processes:
         process.start()
+    return processes
+
+
+def end(processes):
+    """Wait for both; gives their exit codes, None for one that still runs after five minutes."""
     for process in processes:
         process.join(300)
+    codes = [process.exitcode for process in processes]
+    for process in processes:
         process.kill()
+    return codes
+
+
+def train_in_two(*arguments, **options):
+    assert end(start_two(*arguments, **options)) == [0, 0]
 
 
 def weights(path):
@@ -90,5 +108,31 @@ def test_two_processes_resume_to_the_same_bits(toolbox, tmp_path):
     whole, resumed = tmp_path / 'whole', tmp_path / 'resumed'
     train_in_two(cfg, whole)
     leave_checkpoint(whole / 'iter_4.pth', resumed)
-    train_in_two(cfg, resumed, resume=True)
+    train_in_two(cfg, resumed, True)
     assert not different(states_of(whole / 'iter_8.pth'), states_of(resumed / 'iter_8.pth'))
+
+
+@pytest.mark.trust
+def test_two_processes_of_which_one_is_killed_again_and_again_end_as_if_nothing_had_happened(tmp_path):
+    """The one that is left ends by itself."""
+    chance = random.Random(0)
+    cfg = make_config('mmseg', tmp_path / 'data')
+    cfg.optim_wrapper.accumulative_counts = 2
+    length = {'train_cfg.max_iters': 60}
+    whole, killed = tmp_path / 'whole', tmp_path / 'killed'
+    train_in_two(cfg, whole, **length)
+    for _ in range(KILLS):
+        before = set(killed.glob('iter_*.pth'))
+        processes = start_two(cfg, killed, bool(before), **length)
+        while not set(killed.glob('iter_*.pth')) - before:
+            assert all(process.is_alive() for process in processes)
+            time.sleep(0.01)
+        time.sleep(chance.random() * 0.5)
+        rank = chance.randrange(2)
+        assert processes[rank].is_alive(), 'it ended too early'
+        processes[rank].kill()
+        assert end(processes)[1 - rank] not in (None, 0)
+    train_in_two(cfg, killed, True, **length)
+    ends = [states_of(folder / 'iter_60.pth') for folder in (whole, killed)]
+    assert not different(*ends)
+    print(f'two processes: {KILLS} kills, {len(ends[0])} tensors equal to the bit')
