@@ -14,6 +14,8 @@ def build_parser() -> Parser:
     parser.add_argument('--out', metavar='PATH',
                         help='save the predictions to this .pkl file; for segmentation, a folder of label maps')
     parser.add_argument('--show-dir', metavar='DIR', help='draw the predictions, and save them in this folder')
+    parser.add_argument('--report', metavar='DIR',
+                        help='write report.html: figures of each class, confusion matrix, curves, the worst images')
     parser.add_argument('--tta', action='store_true', help='test-time augmentation')
     parser.add_argument('--slide', type=positive, metavar='SIZE',
                         help='segment overlapping squares of SIZE pixels a side instead of whole images')
@@ -23,6 +25,7 @@ def build_parser() -> Parser:
 
 def main() -> None:
     args = parse_args(build_parser())
+    from repvit_mm.analysis.evaluation import enable_report
     from repvit_mm.engine.config import load_config
     from repvit_mm.engine.mistakes import one_report
     from repvit_mm.engine.prepare import prepare
@@ -37,6 +40,8 @@ def main() -> None:
         prepare(cfg, args, 'test')
         if args.show_dir:
             toolbox.draw_predictions(cfg, args.show_dir)
+        if args.report:
+            enable_report(cfg, args.report)
         if args.slide is not None:
             toolbox.enable_slide(cfg, args.slide)
         if args.backend:

@@ -98,16 +98,8 @@ class Classification(Toolbox):
         return MULTI_LABEL if isinstance(getattr(model, 'head', None), MultiLabelClsHead) else self.task
 
     def _draw(self, cfg: Config, directory: str) -> None:
-        """Write a confusion matrix, the worst mistakes and a table, with our own metric.
-
-        Images with several labels are drawn with their scores, by mmpretrain's own hook.
-        """
-        if any(_has_label_file(dataset) for _, dataset in datasets_of(cfg, ['test_dataloader'])):
-            cfg.default_hooks.visualization = dict(
-                type='VisualizationHook', enable=True, interval=1, out_dir=directory)
-            return
-        from ..training import classification  # noqa: F401, it registers the report
-        cfg.test_evaluator = [*evaluators_of(cfg), dict(type='ClassificationReport', out_dir=directory)]
+        """Write the best class and its score over each image, with mmpretrain's own hook."""
+        cfg.default_hooks.visualization = dict(type='VisualizationHook', enable=True, interval=1, out_dir=directory)
 
 
 def _is_image_folder(dataset: Mapping) -> bool:

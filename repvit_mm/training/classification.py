@@ -9,9 +9,8 @@ from .distillation import DistilledClassifier
 from .folders import ImageFolder
 from .head import RepViTClsHead
 from .preprocessing import ErasingDataPreprocessor
-from .report import ClassificationReport
 
-__all__ = ['ClassificationReport', 'DistilledClassifier', 'ErasingDataPreprocessor', 'ImageFolder', 'RepViTClsHead',
+__all__ = ['DistilledClassifier', 'ErasingDataPreprocessor', 'ImageFolder', 'RepViTClsHead',
            'register_names']
 
 

@@ -62,12 +62,13 @@ def figures_of(work_dir):
 def test_test_gives_the_figures_of_the_validation(trained, tmp_path):
     pictures, out = tmp_path / 'pictures', tmp_path / ('maps' if trained.toolbox == 'mmseg' else 'out.pkl')
     status, _, error = run_tool('test', trained.config, trained.checkpoint, '--data-root', trained.data, '--work-dir',
-                                tmp_path / 'work', '--show-dir', pictures, '--out', out)
+                                tmp_path / 'work', '--show-dir', pictures, '--out', out, '--report', tmp_path)
     assert status == 0, error
     key = RESULTS[trained.toolbox][1]
     assert figures_of(tmp_path / 'work')[key] == pytest.approx(logged(trained.work_dir, key)[-1], abs=1e-6)
-    drawn = {path.name for path in pictures.glob('*.png')}
-    assert drawn >= {'mmpretrain': {'confusion_matrix.png'}}.get(trained.toolbox, {f'{i:06d}.png' for i in range(3)})
+    assert {path.name for path in pictures.rglob('*.png')} >= {f'{i:06d}.png' for i in range(3)}
+    page = (tmp_path / 'report.html').read_text()
+    assert key in page and '<h2>Training</h2><img src="data:image/png' in page
     kept = sorted(out.iterdir()) if trained.toolbox == 'mmseg' else pickle.loads(out.read_bytes())
     assert len(kept) == tool_runs.TOOLBOXES[trained.toolbox][3]
 

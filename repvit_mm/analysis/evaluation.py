@@ -1,0 +1,334 @@
+"""Report of a test, one HTML page: metrics, figures of each class, a confusion matrix, curves, the worst images."""
+import base64
+import heapq
+import html
+import io
+import json
+from collections.abc import Callable, Mapping, Sequence
+from itertools import count
+from numbers import Real
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from mmengine.config import Config
+from mmengine.dist import get_world_size
+from mmengine.hooks import Hook
+from mmengine.logging import print_log
+from mmengine.registry import HOOKS
+from mmengine.runner import Runner
+from PIL import Image
+
+from ..errors import ConfigError
+from ..io.drawing import draw_objects, palette
+from ..io.files import atomic_write, make_folder
+from ..io.images import read_image
+from ..toolboxes import toolbox_of
+from ..toolboxes.base import evaluators_of
+from ..toolboxes.datasets import innermost
+
+#: A detection is right with at least this score and this IoU with an object of its class.
+SCORE, IOU = 0.3, 0.5
+#: Number of images shown, and longest side of one in pixels.
+WORST, SIDE = 24, 1200
+#: Up to this number of classes, the confusion matrix has names and shares.
+NAMED = 30
+_PAGE = """<!doctype html><meta charset="utf-8"><title>{title}</title><style>
+body {{font: 15px system-ui, sans-serif; max-width: 1200px; margin: 2em auto; color: #20222a}}
+td, th {{padding: .2em 1em; text-align: right; border-bottom: 1px solid #ddd}} td:first-child {{text-align: left}}
+img {{max-width: 100%}} figure {{margin: 1.5em 0}} figcaption {{color: #666}}</style>
+<h1>{title}</h1><p>{note}</p>{body}"""
+
+
+class Judged(NamedTuple):
+    """How well the prediction for one sample fits its ground truth.
+
+    Attributes:
+        truth: Indices of true classes, (K,); each makes a pair with the same item of ``predicted``.
+        predicted: Indices of predicted classes, (K,).
+        mistake: How wrong it is, at least 0, which is right.
+        caption: What is wrong.
+        draw: Gives the drawing, RGB, uint8 (H, W, 3).
+        scored: Scores of predictions, and whether each is right, (M, 2).
+    """
+
+    truth: np.ndarray
+    predicted: np.ndarray
+    mistake: float
+    caption: str
+    draw: Callable[[], np.ndarray]
+    scored: np.ndarray = np.zeros((0, 2))
+
+
+def judge_classification(sample: Any, info: Mapping, meta: Mapping) -> Judged:
+    """Judge a sample of mmpretrain with one label."""
+    classes, scores, label = meta['classes'], sample.pred_score.float().cpu().numpy(), int(sample.gt_label)
+    best = int(scores.argmax())
+    caption = f'{classes[label]} {scores[label]:.2f}, predicted {classes[best]} {scores[best]:.2f}'
+    return Judged(np.array([label]), np.array([best]), scores[best] * (best != label), caption,
+                  lambda: read_image(sample.img_path), np.array([[scores[best], best == label]]))
+
+
+def judge_segmentation(sample: Any, info: Mapping, meta: Mapping) -> Judged:
+    """Judge a sample of mmseg; its mistake is the share of wrong pixels."""
+    maps = {caption: labels.data[0].cpu().numpy() for caption, labels in (
+        ('ground truth', sample.gt_sem_seg), ('prediction', sample.pred_sem_seg))}
+    truth, predicted = maps.values()
+    known = truth < len(meta['classes'])
+    mistake = float((truth != predicted)[known].mean()) if known.any() else 0.
+
+    def draw() -> np.ndarray:
+        from ..toolboxes.segmentation_pictures import draw_segmentation
+        return draw_segmentation(read_image(sample.img_path), maps, meta['classes'], meta['palette'])
+    return Judged(truth[known], predicted[known], mistake, f'{mistake:.1%} of the pixels are wrong', draw)
+
+
+def judge_detection(sample: Any, info: Mapping, meta: Mapping) -> Judged:
+    """Judge a sample of mmdet; its mistake is the number of missed, wrong and confused objects.
+
+    An index beyond the classes is the background. Detections inside of ignored regions do not count.
+    """
+    classes, truth = meta['classes'], [item for item in info['instances'] if not item.get('ignore_flag')]
+    crowds = torch.tensor([item['bbox'] for item in info['instances'] if item.get('ignore_flag')]).reshape(-1, 4)
+    found = sample.pred_instances.cpu()
+    found = found[found.scores.argsort(descending=True)]
+    boxes, labels = torch.tensor([item['bbox'] for item in truth]).reshape(-1, 4), [x['bbox_label'] for x in truth]
+    pairs = match(found.bboxes, found.labels, boxes, labels, crowds, same_class=True)
+    scored = np.array([(score, other >= 0) for score, other in zip(found.scores.tolist(), pairs, strict=True)
+                       if other is not None]).reshape(-1, 2)
+    found = found[found.scores >= SCORE]
+    pairs = match(found.bboxes, found.labels, boxes, labels, crowds)
+    background = len(classes)
+    predicted = [*(label for label, other in zip(found.labels.tolist(), pairs, strict=True) if other is not None),
+                 *(background for i in range(len(truth)) if i not in pairs)]
+    actual = [*(background if other < 0 else labels[other] for other in pairs if other is not None),
+              *(label for i, label in enumerate(labels) if i not in pairs)]
+    missed, wrong = predicted.count(background), actual.count(background)
+    confused = sum(a != b for a, b in zip(actual, predicted, strict=True)) - missed - wrong
+
+    def draw() -> np.ndarray:
+        from mmdet.structures.mask import encode_mask_results
+        image, colours = read_image(sample.img_path), palette(len(classes))
+        known = [{'label': item['bbox_label'], 'box': item['bbox'], 'class': classes[item['bbox_label']],
+                  'mask': item.get('mask')} for item in truth]
+        masks = encode_mask_results(found.masks) if 'masks' in found else [None] * len(found)
+        shown = [{'label': label, 'box': box, 'class': classes[label], 'score': score, 'mask': mask}
+                 for label, box, score, mask in zip(found.labels.tolist(), found.bboxes.tolist(),
+                                                    found.scores.tolist(), masks, strict=True)]
+        panels = [draw_objects(image, objects, colours, 320, image.shape[1::-1]) for objects in (known, shown)]
+        return np.hstack([np.pad(panel, ((0, 0), (0, 8), (0, 0)), constant_values=255) for panel in panels])
+    return Judged(np.array(actual, int), np.array(predicted, int), float(missed + wrong + confused),
+                  f'ground truth and prediction: {missed} missed, {wrong} not there, {confused} confused', draw, scored)
+
+
+def match(boxes: torch.Tensor, labels: torch.Tensor, truth: torch.Tensor, truth_labels: Sequence[int],
+          crowds: torch.Tensor, same_class: bool = False) -> list[int | None]:
+    """Match detections, best first, to objects; of the same class first, then of any.
+
+    Args:
+        boxes: (N, 4), left, top, right, bottom in pixels.
+        labels: (N,).
+        truth: (M, 4).
+        truth_labels: M labels.
+        crowds: (C, 4), regions whose detections are left out.
+        same_class: Match objects of the same class only.
+
+    Returns:
+        For each detection the index of its object, -1 for none, None if it is left out.
+    """
+    from mmdet.structures.bbox import bbox_overlaps
+    overlaps = bbox_overlaps(boxes, truth).numpy()
+    same = labels.numpy()[:, None] == np.asarray(truth_labels, int)
+    pairs: list[int | None] = [-1] * len(boxes)
+    for allowed in (same,) if same_class else (same, ~same):
+        for i in range(len(boxes)):
+            fits = np.where(allowed[i], overlaps[i], 0)
+            if pairs[i] == -1 and len(fits) and fits.max() >= IOU:
+                pairs[i] = int(fits.argmax())
+                overlaps[:, pairs[i]] = 0
+    inside = bbox_overlaps(boxes, crowds, mode='iof').numpy().max(1, initial=0) >= IOU
+    return [None if pair == -1 and left_out else pair for pair, left_out in zip(pairs, inside, strict=True)]
+
+
+_JUDGES = {'mmpretrain': judge_classification, 'mmseg': judge_segmentation, 'mmdet': judge_detection}
+
+
+@HOOKS.register_module()
+class ReportHook(Hook):
+    """Writes the report of a test.
+
+    Args:
+        out_dir: Gets ``report.html``, which holds its images.
+        scope: The toolbox of the model.
+    """
+
+    def __init__(self, out_dir: str, scope: str):
+        self.path, self.judge, self.scope = Path(out_dir, 'report.html'), _JUDGES[scope], scope
+        self._matrix, self._scored, self._worst, self._number = None, [], [], count()
+
+    def before_test_epoch(self, runner: Runner) -> None:
+        """Find the ground truth."""
+        datasets = list(innermost(runner.test_dataloader.dataset))
+        self.meta = datasets[0].metainfo
+        self.classes = list(self.meta['classes'])
+        size = len(self.classes) + (self.scope == 'mmdet')
+        self._matrix = np.zeros((size, size), int)
+        infos = (dataset.get_data_info(i) for dataset in datasets for i in range(len(dataset)))
+        self._infos = {info['img_path']: info for info in infos} if self.scope == 'mmdet' else {}
+
+    def after_test_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None,
+                        outputs: Sequence[Any] | None = None) -> None:
+        """Judge the samples of a batch."""
+        for sample in outputs:
+            judged = self.judge(sample, self._infos.get(sample.img_path), self.meta)
+            size = len(self._matrix)
+            self._matrix += np.bincount(size * judged.truth + judged.predicted, minlength=size ** 2
+                                        ).reshape(size, size)
+            self._scored.append(judged.scored)
+            if judged.mistake > 0:
+                item = (judged.mistake, -next(self._number), sample.img_path, judged.caption, judged.draw)
+                (heapq.heappush if len(self._worst) < WORST else heapq.heappushpop)(self._worst, item)
+
+    def after_test_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
+        """Write the page."""
+        objects = int(self._matrix[:len(self.classes)].sum())
+        parts = [('Metrics', _table(('metric', 'value'), [(k, f'{v:.4g}') for k, v in (metrics or {}).items()
+                                                          if isinstance(v, Real)])),
+                 ('Classes', self._class_table(metrics or {})),
+                 ('Confusion matrix', _embed(draw_confusion(self._matrix, self.classes)))]
+        if len(scored := np.concatenate(self._scored)):
+            parts.append(('Precision', _embed(draw_precision(scored, objects))))
+        if lines := _training_log(runner.cfg.load_from):
+            parts.append(('Training', _embed(draw_training(lines))))
+        shown = ''.join(f'<figure>{_embed(draw())}<figcaption>{html.escape(f"{path}: {caption}")}</figcaption></figure>'
+                        for *_, path, caption, draw in sorted(self._worst, reverse=True))
+        parts.append((f'The {len(self._worst)} worst images', shown))
+        title, note = Path(runner.cfg.filename).stem, f'{runner.cfg.filename}, {runner.cfg.load_from}'
+        body = ''.join(f'<h2>{heading}</h2>{content}' for heading, content in parts)
+        with atomic_write(self.path) as part:
+            part.write_text(_PAGE.format(title=html.escape(title), note=html.escape(note), body=body), 'utf-8')
+        print_log(f'The report is {self.path}', 'current')
+
+    def _class_table(self, metrics: Mapping[str, float]) -> str:
+        known = np.arange(len(self.classes))
+        right, of_truth, of_predicted = self._matrix.diagonal()[known], self._matrix.sum(1), self._matrix.sum(0)
+        columns = {'recall': right / of_truth[known].clip(1), 'precision': right / of_predicted[known].clip(1)}
+        unit = {'mmpretrain': 'images', 'mmseg': 'pixels', 'mmdet': 'objects'}[self.scope]
+        if self.scope == 'mmseg':
+            columns['IoU'] = right / (of_truth + of_predicted - right).clip(1)
+        for name, what in (('bbox', 'box AP'), ('segm', 'mask AP')):
+            found = [metrics.get(f'coco/{name}_{cls}_precision') for cls in self.classes]
+            if None not in found:
+                columns[what] = np.array(found)
+        there = of_truth[known] > 0
+        rows = [(cls, f'{of_truth[i]:,}', *(f'{100 * values[i]:.1f}' for values in columns.values()))
+                for i, cls in enumerate(self.classes)]
+        mean = ('mean', f'{of_truth[known].sum():,}', *(f'{100 * values[there].mean():.1f}' for values in
+                                                        columns.values()))
+        return _table(('class', unit, *columns), [*rows, mean])
+
+
+def enable_report(cfg: Config, out_dir: str) -> None:
+    """Write a report of the test into a folder.
+
+    Args:
+        cfg: Changed in place.
+        out_dir: The folder.
+
+    Raises:
+        ConfigError: If the model is none of a toolbox or gives an image several labels, or several processes test.
+    """
+    scope = toolbox_of(cfg).scope
+    if scope not in _JUDGES or 'MultiLabel' in str(cfg.model):
+        raise ConfigError('--report is for detectors, segmentors, and classifiers with one label for each image')
+    if get_world_size() > 1 or cfg.get('launcher', 'none') != 'none':
+        raise ConfigError('--report needs a test in one process; leave out --launcher')
+    make_folder(out_dir, '--report')
+    for evaluator in evaluators_of(cfg):
+        if evaluator.get('type') in ('CocoMetric', 'mmdet.CocoMetric'):
+            evaluator['classwise'] = True
+    cfg.custom_hooks = [*cfg.get('custom_hooks', []), dict(type='ReportHook', out_dir=out_dir, scope=scope)]
+
+
+def draw_confusion(matrix: np.ndarray, classes: Sequence[str]) -> Figure:
+    """Draw a confusion matrix, in percent of each row.
+
+    Args:
+        matrix: (K, K), counts with the row's class and the column's prediction.
+        classes: K names, or K - 1 before the background.
+    """
+    names = [*classes, 'background'][:len(matrix)]
+    shares = 100 * matrix / matrix.sum(1, keepdims=True).clip(1)
+    side = min(4 + 0.4 * len(names), 14)
+    figure = Figure(figsize=(side + 1, side), layout='constrained')
+    axes = figure.subplots()
+    image = axes.imshow(shares, cmap='Blues', vmin=0, vmax=100)
+    figure.colorbar(image, label='% of the class')
+    axes.set(xlabel='prediction', ylabel='ground truth', xticks=[], yticks=[])
+    if len(names) <= NAMED:
+        axes.set_xticks(range(len(names)), names, rotation=60, ha='right')
+        axes.set_yticks(range(len(names)), names)
+        for (row, column), share in np.ndenumerate(shares):
+            if share >= 0.5:
+                axes.text(column, row, f'{share:.0f}', ha='center', va='center', size=8,
+                          color='white' if share > 60 else 'black')
+    return figure
+
+
+def draw_precision(scored: np.ndarray, objects: int) -> Figure:
+    """Draw the precision of the predictions above a score, over the share of the objects that these find.
+
+    Args:
+        scored: (M, 2), score of each prediction and whether it is right.
+        objects: Number of objects.
+    """
+    right = scored[np.argsort(-scored[:, 0], kind='stable'), 1].cumsum()
+    figure = Figure(figsize=(6, 4), layout='constrained')
+    axes = figure.subplots()
+    axes.plot(right / max(objects, 1), right / np.arange(1, len(right) + 1))
+    axes.set(xlabel='recall', ylabel='precision', xlim=(0, 1), ylim=(0, 1.02))
+    axes.grid(alpha=0.25)
+    return figure
+
+
+def draw_training(lines: Sequence[Mapping[str, Any]]) -> Figure:
+    """Draw the total loss, and each metric of the validations, over the steps of mmengine's ``scalars.json``."""
+    figure = Figure(figsize=(11, 4), layout='constrained')
+    for axes, wanted in zip(figure.subplots(1, 2), ('loss', 'metric'), strict=True):
+        names = ['loss'] if wanted == 'loss' else sorted({name for line in lines for name in line if '/' in name})
+        for name in names[:8]:
+            axes.plot(*zip(*((line['step'], line[name]) for line in lines if name in line), strict=True),
+                      label=name, marker='.' if wanted == 'metric' else None)
+        axes.set(xlabel='step', ylabel=wanted)
+        axes.grid(alpha=0.25)
+        if wanted == 'metric' and names:
+            axes.legend(frameon=False, fontsize=8)
+    return figure
+
+
+def _training_log(checkpoint: str | None) -> list[dict]:
+    """The log of the training that saved a checkpoint, if it is beside it."""
+    logs = sorted(Path(checkpoint).parent.glob('*/vis_data/scalars.json')) if checkpoint else []
+    lines = [json.loads(line) for log in logs for line in log.read_text().splitlines()]
+    return lines if any('loss' in line for line in lines) else []
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    cells = [''.join(f'<th>{html.escape(cell)}</th>' for cell in head),
+             *(''.join(f'<td>{html.escape(cell)}</td>' for cell in row) for row in rows)]
+    return f'<table>{"".join(f"<tr>{row}</tr>" for row in cells)}</table>'
+
+
+def _embed(drawn: Figure | np.ndarray) -> str:
+    buffer = io.BytesIO()
+    if isinstance(drawn, Figure):
+        drawn.savefig(buffer, format='png', dpi=110)
+        kind = 'png'
+    else:
+        image = Image.fromarray(drawn)
+        image.thumbnail((SIDE, SIDE))
+        image.save(buffer, 'JPEG', quality=88)
+        kind = 'jpeg'
+    return f'<img src="data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}">'
