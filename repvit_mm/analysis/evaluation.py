@@ -26,7 +26,6 @@ from ..io.drawing import draw_objects, palette
 from ..io.files import atomic_write, make_folder
 from ..io.images import read_image
 from ..toolboxes import toolbox_of
-from ..toolboxes.base import evaluators_of
 from ..toolboxes.datasets import innermost
 
 #: A detection is right with at least this score and this IoU with an object of its class.
@@ -218,10 +217,9 @@ class ReportHook(Hook):
         unit = {'mmpretrain': 'images', 'mmseg': 'pixels', 'mmdet': 'objects'}[self.scope]
         if self.scope == 'mmseg':
             columns['IoU'] = right / (of_truth + of_predicted - right).clip(1)
-        for name, what in (('bbox', 'box AP'), ('segm', 'mask AP')):
-            found = [metrics.get(f'coco/{name}_{cls}_precision') for cls in self.classes]
-            if None not in found:
-                columns[what] = np.array(found)
+        average = [metrics.get(f'coco/{cls}_precision') for cls in self.classes]
+        if None not in average:  # mmdet gives that of masks if there are some
+            columns['mask AP' if 'coco/segm_mAP' in metrics else 'box AP'] = np.array(average)
         there = of_truth[known] > 0
         rows = [(cls, f'{of_truth[i]:,}', *(f'{100 * values[i]:.1f}' for values in columns.values()))
                 for i, cls in enumerate(self.classes)]
@@ -246,9 +244,6 @@ def enable_report(cfg: Config, out_dir: str) -> None:
     if get_world_size() > 1 or cfg.get('launcher', 'none') != 'none':
         raise ConfigError('--report needs a test in one process; leave out --launcher')
     make_folder(out_dir, '--report')
-    for evaluator in evaluators_of(cfg):
-        if evaluator.get('type') in ('CocoMetric', 'mmdet.CocoMetric'):
-            evaluator['classwise'] = True
     cfg.custom_hooks = [*cfg.get('custom_hooks', []), dict(type='ReportHook', out_dir=out_dir, scope=scope)]
 
 

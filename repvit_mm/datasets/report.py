@@ -106,7 +106,7 @@ def next_commands(dataset: Dataset, folder: Path, config: Config, shown: int) ->
     return (f'\nWritten: {folder / name}.py\n         {config.about}\n         {folder / SHEET}\n         '
             f'{counted(shown, "images")} with their annotations: look at them first\n{small}'
             f'Train:   repvit-mm train {path}\n'
-            f'Test:    repvit-mm test {path} {last} --show-dir {work_dir}/shown\n'
+            f'Test:    repvit-mm test {path} {last} --report {work_dir}/report\n'
             f'Predict: repvit-mm infer {path} {image} --checkpoint {last} --out {work_dir}/predicted\n'
             f'Export:  repvit-mm export {path} {last} --to onnx --shape {config.shape[0]} {config.shape[1]} '
             f'--out {work_dir}/{name}.onnx' + ' --pyramid' * ('RTMDet-Ins' in config.about))

@@ -99,7 +99,8 @@ class Classification(Toolbox):
 
     def _draw(self, cfg: Config, directory: str) -> None:
         """Write the best class and its score over each image, with mmpretrain's own hook."""
-        cfg.default_hooks.visualization = dict(type='VisualizationHook', enable=True, interval=1, out_dir=directory)
+        cfg.setdefault('default_hooks', {})['visualization'] = dict(
+            type='VisualizationHook', enable=True, interval=1, out_dir=directory)
 
 
 def _is_image_folder(dataset: Mapping) -> bool:

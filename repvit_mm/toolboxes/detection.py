@@ -9,7 +9,7 @@ from mmengine.config import Config
 from torch import Tensor, nn
 
 from ..errors import ConfigError, DatasetError, shortened
-from .base import Task, Toolbox, heads_in
+from .base import Task, Toolbox, evaluators_of, heads_in
 from .datasets import datasets_of, innermost, known_metainfo
 
 
@@ -60,7 +60,7 @@ class Detection(Toolbox):
         use_our_reader()
 
     def check_config(self, cfg: Config, loaders: Sequence[str]) -> None:
-        """Check that the heads have as many classes as the data sets.
+        """Check that the heads have as many classes as the data sets; a test reports the AP of each class.
 
         mmdet itself stops with an index error at the end of a test, or confuses classes. Detectors with a language
         model, and those with heads for only some of the classes, as for panoptic segmentation, are not checked.
@@ -69,6 +69,9 @@ class Detection(Toolbox):
             ConfigError: If a head has another number of classes, or the classes are not a list of names.
         """
         _note_folders(cfg, loaders)
+        for evaluator in evaluators_of(cfg):
+            if evaluator.get('type') in ('CocoMetric', 'mmdet.CocoMetric'):
+                evaluator.setdefault('classwise', True)
         model = cfg.get('model') or {}
         if 'language_model' in model or 'semantic_head' in model:
             return

@@ -66,7 +66,7 @@ def test_test_gives_the_figures_of_the_validation(trained, tmp_path):
     assert status == 0, error
     key = RESULTS[trained.toolbox][1]
     assert figures_of(tmp_path / 'work')[key] == pytest.approx(logged(trained.work_dir, key)[-1], abs=1e-6)
-    assert {path.name for path in pictures.rglob('*.png')} >= {f'{i:06d}.png' for i in range(3)}
+    assert len(list(pictures.rglob('*.png'))) >= 3
     page = (tmp_path / 'report.html').read_text()
     assert key in page and '<h2>Training</h2><img src="data:image/png' in page
     kept = sorted(out.iterdir()) if trained.toolbox == 'mmseg' else pickle.loads(out.read_bytes())
