@@ -7,7 +7,7 @@ from repvit_mm.errors import run_cli
 def build_parser() -> Parser:
     parser = Parser(
         description='Recognise the format of a folder of data, check every image and annotation, draw some of them, '
-                    'and write a config that trains on the folder, which is not changed.')
+                    'and write a config that trains on the folder, which is not changed.', register=False)
     parser.add_argument('data', metavar='DIR', help='folder of the data')
     parser.add_argument('--model', metavar='NAME',
                         help='maskrcnn, fasterrcnn, rtmdet, rtmdet-ins; fpn, segformer; classifier; an architecture '

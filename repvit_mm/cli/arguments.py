@@ -13,11 +13,13 @@ class Parser(argparse.ArgumentParser):
 
     Args:
         description: What the tool does.
+        register: Whether the tool needs RepViT and mmengine, which take seconds to import.
     """
 
-    def __init__(self, description: str):
+    def __init__(self, description: str, register: bool = True):
         # Popped, as a tool that this one starts has another name.
         super().__init__(prog=os.environ.pop('REPVIT_MM_COMMAND', None), description=description)
+        self._register = register
 
     def parse_args(self, args: Sequence[str] | None = None,
                    namespace: argparse.Namespace | None = None) -> argparse.Namespace:
@@ -28,7 +30,8 @@ class Parser(argparse.ArgumentParser):
                      for word in unknown if word.startswith('--'))
             self.error(f'unrecognized arguments: {" ".join(unknown)}{"".join(hints)}')
         try:
-            import_module('repvit_mm').register()
+            if self._register:
+                import_module('repvit_mm').register()
         except ImportError as error:
             self.exit(1, f'error: {error}\n')
         return parsed

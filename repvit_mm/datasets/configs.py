@@ -1,6 +1,7 @@
 """Configs for data that were found: they inherit one of ours, and are the user's to change."""
 import math
 import re
+import shutil
 from collections.abc import Mapping
 from pprint import pformat
 from statistics import median
@@ -173,7 +174,9 @@ class Config(NamedTuple):
 
 def find_gpu_memory() -> float:
     """GiB of the memory of the first GPU; 0 without one."""
-    import torch
+    if not (shutil.which('nvidia-smi') or shutil.which('rocm-smi')):
+        return 0.
+    import torch  # takes seconds
     return torch.cuda.get_device_properties(0).total_memory / 2 ** 30 if torch.cuda.is_available() else 0.
 
 

@@ -115,10 +115,10 @@ def write_name(draw: ImageDraw.ImageDraw, corner: tuple[float, float], name: str
 
 
 @lru_cache
-def font_of(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
+def font_of(size: int) -> ImageFont.FreeTypeFont:
     """The font of drawings, in a size in pixels."""
-    from matplotlib.font_manager import FontProperties, findfont  # mmengine needs matplotlib, which brings this font
-    return ImageFont.truetype(findfont(FontProperties('DejaVu Sans', weight='bold' if bold else 'normal')), size)
+    from matplotlib import get_data_path  # mmengine needs matplotlib, which brings this font
+    return ImageFont.truetype(f'{get_data_path()}/fonts/ttf/DejaVuSans.ttf', size)
 
 
 def _text_size(width: int, height: int) -> int:

@@ -6,7 +6,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from mmengine.logging import print_log
 from PIL import Image
 
 from ..errors import UserError
@@ -66,5 +65,6 @@ def list_images(folder: str | Path) -> list[Path]:
     if not images:
         raise UserError(f'{folder} holds no images ({", ".join(IMAGE_SUFFIXES)})')
     if others:
+        from mmengine.logging import print_log  # imports torch
         print_log(skipped_files(folder, others), 'current', logging.WARNING)
     return sorted(images)

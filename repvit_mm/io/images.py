@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
-from mmengine.logging import print_log
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ..errors import DatasetError, UserError
@@ -190,6 +189,7 @@ _noted: set[int] = set()
 
 def _note_depth(bits: int, name: str) -> None:
     if bits not in _noted:
+        from mmengine.logging import print_log  # imports torch
         _noted.add(bits)
         print_log(f'{name} has 16 bits, but its values end at {(1 << bits) - 1} or below: it is nearly black. If your '
                   f'camera has {bits} bits, multiply the values by {1 << 16 - bits}', 'current', logging.WARNING)
