@@ -29,8 +29,8 @@ _COLOUR = re.compile(r'\s*(?P<name>[^\d,:;#][^,:;]*?)\s*[,:;\s]\s*(?P<rgb>\d+[,\
                      r'\s*(?P<rgb2>\d+[,\s]+\d+[,\s]+\d+)[,:;\s]+(?P<name2>\D.*?)\s*$')
 #: A folder of labels has to match this part of a folder of images.
 FITS = 0.5
-#: A grey level as a colour is this times the level.
-GREY = 1 << 16 | 1 << 8 | 1
+#: Part of the value of every colour, and of a grey one after division by its level.
+COLOUR, GREY = 1 << 24, 1 << 16 | 1 << 8 | 1
 #: From this number of values on, they are indices unless most of them are those of blurred borders.
 DENSE = 20
 
@@ -58,7 +58,7 @@ class Labels(NamedTuple):
     """Pixel values and their classes.
 
     Attributes:
-        values: Sorted, int (N,): those of a single channel, or ``R << 16 | G << 8 | B``.
+        values: Sorted, int (N,): those of a single channel, or ``COLOUR | R << 16 | G << 8 | B``.
         classes: Class index of each value, uint8 (N,).
     """
 
@@ -71,14 +71,7 @@ class Labels(NamedTuple):
 
     def read(self, path: Path) -> np.ndarray:
         """Class indices of a label image, uint8 (H, W)."""
-        return self.of(_read(path)[0])
-
-
-class Counted(NamedTuple):
-    """Pixels of each value of a label image, and whether it has a single channel."""
-
-    pixels: Mapping[int, int]
-    plain: bool
+        return self.of(_read(path))
 
 
 def find(tree: Tree) -> list[Pair]:
@@ -143,7 +136,7 @@ def read(tree: Tree, pairs: Sequence[Pair], notes: list[str]) -> Dataset:
         by_split[split] = pair
     counts = _count(tree, by_split.values())
     classes, labels = _classes(tree, counts, notes)
-    present = {path: set(labels.of([*pixels]).tolist()) - {IGNORED} for path, (pixels, _) in counts.items()}
+    present = {path: set(labels.of([*pixels]).tolist()) - {IGNORED} for path, pixels in counts.items()}
     items = {split: [(pair, stem) for stem in sorted(pair.labels)] for split, pair in by_split.items()}
     chosen = choose_splits(items, lambda item: present[item[0].labels[item[1]]], notes)
     dataset = Dataset(KIND, 'segmentation', tree.root, classes, {}, read_labels=labels.read, notes=notes)
@@ -167,45 +160,43 @@ def _check_files(tree: Tree, pair: Pair) -> None:
                                f'{fault}; add, rename or move them')
 
 
-def _read(path: Path) -> tuple[np.ndarray, bool]:
-    """The values of a label image, int (H, W), see :class:`Labels`, and whether it has a single channel."""
-    values = read_label_image(path, colours=True).astype(np.int32)
+def _read(path: Path) -> np.ndarray:
+    """The values of a label image (H, W), see :class:`Labels`; uint8 for a single channel, else int32."""
+    values = read_label_image(path, colours=True)
     if values.ndim == 3:
-        return values[..., 0] if values.shape[2] < 3 else values[..., :3] @ np.int32([1 << 16, 1 << 8, 1]), False
+        values = values[..., :3] if values.shape[2] > 2 else values[..., :1].repeat(3, 2)
+        return COLOUR | values.astype(np.int32) @ np.int32([1 << 16, 1 << 8, 1])
     if values.size and not 0 <= values.min() <= values.max() <= 255:
         raise DatasetError(f'{path} holds {values.max()}; expected values of 0 to 255')
-    return values, True
+    return values.astype(np.uint8)
 
 
-def _count(tree: Tree, pairs: Collection[Pair]) -> dict[Path, Counted]:
-    """The values of each label image; another size than that of its image is refused."""
+def _count(tree: Tree, pairs: Collection[Pair]) -> dict[Path, dict[int, int]]:
+    """Label image -> value -> number of pixels; another size than that of its image is refused."""
     images = {label: pair.images[stem] for pair in pairs for stem, label in pair.labels.items()}
     sizes = tree.look(images.values())
 
-    def count(path: Path) -> Counted:
-        values, plain = _read(path)
+    def count(path: Path) -> dict[int, int]:
+        values = _read(path)
         if values.shape[::-1] != sizes[images[path]]:
             raise DatasetError('{} is {} x {} pixels, but its label image {} is {} x {}'.format(
                 images[path], *sizes[images[path]], path, *values.shape[::-1]))
-        unit = 1 if plain else GREY
-        if (values == (values & 255) * unit).all():  # much faster
-            numbers = np.bincount((values & 255).ravel())
-            return Counted({int(i) * unit: int(numbers[i]) for i in np.flatnonzero(numbers)}, plain)
-        found, numbers = np.unique(values, return_counts=True)
-        return Counted(dict(zip(found.tolist(), numbers.tolist(), strict=True)), plain)
+        if values.dtype == np.uint8:  # much faster
+            return {i: number for i, number in enumerate(np.bincount(values.ravel()).tolist()) if number}
+        return dict(zip(*(array.tolist() for array in np.unique(values, return_counts=True)), strict=True))
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         return dict(zip(images, pool.map(count, images), strict=True))
 
 
-def _classes(tree: Tree, counts: Mapping[Path, Counted], notes: list[str]) -> tuple[list[str], Labels]:
+def _classes(tree: Tree, counts: Mapping[Path, Mapping[int, int]], notes: list[str]) -> tuple[list[str], Labels]:
     """Class names, and the class of each value."""
-    pixels = Counter()
-    for found, _ in counts.values():
-        pixels.update(found)
-    values = np.array(sorted(pixels))
+    total = Counter()
+    for pixels in counts.values():
+        total.update(pixels)
+    values = np.array(sorted(total))
     levels = values & 255
-    if ((values != levels) & (values != levels * GREY)).any():
+    if ((values > 255) & (values != (COLOUR | levels * GREY))).any():
         table = _colours(tree)
         if unknown := [value for value in values.tolist() if value not in table]:
             raise DatasetError(f'{tree.root}: the label images hold {counted(len(unknown), "colours")} without a '
@@ -213,23 +204,20 @@ def _classes(tree: Tree, counts: Mapping[Path, Counted], notes: list[str]) -> tu
                                'each in a line name:R,G,B')
         names = list(dict.fromkeys(table.values()))
         return names, Labels(values, np.uint8([names.index(table[value]) for value in values.tolist()]))
-    total = Counter()
-    for value, level in zip(values.tolist(), levels.tolist(), strict=True):
-        total[level] += pixels[value]
-    names, real = tree.class_names() or [], [level for level in total if level != IGNORED]
-    if not real:
+    names, used = tree.class_names() or [], sorted({*levels.tolist()})
+    if used == [IGNORED]:
         raise DatasetError(f'all {len(counts)} label images hold the ignored value {IGNORED} only')
-    number = max(real) + 1
-    strong = sorted(total) if number <= max(len(names), 4 * min(len(total), DENSE)) else _strong(counts, total)
+    number = max({*used} - {IGNORED}) + 1
+    strong = used if number <= max(len(names), 4 * min(len(used), DENSE)) else _strong(counts)
     if strong == [0, IGNORED] or max({*strong} - {IGNORED}) >= max(4 * len(strong), len(names)):  # no indices
         nearest = np.abs(np.subtract.outer(levels, strong)).argmin(1).astype(np.uint8)
-        blurred = f', and {len(total) - len(strong)} other levels, as of blurred borders, become the nearest of them'
+        blurred = f', and {len(used) - len(strong)} other levels, as of blurred borders, become the nearest of them'
         notes.append(f'the label images hold grey levels: {shortened(map(str, strong))} become the classes 0 to '
-                     f'{len(strong) - 1}{blurred * (len(total) > len(strong))}; copies with these are written')
+                     f'{len(strong) - 1}{blurred * (len(used) > len(strong))}; copies with these are written')
         given = names if len(names) == len(strong) else ['background', 'object'] if len(strong) == 2 else [
             f'level {level}' for level in strong]
         return given, Labels(values, nearest)
-    if unused := sorted(set(range(number)) - set(real)):
+    if unused := sorted({*range(number)} - {*used}):
         notes.append(f'{len(unused)} of the values 0 to {number - 1} do not occur: {shortened(map(str, unused))}')
     if len(names) < number:
         notes.append(f'there are {counted(len(names), "class names")} for the values 0 to {number - 1}; change the '
@@ -239,25 +227,26 @@ def _classes(tree: Tree, counts: Mapping[Path, Counted], notes: list[str]) -> tu
     return names, Labels(values, levels.astype(np.uint8))
 
 
-def _strong(paths: Collection[Path], total: Mapping[int, int]) -> list[int]:
+def _strong(paths: Collection[Path]) -> list[int]:
     """The levels that matter: all, or without those of blurred borders.
 
     A pixel of a blurred border lies between the levels of its neighbours; regions have pixels among similar ones.
     """
     def count(path: Path) -> np.ndarray:
-        level = (_read(path)[0] & 255).astype(np.uint8)
+        level = (_read(path) & 255).astype(np.uint8)
         low, high = (f(level, np.ones((3, 3))) for f in (cv2.erode, cv2.dilate))
         return np.stack([np.bincount(level[where], minlength=256)
-                         for where in (high - low <= 2, (low < level) & (level < high))])
+                         for where in (low <= high, high - low <= 2, (low < level) & (level < high))])
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        inner, between = sum(pool.map(count, paths))
-    borders = [level for level, number in total.items() if 2 * between[level] > number > 4 * inner[level]]
-    if len(borders) <= (len(total) / 2 if len(total) > DENSE else 0):  # rare and thin classes are among many
-        return sorted(total)
-    strong, usual = [], np.median(inner[[*total]])
-    for level in sorted(total, key=lambda level: -inner[level]):
-        if inner[level] > max(total[level] / 4, 10 * usual) and all(abs(level - other) > 24 for other in strong):
+        total, inner, between = sum(pool.map(count, paths))
+    levels = np.flatnonzero(total).tolist()
+    borders = (2 * between > total) & (total > 4 * inner)
+    if borders.sum() <= (len(levels) / 2 if len(levels) > DENSE else 0):  # rare and thin classes are among many
+        return levels
+    strong, least = [], np.maximum(total / 4, 10 * np.median(inner[levels]))
+    for level in sorted(levels, key=lambda level: -inner[level]):
+        if inner[level] > least[level] and all(abs(level - other) > 24 for other in strong):
             strong.append(level)
     return sorted(strong) if len(strong) > 1 else [0, IGNORED]
 
@@ -267,17 +256,17 @@ def _colours(tree: Tree) -> dict[int, str]:
     for path in tree.with_suffix('.txt', '.csv'):
         found = [match for line in read_text(path).splitlines() if (match := _COLOUR.match(line))]
         if len(found) > 1:
-            return {int(np.int32([int(part) for part in re.findall(r'\d+', match['rgb'] or match['rgb2'])])
-                        @ np.int32([1 << 16, 1 << 8, 1])): match['name'] or match['name2'] for match in found}
+            return {COLOUR | int(red) << 16 | int(green) << 8 | int(blue): match['name'] or match['name2']
+                    for match in found for red, green, blue in [re.findall(r'\d+', match['rgb'] or match['rgb2'])]}
     return {}
 
 
 def _rgb(value: int) -> str:
-    return f'({value >> 16}, {value >> 8 & 255}, {value & 255})'
+    return f'({value >> 16 & 255}, {value >> 8 & 255}, {value & 255})'
 
 
-def _split(tree: Tree, split: str, items: Sequence[tuple[Pair, str]], counts: Mapping[Path, Counted], labels: Labels,
-           listed: bool, files: dict[str, str | bytes]) -> Split:
+def _split(tree: Tree, split: str, items: Sequence[tuple[Pair, str]], counts: Mapping[Path, Mapping[int, int]],
+           labels: Labels, listed: bool, files: dict[str, str | bytes]) -> Split:
     """A split, whose images are listed in a file if need be."""
     pair = items[0][0]
     first = next(iter(pair.images.values()))
@@ -286,7 +275,7 @@ def _split(tree: Tree, split: str, items: Sequence[tuple[Pair, str]], counts: Ma
     if listed:
         files[f'{split}.txt'] = ''.join(f'{stem}\n' for _, stem in items)
         settings['ann_file'] = f'{{{{ fileDirname }}}}/{split}.txt'
-    if (labels.values != labels.classes).any() or not all(plain for _, plain in counts.values()):
+    if (labels.values != labels.classes).any():
         settings['data_prefix']['seg_map_path'] = f'{{{{ fileDirname }}}}/labels/{split}'
         settings['seg_map_suffix'] = '.png'
         for _, stem in items:
@@ -296,8 +285,7 @@ def _split(tree: Tree, split: str, items: Sequence[tuple[Pair, str]], counts: Ma
     sizes, total = tree.look(pair.images[stem] for _, stem in items), Counter()
     samples = [Sample(pair.images[stem], sizes[pair.images[stem]], label=pair.labels[stem]) for _, stem in items]
     for sample in samples:
-        pixels = counts[sample.label].pixels
-        for label, number in zip(labels.of([*pixels]).tolist(), pixels.values(), strict=True):
-            total[label] += number
+        for value, number in counts[sample.label].items():
+            total[int(labels.of(value))] += number
     del total[IGNORED]
     return Split(samples, total, settings)

@@ -6,7 +6,6 @@ Example:
     >>> root = write_classification('data/shapes_cls')          # mmpretrain's CustomDataset
     >>> root = write_multilabel('data/shapes_multilabel')       # mmpretrain's MultiLabelDataset
 """
-import json
 import math
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
@@ -18,7 +17,7 @@ from PIL import Image, ImageDraw, ImageFilter
 from rich.progress import track
 
 from ..errors import DatasetError
-from ..io.files import atomic_write, write_json
+from ..io.files import atomic_write, read_json, write_json
 
 SPLITS = ('train', 'val')
 MANIFEST = 'shapes.json'
@@ -206,20 +205,12 @@ def _save(image: np.ndarray, path: Path, palette: list[int] | None = None) -> No
     image.save(path, compress_level=1)
 
 
-class Layout(NamedTuple):
-    """The folder layout of a toolbox: what writes a split, the top-level folders, and settings of the scenes."""
-
-    write: Callable[[Path, str, Iterable[tuple[str, Scene]]], None]
-    folders: tuple[str, ...]
-    single: bool = False
-
-
-LAYOUTS = {
-    'detection': Layout(_write_detection, ('images', 'annotations')),
-    'segmentation': Layout(_write_segmentation, ('img_dir', 'ann_dir')),
-    'classification': Layout(_write_classification, SPLITS, single=True),
-    'multilabel': Layout(_write_multilabel, ('images', 'annotations')),
-}
+#: Layout of a toolbox -> what writes a split, the top-level folders, and whether each image has one object.
+LAYOUTS: dict[str, tuple[Callable[[Path, str, Iterable[tuple[str, Scene]]], None], tuple[str, ...], bool]] = {
+    'detection': (_write_detection, ('images', 'annotations'), False),
+    'segmentation': (_write_segmentation, ('img_dir', 'ann_dir'), False),
+    'classification': (_write_classification, SPLITS, True),
+    'multilabel': (_write_multilabel, ('images', 'annotations'), False)}
 
 
 def write_shapes(layout: str, root: str | Path, size: int = 192, seed: int = 0, train: int = 1200, val: int = 150,
@@ -249,7 +240,7 @@ def write_shapes(layout: str, root: str | Path, size: int = 192, seed: int = 0, 
         if foreign:
             raise DatasetError(f'{root} holds {min(foreign)!r}, which is not part of the drawn data set: use another '
                                'folder, or empty this one')
-        if _read(root / MANIFEST) == settings:
+        if (root / MANIFEST).exists() and read_json(root / MANIFEST) == settings:
             return root
     root.parent.mkdir(parents=True, exist_ok=True)
     draw = partial(draw_scene, size=size, **dict(objects=(1, 1), radius=(0.2, 0.42)) if single else {})
@@ -260,13 +251,6 @@ def write_shapes(layout: str, root: str | Path, size: int = 192, seed: int = 0, 
                 for i in track(range(count), f'drawing {split} scenes', disable=quiet)))
         write_json(partial_root / MANIFEST, settings)
     return root
-
-
-def _read(manifest: Path) -> dict | None:
-    try:
-        return json.loads(manifest.read_text())
-    except (OSError, ValueError):
-        return None
 
 
 write_coco, write_segmentation, write_classification, write_multilabel = (

@@ -3,7 +3,7 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from ..errors import DatasetError, shortened
 from .coco_images import match_images
@@ -12,45 +12,38 @@ from .files import read_json
 #: Largest coordinate of a polygon; drawing much larger ones crashes pycocotools.
 LARGEST_COORDINATE = 1e5
 _TWO_POINTS = 4
+NUMBER = (int, float)
+ID = (*NUMBER, str)
 #: Results of :func:`kind_of` for objects without a fault.
 LEARNED = 'can be learned from'
 IGNORED = 'are crowds (iscrowd) or are to be ignored'
 NO_POLYGONS = 'have no polygons, and LoadAnnotations with poly2mask=False takes no other masks: leave that setting out'
 
 
-class Coco(NamedTuple):
-    """Annotations in COCO's format.
-
-    Attributes:
-        content: Checked content of the file.
-        notes: What was changed or looks wrong, one line each.
-    """
-
-    content: dict[str, Any]
-    notes: list[str]
-
-
-def read_coco(path: str | Path, folder: str | Path | None = None) -> Coco:
+def read_coco(path: str | Path, folder: str | Path | None = None) -> tuple[dict[str, Any], list[str]]:
     """Read a file of annotations.
 
     Args:
         path: The file.
         folder: Folder that the names of its images start from, see :func:`match_images`; not looked at if None.
 
+    Returns:
+        The checked content, and what was changed or looks wrong, one line each.
+
     Raises:
         DatasetError: See :func:`check_coco` and :func:`match_images`.
     """
     content = read_json(path)
     notes = check_coco(content, str(path))
-    return Coco(content, notes + ([] if folder is None else match_images(content, str(path), folder)))
+    return content, notes + ([] if folder is None else match_images(content, str(path), folder))
 
 
 def check_coco(content: Any, name: str) -> list[str]:
     """Check the parts of annotations that are used, and repair what has one meaning.
 
     Missing areas, crowd flags and boxes of polygons are added, polygons of fewer than three points and repeated images
-    are dropped. Annotations are numbered from 1 if their ids are not
-    distinct positive integers: COCOeval counts a match with id 0 as none. Roboflow's root category is dropped.
+    are dropped. Annotations are numbered from 1 if their ids are not distinct positive integers: COCOeval counts a
+    match with id 0 as none. Roboflow's root category is dropped.
 
     Args:
         content: Content of a file; changed in place.
@@ -69,25 +62,25 @@ def check_coco(content: Any, name: str) -> list[str]:
 
     def image(entry: Mapping) -> bool:
         sizes[entry['id']] = entry['height'], entry['width']
-        return (_is_id(entry['id']) and isinstance(entry['file_name'], str) and _is_number(entry['height'])
-                and _is_number(entry['width']) and entry['height'] >= 1 and entry['width'] >= 1)
+        return (isinstance(entry['id'], ID) and isinstance(entry['file_name'], str)
+                and all(isinstance(side, NUMBER) and side >= 1 for side in sizes[entry['id']]))
 
     def category(entry: Mapping) -> bool:
-        return _is_id(entry['id']) and isinstance(entry['name'], str)
+        return isinstance(entry['id'], ID) and isinstance(entry['name'], str)
 
     def annotation(entry: dict) -> bool:
         mask = entry.get('segmentation')
         if isinstance(mask, list) and mask:
-            polygons = [mask] if all(map(_is_number, mask)) else mask
+            polygons = [mask] if all(isinstance(value, NUMBER) for value in mask) else mask
             mask = entry['segmentation'] = [polygon for polygon in polygons if len(polygon) > _TWO_POINTS]
             degenerate.append(len(polygons) - len(mask))
         box = entry.get('bbox') or _box_of(mask)
         entry['bbox'], entry['iscrowd'] = box, int(entry.get('iscrowd') or 0)
         if entry.get('area') is None:
             entry['area'] = box[2] * box[3]
-        return (_is_id(entry['image_id']) and _is_id(entry['category_id'])
-                and _is_number(entry['area']) and entry['iscrowd'] in (0, 1)
-                and isinstance(box, list) and len(box) == 4 and all(map(_is_number, box))
+        return (isinstance(entry['image_id'], ID) and isinstance(entry['category_id'], ID)
+                and isinstance(entry['area'], NUMBER) and entry['iscrowd'] in (0, 1)
+                and isinstance(box, list) and len(box) == 4 and all(isinstance(value, NUMBER) for value in box)
                 and (mask is None or _is_mask(mask, sizes.get(entry['image_id']))))
 
     _check_all(content, name, 'images', image, 'id, file_name, height and width')
@@ -114,14 +107,6 @@ def _check_all(content: Mapping, name: str, kind: str, is_good: Callable[[Any], 
             good = False
         if not good:
             raise DatasetError(f'{name}: {kind}: entry {number} is {str(entry)[:100]}; expected {expected}')
-
-
-def _is_id(value: Any) -> bool:
-    return isinstance(value, int | str | float)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float)
 
 
 def _is_mask(mask: Any, size: tuple[float, float] | None) -> bool:

@@ -49,14 +49,8 @@ def match_images(content: dict[str, Any], name: str, folder: str | Path) -> list
         DatasetError: If several images match a name, the boxes of an image do not fit it, or all boxes are corners or
             shares.
     """
-    notes = match_names(content['images'], name, Path(folder))
-    extents: dict[Any, list[float]] = defaultdict(lambda: [0., 0.])
-    for annotation in content.get('annotations', []):
-        x, y, width, height = annotation['bbox']
-        extent = extents[annotation['image_id']]
-        extent[:] = max(extent[0], x + width), max(extent[1], y + height)
-    notes += _match_sizes(content, name, Path(folder), extents)
-    return notes + _check_boxes(content, name)
+    return (match_names(content['images'], name, Path(folder)) + _match_sizes(content, name, Path(folder))
+            + _check_boxes(content, name))
 
 
 def match_names(images: Sequence[dict[str, Any]], name: str, folder: Path) -> list[str]:
@@ -95,20 +89,21 @@ def _best(parts: Sequence[str], by_last: Mapping[str, Sequence[str]]) -> list[st
     return [path for path in found if len(found) == 1 or alike(path) == most]
 
 
-def _match_sizes(content: Mapping[str, Any], name: str, folder: Path,
-                 extents: Mapping[Any, Sequence[float]]) -> list[str]:
+def _match_sizes(content: Mapping[str, Any], name: str, folder: Path) -> list[str]:
     images = content['images']
-    sample = images[::-(-len(images) // LOOKED_AT) or 1]
-    seen = {id(image) for image in sample}
-    sample = sample + [image for image in images if id(image) not in seen and not _fits(extents, image, image)]
-    wrong = _other_sizes(sample, folder)
-    if wrong and len(sample) < len(images):
+    wrong = _other_sizes(images[::-(-len(images) // LOOKED_AT) or 1], folder)
+    if wrong and len(images) > LOOKED_AT:
         wrong = _other_sizes(images, folder)
-    changed = {image['id'] for image, _ in wrong}
-    packed = {annotation['image_id'] for annotation in content.get('annotations', []) if wrong
-              and annotation['image_id'] in changed and isinstance(annotation.get('segmentation'), Mapping)}
+    extents: dict[Any, list[float]] = defaultdict(lambda: [0., 0.])
+    for annotation in content.get('annotations', []) if wrong else ():
+        x, y, width, height = annotation['bbox']
+        extent = extents[annotation['image_id']]
+        extent[:] = max(extent[0], x + width), max(extent[1], y + height)
+    packed = {annotation['image_id'] for annotation in content.get('annotations', [])
+              if isinstance(annotation.get('segmentation'), Mapping)}
     for image, (width, height) in wrong:
-        if image['id'] in packed or not _fits(extents, image, dict(width=width, height=height)):
+        right, bottom = extents[image['id']]
+        if image['id'] in packed or right > width + 1 or bottom > height + 1:
             raise DatasetError(f'{folder / image["file_name"]} is {width} x {height}, but {name} has annotations for '
                                f'{image["width"]} x {image["height"]} that do not fit it'
                                + ('; were they made before its EXIF orientation was applied?' if (width, height) == (
@@ -124,11 +119,6 @@ def _other_sizes(images: Sequence[dict[str, Any]], folder: Path) -> list[tuple[d
         sizes = pool.map(lambda image: image_size(folder / image['file_name']), images)
         return [(image, size) for image, size in zip(images, sizes, strict=True)
                 if size and size != (image['width'], image['height'])]
-
-
-def _fits(extents: Mapping[Any, Sequence[float]], image: Mapping[str, Any], size: Mapping[str, float]) -> bool:
-    right, bottom = extents.get(image['id'], (0, 0))
-    return right <= size['width'] + 1 and bottom <= size['height'] + 1
 
 
 def _check_boxes(content: Mapping[str, Any], name: str) -> list[str]:

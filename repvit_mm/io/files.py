@@ -113,9 +113,8 @@ def make_folder(path: str | Path, option: str = '') -> Path:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        reason = 'it is a file' if path.is_file() else error.strerror
-        message = f'{option} {path}: the folder cannot be created: {reason}; choose another'.lstrip()
-        raise ConfigError(message) from error
+        raise ConfigError(f'{option} {path}: the folder cannot be created: {error.strerror}; choose another'.lstrip()
+                          ) from error
     return path
 
 

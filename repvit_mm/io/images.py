@@ -112,19 +112,6 @@ def check_image(path: str | Path) -> tuple[int, int]:
     return read_image(path).shape[1::-1]
 
 
-def check_header(content: bytes) -> None:
-    """Check the size of an image that another reader will decode; content that Pillow cannot open is left to it.
-
-    Raises:
-        UserError: If it is too large or too narrow.
-    """
-    with suppress(*_DAMAGED), _open(content) as image:
-        try:
-            _check_size(*image.size, MOST_PIXELS)
-        except UserError as error:
-            raise UserError(f'{getattr(content, "path", "the image")}: {error}') from error
-
-
 def _open(source: Path | BinaryIO | bytes) -> Image.Image:
     return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS)
 

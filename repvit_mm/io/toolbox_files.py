@@ -61,8 +61,7 @@ class _RegularFiles(LocalBackend):
     """The local file system without pipes and devices, which could block forever."""
 
     def get(self, filepath: str | Path) -> bytes:
-        if not Path(filepath).is_file():
-            check_regular(filepath)
+        check_regular(filepath)
         content = _Content(super().get(filepath))
         if not content:
             raise OSError(f'{filepath} is empty')
@@ -70,14 +69,12 @@ class _RegularFiles(LocalBackend):
         return content
 
     def get_text(self, filepath: str | Path, encoding: str = 'utf-8') -> str:
-        if not Path(filepath).is_file():
-            check_regular(filepath)
+        check_regular(filepath)
         return super().get_text(filepath, encoding)
 
     @contextmanager
     def get_local_path(self, filepath: str | Path) -> Iterator[str | Path]:
-        if not Path(filepath).is_file():
-            check_regular(filepath)
+        check_regular(filepath)
         yield filepath
 
 
@@ -98,14 +95,13 @@ def decode_as_we_do() -> None:
     import cv2
     import mmcv
 
-    from .images import check_header, read_image
+    from .images import read_image
     theirs = mmcv.imfrombytes
 
     def imfrombytes(content: bytes, flag: str | int = 'color', channel_order: str = 'bgr',
                     backend: str | None = None) -> np.ndarray:
         kind, _, ignored = str(flag).partition('_ignore_')
         if kind not in ('color', 'grayscale') or backend not in (None, 'cv2', 'pillow'):
-            check_header(content)
             return theirs(content, flag, channel_order, backend)
         image = read_image(content, upright=not ignored)
         if kind == 'grayscale':

@@ -67,7 +67,7 @@ def test_perfect_predictions_have_an_ap_of_one_whatever_the_ids(read):
     for number, annotation in enumerate(annotations['annotations']):
         annotation['id'] = number
     truth = COCO()
-    truth.dataset = read(annotations).content
+    truth.dataset = read(annotations)[0]
     truth.createIndex()
     evaluation = COCOeval(truth, truth.loadRes([
         {key: annotation[key] for key in ('image_id', 'category_id', 'bbox')} | {'score': 1.}
@@ -94,7 +94,7 @@ def test_what_is_missing_is_added(read, changes):
 def test_encodings_of_windows_are_read(read, encoding):
     annotations = content()
     annotations['categories'][0]['name'] = 'Bär'
-    assert read(annotations, encoding=encoding).content == annotations
+    assert read(annotations, encoding=encoding)[0] == annotations
 
 
 def test_another_encoding_is_named(read):
@@ -203,12 +203,12 @@ def test_images_are_found_by_the_last_part_of_their_name(read, written):
     (unicodedata.normalize('NFD', 'ä.jpg'), unicodedata.normalize('NFC', 'ä.jpg')),
     (unicodedata.normalize('NFC', 'ä.jpg'), unicodedata.normalize('NFD', 'ä.jpg'))])
 def test_names_in_another_form_are_found(read, written, file):
-    assert read(content([written]), [file]).content['images'][0]['file_name'] == file
+    assert read(content([written]), [file])[0]['images'][0]['file_name'] == file
 
 
 def test_of_several_images_of_a_name_the_one_in_the_same_folder_is_meant(read):
     files = ['a/0.jpg', 'b/0.jpg']
-    assert [image['file_name'] for image in read(content(['x\\b\\0.jpg', 'x\\a\\0.jpg']), files).content['images']] == [
+    assert [image['file_name'] for image in read(content(['x\\b\\0.jpg', 'x\\a\\0.jpg']), files)[0]['images']] == [
         'b/0.jpg', 'a/0.jpg']
     with pytest.raises(DatasetError, match=r'the image x\\0.jpg may be a/0.jpg or b/0.jpg in '):
         read(content(['x\\0.jpg']), files)
@@ -256,7 +256,7 @@ def test_boxes_beyond_their_image_are_counted(read, boxes, note):
     annotations = content()
     for annotation in annotations['annotations']:
         annotation['bbox'] = boxes(*annotation['bbox'])
-    assert [text.partition(': ')[2] for text in read(annotations).notes] == ([note] if note else [])
+    assert [text.partition(': ')[2] for text in read(annotations)[1]] == ([note] if note else [])
 
 
 @pytest.mark.parametrize('boxes, message', [
@@ -275,7 +275,7 @@ def test_boxes_in_other_units_are_an_error(read, boxes, message):
 def test_infinite_boxes_and_foreign_images_are_left_to_the_data_set(read):
     annotations = content()
     change(annotations, bbox=[0, 0, float('inf'), 3], image_id=99)
-    assert not read(annotations).notes
+    assert not read(annotations)[1]
 
 
 def test_the_bytes_of_a_mark_are_no_part_of_a_name(tmp_path):

@@ -84,7 +84,7 @@ def test_inputs_that_are_not_there(folder, words, message):
 
 
 @pytest.mark.parametrize(('out', 'message'), [
-    ('in', 'the drawing would overwrite in/a.JPG'), ('in/b.png', 'it is a file'), ('in/b.png/x', 'cannot be created'),
+    ('in', 'the drawing would overwrite in/a.JPG'), ('in/b.png', 'File exists'), ('in/b.png/x', 'cannot be created'),
     ('data', r'--out data holds labels/b\.png, but no predictions\.json of an earlier run; choose another folder')])
 def test_results_replace_no_file_of_the_user(folder, out, message):
     save(folder / 'data/labels/b.png', 1)
