@@ -21,24 +21,27 @@ from repvit_mm.models.predicting import Detector, Segmentor
 class Task(NamedTuple):
     config: str
     checkpoint: str
-    pictures: list
+    images: list
 
 
 @pytest.fixture(scope='module', params=['mmdet', 'mmseg', 'mmpretrain'])
 def task(request, tmp_path_factory):
-    """A model with random weights that all show, in the folder of its config, and two pictures."""
+    """A model with random weights that all show, in the folder of its config, and images of three sizes."""
     root = tmp_path_factory.mktemp(request.param)
     config, data = set_up(request.param, root)
     torch.manual_seed(0)
     model = randomise_norms(get_model(config))
     torch.save({'state_dict': model.state_dict()}, root / 'x.pth')
-    pictures = sorted(data.rglob('val/**/*.png'))[:2]
-    return Task(config, root / 'x.pth', pictures)
+    images = []
+    for number, size in enumerate([(96, 96), (64, 128), (96, 96), (128, 64), (64, 128)]):
+        images.append(root / f'{number}.png')
+        Image.open(sorted(data.rglob('val/**/*.png'))[number % 2]).convert('RGB').resize(size).save(images[-1])
+    return Task(config, root / 'x.pth', images)
 
 
-def expected(model, picture):
+def expected(model, image):
     """The same from the toolbox's own function, with a model that is not fused."""
-    array = np.asarray(Image.open(picture).convert('RGB'))[..., ::-1].copy()
+    array = np.asarray(Image.open(image).convert('RGB'))[..., ::-1].copy()
     if hasattr(model, 'roi_head'):
         from mmdet.apis import inference_detector
         return inference_detector(model, array).pred_instances
@@ -50,14 +53,14 @@ def expected(model, picture):
 
 
 @pytest.mark.slow
-def test_results_are_those_of_the_toolbox(task, tmp_path):
-    done = run_tool('infer', task.config, *task.pictures, '--checkpoint', task.checkpoint, '--out', tmp_path,
-                    '--batch-size', 2, '--device', 'cpu', '--score-threshold', 0.02)
-    assert (done.status, done.out.count('.png: '), done.out.count('WARNING')) == (0, 2, 0), done.err
+def test_results_of_a_batch_are_those_of_the_toolbox_for_each_image(task, tmp_path):
+    done = run_tool('infer', task.config, *task.images, '--checkpoint', task.checkpoint, '--out', tmp_path,
+                    '--batch-size', 5, '--device', 'cpu', '--score-threshold', 0.02)
+    assert (done.status, done.out.count('.png: '), done.out.count('WARNING')) == (0, 5, 0), done.err
     results = json.loads((tmp_path / 'predictions.json').read_text())
     model = get_model(task.config, task.checkpoint)
-    for picture, found in zip(task.pictures, results['pictures'], strict=True):
-        wanted = expected(model, picture)
+    for image, found in zip(task.images, results['pictures'], strict=True):
+        wanted = expected(model, image)
         with Image.open(found['drawing']) as drawing:
             assert drawing.mode == 'RGB' and len(drawing.getcolors(1 << 24)) > 1
         if results['task'] == 'detection':
@@ -74,37 +77,17 @@ def test_results_are_those_of_the_toolbox(task, tmp_path):
                 sorted(wanted['pred_scores'], reverse=True)[:5], abs=1e-4)
 
 
-@pytest.mark.slow
-def test_results_do_not_depend_on_the_batch(task, tmp_path):
-    for number, size in enumerate([(96, 96), (64, 128), (96, 96), (128, 64), (64, 128)]):
-        Image.open(task.pictures[number % 2]).resize(size).save(tmp_path / f'{number}.png')
-    results = []
-    for batch_size in (1, 5):
-        out = tmp_path / f'out{batch_size}'
-        done = run_tool('infer', task.config, *sorted(tmp_path.glob('*.png')), '--checkpoint', task.checkpoint, '--out',
-                        out, '--batch-size', batch_size, '--device', 'cpu', '--score-threshold', 0.02)
-        assert done.status == 0, done.err
-        results.append([entry.get('objects') or entry['classes'] for entry in json.loads(
-            (out / 'predictions.json').read_text())['pictures']])
-    for alone, together in zip(*results, strict=True):  # in any order, as random weights give almost equal scores
-        assert len(alone) == len(together) > 0
-        partners = sum(any(entry['class'] == other['class'] and all(
-            np.allclose(entry[key], other[key], atol=atol) for key, atol in dict(score=1e-3, share=1e-3, box=1).items()
-            if key in entry) for other in together) for entry in alone)
-        assert partners >= 0.95 * len(alone)
-
-
 def check_objects(objects, wanted, classes):
     assert len(objects) == len(wanted) > 0
-    scores = [found['score'] for found in objects]
-    np.testing.assert_allclose(scores, wanted.scores.numpy(), atol=1e-4)
-    for i, found in enumerate(objects):
-        match = [j for j in range(len(wanted)) if np.allclose(found['box'], wanted.bboxes[j].numpy(), atol=0.05)
-                 and found['label'] == wanted.labels[j]]
-        assert match, f'object {i}'
+    labels, boxes = np.array([found['label'] for found in objects]), np.array([found['box'] for found in objects])
+    np.testing.assert_allclose([found['score'] for found in objects], wanted.scores.numpy(), atol=1e-3)
+    same = np.abs(boxes[:, None] - wanted.bboxes.numpy()).max(2) < 0.1
+    same &= labels[:, None] == wanted.labels.numpy()
+    assert same.any(1).mean() >= 0.95  # random weights give almost equal scores
+    for found, partners in zip(objects, same, strict=True):
         assert found['class'] == classes[found['label']]
-        masks = [(mask_utils.decode(found['mask']) == wanted.masks[j].numpy()).mean() for j in match]
-        assert max(masks) > 0.99
+        mask = mask_utils.decode(found['mask']).astype(bool)
+        assert max(((mask == wanted.masks[j].numpy()).mean() for j in np.flatnonzero(partners)), default=1) > 0.99
 
 
 @pytest.mark.parametrize('kind, model, pipeline, pixels', [
@@ -138,8 +121,9 @@ def test_all_labels_above_the_threshold_are_reported(tmp_path):
         assert f'{picture}: {summary}\n' in done.out
 
 
+@pytest.mark.parametrize('task', ['mmpretrain'], indirect=True)
 def test_checkpoint_alone_takes_the_config_beside_it(task, tmp_path):
-    done = run_tool('infer', task.checkpoint, task.pictures[0], '--out', tmp_path / 'out', '--device', 'cpu')
+    done = run_tool('infer', task.checkpoint, task.images[0], '--out', tmp_path / 'out', '--device', 'cpu')
     assert done.status == 0, done.err
     assert (tmp_path / 'out/predictions.json').is_file()
 

@@ -1,5 +1,6 @@
 """Building RepViT-SAM, and its checkpoints: the published names, both ways, and what is refused."""
 import hashlib
+import re
 import subprocess
 import sys
 
@@ -10,7 +11,7 @@ from oracles import randomise_norms, relative_error
 from running import run_tool
 from sam_samples import ROOT, picture, small_sam
 from segment_anything import SamPredictor
-from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder
+from segment_anything.modeling import ImageEncoderViT
 from torch import nn
 
 from repvit_mm import ARCHS, RepViT, convert_state_dict, fuse, load_checkpoint
@@ -89,12 +90,6 @@ def test_every_architecture_builds(arch):
     assert embedding.shape == (1, 256, 64, 64)
 
 
-def test_parts_beside_the_encoder_are_those_of_segment_anything():
-    sam = small_sam()
-    assert type(sam.prompt_encoder) is PromptEncoder and type(sam.mask_decoder) is MaskDecoder
-    assert not sam.training
-
-
 def test_encoder_is_a_backbone_without_the_last_stride_and_the_neck_of_sam(tmp_path):
     encoder = randomise_norms(SamEncoder('m0_6', image_size=64)).eval()
     backbone = RepViT('m0_6', last_stride=1).eval()
@@ -165,39 +160,26 @@ def test_other_encoders_are_the_published_ones(name, parameters):
     assert encoder.img_size == 1024
 
 
-def mobile_sam_names():
-    """Tensors of MobileSAM's image encoder as its authors name them: name -> size."""
-    convolutions, linear = [('patch_embed.seq.0', 32, 3, 3), ('patch_embed.seq.2', 64, 32, 3)], [('head', 1000, 320)]
-    norms, biases = {'norm_head': 320, 'neck.1': 256, 'neck.3': 256}, {}
-    widths, depths, heads, windows = (64, 128, 160, 320), (2, 2, 6, 2), (2, 4, 5, 10), (7, 7, 14, 7)
-    for layer, (width, depth) in enumerate(zip(widths, depths, strict=True)):
-        for block in (f'layers.{layer}.blocks.{number}' for number in range(depth)):
-            if layer == 0:
-                convolutions += [(f'{block}.conv1', 256, 64, 1), (f'{block}.conv2', 256, 1, 3),
-                                 (f'{block}.conv3', 64, 256, 1)]
-                continue
-            convolutions += [(f'{block}.local_conv', width, 1, 3)]
-            linear += [(f'{block}.attn.qkv', 3 * width, width), (f'{block}.attn.proj', width, width),
-                       (f'{block}.mlp.fc1', 4 * width, width), (f'{block}.mlp.fc2', width, 4 * width)]
-            norms |= {f'{block}.attn.norm': width, f'{block}.mlp.norm': width}
-            biases[f'{block}.attn.attention_biases'] = (heads[layer], windows[layer] ** 2)
-        if layer < 3:
-            out = widths[layer + 1]
-            convolutions += [(f'layers.{layer}.downsample.conv{number}', out, inside, size)
-                             for number, inside, size in ((1, width, 1), (2, 1, 3), (3, out, 1))]
-    sizes = biases | {'neck.0.weight': (256, 320, 1, 1), 'neck.2.weight': (256, 256, 3, 3)}
-    for name, out, inside, size in convolutions:
-        sizes |= {f'{name}.c.weight': (out, inside, size, size), f'{name}.bn.num_batches_tracked': ()}
-        sizes |= {f'{name}.bn.{kind}': (out,) for kind in ('weight', 'bias', 'running_mean', 'running_var')}
-    sizes |= {f'{name}.weight': (out, inside) for name, out, inside in linear}
-    sizes |= {f'{name}.bias': (out,) for name, out, _ in linear}
-    return sizes | {f'{name}.{kind}': (size,) for name, size in norms.items() for kind in ('weight', 'bias')}
+#: SHA-256 over "name shape" of the 302 tensors of MobileSAM's encoder as its authors name them, sorted, a line each.
+MOBILE_SAM_SHA256 = 'c00d809d77891aec97f0dc99cd5ba0e114283df5f287c7f81a518b8ed67fbcf1'
+
+
+def mobile_sam_tensors():
+    """Random tensors for MobileSAM's encoder, under the published names."""
+    tensors = {f'head.{kind}': torch.rand(size) for kind, size in (('weight', (1000, 320)), ('bias', (1000,)))}
+    tensors |= {f'norm_head.{kind}': torch.rand(320) for kind in ('weight', 'bias')}
+    for name, value in build_encoder('mobile_sam', 1024).state_dict().items():
+        name = re.sub(r'^stages\.(\d)\.downsample', lambda found: f'layers.{int(found[1]) - 1}.downsample',
+                      name.removeprefix('backbone.'))
+        name = re.sub(r'^patch_embed\.conv(\d)', lambda found: f'patch_embed.seq.{2 * int(found[1]) - 2}', name)
+        tensors[name.replace('stages.', 'layers.').replace('.conv.weight', '.c.weight')] = torch.rand(value.shape)
+    assert hashlib.sha256('\n'.join(sorted(lines(tensors).split('\n'))).encode()).hexdigest() == MOBILE_SAM_SHA256
+    return tensors
 
 
 def test_a_file_of_mobile_sam_loads_under_its_names(tmp_path):
     torch.manual_seed(0)
-    tensors = {f'image_encoder.{name}': torch.rand(size) for name, size in mobile_sam_names().items()}
-    assert len(tensors) == 302
+    tensors = {f'image_encoder.{name}': value for name, value in mobile_sam_tensors().items()}
     decoder = {name: value for name, value in small_sam(1024).state_dict().items() if not name.startswith('image_enc')}
     torch.save(tensors | decoder, tmp_path / 'mobile_sam.pt')
     sam = build_sam('mobile_sam', tmp_path / 'mobile_sam.pt')

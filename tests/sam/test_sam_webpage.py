@@ -1,13 +1,7 @@
-"""The web page: what a visitor's clicks do, and the page itself in a headless browser where there is one."""
+"""The web page: what a visitor's clicks do, and the page itself."""
 import importlib.util
-import io
-import shutil
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
 from pathlib import Path
+from types import SimpleNamespace
 
 import bad_files
 import numpy as np
@@ -20,10 +14,6 @@ from repvit_mm.errors import UserError
 from repvit_mm.io.images import read_image
 from repvit_mm.sam import build_sam
 from repvit_mm.sam.webpage import LARGEST_UPLOAD, SAMPLES, Session, build_page, serve
-
-ROOT = Path(__file__).parents[2]
-BROWSER = shutil.which('chromium') or shutil.which('chromium-browser') or shutil.which('google-chrome')
-DRIVER = shutil.which('chromedriver')
 
 
 @pytest.fixture(scope='module')
@@ -123,6 +113,10 @@ def test_each_visitor_has_a_session_and_is_told_what_is_wrong_with_an_upload(ses
         cleared, text = client.predict(api_name='/clear')
         assert text == '' and (np.asarray(Image.open(cleared).convert('RGB')) == original).all()
         assert other.predict(api_name='/clear')[0] is None
+        select = next(event for event in page.fns.values() if any(name == 'select' for _, name in event.targets))
+        session.upload(str(picture))
+        shown, text = select.fn('Object', session, SimpleNamespace(index=(50, 50)))
+        assert (shown != original).any() and 'predicted IoU' in text
         with pytest.raises(AppError, match='the image is not in a supported image format'):
             client.predict(handle_file(str(tmp_path / 'text.jpg')), api_name='/upload')
         with pytest.raises(Exception, match='413|size'):
@@ -134,82 +128,3 @@ def test_each_visitor_has_a_session_and_is_told_what_is_wrong_with_an_upload(ses
 def test_the_samples_of_the_page_are_there():
     folder = Path(skimage.__file__).with_name('data')
     assert all(read_image(folder / name).shape[2] == 3 for name in SAMPLES)
-
-
-def missing_for_the_browser() -> str:
-    lacking = [name for name in ('gradio', 'selenium') if importlib.util.find_spec(name) is None]
-    lacking += [name for name, path in (('chromium', BROWSER), ('chromedriver', DRIVER)) if path is None]
-    return f'the page is not tested in a browser: {", ".join(lacking)} not installed' if lacking else ''
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(bool(missing_for_the_browser()), reason=missing_for_the_browser())
-def test_page_in_a_browser_shows_the_mask_of_a_click(picture, tmp_path):
-    with socket.socket() as free:
-        free.bind(('127.0.0.1', 0))
-        port = free.getsockname()[1]
-    with (tmp_path / 'server.log').open('wb') as log:
-        arguments = ('--encoder', 'repvit_m0_6', '--image-size', '64', '--port', str(port))
-        server = subprocess.Popen([sys.executable, 'tools/sam_demo.py', *arguments], cwd=ROOT, stdout=log,
-                                  stderr=subprocess.STDOUT)
-    try:
-        wait_for(lambda: urllib.request.urlopen(f'http://127.0.0.1:{port}/').status == 200, 60, server)
-        browse(f'http://127.0.0.1:{port}/', picture, tmp_path)
-    finally:
-        server.terminate()
-        server.wait()
-
-
-def browse(url: str, picture: Path, folder: Path) -> None:
-    from selenium import webdriver
-    from selenium.webdriver.common.action_chains import ActionChains
-    from selenium.webdriver.common.by import By
-    options = webdriver.ChromeOptions()
-    options.binary_location = BROWSER
-    for flag in ('--headless=new', '--no-sandbox', '--disable-gpu', '--disable-background-networking',
-                 '--window-size=1200,1000', f'--user-data-dir={folder}/profile'):
-        options.add_argument(flag)
-    driver = webdriver.Chrome(options, webdriver.ChromeService(DRIVER))
-    try:
-        driver.get(url)
-
-        def shown():
-            return driver.find_element(By.CSS_SELECTOR, '#image img')
-
-        def status():
-            return driver.find_element(By.CSS_SELECTOR, '#status textarea').get_attribute('value')
-
-        def pixels():
-            with urllib.request.urlopen(shown().get_attribute('src')) as answer:
-                return np.asarray(Image.open(io.BytesIO(answer.read())).convert('RGB'))
-
-        wait_for(lambda: 'random' in driver.find_element(By.CSS_SELECTOR, '#notice').text, 30)
-        driver.find_element(By.CSS_SELECTOR, '#image input[type=file]').send_keys(str(picture))
-        wait_for(lambda: status() == 'Click on the object.' and shown().is_displayed(), 30)
-        original = np.asarray(Image.open(picture))
-        np.testing.assert_array_equal(pixels(), original)
-        ActionChains(driver).move_to_element(shown()).click().perform()
-        wait_for(lambda: 'predicted IoU' in status(), 30)
-        wait_for(lambda: (pixels() != original).any(), 30)
-        driver.save_screenshot(str(folder / 'page.png'))
-        changed = (pixels() != original).any(2)
-        # The click was in the middle: a point is drawn there, over the mask.
-        assert changed[58:62, 78:82].all()
-        assert changed.sum() > 60
-        driver.find_element(By.CSS_SELECTOR, '#clear').click()
-        wait_for(lambda: status() == '' and (pixels() == original).all(), 30)
-    finally:
-        driver.quit()
-
-
-def wait_for(condition, seconds: float, server: subprocess.Popen | None = None) -> None:
-    deadline, problem = time.monotonic() + seconds, None
-    while time.monotonic() < deadline:
-        assert server is None or server.poll() is None, 'the server ended'
-        try:
-            if condition():
-                return
-        except Exception as error:  # not there yet
-            problem = error
-        time.sleep(0.2)
-    raise AssertionError(f'nothing came within {seconds} seconds') from problem
