@@ -79,7 +79,7 @@ def judge_segmentation(sample: Any, info: Mapping, meta: Mapping) -> Judged:
     mistake = float((truth != predicted)[known].mean()) if known.any() else 0.
 
     def draw() -> np.ndarray:
-        from ..toolboxes.segmentation_pictures import draw_segmentation
+        from ..toolboxes.segmentation_images import draw_segmentation
         return draw_segmentation(read_image(sample.img_path), maps, meta['classes'], meta['palette'])
     return Judged(truth[known], predicted[known], mistake, f'{mistake:.1%} of the pixels are wrong', draw)
 

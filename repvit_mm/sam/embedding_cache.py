@@ -31,27 +31,12 @@ class EmbeddingCache:
         Raises:
             DatasetError: If it holds the embeddings of another teacher.
         """
-        if (self.folder / MANIFEST).exists():
-            self.check(identity)
-        else:
-            write_json(make_folder(self.folder) / MANIFEST, identity)
-
-    def check(self, identity: dict[str, Any]) -> None:
-        """Check that the embeddings are those of a teacher.
-
-        Raises:
-            DatasetError: If they are of another teacher, or the folder is not a cache.
-        """
         path = self.folder / MANIFEST
         if not path.exists():
-            raise DatasetError(f'{self.folder} is not a cache of embeddings: it has no {MANIFEST}; '
-                               'create one with tools/sam_cache_embeddings.py')
-        found = read_json(path)
-        if not isinstance(found, dict):
-            raise DatasetError(f'{path} does not describe a teacher; create the cache again')
-        if other := [key for key in identity if found.get(key) != identity[key]]:
-            raise DatasetError(f'{self.folder} has the embeddings of another teacher: its {other[0]} is '
-                               f'{found.get(other[0])}, in the config it is {identity[other[0]]}; use another folder')
+            write_json(make_folder(self.folder) / MANIFEST, identity)
+        elif (found := read_json(path)) != identity:
+            raise DatasetError(f'{self.folder} has the embeddings of another teacher, {found}; in the config it is '
+                               f'{identity}: use another folder')
 
     def path(self, name: str) -> Path:
         """The embedding's file for the image ``name``, a path relative to the folder of images."""

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config, ConfigDict
+from mmengine.fileio import list_from_file
 from mmengine.registry import DATASETS, init_default_scope
 from torch import Tensor, nn
 
 from ..errors import ConfigError
 from ..io.files import make_folder
-from .datasets import datasets_of, known_metainfo
+from .datasets import datasets_of
 
 
 class Task:
@@ -97,16 +98,31 @@ class Toolbox:
                               'doctor` shows the command to install it') from error
 
     def check_config(self, cfg: Config, loaders: Sequence[str]) -> None:
-        """Check that the model and the data sets of a config fit each other.
+        """Check that the heads of a config have as many classes as its data sets.
 
         Args:
             cfg: Changed in place where the model depends on the data.
             loaders: Keys of the loaders that the run uses.
 
         Raises:
-            ConfigError: If they do not.
+            ConfigError: If a head has another number of classes, or the classes are not a list of names.
             DatasetError: If the data set does not match the config.
         """
+        for loader, dataset in datasets_of(cfg, loaders):
+            where, classes = f'{cfg.filename or "the config"}, {loader}', self.classes_of(dataset)
+            if isinstance(classes, str):
+                if not os.path.isfile(classes):
+                    raise ConfigError(f'{where}: classes={classes!r} is one string, not a file; write a list of names, '
+                                      f'even for one class: metainfo=dict(classes=[{classes!r}])')
+                classes = list_from_file(classes)
+            for head, num_classes in self.heads(cfg.get('model') or {}):
+                if classes is not None and num_classes != len(classes):
+                    raise ConfigError(f'{where}: the data set has {len(classes)} classes, but '
+                                      f'model.{head}.num_classes={num_classes}')
+
+    def heads(self, model: Mapping) -> Iterator[tuple[str, int]]:
+        """Name and number of classes of each head of a model's config that has the classes of the data."""
+        return iter(())
 
     def check_dataset(self, dataset: Any) -> None:
         """Check a built data set.
@@ -120,12 +136,13 @@ class Toolbox:
 
     def classes(self, cfg: Config) -> Sequence[str] | None:
         """Names of the classes of a config's test data, if they are known."""
-        for _, dataset in datasets_of(cfg, ['test_dataloader']):
-            metainfo = dataset.get('metainfo') or {}
-            if 'classes' in metainfo:
-                return metainfo['classes']
-            return known_metainfo(dataset, self.scope).get('classes') if 'type' in dataset else None
-        return None
+        return next((self.classes_of(dataset) for _, dataset in datasets_of(cfg, ['test_dataloader'])), None)
+
+    def classes_of(self, dataset: Mapping) -> Sequence[str] | str | None:
+        """Names of the classes in a data set's config or of its type, or a file with them; None if they are unknown."""
+        kind = dataset.get('type')
+        kind = DATASETS.get(kind if '.' in kind else f'{self.scope}.{kind}') if isinstance(kind, str) else kind
+        return {**getattr(kind, 'METAINFO', {}), **(dataset.get('metainfo') or {})}.get('classes')
 
     def task_of(self, model: nn.Module) -> Task:
         """How inference runs for a built model: by default, as for all models of the toolbox."""

@@ -4,7 +4,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from mmengine.config import Config
-from mmengine.registry import DATASETS
 
 from ..errors import DatasetError, shortened
 
@@ -41,18 +40,6 @@ def innermost(dataset: Any) -> Iterator[Any]:
         return
     for wrapped in getattr(dataset, 'datasets', None) or [dataset.dataset]:
         yield from innermost(wrapped)
-
-
-def known_metainfo(dataset: Mapping, scope: str) -> Mapping:
-    """``METAINFO`` of the class that a data set's config names; empty if that is not registered.
-
-    Args:
-        dataset: The config.
-        scope: Scope of the toolbox that the class belongs to.
-    """
-    kind = dataset.get('type')
-    kind = DATASETS.get(kind if '.' in kind else f'{scope}.{kind}') if isinstance(kind, str) else kind
-    return getattr(kind, 'METAINFO', {})
 
 
 def expected_paths(dataset: Mapping) -> list[str]:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..errors import ConfigError, DatasetError, shortened
 from .base import Task, Toolbox, evaluators_of, heads_in
-from .datasets import datasets_of, innermost, known_metainfo
+from .datasets import datasets_of, innermost
 
 
 class Detect(Task):
@@ -72,22 +72,14 @@ class Detection(Toolbox):
         for evaluator in evaluators_of(cfg):
             if evaluator.get('type') in ('CocoMetric', 'mmdet.CocoMetric'):
                 evaluator.setdefault('classwise', True)
-        model = cfg.get('model') or {}
-        if 'language_model' in model or 'semantic_head' in model:
-            return
-        for loader, dataset in datasets_of(cfg, loaders):
-            where = f'{cfg.filename or "the config"}, {loader}'
-            classes = (dataset.get('metainfo') or {}).get('classes',
-                                                          known_metainfo(dataset, self.scope).get('classes'))
-            if isinstance(classes, str):
-                if os.path.isfile(classes):  # mmengine reads it
-                    continue
-                raise ConfigError(f'{where}: classes={classes!r} is one string, not a file; write a list of names, '
-                                  f'even for one class: metainfo=dict(classes=[{classes!r}])')
-            for head, num_classes in _heads(model):
-                if classes is not None and num_classes != len(classes):
-                    raise ConfigError(f'{where}: the data set has {len(classes)} classes, but '
-                                      f'model.{head}.num_classes={num_classes}')
+        super().check_config(cfg, loaders)
+
+    def heads(self, model: Mapping) -> Iterator[tuple[str, int]]:
+        """Name and number of classes of each head; see :meth:`Toolbox.heads`."""
+        if 'language_model' not in model and 'semantic_head' not in model:
+            yield from heads_in(model, 'bbox_head', 'mask_head')
+            for name, num_classes in heads_in(model.get('roi_head') or {}, 'bbox_head', 'mask_head'):
+                yield f'roi_head.{name}', num_classes
 
     def check_dataset(self, dataset: Any) -> None:
         """Check that annotations in COCO format have every class of the data set, in the same order.
@@ -151,12 +143,6 @@ def _note_folders(cfg: Config, loaders: Sequence[str]) -> None:
         folder = os.path.join(root, (prefix.get('img') or '') if isinstance(prefix, Mapping) else '')
         if dataset.get('ann_file') and os.path.isdir(folder) and not dataset.get('backend_args'):
             CheckedCOCO.folders[os.path.realpath(os.path.join(root, dataset['ann_file']))] = folder
-
-
-def _heads(model: Mapping) -> Iterator[tuple[str, int]]:
-    yield from heads_in(model, 'bbox_head', 'mask_head')
-    for name, num_classes in heads_in(model.get('roi_head') or {}, 'bbox_head', 'mask_head'):
-        yield f'roi_head.{name}', num_classes
 
 
 def _has_key(value: Any, key: str) -> bool:

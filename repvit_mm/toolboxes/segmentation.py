@@ -3,7 +3,7 @@ import copy
 import logging
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -11,7 +11,6 @@ import numpy as np
 import torch.nn.functional as F
 from mmengine.config import Config
 from mmengine.dist import master_only
-from mmengine.fileio import list_from_file
 from mmengine.logging import print_log
 from mmengine.registry import DATASETS
 from rich.progress import track
@@ -21,7 +20,7 @@ from ..errors import ConfigError, DatasetError, shortened
 from ..io.files import make_folder
 from ..io.images import image_size, read_label_image
 from .base import Task, Toolbox, heads_in
-from .datasets import datasets_of, innermost, known_metainfo
+from .datasets import datasets_of, innermost
 
 #: From this many labels on, reading them takes long enough to show progress.
 SHOW_PROGRESS = 1000
@@ -53,17 +52,14 @@ class Segmentation(Toolbox):
             ConfigError: If a data set has no classes, or a head has another number of them.
         """
         for loader, dataset in datasets_of(cfg, loaders):
-            where = f'{cfg.filename or "the config"}, {loader}'
-            classes = (dataset.get('metainfo') or {}).get('classes', known_metainfo(dataset, self.scope).get('classes'))
-            if isinstance(classes, str) and os.path.isfile(classes):
-                classes = list_from_file(classes)
-            if not classes:
-                raise ConfigError(f'{where}: {dataset.get("type")} has no classes; give it '
-                                  "metainfo=dict(classes=('first', ...), palette=[[R, G, B], ...])")
-            for head, num_classes in heads_in(cfg.get('model') or {}, 'decode_head', 'auxiliary_head'):
-                if num_classes != len(classes):
-                    raise ConfigError(f'{where}: the data set has {len(classes)} classes, but '
-                                      f'model.{head}.num_classes={num_classes}')
+            if not self.classes_of(dataset):
+                raise ConfigError(f'{cfg.filename or "the config"}, {loader}: {dataset.get("type")} has no classes; '
+                                  "give it metainfo=dict(classes=('first', ...), palette=[[R, G, B], ...])")
+        super().check_config(cfg, loaders)
+
+    def heads(self, model: Mapping) -> Iterator[tuple[str, int]]:
+        """Name and number of classes of each head; see :meth:`Toolbox.heads`."""
+        return heads_in(model, 'decode_head', 'auxiliary_head')
 
     def attach(self, model: nn.Module, cfg: Config, meta: Mapping[str, Any]) -> None:
         """Attach config, classes and colours; see :meth:`Toolbox.attach`."""
@@ -105,13 +101,13 @@ class Segmentation(Toolbox):
     def dump_predictions(self, cfg: Config, out: str) -> None:
         """Save the predictions of a test as label maps in the folder ``out``."""
         make_folder(out, '--out')
-        from . import segmentation_pictures  # noqa: F401, it registers the hook
+        from . import segmentation_images  # noqa: F401, it registers the hook
         cfg.custom_hooks = [*cfg.get('custom_hooks', []), dict(type='LabelMaps', out_dir=out)]
 
     def _draw(self, cfg: Config, directory: str) -> None:
-        """Draw beside image and ground truth; see :class:`segmentation_pictures.SegmentationPictures`."""
-        from . import segmentation_pictures  # noqa: F401, it registers the hook
-        cfg.setdefault('default_hooks', {})['visualization'] = dict(type='SegmentationPictures', out_dir=directory)
+        """Draw beside image and ground truth; see :class:`segmentation_images.SegmentationImages`."""
+        from . import segmentation_images  # noqa: F401, it registers the hook
+        cfg.setdefault('default_hooks', {})['visualization'] = dict(type='SegmentationImages', out_dir=directory)
 
 
 class _Pair(NamedTuple):

@@ -178,10 +178,8 @@ def test_a_damaged_cache_is_reported_and_repaired(cached, spoil, message):
 
 def test_cache_of_another_teacher_is_refused(cached):
     cache = cached[0]
-    with pytest.raises(DatasetError, match='of another teacher: its encoder is'):
+    with pytest.raises(DatasetError, match='of another teacher, .*; in the config it is .*depth'):
         cache.create(SamTeacher(dict(SMALL['encoder'], depth=3), image_size=SIZE, random=True).identity())
-    with pytest.raises(DatasetError, match='is not a cache of embeddings: it has no manifest.json'):
-        EmbeddingCache(cache.folder / 'nowhere').check({})
 
 
 def test_embedding_too_large_for_half_precision_is_refused(tmp_path):

@@ -39,9 +39,12 @@ def test_a_data_set_without_classes_is_left_alone():
     check(TWO_STAGES, kind='BaseDetDataset')
 
 
-def test_classes_in_a_file_are_left_to_mmengine(tmp_path):
-    (tmp_path / 'names.txt').write_text('cat\n')
+def test_classes_in_a_file_are_counted(tmp_path):
+    (tmp_path / 'names.txt').write_text('\n'.join(NAMES))
     check(TWO_STAGES, dict(classes=str(tmp_path / 'names.txt')))
+    (tmp_path / 'names.txt').write_text('cat')
+    with pytest.raises(ConfigError, match='has 1 classes'):
+        check(TWO_STAGES, dict(classes=str(tmp_path / 'names.txt')))
 
 
 @pytest.mark.parametrize(('model', 'metainfo', 'expected'), [

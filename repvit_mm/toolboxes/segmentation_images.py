@@ -1,4 +1,4 @@
-"""Pictures of a segmentation: the photo, coloured overlays, and a legend of the classes."""
+"""Drawings of a segmentation: the photo, coloured overlays, and a legend of the classes."""
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw
 from ..io.drawing import font_of, overlay_labels
 from ..io.images import read_image
 
-#: Up to this many classes, the legend of a picture has all of them; beyond, those that occur in it.
+#: Up to this many classes, the legend has all of them; beyond, those that occur.
 MAX_LEGEND = 24
 #: Smaller images are enlarged to this length of the shorter side, in proportion to the legend.
 MIN_SIDE = 288
@@ -53,7 +53,7 @@ class _PerImage(Hook):
 
 
 @HOOKS.register_module()
-class SegmentationPictures(_PerImage):
+class SegmentationImages(_PerImage):
     """Draws ground truth and prediction over the image, with a legend of the classes.
 
     mmseg's own hook writes the names of the classes over their regions; a legend leaves the regions visible.
