@@ -193,9 +193,10 @@ class ReportHook(Hook):
     def after_test_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
         """Write the page."""
         objects = int(self._matrix[:len(self.classes)].sum())
-        parts = [('Metrics', _table(('metric', 'value'), [(k, f'{v:.4g}') for k, v in (metrics or {}).items()
-                                                          if isinstance(v, Real)])),
-                 ('Classes', self._class_table(metrics or {})),
+        of_classes = {f'coco/{cls}_precision' for cls in self.classes}
+        rows = [(name, f'{value:.4g}') for name, value in (metrics or {}).items()
+                if isinstance(value, Real) and value >= 0 and name not in of_classes]  # -1: no objects of this size
+        parts = [('Metrics', _table(('metric', 'value'), rows)), ('Classes', self._class_table(metrics or {})),
                  ('Confusion matrix', _embed(draw_confusion(self._matrix, self.classes)))]
         if len(scored := np.concatenate(self._scored)):
             parts.append(('Precision', _embed(draw_precision(scored, objects))))
@@ -292,8 +293,10 @@ def draw_training(lines: Sequence[Mapping[str, Any]]) -> Figure:
     """Draw the total loss, and each metric of the validations, over the steps of mmengine's ``scalars.json``."""
     figure = Figure(figsize=(11, 4), layout='constrained')
     for axes, wanted in zip(figure.subplots(1, 2), ('loss', 'metric'), strict=True):
-        names = ['loss'] if wanted == 'loss' else sorted({name for line in lines for name in line if '/' in name})
-        for name in names[:8]:
+        names = ['loss'] if wanted == 'loss' else sorted(
+            {name for line in lines for name in line if '/' in name or name in ('aAcc', 'mIoU', 'mAcc')})
+        # AP by size is -1 where there are no objects.
+        for name in [name for name in names if not name.endswith(('_s', '_m', '_l'))]:
             axes.plot(*zip(*((line['step'], line[name]) for line in lines if name in line), strict=True),
                       label=name, marker='.' if wanted == 'metric' else None)
         axes.set(xlabel='step', ylabel=wanted)
