@@ -18,8 +18,7 @@ GROUPS = {
     'Train and test': ('quickstart', 'train', 'test', 'toolbox'),
     'Predict': ('infer',),
     'Deploy': ('export', 'fuse', 'convert-checkpoint', 'benchmark', 'get-flops'),
-    'Segment anything': ('sam-demo', 'sam-web', 'sam-export', 'sam-eval-coco', 'sam-eval-edges',
-                         'sam-cache-embeddings', 'sam-assemble'),
+    'Segment anything': ('sam-demo', 'sam-export', 'sam-eval', 'sam-cache-embeddings', 'sam-assemble'),
     'Cluster': ('dist-train', 'dist-test', 'slurm-train', 'slurm-test'),
     'Reference': ('doctor', 'reproduce-tables'),
 }

@@ -17,7 +17,7 @@ def build_parser() -> Parser:
                         help='format of the new names (default: %(default)s)')
     parser.add_argument('--trust', action='store_true',
                         help='run code from SRC if it cannot be read otherwise; only for files that you trust')
-    parser.add_argument('--force', action='store_true', help='replace DST or DIR if it exists')
+    parser.add_argument('--overwrite', action='store_true', help='overwrite DST or DIR if it exists')
     return parser
 
 
@@ -29,14 +29,14 @@ def main() -> None:
     from repvit_mm.checkpoints.reading import WEIGHT_KEYS
 
     if args.hub:
-        write_hub_folder(args.source, args.hub, args.trust, args.force)
+        write_hub_folder(args.source, args.hub, args.trust, args.overwrite)
         print(f"{args.hub}: timm.create_model('local-dir:{args.hub}', pretrained=True) and "
               f"repvit_mm.get_model('{args.hub}') load it")
     elif args.destination is None:
         parser.error('expected DST or --hub DIR')
     if args.destination is None:
         return
-    done = convert_file(args.source, args.destination, args.to, args.trust, args.force)
+    done = convert_file(args.source, args.destination, args.to, args.trust, args.overwrite)
     print(f'{args.source}: {done.arch}, {done.source}, {done.tensors} tensors')
     print(f'{args.destination}: {done.result}, {done.renamed} of {done.tensors} tensors renamed')
     averages = [name for name in done.left_out if name in WEIGHT_KEYS]

@@ -1,6 +1,6 @@
 """Train the model of a config, of any OpenMMLab toolbox: tools/train.py CONFIG [options]."""
 import repvit_mm_cli  # noqa: F401, before repvit_mm, which then loads no torch
-from repvit_mm.cli.arguments import Parser, add_common_arguments, parse_args
+from repvit_mm.cli.arguments import Parser, add_common_arguments, parse_args, positive
 from repvit_mm.errors import run_cli
 
 
@@ -11,6 +11,8 @@ def build_parser() -> Parser:
                         help='resume from this checkpoint; without a path, from the last in the work folder')
     parser.add_argument('--no-pretrained', action='store_true',
                         help='start from random weights instead of those that the config names')
+    parser.add_argument('--epochs', type=positive, metavar='N',
+                        help='length of the training; learning rate schedules are stretched or shortened')
     parser.add_argument('--amp', action='store_true',
                         help='automatic mixed precision, in optim_wrapper.dtype (default: float16); on a CPU, bfloat16')
     parser.add_argument('--auto-scale-lr', action='store_true',
@@ -23,13 +25,22 @@ def main() -> None:
     args = parse_args(build_parser())
     from repvit_mm.engine.config import load_config
     from repvit_mm.engine.mistakes import one_report
-    from repvit_mm.engine.prepare import enable_amp, enable_auto_scale_lr, prepare, remove_pretrained, set_resume
+    from repvit_mm.engine.prepare import (
+        enable_amp,
+        enable_auto_scale_lr,
+        prepare,
+        remove_pretrained,
+        set_epochs,
+        set_resume,
+    )
     from repvit_mm.engine.runner import run
 
     with one_report():
         cfg = load_config(args.config, args.cfg_options)
         if args.amp:
             enable_amp(cfg)
+        if args.epochs:
+            set_epochs(cfg, args.epochs)
         if args.auto_scale_lr:
             enable_auto_scale_lr(cfg)
         if args.no_pretrained:

@@ -155,7 +155,7 @@ def _new(path: str | Path, overwrite: bool, is_folder: bool = False) -> Path:
         kind = 'folder' if is_folder else 'file'
         raise CheckpointError(f'{path} cannot be written: expected a {kind} in an existing directory')
     if path.exists() and not overwrite:
-        raise CheckpointError(f'{path} exists; --force replaces it')
+        raise CheckpointError(f'{path} exists; --overwrite replaces it')
     if path.is_dir() and not (path / 'model.safetensors').is_file():
         raise CheckpointError(f'{path} holds other files; choose a new folder')
     return path

@@ -2,6 +2,7 @@
 import argparse
 import math
 import os
+import re
 from collections.abc import Callable, Sequence
 from importlib import import_module
 
@@ -101,6 +102,15 @@ side = whole_number(1, 16384)
 #: Up to the largest seed that numpy, and so mmengine, accepts.
 seed = whole_number(0, 2 ** 32 - 1)
 
+
+
+def device(text: str) -> str:
+    """A ``type`` for argparse: ``cpu``, ``cuda`` or ``cuda:N``."""
+    if not re.fullmatch(r'cpu|cuda(:\d+)?', text):
+        raise argparse.ArgumentTypeError(f'expected cpu, cuda or cuda:N, got {text}')
+    return text
+
+
 # Help of arguments that tools share.
 MODEL = 'config of a classifier, segmentor or detector, or an architecture such as m1_1'
 CHECKPOINT = 'weights in any published format, fused or not: path, repvit://NAME or https address'
@@ -119,6 +129,7 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--work-dir', metavar='DIR', help='logs and checkpoints (default: work_dirs/CONFIG_NAME)')
     parser.add_argument('--data-root', metavar='DIR',
                         help='folder of the data set, for every loader and evaluator (default: that of the config)')
+    parser.add_argument('--device', type=device, metavar='NAME', help=DEVICE)
     parser.add_argument('--seed', type=seed, metavar='N', help='seed of all random numbers (default: random)')
     parser.add_argument('--cfg-options', nargs='+', action=CfgOptions, default={}, metavar='KEY=VALUE',
                         help='override settings of the config, e.g. train_dataloader.batch_size=4 '
@@ -134,8 +145,13 @@ _LAUNCHED = {'pytorch': ('RANK', 'LOCAL_RANK'), 'slurm': ('SLURM_PROCID', 'SLURM
 
 
 def parse_args(parser: argparse.ArgumentParser) -> argparse.Namespace:
-    """Parse, and give mmengine the local rank of any launcher."""
+    """Parse, show torch only the device that is asked for, and give mmengine the local rank of any launcher."""
     args = parser.parse_args()
+    kind, _, index = (args.device or '').partition(':')
+    if kind == 'cpu' or index:
+        os.environ['CUDA_VISIBLE_DEVICES'] = index
+    if kind == 'cuda' and not import_module('torch').cuda.is_available():
+        parser.exit(1, f'error: --device {args.device}: torch can use no such GPU here\n')
     rank, local_rank = _LAUNCHED.get(args.launcher, ('', ''))
     if rank and rank not in os.environ:
         raise ConfigError(f'--launcher {args.launcher} is for processes that it has started, but {rank} is not set; '

@@ -122,6 +122,38 @@ def enable_auto_scale_lr(cfg: Config) -> None:
     cfg.auto_scale_lr.enable = True
 
 
+def set_epochs(cfg: Config, epochs: int) -> None:
+    """Change the length of a training, and in proportion what its schedules count in epochs.
+
+    Args:
+        cfg: Changed in place.
+        epochs: The new length.
+
+    Raises:
+        ConfigError: If the training counts iterations.
+    """
+    old = (cfg.get('train_cfg') or {}).get('max_epochs')
+    if not old:
+        raise ConfigError('--epochs: this training counts iterations; set --cfg-options train_cfg.max_iters=N, and the '
+                          'end of its param_scheduler')
+
+    def scaled(value: int) -> int:
+        return value and max(1, round(value * epochs / old))
+    cfg.train_cfg.max_epochs = epochs
+    schedulers = cfg.get('param_scheduler') or []
+    for settings in [schedulers] if isinstance(schedulers, Mapping) else schedulers:
+        if settings.get('by_epoch', True):
+            is_whole = settings.get('T_max') == settings.get('end', old) - settings.get('begin', 0)
+            settings.update({key: scaled(settings[key]) for key in ('begin', 'end', 'T_max') if settings.get(key)})
+            if is_whole:
+                settings['T_max'] = settings.get('end', epochs) - settings.get('begin', 0)
+            if 'milestones' in settings:
+                settings['milestones'] = [scaled(epoch) for epoch in settings['milestones']]
+    for hook in cfg.get('custom_hooks') or []:
+        if 'switch_epoch' in hook:  # of mmdet, which changes the augmentation
+            hook['switch_epoch'] = scaled(hook['switch_epoch'])
+
+
 def remove_pretrained(cfg: Config) -> None:
     """Start from random weights: drop every ``init_cfg`` that loads a file, and ``load_from``."""
     cfg.load_from = None

@@ -117,9 +117,9 @@ def test_timm_and_get_model_load_a_folder_for_the_hub(tmp_path, build, classes):
     card = (tmp_path / 'hub/README.md').read_text()
     assert 'license: apache-2.0' in card and ('classifier of 2 classes' in card) == bool(classes)
     done = run_tool('convert_checkpoint', tmp_path / 'x.pth', '--hub', tmp_path / 'hub')
-    assert done.status == 1 and 'exists; --force replaces it' in done.err
-    assert run_tool('convert_checkpoint', tmp_path / 'x.pth', '--hub', tmp_path / 'hub', '--force').status == 0
-    done = run_tool('convert_checkpoint', tmp_path / 'x.pth', '--hub', tmp_path, '--force')  # it would remove x.pth
+    assert done.status == 1 and 'exists; --overwrite replaces it' in done.err
+    assert run_tool('convert_checkpoint', tmp_path / 'x.pth', '--hub', tmp_path / 'hub', '--overwrite').status == 0
+    done = run_tool('convert_checkpoint', tmp_path / 'x.pth', '--hub', tmp_path, '--overwrite')  # it would remove x.pth
     assert done.status == 1 and 'holds other files' in done.err and (tmp_path / 'x.pth').is_file()
 
 
@@ -159,15 +159,15 @@ def test_a_file_may_be_converted_to_what_it_is(official, tmp_path, to):
 def test_nothing_is_overwritten_unless_that_is_forced(official, tmp_path):
     (tmp_path / 'out.pth').write_text('precious')
     status, _, error = run_tool('convert_checkpoint', official, tmp_path / 'out.pth')
-    assert status == 1 and error == f'error: {tmp_path / "out.pth"} exists; --force replaces it\n'
+    assert status == 1 and error == f'error: {tmp_path / "out.pth"} exists; --overwrite replaces it\n'
     assert (tmp_path / 'out.pth').read_text() == 'precious'
-    assert run_tool('convert_checkpoint', official, tmp_path / 'out.pth', '--force').status == 0
+    assert run_tool('convert_checkpoint', official, tmp_path / 'out.pth', '--overwrite').status == 0
     assert 'state_dict' in read_checkpoint(tmp_path / 'out.pth')
 
 
 def test_a_file_may_replace_itself(official):
     before = read_checkpoint(official)['model']
-    assert run_tool('convert_checkpoint', official, official, '--to', 'timm', '--force').status == 0
+    assert run_tool('convert_checkpoint', official, official, '--to', 'timm', '--overwrite').status == 0
     assert is_same(convert_state_dict(read_checkpoint(official), 'official'), before)
 
 

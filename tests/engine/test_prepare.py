@@ -9,7 +9,7 @@ from mmengine.registry import OPTIM_WRAPPERS
 from torch import nn
 
 import repvit_mm.training  # noqa: F401  registers
-from repvit_mm.cli.arguments import add_common_arguments
+from repvit_mm.cli.arguments import Parser, add_common_arguments, parse_args
 from repvit_mm.engine.prepare import (
     enable_amp,
     enable_auto_scale_lr,
@@ -17,6 +17,7 @@ from repvit_mm.engine.prepare import (
     move_data_root,
     prepare,
     remove_pretrained,
+    set_epochs,
     set_resume,
 )
 from repvit_mm.errors import CheckpointError, ConfigError
@@ -55,6 +56,34 @@ def test_work_dir(given, in_config, expected):
     args.config = 'configs/name.py'
     prepare(cfg, args, 'train')
     assert cfg.work_dir == expected
+
+
+def test_schedules_follow_the_length_of_the_training():
+    cfg = Config(dict(train_cfg=dict(max_epochs=300), param_scheduler=[
+        dict(type='LinearLR', by_epoch=False, begin=0, end=1000), dict(type='LinearLR', by_epoch=True, end=5),
+        dict(type='CosineAnnealingLR', begin=5, end=300, T_max=295), dict(type='MultiStepLR', milestones=[200, 275])],
+        custom_hooks=[dict(type='PipelineSwitchHook', switch_epoch=280)]))
+    set_epochs(cfg, 30)
+    warmup, linear, cosine, steps = cfg.param_scheduler
+    assert cfg.train_cfg.max_epochs == 30 and warmup.end == 1000 and linear.end == 1
+    assert (cosine.begin, cosine.end, cosine.T_max) == (1, 30, 29) and steps.milestones == [20, 28]
+    assert cfg.custom_hooks[0].switch_epoch == 28
+    with pytest.raises(ConfigError, match='counts iterations'):
+        set_epochs(Config(dict(train_cfg=dict(max_iters=9))), 3)
+
+
+@pytest.mark.parametrize(('name', 'seen'), [('cpu', ''), ('cuda:1', '1'), ('gpu', None)])
+def test_device_is_all_that_torch_sees(monkeypatch, name, seen):
+    monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '0,1')
+    monkeypatch.setattr('sys.argv', ['train', '--device', name])
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    parser = Parser('test')
+    add_common_arguments(parser)
+    if seen is None:
+        with pytest.raises(SystemExit):
+            parse_args(parser)
+    else:
+        assert parse_args(parser).device == name and os.environ['CUDA_VISIBLE_DEVICES'] == seen
 
 
 def test_seed_keeps_the_other_settings_of_randomness():
