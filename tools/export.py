@@ -33,8 +33,8 @@ def build_parser() -> Parser:
     add('--also-shape', type=side, nargs=2, action='append', default=[], metavar=('H', 'W'),
         help='Core ML: another size for the package to accept; several are allowed')
     add('--gelu', choices=['tanh'], help="approximate GELU: with it, Android's NNAPI takes the whole of an ONNX file")
-    add('--weights', choices=('float', 'int8', 'palette6'), default='float',
-        help='Core ML: how weights are stored; int8 and palette6 are approximations (default: %(default)s)')
+    add('--weights', choices=('float', 'int8'), default='float',
+        help='Core ML: how weights are stored; int8 is an approximation (default: %(default)s)')
     add('--pyramid', action='store_true', help='export only the backbone and neck of a detector, without its heads')
     add('--score-threshold', type=fraction, metavar='P', help="lowest score of a detection (default: the config's)")
     add('--iou-threshold', type=fraction, metavar='P',

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress
 
 import repvit_mm_cli  # noqa: F401, before repvit_mm, which then loads no torch
-from repvit_mm.analysis.systems import describe_machine
+from repvit_mm.analysis.benchmark import describe_machine
 from repvit_mm.cli.arguments import Parser, positive
 from repvit_mm.errors import ConfigError, UserError, run_cli
 from repvit_mm.io.files import atomic_write, make_folder, write_json

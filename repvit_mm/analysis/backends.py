@@ -51,17 +51,6 @@ class Backend(NamedTuple):
         """The memory format."""
         return torch.channels_last if self.channels_last else torch.contiguous_format
 
-    def prepare(self, source: Source, image: Tensor, dtype: str, threads: int) -> Callable[[], Any]:
-        """Prepare a model or file for inference; returns the call."""
-        if self.engine is not None:
-            return self.engine(source, image, dtype, threads)
-        source = source.to(DTYPES[dtype], memory_format=self.layout)
-        image = image.to(DTYPES[dtype], memory_format=self.layout)
-        if self.compiled:
-            # On a GPU, a CUDA graph launches all the small kernels at once.
-            source = torch.compile(source, mode='reduce-overhead' if image.is_cuda else None)
-        return torch.inference_mode()(lambda: source(image))
-
 
 def _onnxruntime(source: Source, image: Tensor, dtype: str, threads: int) -> Callable[[], Any]:
     from ..export.onnx import open_session
@@ -71,11 +60,9 @@ def _onnxruntime(source: Source, image: Tensor, dtype: str, threads: int) -> Cal
 
 
 def _openvino(source: Source, image: Tensor, dtype: str, threads: int) -> Callable[[], Any]:
-    import openvino
+    from ..export.openvino import compile_graph
     with _onnx_file(source, image) as path:
-        compiled = openvino.Core().compile_model(openvino.Core().read_model(path), 'CPU', {
-            'PERFORMANCE_HINT': 'LATENCY', 'INFERENCE_NUM_THREADS': threads,
-            'INFERENCE_PRECISION_HINT': {'fp32': 'f32', 'bf16': 'bf16', 'fp16': 'f16'}[dtype]})
+        _, compiled = compile_graph(path, threads, {'fp32': 'f32', 'bf16': 'bf16', 'fp16': 'f16'}[dtype])
     request, feed = compiled.create_infer_request(), {'image': image.numpy()}
     return lambda: list(request.infer(feed, share_outputs=True).values())
 

@@ -1,5 +1,10 @@
 """Running a benchmark, from the request to the figures."""
+import os
+import platform
+import sys
 from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,8 +14,9 @@ import torch
 from ..errors import UserError
 from ..export.prepare import check_shape
 from ..models.inference import InferenceModel
+from ..version import __version__
 from .backends import BACKENDS, TRAININGS, supported_dtypes
-from .systems import OURS, TIMM, Request, System, Task, describe_machine, implementations, random_model
+from .systems import OURS, TIMM, Request, System, Task, implementations, random_model
 from .turns import take_turns
 
 
@@ -91,9 +97,6 @@ def _check(request: Request) -> None:
         raise UserError(f'a training step runs on {", ".join(TRAININGS)}, not on {unknown[0]}')
     if request.device == 'cuda' and not torch.cuda.is_available():
         raise UserError('--device cuda: torch finds no usable GPU')
-    if request.train and not request.frozen_statistics and min(request.batch_sizes) == 1:
-        raise UserError('--train needs --batch-size 2 or more for the statistics of the BatchNorms, or '
-                        '--frozen-statistics')
 
 
 def _model_of(source: str, request: Request) -> InferenceModel | Path:
@@ -121,3 +124,16 @@ def summarise(results: Mapping[System, tuple[Mapping[str, float], Sequence[float
         latencies[system] = Latency(median, float(low), float(high), len(times), 1000 * system.batch_size / median,
                                     baseline and baseline / median, **facts)
     return latencies
+
+
+def describe_machine(device: str, threads: int) -> dict[str, Any]:
+    """The machine and the versions of a measurement."""
+    info = Path('/proc/cpuinfo').read_text() if sys.platform == 'linux' else ''
+    processor = info.partition('model name')[2].partition('\n')[0].strip(' \t:') or platform.processor()
+    facts = {'device': device, 'processor': processor, 'cores': os.cpu_count(), 'threads': threads,
+             'system': platform.platform(), 'python': platform.python_version(), 'repvit-mm': __version__}
+    if device == 'cuda':
+        facts |= {'gpu': torch.cuda.get_device_name(), 'cuda': torch.version.cuda,
+                  'cudnn': torch.backends.cudnn.version(), 'tf32_convolutions': torch.backends.cudnn.allow_tf32}
+    return facts | {package: version(package) for package in ('torch', 'timm', 'onnxruntime', 'openvino')
+                    if find_spec(package) is not None}

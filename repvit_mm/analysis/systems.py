@@ -1,9 +1,6 @@
 """Systems of a benchmark: models of ours and of timm, ready to run. docs/benchmark.md describes the protocol."""
 import copy
 import gc
-import os
-import platform
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,9 +17,7 @@ from ..memory import keep_freed_memory
 from ..models.folding import fuse_model
 from ..models.inference import BACKBONE, InferenceModel, build_inference_model, randomise_weights
 from ..network.backbone import RepViT
-from ..network.fusion import fuse
 from ..network.recompute import Kept
-from ..version import __version__
 from .backends import BACKENDS, DTYPES, TRAININGS, Source
 from .turns import Prepared
 
@@ -95,21 +90,16 @@ def random_model(source: str) -> InferenceModel | Path:
 
 
 class TimmModel(nn.Module):
-    """timm's model with the interface of ours.
+    """timm's model with the interface of ours."""
 
-    Args:
-        model: timm's model.
-        features: Stop before pooling and head.
-    """
-
-    def __init__(self, model: nn.Module, features: bool):
+    def __init__(self, model: nn.Module):
         super().__init__()
-        self.model, self.features = model, features
+        self.model = model
         self.eval()
 
     def forward(self, image: Tensor) -> tuple[Tensor]:
-        """(N, channels, H, W) -> one tensor."""
-        return (self.model.forward_features(image) if self.features else self.model(image),)
+        """(N, channels, H, W) -> one tensor: logits, or the last map of a model without classes."""
+        return (self.model(image) if self.model.num_classes else self.model.forward_features(image),)
 
 
 def timm_counterpart(model: InferenceModel) -> TimmModel | None:
@@ -127,7 +117,7 @@ def timm_counterpart(model: InferenceModel) -> TimmModel | None:
                                in_chans=model.in_channels,
                                distillation=not features and getattr(model.model.head, 'distillation', False))
     theirs.load_state_dict(convert_state_dict(model.model.state_dict(), to='timm'), strict=False)
-    return TimmModel(theirs, features)
+    return TimmModel(theirs)
 
 
 def implementations(source: InferenceModel | Path, timm: bool) -> dict[str, Source]:
@@ -140,8 +130,8 @@ def fuse_any(model: nn.Module) -> nn.Module:
     """A fused copy of one of our models or of timm's."""
     if isinstance(model, TimmModel):
         from timm.utils import reparameterize_model
-        return TimmModel(reparameterize_model(model.model), model.features)
-    return fuse_model(model) if isinstance(model, InferenceModel) else fuse(model)
+        return TimmModel(reparameterize_model(model.model))
+    return fuse_model(model)
 
 
 class Task(NamedTuple):
@@ -171,36 +161,28 @@ class Task(NamedTuple):
             if request.train:
                 call, facts = training_step(chosen, system, image.to(request.device), request.frozen_statistics)
             else:
-                call = prepare(chosen, system, image.to(request.device), request.threads)
-                facts = {} if isinstance(model, Path) else {'difference': difference(call(), reference(model, image))}
+                call, facts = prepare(chosen, system, image.to(request.device), request.threads), {}
+                if isinstance(model, nn.Module):
+                    facts['difference'] = difference(call(), torch.inference_mode()(model)(image))
             call()
         except Exception as error:  # each engine has its own
-            if not isinstance(model, Path):
-                raise
-            raise UserError(f'{model} does not run on {system.batch_size} images of {request.shape[0]} x '
+            raise UserError(f'{self.source} does not run on {system.batch_size} images of {request.shape[0]} x '
                             f'{request.shape[1]}: {error}; see --shape and --batch-size') from error
-        return Prepared(_to_the_end(call, request.device), facts)
-
-
-def _to_the_end(call: Callable[[], Any], device: str) -> Callable[[], Any]:
-    def call_and_wait() -> None:
-        call()
-        torch.cuda.synchronize()
-    return call if device == 'cpu' else call_and_wait
+        return Prepared(call if request.device == 'cpu' else lambda: (call(), torch.cuda.synchronize()), facts)
 
 
 def prepare(source: Source, system: System, image: Tensor, threads: int) -> Callable[[], Any]:
-    """Prepare a copy of a model, or a file, for inference."""
-    backend = BACKENDS[system.backend]
-    if not isinstance(source, Path):
+    """Prepare a copy of a model, or a file, for inference; returns the call."""
+    backend, dtype = BACKENDS[system.backend], DTYPES[system.dtype]
+    if isinstance(source, nn.Module):
         source = (fuse_any(source) if backend.fused else copy.deepcopy(source)).to(image.device).requires_grad_(False)
-    return backend.prepare(source, image, system.dtype, threads)
-
-
-@torch.inference_mode()
-def reference(model: InferenceModel, image: Tensor) -> tuple[Tensor, ...]:
-    """Outputs of the unfused model in single precision."""
-    return model(image)
+    if backend.engine is not None:
+        return backend.engine(source, image, system.dtype, threads)
+    model, image = source.to(dtype, memory_format=backend.layout), image.to(dtype, memory_format=backend.layout)
+    if backend.compiled:
+        # On a GPU, a CUDA graph launches all the small kernels at once.
+        model = torch.compile(model, mode='reduce-overhead' if image.is_cuda else None)
+    return torch.inference_mode()(lambda: model(image))
 
 
 def difference(found: Any, expected: Sequence[Tensor]) -> float | None:
@@ -266,18 +248,3 @@ def _kept(loss: Callable[[], Tensor], own: Sequence[Tensor]) -> float:
     for tensor in own:
         storages.pop(tensor.untyped_storage().data_ptr(), None)
     return sum(storage.nbytes() for storage in storages.values()) / 1e6
-
-
-def describe_machine(device: str, threads: int) -> dict[str, Any]:
-    """The machine and the versions of a measurement."""
-    from importlib.metadata import version
-    info = Path('/proc/cpuinfo').read_text() if sys.platform == 'linux' else ''
-    processor = info.partition('model name')[2].partition('\n')[0].strip(' \t:') or platform.processor()
-    facts = {'device': device, 'processor': processor, 'cores': os.cpu_count(), 'threads': threads,
-             'system': platform.platform(), 'python': platform.python_version(), 'repvit-mm': __version__}
-    if device == 'cuda':
-        facts |= {'gpu': torch.cuda.get_device_name(), 'cuda': torch.version.cuda,
-                  'cudnn': torch.backends.cudnn.version(),
-                  'tf32_convolutions': torch.backends.cudnn.allow_tf32}
-    return facts | {package: version(package) for package in ('torch', 'timm', 'onnxruntime', 'openvino')
-                    if find_spec(package) is not None}

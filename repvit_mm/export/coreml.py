@@ -1,5 +1,4 @@
 """Core ML, proven by running the saved package: with Core ML on a Mac, elsewhere operation by operation."""
-import json
 import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -13,14 +12,13 @@ from torch import Tensor, nn
 from ..errors import ExportError
 from ..models.inference import InferenceModel
 from .detectors import WholeDetector
-from .files import ExportedFile, one_by_one, parse_facts
+from .files import ExportedFile, as_text, one_by_one, parse_facts
 from .mil import MILProgram
 from .prepare import Options, Subject
 
 #: Stored form of the weights -> largest difference from PyTorch, relative to the largest value of an output. ``int8``
-#: is linear and symmetric with a scale for each output channel; ``palette6`` gives each tensor a table of 64 values,
-#: found by k-means. Both are post-training approximations: test the accuracy.
-WEIGHTS = {'float': 0., 'int8': 0.1, 'palette6': 0.3}
+#: is linear and symmetric with a scale for each output channel: test the accuracy.
+WEIGHTS = {'float': 0., 'int8': 0.1}
 
 
 class CoreMLModel(nn.Module):
@@ -37,7 +35,7 @@ class CoreMLModel(nn.Module):
         super().__init__()
         self.model = model
         self.fused = fused = model.fused if isinstance(model, WholeDetector) else model
-        mean, std, self.channels = fused.normalisation
+        mean, std, _ = fused.normalisation
         self.scale = len(std) / sum(std)
         self.bias = [-value * self.scale for value in mean]
         self.register_buffer('factors', torch.tensor([1 / (value * self.scale) for value in std])[:, None, None])
@@ -68,33 +66,39 @@ def write(subject: Subject, path: Path, options: Options) -> Counter[str]:
     if whole and (options.more_shapes or options.weights != 'float'):
         raise ExportError(f'{model.name} with its detections has one size, and weights as they are: --also-shape and '
                           '--weights are for --pyramid')
-    shapes = [subject.shape, *map(tuple, options.more_shapes)]
-    package = _convert(CoreMLModel(subject.model).eval(), shapes, options.precision, subject.outputs)
-    package = _compress(package, options.weights)
+    import coremltools as ct
+    from coremltools.optimize import coreml as optimize
+    wrapped, shapes = CoreMLModel(subject.model).eval(), [subject.shape, *map(tuple, options.more_shapes)]
+    image, sizes = subject.inputs['image'], [(1, 3, *size) for size in shapes]
+    names, labels = subject.outputs, None
+    if model.task.decision == 'softmax':
+        with torch.no_grad():
+            labels = ct.ClassifierConfig(class_labels(model, wrapped(image).shape[1]), 'classLabel', 'probabilities')
+        names = ['probabilities']
+    elif model.task.decision == 'argmax':
+        names = ['classes']
+    half = ct.transform.FP16ComputePrecision(_is_layer) if whole else ct.precision.FLOAT16
+    package = convert(
+        wrapped, image, inputs=[ct.ImageType(
+            'image', sizes[0] if len(sizes) == 1 else ct.EnumeratedShapes(sizes, sizes[0]), wrapped.scale, wrapped.bias,
+            getattr(ct.colorlayout, model.normalisation.channels))],
+        outputs=[ct.TensorType(name) for name in names], classifier_config=labels,
+        compute_precision=half if options.precision == 'fp16' else ct.precision.FLOAT32)
+    if options.weights == 'int8':
+        config = optimize.OpLinearQuantizerConfig(mode='linear_symmetric', dtype='int8', granularity='per_channel')
+        package = optimize.linear_quantize_weights(package, optimize.OptimizationConfig(global_config=config))
     _set_metadata(package, subject, shapes)
     package.save(str(path))
     return MILProgram(path).counts()
 
 
 @torch.no_grad()
-def _convert(wrapped: CoreMLModel, shapes: Sequence[Sequence[int]], precision: str, names: Sequence[str]) -> Any:
+def convert(model: nn.Module, example: Any, **settings: Any) -> Any:
+    """Convert a model to a program for iOS 16; see ``coremltools.convert`` for the settings."""
     import coremltools as ct
-    image = torch.zeros(1, 3, *shapes[0])
-    outputs = wrapped(image)
-    traced = torch.jit.trace(wrapped, image, check_trace=False)
-    sizes = [(1, 3, *size) for size in shapes]
-    decision = wrapped.fused.task.decision
-    names = {'softmax': ['probabilities'], 'argmax': ['classes']}.get(decision, names)
-    half = ct.transform.FP16ComputePrecision(_is_layer) if isinstance(wrapped.model, WholeDetector) else (
-        ct.precision.FLOAT16)
-    return ct.convert(
-        traced, convert_to='mlprogram', minimum_deployment_target=ct.target.iOS16, skip_model_load=True,
-        inputs=[ct.ImageType('image', sizes[0] if len(sizes) == 1 else ct.EnumeratedShapes(sizes, sizes[0]),
-                             wrapped.scale, wrapped.bias, getattr(ct.colorlayout, wrapped.channels))],
-        outputs=[ct.TensorType(name) for name in names],
-        classifier_config=ct.ClassifierConfig(class_labels(wrapped.fused, outputs.shape[1]), 'classLabel',
-                                              'probabilities') if decision == 'softmax' else None,
-        compute_precision=half if precision == 'fp16' else ct.precision.FLOAT32)
+    traced = torch.jit.trace(model, example, check_trace=False)
+    return ct.convert(traced, convert_to='mlprogram', minimum_deployment_target=ct.target.iOS16, skip_model_load=True,
+                      **settings)
 
 
 def _is_layer(operation: Any) -> bool:
@@ -110,23 +114,11 @@ def class_labels(model: InferenceModel, number: int) -> list[str]:
     return [f'{name} ({index})' if times[name] > 1 else name for index, name in enumerate(model.classes)]
 
 
-def _compress(package: Any, weights: str) -> Any:
-    if weights == 'float':
-        return package
-    from coremltools.optimize import coreml as optimize
-    if weights == 'int8':
-        config = optimize.OpLinearQuantizerConfig(mode='linear_symmetric', dtype='int8', granularity='per_channel')
-        return optimize.linear_quantize_weights(package, optimize.OptimizationConfig(global_config=config))
-    config = optimize.OpPalettizerConfig(mode='kmeans', nbits=6)
-    return optimize.palettize_weights(package, optimize.OptimizationConfig(global_config=config))
-
-
 def _set_metadata(package: Any, subject: Subject, shapes: Sequence[Sequence[int]]) -> None:
     facts = subject.facts
     package.short_description, package.version = facts['description'], facts['repvit_mm_version']
     package.author, package.license = facts.get('source', ''), facts.get('license', '')
-    for key, value in {**facts, 'outputs': subject.outputs}.items():
-        package.user_defined_metadata[key] = value if isinstance(value, str) else json.dumps(value)
+    package.user_defined_metadata.update(as_text({**facts, 'outputs': subject.outputs}))
     package.input_description['image'] = (
         f'{subject.fused.normalisation.channels} image of {" or ".join(f"{w} x {h}" for h, w in shapes)} pixels '
         '(width x height), values from 0 to 255; normalised inside')
@@ -143,14 +135,14 @@ def open_file(path: Path, threads: int = 0) -> ExportedFile:
     image = description.input[0].type.imageType
     flexible = image.WhichOneof('SizeFlexibility') is not None
     shift, scale = (np.array(facts[name], np.float32)[:, None, None] for name in ('mean', 'std'))
-    task, predict = facts['task'], _core_ml(path, program) if runs_core_ml() else None
+    task, predict = facts['task'], _core_ml(path, program) if sys.platform == 'darwin' else None
 
     def run(inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         pixels = (inputs['image'] * scale + shift).round().clip(0, 255).astype(np.float32)
         if predict is not None:
             found = predict(pixels[0, ::-1 if facts['channels'] == 'BGR' else 1].transpose(1, 2, 0))
         else:
-            found = program.run(image=torch.from_numpy(pixels))
+            found = program.run({'image': pixels})
             if task in _DECISIONS:
                 found['logits'] = found[program.source_of(_DECISIONS[task])]
         if task == 'classification':
@@ -165,17 +157,12 @@ def open_file(path: Path, threads: int = 0) -> ExportedFile:
 _DECISIONS = {'classification': 'softmax', 'segmentation': 'reduce_argmax'}
 
 
-def runs_core_ml() -> bool:
-    """Whether Core ML itself is available: only on macOS."""
-    return sys.platform == 'darwin'
-
-
 def _core_ml(path: Path, program: MILProgram) -> Callable[[np.ndarray], dict[str, Any]]:
     """What runs a package with Core ML on an RGB image, (H, W, 3); probabilities are in the order of the classes."""
     from coremltools.models import MLModel
     from PIL import Image
     model = MLModel(str(path))
-    labels = [label for op in program.operations if op.op_type == 'classify' for label in op.inputs['classes'].val]
+    labels = [label for op in program.operations if op.op_type == 'classify' for label in op.classes.val]
 
     def predict(image: np.ndarray) -> dict[str, Any]:
         outputs = model.predict({'image': Image.fromarray(image.astype(np.uint8))})

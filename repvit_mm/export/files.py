@@ -60,8 +60,13 @@ def read_facts(path: Path) -> dict[str, Any]:
         raise ExportError(f'{path} has no metadata: it was not written by the exporters of repvit_mm') from error
 
 
+def as_text(facts: Mapping[str, Any]) -> dict[str, str]:
+    """Metadata for a format that stores strings: all but strings as JSON."""
+    return {key: value if isinstance(value, str) else json.dumps(value) for key, value in facts.items()}
+
+
 def parse_facts(entries: Mapping[str, str]) -> dict[str, Any]:
-    """Metadata of a format that stores strings: all but strings were written as JSON."""
+    """Read what :func:`as_text` wrote."""
     facts = {}
     for key, value in entries.items():
         try:

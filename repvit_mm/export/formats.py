@@ -3,7 +3,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from ..errors import ExportError, UserError
 from ..io.files import atomic_write
@@ -31,7 +31,6 @@ class Format(NamedTuple):
         beside: Suffixes of the files that belong to it.
         is_folder: Whether it is a folder.
         fixed: Whether all shapes of a whole detector are fixed.
-        add_facts: ``(path, facts)`` adds metadata to an int8 file.
     """
 
     suffix: str
@@ -43,16 +42,14 @@ class Format(NamedTuple):
     beside: tuple[str, ...] = ()
     is_folder: bool = False
     fixed: bool = False
-    add_facts: Callable[[Path, dict[str, Any]], None] | None = None
 
 
 _DYNAMIC = frozenset({'selection', 'dynamic_batch', 'dynamic_size', 'quantisation'})
 #: Name -> format.
 FORMATS = {
-    'onnx': Format('.onnx', ('fp32', 'fp16', 'int8'), ('onnx', 'onnxruntime'), onnx.write, 'onnxruntime', _DYNAMIC,
-                   add_facts=onnx.add_facts),
+    'onnx': Format('.onnx', ('fp32', 'fp16', 'int8'), ('onnx', 'onnxruntime'), onnx.write, 'onnxruntime', _DYNAMIC),
     'openvino': Format('.xml', ('fp32', 'fp16', 'int8'), ('openvino', 'onnx'), openvino.write, 'openvino', _DYNAMIC,
-                       beside=('.bin',), add_facts=openvino.add_facts),
+                       beside=('.bin',)),
     'coreml': Format('.mlpackage', ('fp16', 'fp32'), ('coremltools',), coreml.write, 'coreml',
                      frozenset({'selection', 'more_shapes', 'weights'}), is_folder=True, fixed=True),
     'litert': Format('.tflite', ('fp32', 'fp16'), ('litert_torch', 'ai_edge_litert'), litert.write, 'litert',
@@ -159,8 +156,6 @@ def export_model(model: InferenceModel, name: str, shape: Sequence[int], out: st
         if options.precision == 'int8':
             from .judging import judge  # with the engine of training and test, which only this needs
             verdict = judge(subject, file, row.engine, options)
-            row.add_facts(path, {'int8': {**verdict._asdict(), 'lost': verdict.lost,
-                                          'calibrated_on': len(options.quantisation.images.calibration)}})
         else:
             comparisons = prove(file, subject, options)
         for other in beside:

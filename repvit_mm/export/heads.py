@@ -28,7 +28,7 @@ def detect_densely(head: nn.Module, maps: Sequence[Tensor], size: Tensor, steps:
     """
     config, found = head.test_cfg, []
     outputs = head(maps)
-    priors = steps.priors(head, [scores.shape[-2:] for scores in outputs[0]])
+    priors = head.prior_generator.grid_priors([scores.shape[-2:] for scores in outputs[0]], device='cpu')
     integral = getattr(head, 'integral', None)
     width = head.bbox_coder.encode_size * (1 if integral is None else head.reg_max + 1)
     for level, (points, *values) in enumerate(zip(priors, *outputs, strict=True)):
@@ -53,7 +53,8 @@ def detect_densely(head: nn.Module, maps: Sequence[Tensor], size: Tensor, steps:
 def detect_with_yolox(head: nn.Module, maps: Sequence[Tensor], size: Tensor, steps: Steps) -> Found:
     """Run the head of YOLOX: one class for each place, boxes that may end outside of the image."""
     outputs = head(maps)
-    priors = torch.cat(list(steps.priors(head, [scores.shape[-2:] for scores in outputs[0]], with_stride=True)))
+    sizes = [scores.shape[-2:] for scores in outputs[0]]
+    priors = torch.cat(head.prior_generator.grid_priors(sizes, device='cpu', with_stride=True))
     logits, deltas, objectness = (torch.cat([_rows(value, channels) for value in values]) for values, channels in zip(
         outputs, (head.cls_out_channels, 4, 1), strict=True))
     scores, labels = logits.sigmoid().max(1)
@@ -82,7 +83,7 @@ def detect_in_regions(head: nn.Module, maps: Sequence[Tensor], regions: Sequence
         if number < len(stages):
             deltas = _of_class(deltas, torch.arange(len(deltas)), logits[:, :-1].argmax(1), bbox_head)
             regions = _clip(coder.decode(regions, deltas), size)
-    scores = steps.existing(objectness, total.softmax(1)[:, :-1])
+    scores = total.softmax(1)[:, :-1] * (objectness > 0).to(total)[:, None]  # with fixed shapes, some are empty
     scores, rows, labels = steps.pairs(scores, steps.candidates(config.max_per_img), config.score_thr)
     boxes = _clip(coder.decode(regions[rows], _of_class(deltas, rows, labels, bbox_head)), size)
     boxes, scores, labels = steps.suppress(boxes, scores, labels, config.nms.iou_threshold, config.max_per_img)
@@ -155,8 +156,7 @@ class Kind(NamedTuple):
         head: Name of the head in ``mmdet.models``, or ``'BaseDenseHead'``.
         methods: What heads of the kind inherit unchanged: how they decode.
         part: Attribute of the detector that is the head.
-        suppresses: Whether it suppresses overlapping boxes.
-        one_size: Whether it takes images of one size only.
+        suppresses: Whether it suppresses overlapping boxes; detectors that do not take images of one size only.
     """
 
     name: str
@@ -165,7 +165,6 @@ class Kind(NamedTuple):
     methods: tuple[str, ...] = ('predict_by_feat', '_predict_by_feat_single')
     part: str = 'bbox_head'
     suppresses: bool = True
-    one_size: bool = False
 
     def takes(self, detector: nn.Module) -> bool:
         """Whether a detector is of this kind."""
@@ -186,5 +185,5 @@ KINDS = (
     Kind('GFL', lambda detector, *args: detect_densely(detector.bbox_head, *args), 'GFLHead'),
     Kind('YOLOX', lambda detector, *args: detect_with_yolox(detector.bbox_head, *args), 'YOLOXHead'),
     Kind('DETR, Deformable DETR, DINO and the like', detect_with_queries, 'DETRHead', ('_predict_by_feat_single',),
-         suppresses=False, one_size=True),
+         suppresses=False),
 )

@@ -4,9 +4,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..io.images import Normalisation, read_image
+
+
+def or_photograph(paths: Sequence[str | Path]) -> Sequence[str | Path]:
+    """Image files; without any, the photograph of Grace Hopper that comes with matplotlib."""
+    from matplotlib.cbook import get_sample_data
+    return paths or [get_sample_data('grace_hopper.jpg', asfileobj=False)]
 
 
 def load_images(shape: Sequence[int], number: int, paths: Sequence[str | Path] = ()) -> np.ndarray:
@@ -15,7 +22,7 @@ def load_images(shape: Sequence[int], number: int, paths: Sequence[str | Path] =
     Args:
         shape: Height and width, in pixels.
         number: How many; files are repeated in turn, each time with a tighter crop.
-        paths: Image files; by default the photograph of Grace Hopper that comes with matplotlib.
+        paths: See :func:`or_photograph`.
 
     Returns:
         RGB, uint8, (number, height, width, 3).
@@ -24,10 +31,7 @@ def load_images(shape: Sequence[int], number: int, paths: Sequence[str | Path] =
         UserError: If a file is missing or unreadable.
     """
     from PIL import Image
-    if not paths:
-        from matplotlib.cbook import get_sample_data
-        paths = [get_sample_data('grace_hopper.jpg', asfileobj=False)]
-    images = []
+    paths, images = or_photograph(paths), []
     for index in range(number):
         image = Image.fromarray(read_image(paths[index % len(paths)]))
         margin = min(index // len(paths), 4) / 10
@@ -49,3 +53,22 @@ def load_inputs(shape: Sequence[int], number: int, normalisation: Normalisation,
                 paths: Sequence[str | Path] = ()) -> Tensor:
     """The images of :func:`load_images` as the input of a model."""
     return to_input(load_images(shape, number, paths), normalisation)
+
+
+def load_fitted(path: str | Path, shape: Sequence[int], keep_ratio: bool,
+                normalisation: Normalisation) -> tuple[Tensor, tuple[int, int]]:
+    """An image as an exported file takes it, and its height and width before padding.
+
+    Args:
+        path: The image file.
+        shape: Height and width of the file's input, in pixels.
+        keep_ratio: Scale the image to fit, with zeros at the right and the bottom.
+        normalisation: Of the model.
+    """
+    size = tuple(shape)
+    if keep_ratio:
+        given = read_image(path).shape[:2]
+        scale = min(new / old for new, old in zip(shape, given, strict=True))
+        size = tuple(max(1, round(scale * length)) for length in given)
+    image = load_inputs(size, 1, normalisation, [path])
+    return F.pad(image, (0, shape[1] - size[1], 0, shape[0] - size[0])), size

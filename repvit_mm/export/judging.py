@@ -49,7 +49,7 @@ def judge(subject: Subject, file: ExportedFile, engine_name: str, options: Optio
     cfg = test_config(config, quantisation.data_root)
     if cfg is None:
         paths = quantisation.images.held_out
-        share = agreement(subject.model, file, map(quantisation.preparation(subject, options), paths))
+        share = agreement(subject.model, file, map(subject.load, paths))
         verdict = Verdict(f'with PyTorch on {len(paths)} held-out images, as the test data of {config.filename} are '
                           'missing', {'agreement': 100.}, {'agreement': 100 * share}, LIMITS['agreement'])
     else:
@@ -120,7 +120,7 @@ def agreement(subject: InferenceModel | WholeDetector, file: ExportedFile,
     same, all_ = 0., 0.
     for inputs in images:
         if isinstance(subject, WholeDetector):
-            size = inputs['size'].astype(int).tolist()
+            size = [int(length) for length in inputs.get('size', inputs['image'].shape[2:])]
             image = torch.from_numpy(inputs['image'])
             ours, theirs = detect(file, image, size), detect_with_mmdet(subject, image, size)
             same += _matched(ours, theirs) + _matched(theirs, ours)
@@ -134,8 +134,6 @@ def agreement(subject: InferenceModel | WholeDetector, file: ExportedFile,
 
 def _matched(these: Detections, those: Detections) -> float:
     """Sum of the scores of these that are also among those."""
-    if not len(these.boxes) or not len(those.boxes):
-        return 0.
     from torchvision.ops import box_iou
     overlap = box_iou(torch.from_numpy(these.boxes), torch.from_numpy(those.boxes)).numpy()
     same = (overlap >= SAME_OBJECT) & (these.labels[:, None] == those.labels[None])

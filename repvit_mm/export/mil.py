@@ -1,24 +1,24 @@
-"""Evaluates the program of a saved Core ML package in torch, operation by operation.
+"""Evaluates the program of a saved Core ML package, operation by operation.
 
 Core ML itself runs on macOS only. On other systems, this shows that the file on disk computes what the model computes:
-program and weights are read from the package. Values are rounded to half precision between operations where the program
-says so; sums within an operation use single precision.
+program and weights are read from the package. coremltools evaluates most operations itself, as for folding constants;
+layers are computed in torch. Values are rounded to half precision between operations where the program says so; sums
+within an operation use single precision.
 """
 from collections import Counter
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import ExportError
-from .mil_operations import OPERATIONS
 from .packages import need
 from .tracing import quiet
-
-#: Type of the program -> torch's.
-_DTYPES = {'fp16': torch.float16, 'fp32': torch.float32, 'int32': torch.int32, 'uint8': torch.uint8, 'bool': torch.bool}
 
 
 class MILProgram:
@@ -43,67 +43,132 @@ class MILProgram:
             self.spec = model.get_spec()
             program = load(self.spec, specification_version=self.spec.specificationVersion,
                            file_weights_dir=model.weights_dir)
-        everything = list(program.functions['main'].operations)
-        self._constants = [op for op in everything if _is_constant(op)]
-        self.operations = [op for op in everything if not _is_constant(op)]
+        self._main = program.functions['main']
+        for op in self._main.operations:
+            if isinstance(op.outputs[0].val, np.bool_):  # NumPy's functions take Python's only
+                op.outputs[0]._sym_val = SimpleNamespace(val=bool(op.outputs[0].val))
+        self.operations = [op for op in self._main.operations if op.op_type != 'const']
 
     def counts(self) -> Counter[str]:
         """Number of occurrences of each operation."""
-        return Counter(op.op_type for op in (*self.operations, *self._constants) if op.op_type != 'const')
+        return Counter(op.op_type for op in self.operations)
 
     def source_of(self, kind: str) -> str:
         """Name of the input of the last operation of a kind."""
         return next(op.inputs['x'].name for op in reversed(self.operations) if op.op_type == kind)
 
     @torch.no_grad()
-    def run(self, **inputs: Tensor) -> dict[str, Tensor]:
+    @np.errstate(all='ignore')
+    def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Run the program.
 
         Args:
-            **inputs: Tensor for each input; an image is float (1, channels, H, W) of pixels from 0 to 255.
+            inputs: Array for each input; an image is float (1, channels, H, W) of pixels from 0 to 255.
 
         Returns:
-            Name -> value of every tensor that the program computes; half precision as float.
+            Name -> value of every result of an operation; half precision as float32.
 
         Raises:
             ExportError: If the program has an unsupported operation.
         """
-        values: dict[str, Any] = dict(inputs)
-        for op in self._constants:
-            values[op.outputs[0].name] = _constant(op)
+        for name, value in inputs.items():
+            _assign(self._main.inputs[name], value)
+        found = {}
         for op in self.operations:
             if op.op_type == 'classify':  # the label of the largest probability, and the probabilities unchanged
-                label, probabilities = op.outputs
-                values[probabilities.name] = values[op.inputs['probabilities'].name]
-                values[label.name] = values[probabilities.name].argmax()
+                found[op.outputs[1].name] = op.probabilities.val
                 continue
-            if op.op_type not in OPERATIONS:
-                raise ExportError(f'the package cannot be checked: the operation {op.op_type} is not supported, only '
-                                  f'{", ".join(OPERATIONS)}')
-            given = {key: [values[one.name] for one in value] if isinstance(value, list | tuple)
-                     else values[value.name] for key, value in op.inputs.items() if value is not None}
-            results = OPERATIONS[op.op_type](given)
-            results = (results,) if len(op.outputs) == 1 else results
-            for result, output in zip(results, op.outputs, strict=True):
-                values[output.name] = _rounded(result, output)
-        return {name: value for name, value in values.items() if isinstance(value, Tensor)}
+            results = _evaluate(op)
+            for result, output in zip(results if len(op.outputs) > 1 else [results], op.outputs, strict=True):
+                found[output.name] = _assign(output, result)
+        return found
 
 
-def _is_constant(op: Any) -> bool:
-    return op.op_type == 'const' or op.op_type.startswith('constexpr_')
+def _evaluate(op: Any) -> Any:
+    if op.op_type.startswith('constexpr_'):  # compressed weights
+        return op.materialized_val_inference()
+    try:
+        return LAYERS[op.op_type](op) if op.op_type in LAYERS else op.value_inference()
+    except NotImplementedError as error:
+        raise ExportError(f'the package cannot be checked: the operation {op.op_type} is not supported') from error
 
 
-def _constant(op: Any) -> Any:
-    """A tensor for an array, other values unchanged; coremltools decompresses compressed weights."""
-    value = op.outputs[0].val if op.op_type == 'const' else op.materialized_val_inference()
-    if isinstance(value, np.ndarray) and value.ndim and value.dtype.kind == 'f':
-        return torch.from_numpy(np.array(value)).float()
+def _assign(variable: Any, value: Any) -> np.ndarray:
+    """Give a variable a value of its type; half precision is held as float32."""
+    from coremltools.converters.mil.mil import types
+    dtype = types.nptype_from_builtin(variable.dtype)
+    value = np.asarray(value, dtype)
+    value = value.astype(np.float32) if dtype == np.float16 else value
+    if types.is_tensor(variable.sym_type):  # shapes of a package for several sizes are open
+        variable._sym_type = types.tensor(variable.dtype, value.shape)
+    variable._sym_val = SimpleNamespace(val=value[()])
     return value
 
 
-def _rounded(value: Tensor, output: Any) -> Tensor:
-    """Round a value to the program's type; half precision is then held as float."""
-    from coremltools.converters.mil.mil import types
-    dtype = _DTYPES[types.builtin_to_string(output.dtype)]
-    value = value.to(dtype)
-    return value.float() if dtype == torch.float16 else value
+def _tensor(variable: Any) -> Tensor | None:
+    return None if variable is None else torch.from_numpy(np.array(variable.val, np.float32))
+
+
+def _padding(op: Any) -> list[int]:
+    """Vertical and horizontal padding."""
+    pad = [0] * 4 if op.pad_type.val == 'valid' else op.pad.val.tolist()
+    if op.pad_type.val not in ('valid', 'custom') or pad[::2] != pad[1::2]:
+        raise NotImplementedError
+    return pad[::2]
+
+
+def _conv(op: Any) -> Tensor:
+    return F.conv2d(_tensor(op.x), _tensor(op.weight), _tensor(op.bias), op.strides.val.tolist(), _padding(op),
+                    op.dilations.val.tolist(), int(op.groups.val))
+
+
+def _conv_transpose(op: Any) -> Tensor:
+    if any(_padding(op)):
+        raise NotImplementedError
+    return F.conv_transpose2d(_tensor(op.x), _tensor(op.weight), _tensor(op.bias), op.strides.val.tolist(),
+                              groups=int(op.groups.val), dilation=op.dilations.val.tolist())
+
+
+def _pool(op: Any) -> Tensor:
+    settings = dict(kernel_size=op.kernel_sizes.val.tolist(), stride=op.strides.val.tolist(), padding=_padding(op),
+                    ceil_mode=bool(op.ceil_mode.val))
+    if op.op_type == 'max_pool':
+        return F.max_pool2d(_tensor(op.x), **settings)
+    return F.avg_pool2d(_tensor(op.x), **settings, count_include_pad=not op.exclude_padding_from_average.val)
+
+
+def _gelu(op: Any) -> Tensor:
+    if op.mode.val == 'SIGMOID_APPROXIMATION':
+        return op.value_inference()
+    return F.gelu(_tensor(op.x), approximate='none' if op.mode.val == 'EXACT' else 'tanh')
+
+
+def _upsample(op: Any) -> Tensor:
+    scale = [float(op.scale_factor_height.val), float(op.scale_factor_width.val)]
+    if op.op_type == 'upsample_nearest_neighbor':
+        return F.interpolate(_tensor(op.x), scale_factor=scale)
+    if op.half_pixel_centers is not None and op.half_pixel_centers.val == op.align_corners.val:
+        raise NotImplementedError
+    return F.interpolate(_tensor(op.x), scale_factor=scale, mode='bilinear', align_corners=bool(op.align_corners.val))
+
+
+def _resize_bilinear(op: Any) -> Tensor:
+    mode, size = op.sampling_mode.val, [int(op.target_size_height.val), int(op.target_size_width.val)]
+    if mode not in ('STRICT_ALIGN_CORNERS', 'ALIGN_CORNERS', 'UNALIGN_CORNERS'):
+        raise NotImplementedError
+    return F.interpolate(_tensor(op.x), size, mode='bilinear', align_corners=mode != 'UNALIGN_CORNERS')
+
+
+#: Operation -> its implementation, where coremltools has none or a slow one.
+LAYERS: dict[str, Callable[[Any], Tensor | np.ndarray]] = {
+    'avg_pool': _pool,
+    'conv': _conv,
+    'conv_transpose': _conv_transpose,
+    'gather_nd': lambda op: op.x.val[tuple(np.moveaxis(op.indices.val, -1, 0))],
+    'gelu': _gelu,
+    'max_pool': _pool,
+    'resize_bilinear': _resize_bilinear,
+    'silu': lambda op: F.silu(_tensor(op.x)),
+    'upsample_bilinear': _upsample,
+    'upsample_nearest_neighbor': _upsample,
+}

@@ -1,6 +1,5 @@
 """ONNX, for onnxruntime and others."""
 import inspect
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,7 +10,7 @@ from torch import Tensor, nn
 
 from ..errors import ExportError
 from .detectors import WholeDetector
-from .files import ExportedFile, one_by_one, parse_facts
+from .files import ExportedFile, as_text, one_by_one, parse_facts
 from .packages import need
 from .prepare import Options, Subject
 from .quantisation import quantise
@@ -38,7 +37,7 @@ def write(subject: Subject, path: Path, options: Options) -> Counter[str]:
     onnx.save(graph, path)
     add_facts(path, subject.facts)
     if options.precision == 'int8':
-        quantise(path, map(options.quantisation.preparation(subject, options), options.quantisation.images.calibration))
+        quantise(path, map(subject.load, options.quantisation.images.calibration))
     return count_operations(path)
 
 
@@ -104,9 +103,7 @@ def add_facts(path: Path, facts: Mapping[str, Any]) -> None:
     """Add metadata to a file."""
     onnx = need('onnx')
     graph = onnx.load(path)
-    for key, value in facts.items():
-        entry = graph.metadata_props.add()
-        entry.key, entry.value = key, value if isinstance(value, str) else json.dumps(value)
+    onnx.helper.set_model_props(graph, as_text(facts))
     onnx.save(graph, path)
 
 

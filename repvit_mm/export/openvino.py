@@ -31,27 +31,17 @@ def write(subject: Subject, path: Path, options: Options) -> Counter[str]:
     return Counter(operation.get_type_name() for operation in converted.get_ops())
 
 
-def add_facts(path: Path, facts: Mapping[str, Any]) -> None:
-    """Add metadata to a file."""
-    openvino = need('openvino')
-    graph = openvino.Core().read_model(path)
-    known = json.loads(graph.get_rt_info(METADATA).astype(str))
-    graph.set_rt_info(json.dumps({**known, **facts}), METADATA)
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:  # the weights are mapped while the graph is open
-        new = Path(folder) / path.name
-        openvino.save_model(graph, new, compress_to_fp16=False)
-        del graph
-        for suffix in ('.bin', '.xml'):
-            new.with_suffix(suffix).replace(path.with_suffix(suffix))
+def compile_graph(path: Path, threads: int, precision: str = 'f32') -> tuple[Any, Any]:
+    """A graph of an OpenVINO or ONNX file, and its compiled form on the CPU."""
+    core = need('openvino').Core()
+    graph, settings = core.read_model(path), {'INFERENCE_NUM_THREADS': threads} if threads else {}
+    return graph, core.compile_model(graph, 'CPU', {
+        'PERFORMANCE_HINT': 'LATENCY', 'INFERENCE_PRECISION_HINT': precision, **settings})
 
 
 def open_file(path: Path, threads: int = 0) -> ExportedFile:
     """Open an OpenVINO or ONNX file, in single precision on the CPU; 0 threads leaves their number to OpenVINO."""
-    openvino = need('openvino')
-    core = openvino.Core()
-    graph = core.read_model(path)
-    settings = {'PERFORMANCE_HINT': 'LATENCY', 'INFERENCE_PRECISION_HINT': 'f32'}
-    compiled = core.compile_model(graph, 'CPU', {**settings, **({'INFERENCE_NUM_THREADS': threads} if threads else {})})
+    graph, compiled = compile_graph(path, threads)
     request = compiled.create_infer_request()
     # Not those of the compiled graph: compiling adds names.
     names = [value.get_any_name() for value in graph.outputs]

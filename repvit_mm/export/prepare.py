@@ -3,6 +3,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -12,7 +13,7 @@ from ..models.inference import InferenceModel
 from ..toolboxes.datasets import datasets_of
 from .calibration import Quantisation
 from .detectors import Selection, WholeDetector, kind_of
-from .images import load_inputs
+from .images import load_fitted, load_inputs
 from .report import HalfRange
 
 PAPER = 'RepViT: Revisiting Mobile CNN From ViT Perspective (CVPR 2024), https://arxiv.org/abs/2307.09283'
@@ -71,6 +72,12 @@ class Subject(NamedTuple):
         """The fused model, without what a whole detector puts around it."""
         return self.model.fused if isinstance(self.model, WholeDetector) else self.model
 
+    def load(self, path: str | Path) -> dict[str, np.ndarray]:
+        """An image file as the inputs of an exported file."""
+        image, size = load_fitted(path, self.shape, 'size' in self.inputs, self.fused.normalisation)
+        inputs = {'image': image.numpy(), 'size': np.float32(size)}
+        return {name: inputs[name] for name in self.inputs}
+
 
 @torch.no_grad()
 def prepare(model: InferenceModel, shape: Sequence[int], options: Options, fixed: bool = False) -> Subject:
@@ -97,7 +104,7 @@ def prepare(model: InferenceModel, shape: Sequence[int], options: Options, fixed
     if options.selection is None:
         inputs = {'image': torch.zeros(1, fused.in_channels, *shape)}
         return Subject(fused, inputs, fused.output_names(len(fused(inputs['image']))), facts)
-    one_size = kind_of(fused).one_size
+    one_size = not kind_of(fused).suppresses
     if one_size and options.dynamic_size:
         raise ExportError(f'{model.name} with its detections takes images of one size: leave out --dynamic-size')
     whole = WholeDetector(fused, options.selection, tuple(shape) if fixed or one_size else None)

@@ -21,10 +21,9 @@ The decoder is SAM's prompt encoder, mask decoder and the resizing of the masks 
 Its outputs: ``masks`` (1, 4, height, width), logits; ``iou_predictions`` (1, 4); ``low_res_masks`` (1, 4, S/4, S/4),
 each of which can serve as ``mask_input``. Mask 0 is for several points or a box, masks 1 to 3 are for a single point.
 """
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -40,9 +39,11 @@ from ..io.files import atomic_write
 from ..io.images import read_image
 from ..models.inference import SAM_ENCODER, InferenceModel
 from ..sam.prompts import Prompt
+from . import coreml, onnx
+from .files import Run, as_text
 from .formats import FORMATS, export_model, size_on_disk
+from .images import or_photograph
 from .mil import MILProgram
-from .onnx import add_facts, count_operations, open_file, save_graph
 from .packages import need
 from .prepare import Options
 from .prove import compare
@@ -100,18 +101,33 @@ class SamDecoder(SamOnnxModel):
         return (1 - distances.abs()).clamp(min=0) @ self.enlarging
 
 
-class Case(NamedTuple):
-    """A prompt on which an exported decoder is compared with the predictor.
+def scaled_size(size: Sequence[int], side: int) -> tuple[int, int]:
+    """Height and width of an image, scaled to a longer side."""
+    height, width = (int(length * (side / max(size)) + 0.5) for length in size)
+    return height, width
 
-    Attributes:
-        inputs: Inputs of the decoder, by the names in :data:`INPUTS`.
-        expected: Outputs of the predictor, by the names in :data:`OUTPUTS`.
-        chosen: The masks of the decoder that the predictor returns.
+
+def decoder_inputs(prompt: Prompt, embedding: np.ndarray, size: Sequence[int],
+                   mask: np.ndarray | None = None) -> dict[str, np.ndarray]:
+    """Inputs of an exported decoder.
+
+    Args:
+        prompt: In pixels of the image.
+        embedding: (1, 256, S/16, S/16), of the encoder.
+        size: Height and width of the image.
+        mask: (1, S/4, S/4), logits of an earlier mask.
+
+    Returns:
+        Name of :data:`INPUTS` -> array.
     """
-
-    inputs: dict[str, Tensor]
-    expected: dict[str, Tensor]
-    chosen: slice
+    corners = ((0., 0.),) if prompt.box is None else (prompt.box[:2], prompt.box[2:])
+    side = embedding.shape[-1]
+    height, width = scaled_size(size, 16 * side)
+    coords = np.array([*prompt.points, *corners]) * (width / size[1], height / size[0])
+    labels = [*prompt.labels, *((-1,) if prompt.box is None else (2, 3))]
+    values = (embedding, coords[None], [labels], np.zeros((1, 1, 4 * side, 4 * side)) if mask is None else mask[None],
+              [mask is not None], size)
+    return {name: np.asarray(value, np.float32) for name, value in zip(INPUTS, values, strict=True)}
 
 
 def export_encoder(sam: Sam, out: str | Path, checkpoint: str | None = None, precision: str = 'fp16',
@@ -154,15 +170,15 @@ def export_decoder(sam: Sam, out: str | Path, checkpoint: str | None = None,
         ExportError: If it cannot be exported, or its outputs differ from the predictor's.
         UserError: If it cannot be written.
     """
-    out, name, cases = Path(out), _format_of(out), _cases(sam, images)
+    out, name, side = Path(out), _format_of(out), sam.image_encoder.img_size
     facts = {'description': 'SAM mask decoder for the embeddings of RepViT-SAM',
-             'image_size': sam.image_encoder.img_size, 'checkpoint': checkpoint or 'random weights'}
-    decoder = SamDecoder(sam).eval()
+             'image_size': side, 'checkpoint': checkpoint or 'random weights'}
+    example = decoder_inputs(Prompt(((1., 1.),), (1,)), np.zeros((1, 256, side // 16, side // 16)), (side, side))
+    inputs = {name: torch.from_numpy(value) for name, value in example.items()}
     with atomic_write(out, FORMATS[name].is_folder) as path:
-        run = (_write_onnx if name == 'onnx' else _write_coreml)(decoder, cases[0].inputs, path, facts)
-        operations = count_operations(path) if name == 'onnx' else MILProgram(path).counts()
-        comparisons = tuple(result for case in cases for result in _prove(run(case.inputs), case))
-        return ExportReport(out, size_on_disk(path), operations, comparisons, FORMATS[name].engine)
+        write = _write_onnx if name == 'onnx' else _write_coreml
+        run, operations = write(SamDecoder(sam).eval(), inputs, path, facts)
+        return ExportReport(out, size_on_disk(path), operations, tuple(_prove(run, sam, images)), FORMATS[name].engine)
 
 
 def _format_of(out: str | Path) -> str:
@@ -172,89 +188,57 @@ def _format_of(out: str | Path) -> str:
     return names[Path(out).suffix]
 
 
-#: Runs a decoder: name of each input -> tensor; returns name of each output -> tensor.
-_Run = Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
-
-
-def _write_onnx(decoder: SamDecoder, inputs: Mapping[str, Tensor], path: Path, facts: Mapping[str, Any]) -> _Run:
-    onnx, _ = need('onnx'), need('onnxruntime')
+def _write_onnx(decoder: SamDecoder, inputs: Mapping[str, Tensor], path: Path,
+                facts: Mapping[str, Any]) -> tuple[Run, Mapping[str, int]]:
     axes = {'point_coords': {1: 'points'}, 'point_labels': {1: 'points'}, 'masks': {2: 'height', 3: 'width'}}
-    save_graph(decoder, inputs, path, OUTPUTS, axes)
-    add_facts(path, facts)
-    onnx.checker.check_model(onnx.load(path), full_check=True)
-    file = open_file(path)
-
-    def run(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        found = file.run({name: value.numpy() for name, value in inputs.items()})
-        return {name: torch.from_numpy(value) for name, value in found.items()}
-    return run
+    onnx.save_graph(decoder, inputs, path, OUTPUTS, axes)
+    onnx.add_facts(path, facts)
+    need('onnx').checker.check_model(path, full_check=True)
+    return onnx.open_file(path).run, onnx.count_operations(path)
 
 
 @torch.no_grad()
-def _write_coreml(decoder: SamDecoder, inputs: Mapping[str, Tensor], path: Path, facts: Mapping[str, Any]) -> _Run:
+def _write_coreml(decoder: SamDecoder, inputs: Mapping[str, Tensor], path: Path,
+                  facts: Mapping[str, Any]) -> tuple[Run, Mapping[str, int]]:
     ct = need('coremltools')
     points = ct.RangeDim(lower_bound=1, upper_bound=MAX_POINTS, default=inputs['point_labels'].shape[1])
     flexible = {'point_coords': (1, points, 2), 'point_labels': (1, points)}
     # Core ML cannot repeat an embedding a variable number of times: there is one prompt.
     with quiet(), replaced(torch, 'repeat_interleave', lambda x, repeats, dim: x):
-        traced = torch.jit.trace(decoder, tuple(inputs.values()), check_trace=False)
-        package = ct.convert(
-            traced, convert_to='mlprogram', minimum_deployment_target=ct.target.iOS16, skip_model_load=True,
-            inputs=[ct.TensorType(name, flexible.get(name, tuple(value.shape)), dtype=np.float32)
-                    for name, value in inputs.items()],
+        package = coreml.convert(
+            decoder, tuple(inputs.values()), inputs=[
+                ct.TensorType(name, flexible.get(name, tuple(value.shape)), dtype=np.float32)
+                for name, value in inputs.items()],
             outputs=[ct.TensorType(name) for name in OUTPUTS], compute_precision=ct.precision.FLOAT32)
-        for key, value in facts.items():
-            package.user_defined_metadata[key] = value if isinstance(value, str) else json.dumps(value)
+        package.user_defined_metadata.update(as_text(facts))
         package.short_description = facts['description']
         package.save(str(path))
     program = MILProgram(path)
-    return lambda inputs: program.run(**inputs)
+    return program.run, program.counts()
 
 
 @torch.no_grad()
-def _cases(sam: Sam, paths: Sequence[str | Path]) -> list[Case]:
-    """Prompts of every kind on an image and on its transpose, with the outputs of the predictor."""
-    if not paths:
-        from matplotlib.cbook import get_sample_data
-        paths = [get_sample_data('grace_hopper.jpg', asfileobj=False)]
-    photograph = read_image(paths[0])
-    predictor, cases = SamPredictor(sam), []
+def _prove(run: Run, sam: Sam, paths: Sequence[str | Path]) -> Iterator[Comparison]:
+    """Compare prompts of every kind with the predictor, on an image and on its transpose."""
+    photograph, predictor = read_image(or_photograph(paths)[0]), SamPredictor(sam)
     for image in (photograph, np.ascontiguousarray(photograph.transpose(1, 0, 2))):
         predictor.set_image(image)
         height, width = image.shape[:2]
         box = (0.2 * width, 0.1 * height, 0.8 * width, 0.9 * height)
         point, other = (0.5 * width, 0.4 * height), (0.1 * width, 0.1 * height)
-        for prompt in (Prompt((point,), (1,)), Prompt((point, other), (1, 0)), Prompt((point,), (1,), box)):
-            cases.append(_case(predictor, prompt))
-        cases.append(_case(predictor, Prompt((point,), (1,)), cases[-1].expected['low_res_masks']))
-    return cases
+        single, low_res = Prompt((point,), (1,)), None
+        for prompt, refines in ((single, False), (Prompt((point, other), (1, 0)), False),
+                                (single._replace(box=box), False), (single, True)):
+            mask = low_res if refines else None
+            points, labels, corners = prompt.arrays()
+            expected = predictor.predict(points, labels, corners, mask, prompt.is_ambiguous, return_logits=True)
+            low_res = expected[-1]
+            found = run(decoder_inputs(prompt, predictor.features.numpy(), image.shape[:2], mask))
+            for name, value in zip(OUTPUTS, expected, strict=True):
+                chosen = torch.from_numpy(found[name][0, chosen_masks(prompt.is_ambiguous)])
+                yield compare(name, chosen, torch.from_numpy(value), BOUND)
 
 
-def _case(predictor: SamPredictor, prompt: Prompt, mask: Tensor | None = None) -> Case:
-    points, labels, box = prompt.arrays()
-    masks, scores, low_res = predictor.predict(
-        points, labels, box, None if mask is None else mask[0].numpy(), prompt.is_ambiguous, return_logits=True)
-    expected = dict(zip(OUTPUTS, (torch.from_numpy(value)[None] for value in (masks, scores, low_res)), strict=True))
-    coords, labels = decoder_points(prompt)
-    coords = predictor.transform.apply_coords(coords, predictor.original_size)
-    side = predictor.model.prompt_encoder.mask_input_size[0]
-    inputs = (predictor.features, torch.tensor(coords, dtype=torch.float)[None],
-              torch.tensor(labels, dtype=torch.float)[None],
-              torch.zeros(1, 1, side, side) if mask is None else mask,
-              torch.tensor([0. if mask is None else 1.]), torch.tensor(predictor.original_size, dtype=torch.float))
-    chosen = slice(1, None) if prompt.is_ambiguous else slice(0, 1)
-    return Case(dict(zip(INPUTS, inputs, strict=True)), expected, chosen)
-
-
-def decoder_points(prompt: Prompt) -> tuple[np.ndarray, np.ndarray]:
-    """A prompt for an exported decoder: (N, 2) coordinates in pixels of the image, and (N,) labels."""
-    coords, labels = list(prompt.points), list(prompt.labels)
-    if prompt.box is None:
-        coords, labels = [*coords, (0., 0.)], [*labels, -1]
-    else:
-        coords, labels = [*coords, prompt.box[:2], prompt.box[2:]], [*labels, 2, 3]
-    return np.array(coords, dtype=np.float32), np.array(labels, dtype=np.float32)
-
-
-def _prove(found: Mapping[str, Tensor], case: Case) -> list[Comparison]:
-    return [compare(name, found[name][:, case.chosen], case.expected[name], BOUND) for name in OUTPUTS]
+def chosen_masks(ambiguous: bool) -> slice:
+    """The masks of a decoder that the predictor returns."""
+    return slice(1, None) if ambiguous else slice(0, 1)

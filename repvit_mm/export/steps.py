@@ -10,16 +10,6 @@ from torch import Tensor, nn
 class Steps:
     """Shapes follow the content of an image, as ONNX and OpenVINO can."""
 
-    def priors(self, head: nn.Module, sizes: Sequence[Sequence[int]], **settings: bool) -> list[Tensor]:
-        """The priors of each map of a dense head.
-
-        Args:
-            head: A dense head.
-            sizes: Height and width of each map.
-            **settings: Of mmdet's ``grid_priors``.
-        """
-        return head.prior_generator.grid_priors(sizes, device='cpu', **settings)
-
     def pairs(self, scores: Tensor, number: int, threshold: float | None) -> tuple[Tensor, Tensor, Tensor]:
         """The best pairs of a row and a class.
 
@@ -31,15 +21,16 @@ class Steps:
         Returns:
             Score, row and class of each, all (N,).
         """
-        if number <= 0 and threshold is not None:
-            rows, labels = (scores > threshold).nonzero().unbind(1)
-            return scores[rows, labels], rows, labels
         values, classes = scores.flatten(), scores.shape[1]
-        length = torch.as_tensor(values.shape[0])  # computed by a graph of flexible size
-        values, index = values.topk(torch.minimum(length, torch.tensor(number)) if number > 0 else length)
+        values, index = values.topk(self.at_most(number, values.shape[0]))
         if threshold is not None:
             values, index = self.where(values > threshold, values, index)
         return values, index // classes, index % classes
+
+    def at_most(self, number: int, length: int) -> int | Tensor:
+        """The smaller one of a number, unless it is not positive, and a length."""
+        length = torch.as_tensor(length)  # computed by a graph of flexible size
+        return torch.minimum(length, torch.tensor(number)) if number > 0 else length
 
     def where(self, kept: Tensor, scores: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
         """The entries of several tensors at which ``kept`` (N,) is true."""
@@ -49,10 +40,6 @@ class Steps:
     def candidates(self, number: int) -> int:
         """Number of boxes that suppression looks at to keep ``number``; not positive for all."""
         return -1
-
-    def existing(self, objectness: Tensor, scores: Tensor) -> Tensor:
-        """The scores (R, C) of the regions that exist."""
-        return scores
 
     def suppress(self, boxes: Tensor, scores: Tensor, groups: Tensor, threshold: float,
                  number: int) -> tuple[Tensor, ...]:
@@ -99,21 +86,8 @@ class FixedSteps(Steps):
     #: Rounds of suppression; longer chains of boxes do not occur in images.
     ROUNDS = 20
 
-    def __init__(self):
-        self._priors: dict[nn.Module, list[Tensor]] = {}
-
-    def priors(self, head: nn.Module, sizes: Sequence[Sequence[int]], **settings: bool) -> list[Tensor]:
-        if head not in self._priors:  # constants of the graph
-            self._priors[head] = super().priors(head, sizes, **settings)
-        return self._priors[head]
-
-    def pairs(self, scores: Tensor, number: int, threshold: float | None) -> tuple[Tensor, Tensor, Tensor]:
-        values, classes = scores.flatten(), scores.shape[1]
-        length = int(values.shape[0])
-        values, index = values.topk(min(number, length) if number > 0 else length)
-        if threshold is not None:
-            values, index = self.where(values > threshold, values, index)
-        return values, index // classes, index % classes
+    def at_most(self, number: int, length: int) -> int:
+        return min(number, int(length)) if number > 0 else int(length)
 
     def where(self, kept: Tensor, scores: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
         return scores * kept.to(scores), *others
@@ -122,12 +96,9 @@ class FixedSteps(Steps):
         times, least = self.CANDIDATES
         return max(times * number, least)
 
-    def existing(self, objectness: Tensor, scores: Tensor) -> Tensor:
-        return scores * (objectness > 0).to(scores)[:, None]
-
     def suppress(self, boxes: Tensor, scores: Tensor, groups: Tensor, threshold: float,
                  number: int) -> tuple[Tensor, ...]:
-        scores, order = scores.topk(min(self.candidates(number), int(scores.shape[0])))
+        scores, order = scores.topk(self.at_most(self.candidates(number), scores.shape[0]))
         boxes, groups = boxes[order], groups[order]
         exists = (scores > 0).to(boxes)
         # Row by column: the better box, and the one that it suppresses. Counting places keeps a constant matrix out of
@@ -138,7 +109,7 @@ class FixedSteps(Steps):
         left = exists
         for _ in range(self.ROUNDS):
             left = exists * ((left[None] @ suppresses)[0] < 0.5).to(boxes)
-        scores, order = (scores * left).topk(min(number, int(scores.shape[0])))
+        scores, order = (scores * left).topk(self.at_most(number, scores.shape[0]))
         return boxes[order], scores, groups[order]
 
     def pool(self, extractor: nn.Module, maps: Sequence[Tensor], boxes: Tensor) -> Tensor:

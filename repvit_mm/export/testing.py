@@ -26,16 +26,11 @@ def use_exported(cfg: Config, path: str, engine: str) -> None:
         cfg: Changed in place.
         path: Of the file.
         engine: Runs it; a key of :data:`repvit_mm.export.runtimes.ENGINES`.
-
-    Raises:
-        ExportError: If the file cannot be opened, or is for another task.
     """
-    file, task = open_exported(path, engine), toolbox_of(cfg).task.name
-    if file.facts['task'] != task or (task == 'detection' and 'score_threshold' not in file.facts):
-        raise ExportError(f'{path} holds {file.facts["description"]}; {cfg.filename} needs its whole model')
     if 'data_preprocessor' in cfg:  # mmpretrain's configs have it beside the model
         cfg.model.setdefault('data_preprocessor', cfg.pop('data_preprocessor'))
-    cfg.model = ConfigDict(type='ExportedModel', model=cfg.model, task=task, path=path, engine=engine)
+    cfg.model = ConfigDict(type='ExportedModel', model=cfg.model, task=toolbox_of(cfg).task.name, path=path,
+                           engine=engine)
     cfg.load_from = None
 
 
@@ -50,14 +45,16 @@ class ExportedModel(BaseModel):
         engine: A key of :data:`repvit_mm.export.runtimes.ENGINES`.
 
     Raises:
-        ExportError: If the file expects another normalisation than the model.
+        ExportError: If the file cannot be opened, is for another task or expects another normalisation.
     """
 
     def __init__(self, model: Mapping[str, Any], task: str, path: str, engine: str):
+        file = open_exported(path, engine)
+        if file.facts['task'] != task or (task == 'detection' and 'score_threshold' not in file.facts):
+            raise ExportError(f'{path} holds {file.facts["description"]}; the config needs its whole model')
         module = MODELS.build(model)
         super().__init__(data_preprocessor=module.data_preprocessor)
-        file, wanted = open_exported(path, engine), normalisation_of(module.data_preprocessor)._asdict()
-        for key, value in wanted.items():
+        for key, value in normalisation_of(module.data_preprocessor)._asdict().items():
             if file.facts[key] != (value if isinstance(value, str) else list(value)):
                 raise ExportError(f'{path} has {key}={file.facts[key]}, and the config {key}={value}: it is of another '
                                   'model')
@@ -99,10 +96,10 @@ def _instances(found: Detections, sample: Any, mask_threshold: float | None) -> 
                              labels=torch.from_numpy(found.labels))
     if found.masks is not None:
         height, width = sample.ori_shape[:2]
-        masks = np.zeros((len(boxes), height, width), bool)
-        for mask, values, box in zip(masks, found.masks, boxes, strict=True):
-            mask[:] = paste(values, box, height, width) >= mask_threshold
-        instances.masks = torch.from_numpy(masks)
+        instances.masks = torch.zeros(len(boxes), height, width, dtype=torch.bool)
+        for pasted, mask, box in zip(instances.masks, found.masks, boxes, strict=True):
+            values, place = paste(mask, box, height, width)
+            pasted[place] = values >= mask_threshold
     return instances
 
 

@@ -1,8 +1,7 @@
 import pytest
 from inference_models import tiny_model
-from torch import nn
 
-from repvit_mm import RepViT
+from repvit_mm import RepViT, fuse
 from repvit_mm.analysis import count
 from repvit_mm.errors import ConfigError
 from repvit_mm.models.inference import BACKBONE, InferenceModel
@@ -42,17 +41,7 @@ def test_convolutions_are_counted_by_hand():
     assert stem.macs == 32 * 16 * 4 * 3 * 9 + 16 * 8 * 8 * 4 * 9
     pixels, excitation = 16 * 8, 2 * 8 * 8
     assert stage.macs == pixels * 8 * 9 + excitation + 2 * pixels * 8 * 16
-    assert tree.parameters == sum(p.numel() for p in model.parameters()) - _norm_parameters(model) + _folded_biases()
-
-
-def _norm_parameters(model):
-    """What fusion takes away: the weights and biases of BatchNorms, and the depthwise 1x1."""
-    norms = sum(p.numel() for m in model.modules() if isinstance(m, nn.BatchNorm2d) for p in m.parameters())
-    return norms + sum(p.numel() for p in model.backbone.stages[0].blocks[0].token_mixer.dw1x1.parameters())
-
-
-def _folded_biases():
-    return 4 + 8 + 8 + 16 + 8  # stem, stem, token mixer, channel mixer, channel mixer
+    assert tree.parameters == sum(parameter.numel() for parameter in fuse(model).parameters())
 
 
 def test_roi_heads_are_counted_by_the_number_of_proposals(tmp_path):

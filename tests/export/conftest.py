@@ -18,5 +18,5 @@ def models(tmp_path_factory):
 @pytest.fixture(scope='session')
 def detector(tmp_path_factory):
     """Gives the tiny detector of a kind; each is built once."""
-    from test_detectors import spread_detector
+    from small_detectors import spread_detector
     return once_for_each(spread_detector, tmp_path_factory)

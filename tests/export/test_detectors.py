@@ -1,100 +1,85 @@
+"""Whole detectors, with shapes that follow the image and with fixed ones: their form, and the files that hold it."""
 import copy
+from importlib.util import find_spec
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from inference_models import write_config
 from onnx import TensorProto, load
 from onnx.checker import check_model
 from onnx.shape_inference import infer_shapes
+from small_detectors import by_mmdet, write_detector
+from test_export_formats import marked
+from torchvision.ops import batched_nms, roi_align
 
 from repvit_mm.errors import ExportError
-from repvit_mm.export import FORMATS, Options, export_model, onnx
-from repvit_mm.export.detections import detect, paste
-from repvit_mm.export.detectors import Selection, kind_of, spread_outputs
-from repvit_mm.export.images import load_images, to_input
+from repvit_mm.export import FORMATS, Options, Selection, export_model, onnx, steps
+from repvit_mm.export.detections import detect, prove_detections
+from repvit_mm.export.detectors import kind_of
+from repvit_mm.export.files import ExportedFile
+from repvit_mm.export.formats import why_no_detections
+from repvit_mm.export.images import load_inputs
 from repvit_mm.export.prepare import prepare
+from repvit_mm.export.report import BOUNDS
 from repvit_mm.export.runtimes import open_exported
-from repvit_mm.models.inference import build_inference_model, randomise_weights
+from repvit_mm.models.inference import build_inference_model
 
-BASES = {
-    'mask_rcnn': 0,  # samples of a cell: as many as its size asks for
-    'mask_rcnn_sampled': 2,
-    'retinanet': ('mmdet::retinanet/retinanet_r50_fpn_1x_coco.py', (0, 1, 2, 3), 'neck=dict(in_channels={}, '
-                  'out_channels=16), bbox_head=dict(in_channels=16, feat_channels=16, stacked_convs=1, num_classes=5)'),
-    'rtmdet': ('mmdet::rtmdet/rtmdet_tiny_8xb32-300e_coco.py', (1, 2, 3), 'neck=dict(in_channels={}, out_channels=16), '
-               'bbox_head=dict(in_channels=16, feat_channels=16, num_classes=5), test_cfg=dict(max_per_img=50)'),
-    'gfl': ('mmdet::gfl/gfl_r50_fpn_1x_coco.py', (0, 1, 2, 3), 'neck=dict(in_channels={}, out_channels=16), '
-            'bbox_head=dict(in_channels=16, feat_channels=32, stacked_convs=1, num_classes=5)'),
-}
-WIDTHS = (8, 16, 24, 32)
+SHAPE = (64, 96)
+WHOLE = Options(selection=Selection())
 
 
-def write_detector(folder, kind):
-    path = folder / f'{kind}.py'
-    if isinstance(BASES[kind], int):
-        path.write_text(f"""
-_base_ = {str(write_config(folder, 'detection'))!r}
-roi = dict(roi_layer=dict(output_size=7, sampling_ratio={BASES[kind]}), out_channels=16)
-model = dict(
-    neck=dict(out_channels=16), rpn_head=dict(in_channels=16, feat_channels=16),
-    roi_head=dict(
-        bbox_roi_extractor=roi, bbox_head=dict(in_channels=16, fc_out_channels=32, num_classes=5),
-        mask_roi_extractor=dict(roi_layer=dict(sampling_ratio={BASES[kind]}), out_channels=16),
-        mask_head=dict(in_channels=16, conv_out_channels=16, num_convs=1, num_classes=5)),
-    test_cfg=dict(rpn=dict(nms_pre=100, max_per_img=50), rcnn=dict(score_thr=0.2, max_per_img=30)))
-""")
-    else:
-        base, indices, parts = BASES[kind]
-        path.write_text(f"""
-_base_ = {base!r}
-model = dict(
-    backbone=dict(_delete_=True, type='RepViT', arch=dict(widths={WIDTHS}, depths=(1, 1, 2, 1)), out_indices={indices}),
-    {parts.format([WIDTHS[i] for i in indices])})
-""")
-    return path
+def in_torch(whole):
+    """A detector that runs as a file."""
+    @torch.no_grad()
+    def run(inputs):
+        values = [torch.from_numpy(inputs[name]) for name in whole.example(SHAPE)]
+        return {name: value.numpy() for name, value in zip(whole.output_names, whole(*values), strict=True)}
+    return ExportedFile(SimpleNamespace(name='file'), run, (1, 3, *SHAPE), {})
 
 
-def spread_detector(folder, kind):
-    """The tiny detector of a kind, with random weights that find objects."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(1)  # with 0, RTMDet finds too little
-        model = build_inference_model(write_detector(folder, kind))
-    randomise_weights(model)
-    spread_outputs(model)
-    return model
+#: Kind, format, and whether the file takes several sizes, and images that do not fill them.
+FILES = [
+    *((kind, 'onnx', True) for kind in ('mask_rcnn', 'retinanet', 'rtmdet')), ('mask_rcnn', 'openvino', True),
+    *((kind, 'onnx', False) for kind in ('faster_rcnn', 'detr')), ('yolox', 'openvino', False),
+    ('rtmdet', 'coreml', False),
+    *((kind, name, False) for kind in ('rtmdet', 'mask_rcnn_sampled') for name in ('litert', 'executorch')),
+    *(pytest.param(*case, False, marks=pytest.mark.slow) for case in (
+        ('cascade', 'onnx'), ('fcos', 'onnx'), ('gfl', 'onnx'), ('deformable', 'onnx'), ('dino', 'onnx'),
+        ('yolox', 'coreml'), ('mask_rcnn_sampled', 'coreml')))]
 
 
-def by_mmdet(model, image, size):
-    """Detections of mmdet with the unfused model, in an image of a size before padding."""
-    from mmdet.structures import DetDataSample
-    sample = DetDataSample(metainfo=dict(img_shape=size, ori_shape=size, scale_factor=(1., 1.),
-                                         batch_input_shape=tuple(image.shape[2:])))
-    with torch.no_grad():
-        return model.model.predict(image, [sample])[0].pred_instances
-
-
-@pytest.mark.parametrize('kind, name', [('mask_rcnn', 'onnx'), ('retinanet', 'onnx'), ('rtmdet', 'onnx'),
-                                        ('mask_rcnn', 'openvino'), ('rtmdet', 'openvino')])
-def test_the_file_finds_what_mmdet_finds_with_the_unfused_model(kind, name, detector, tmp_path):
+@pytest.mark.parametrize('kind, name, dynamic', FILES)
+def test_the_file_finds_what_mmdet_finds_with_the_unfused_model(kind, name, dynamic, detector, tmp_path):
+    if not all(map(find_spec, FORMATS[name].packages)):
+        pytest.skip(f'needs {FORMATS[name].packages}: make check-devices')
     model = detector(kind)
-    options = Options(dynamic_size=True, selection=Selection())
-    report = export_model(model, name, (64, 96), tmp_path / f'model{FORMATS[name].suffix}', options)
-    file = open_exported(report.path, FORMATS[name].engine)
+    report = export_model(model, name, SHAPE, tmp_path / f'model{FORMATS[name].suffix}', Options(
+        'fp32', dynamic_size=dynamic, selection=Selection(max_detections=20)))
     assert {'boxes', 'scores', 'labels'} <= {result.output for result in report.comparisons}
-    # Beside the exporter's own check: another size, with an image that does not fill it.
-    image = torch.nn.functional.pad(to_input(load_images((90, 130), 4)[-1:], model.normalisation), (0, 30, 0, 6))
-    found, expected = detect(file, image, (90, 130)), by_mmdet(model, image, (90, 130))
+    assert not report.operations['BatchNormalization'] and not report.operations['batch_norm']
+    file = open_exported(report.path, FORMATS[name].engine)
+    # Beside the exporter's own check: another image, and where that is possible another size that it does not fill.
+    size, padding = ((90, 130), (0, 30, 0, 6)) if dynamic else (SHAPE, (0, 0, 0, 0))
+    image = torch.nn.functional.pad(load_inputs(size, 4, model.normalisation)[-1:], padding)
+    found, expected = detect(file, image, size), by_mmdet(model, image, size)[:20]
     assert len(expected) > 5 and found.labels.tolist() == expected.labels.tolist()
-    np.testing.assert_allclose(found.boxes, expected.bboxes, atol=2e-3)
-    np.testing.assert_allclose(found.scores, expected.scores, atol=1e-4)
-    assert (found.boxes[:, 2] <= 130).all() and (found.boxes[:, 3] <= 90).all()
-    if kind == 'mask_rcnn':
-        pasted = [paste(mask, box, 90, 130) >= 0.5 for mask, box in zip(found.masks, found.boxes, strict=True)]
-        assert (np.stack(pasted) != expected.masks.numpy()).mean() < 1e-4
+    np.testing.assert_allclose(found.scores, expected.scores, atol=1e-3)
+    np.testing.assert_allclose(found.boxes, expected.bboxes.minimum(torch.tensor(size[::-1] * 2)), atol=2e-2)
+    assert file.facts['max_detections'] == 20
+    assert ('are empty' in file.facts['postprocessing']) == (FORMATS[name].fixed or kind == 'detr')
 
 
-@pytest.mark.parametrize('kind, shape', [('mask_rcnn', (64, 96)), ('rtmdet', (320, 480))])
+@pytest.mark.parametrize('kind', ['retinanet', 'rtmdet', 'mask_rcnn_sampled'])
+def test_the_form_of_fixed_shapes_finds_what_mmdet_finds(kind, detector):
+    subject = prepare(detector(kind), SHAPE, Options(selection=Selection(max_detections=40)), True)
+    results = prove_detections(in_torch(subject.model), subject.model, SHAPE, BOUNDS['fp32'])
+    assert results[0].output == 'labels' and results[0].shape[0] > 40
+    with torch.no_grad():
+        assert {len(values) for values in subject.model(*subject.inputs.values())} == {40}
+
+
+@pytest.mark.parametrize('kind, shape', [('mask_rcnn', SHAPE), ('rtmdet', (320, 480))])
 def test_in_half_precision_boxes_and_their_selection_stay_in_single_precision(kind, shape, detector, tmp_path):
     out = tmp_path / 'model.onnx'
     export_model(detector(kind), 'onnx', shape, out, Options('fp16', dynamic_size=True, selection=Selection()))
@@ -110,26 +95,32 @@ def test_in_half_precision_boxes_and_their_selection_stay_in_single_precision(ki
         assert (values != values.astype(np.float16)).mean() > 0.5
 
 
+def test_a_core_ml_package_in_half_precision_is_small_and_exact(detector, tmp_path):
+    report = export_model(detector('rtmdet'), 'coreml', SHAPE, tmp_path / 'model.mlpackage',
+                          Options('fp16', selection=Selection(max_detections=20)))
+    assert report.size < 600_000  # no matrix of all pairs of boxes is in it
+    assert {result.output for result in report.comparisons} == {'boxes', 'scores', 'labels'}
+
+
 @pytest.mark.parametrize('kind, threshold', [('mask_rcnn', 0.), ('mask_rcnn', 1.), ('rtmdet', 1.)])
-@pytest.mark.parametrize('engine', ['onnxruntime', 'openvino'])
-def test_an_image_without_detections_and_one_full_of_them_run(kind, threshold, engine, detector, tmp_path):
+def test_an_image_without_detections_and_one_full_of_them_run(kind, threshold, detector, tmp_path):
     options = Options(selection=Selection(threshold, max_detections=7))
     onnx.write(prepare(detector(kind), (64, 64), options), tmp_path / 'model.onnx', options)
-    found = detect(open_exported(tmp_path / 'model.onnx', engine), torch.zeros(1, 3, 64, 64), (64, 64))
-    number = 0 if threshold else 7
-    assert found.boxes.shape == (number, 4) and found.scores.shape == found.labels.shape == (number,)
-    assert found.masks is None if kind != 'mask_rcnn' else found.masks.shape == (number, 28, 28)
+    for engine in ('onnxruntime', 'openvino'):
+        found = detect(open_exported(tmp_path / 'model.onnx', engine), torch.zeros(1, 3, 64, 64), (64, 64))
+        number = 0 if threshold else 7
+        assert found.boxes.shape == (number, 4) and found.scores.shape == found.labels.shape == (number,)
+        assert found.masks is None if kind != 'mask_rcnn' else found.masks.shape == (number, 28, 28)
 
 
-def test_the_selection_is_an_option_and_written_down(detector, tmp_path):
-    model, out = detector('mask_rcnn'), tmp_path / 'model.onnx'
-    export_model(model, 'onnx', (64, 64), out, Options(selection=Selection(0.25, 0.3, 4)))
-    file = open_exported(out, 'onnxruntime')
-    metadata = file.facts
-    assert (metadata['score_threshold'], metadata['iou_threshold'], metadata['max_detections']) == (0.25, 0.3, 4)
-    assert metadata['mask_threshold'] == 0.5 and 'divide by the scale' in metadata['postprocessing']
-    assert 'zeros' in metadata['preprocessing'] and metadata['mean'] == [123.675, 116.28, 103.53]
-    found = detect(file, torch.randn(1, 3, 64, 64), (64, 64))
+def test_the_selection_is_an_option_and_written_down(detector):
+    model = detector('mask_rcnn')
+    subject = prepare(model, (64, 64), Options(selection=Selection(0.25, 0.3, 4)))
+    facts = subject.facts
+    assert (facts['score_threshold'], facts['iou_threshold'], facts['max_detections']) == (0.25, 0.3, 4)
+    assert facts['mask_threshold'] == 0.5 and 'divide by the scale' in facts['postprocessing']
+    assert 'zeros' in facts['preprocessing'] and facts['mean'] == [123.675, 116.28, 103.53]
+    found = detect(in_torch(subject.model), torch.randn(1, 3, 64, 64), (64, 64))
     assert 0 < len(found.scores) <= 4 and (found.scores > 0.25).all()
     assert model.model.roi_head.test_cfg.score_thr == 0.2  # the model stays as it is
 
@@ -143,8 +134,7 @@ def mask_weight(whole):
 
 
 def normalisation(whole):
-    stem = whole.fused.backbone.stem.conv1
-    stem.weight.data /= 58.
+    whole.fused.backbone.stem.conv1.weight.data /= 58.
 
 
 def channels(whole):
@@ -169,48 +159,102 @@ def borders(whole):
     whole.forward = lambda image, size: forward(image, torch.tensor(image.shape[2:]).float() + size * 0)
 
 
-@pytest.mark.parametrize('mutation', [weight, mask_weight, normalisation, channels, score_threshold, suppression,
-                                      regions, borders])
-def test_a_file_that_finds_something_else_is_refused_and_leaves_the_old_one(mutation, detector, tmp_path, monkeypatch):
-    out = tmp_path / 'model.onnx'
-    out.write_text('the old one')
+def no_suppression(whole):
+    whole.steps.ROUNDS = 0
 
-    def save_another(whole, *args, **kwargs):
-        other = copy.deepcopy(whole)
-        mutation(other)
-        save_graph(other, *args, **kwargs)
-    save_graph = onnx.save_graph
-    monkeypatch.setattr(onnx, 'save_graph', save_another)
+
+def places(whole):
+    for layer in whole.fused.model.roi_head.bbox_roi_extractor.roi_layers:
+        layer.spatial_scale *= 1.02
+
+
+def mask_samples(whole):
+    for layer in whole.fused.model.roi_head.mask_roi_extractor.roi_layers:
+        layer.sampling_ratio = 1
+
+
+@pytest.mark.parametrize('mutation, fixed', [
+    *((mutation, False) for mutation in (weight, mask_weight, normalisation, channels, score_threshold, suppression,
+                                         regions, borders)),
+    *((mutation, True) for mutation in (suppression, no_suppression, regions, places, mask_samples))])
+def test_another_computation_is_noticed(mutation, fixed, detector):
+    whole = prepare(detector('mask_rcnn_sampled'), SHAPE, WHOLE, fixed).model
+    other = copy.deepcopy(whole)
+    mutation(other)
     with pytest.raises(ExportError, match='differs? from PyTorch'):
-        export_model(detector('mask_rcnn'), 'onnx', (64, 96), out, Options(selection=Selection()))
-    assert out.read_text() == 'the old one' and [path.name for path in tmp_path.iterdir()] == ['model.onnx']
+        prove_detections(in_torch(other), whole, SHAPE, BOUNDS['fp32'])
 
 
 def test_a_detector_that_finds_nothing_is_not_proven(detector, tmp_path):
     with pytest.raises(ExportError, match='PyTorch finds no object .* more than 1; give --pictures .* --score-thr'):
-        export_model(detector('rtmdet'), 'onnx', (64, 96), tmp_path / 'model.onnx', Options(selection=Selection(1.)))
+        export_model(detector('rtmdet'), 'onnx', SHAPE, tmp_path / 'model.onnx', Options(selection=Selection(1.)))
     assert not list(tmp_path.iterdir())
 
 
-def test_another_suppression_is_named(detector):
+@pytest.mark.parametrize('spread', [5, 30, 200])  # from one heap of boxes to hardly any that overlap
+def test_suppression_keeps_what_torchvision_keeps(spread):
+    generator = torch.Generator().manual_seed(spread)
+    corners = spread * torch.rand(600, 2, generator=generator)
+    boxes = torch.cat([corners, corners + 5 + 25 * torch.rand(600, 2, generator=generator)], 1)
+    scores, labels = torch.rand(600, generator=generator), torch.randint(0, 3, (600,), generator=generator)
+    found = steps.FixedSteps().suppress(boxes, scores, labels, 0.5, 120)
+    kept = batched_nms(boxes, scores, labels, 0.5)[:120]
+    number = len(kept)
+    assert number > 20 and (found[1][number:] == 0).all() and found[0].shape == (120, 4)
+    for ours, theirs in zip(found, (boxes[kept], scores[kept], labels[kept]), strict=True):
+        assert torch.equal(ours[:number], theirs)
+
+
+@pytest.mark.parametrize('samples', [1, 2, 3])
+def test_regions_are_pooled_as_torchvision_pools_them(samples):
+    generator = torch.Generator().manual_seed(0)
+    maps = [torch.randn(1, 4, 12 // times, 20 // times, generator=generator) for times in (1, 2, 4)]
+    scales = [1 / 8, 1 / 16, 1 / 32]
+    corners = torch.rand(50, 2, 2, generator=generator) * torch.tensor([160., 96.])
+    boxes = torch.cat([corners.amin(1), corners.amax(1)], 1)
+    boxes[0] = torch.tensor([0., 0., 160., 96.])
+    layers = [SimpleNamespace(output_size=(7, 5), spatial_scale=scale, sampling_ratio=samples) for scale in scales]
+    pooled = steps.FixedSteps().pool(SimpleNamespace(roi_layers=layers, finest_scale=30), maps, boxes)
+    sides = (boxes[:, 2:] - boxes[:, :2]).prod(1).sqrt()
+    for features, scale, here in zip(maps, scales, (sides < 60, (sides >= 60) & (sides < 120), sides >= 120),
+                                     strict=True):
+        assert here.any()
+        expected = roi_align(features, [boxes[here]], (7, 5), scale, samples, aligned=True)
+        torch.testing.assert_close(pooled[here], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_what_cannot_be_exported_is_named(detector, models, tmp_path):
     model = copy.deepcopy(detector('mask_rcnn'))
     model.model.roi_head.test_cfg.nms = dict(type='soft_nms', iou_threshold=0.5)
     with pytest.raises(ExportError, match='mask_rcnn has MaskRCNN with StandardRoIHead with the suppression .*soft_nms'
                                           '.* cannot be exported; supported are .* --pyramid'):
         kind_of(model)
+    with pytest.raises(ExportError, match='centernet has CenterNet with CenterNetHead, which cannot be exported; '
+                                          'supported are Faster .*RetinaNet.*GFL; YOLOX; DETR'):
+        kind_of(build_inference_model(write_detector(tmp_path, 'centernet')))
+    for other, name, options, message in (
+            (models('classification'), 'onnx', WHOLE, 'is not a detector'),
+            (detector('rtmdet'), 'coreml', WHOLE._replace(weights='int8'), 'has one size, and weights as they are'),
+            (detector('rtmdet'), 'coreml', WHOLE._replace(more_shapes=[SHAPE]), 'has one size, and weights as')):
+        with pytest.raises(ExportError, match=message):
+            export_model(other, name, SHAPE, tmp_path / f'model{FORMATS[name].suffix}', options)
 
 
-def test_wrong_sizes_and_other_tasks_are_refused(detector, models, tmp_path):
-    with pytest.raises(ExportError, match='60 96 must be a multiple of 32'):
-        export_model(detector('retinanet'), 'onnx', (60, 96), tmp_path / 'model.onnx', Options(selection=Selection()))
-    with pytest.raises(ExportError, match='is not a detector'):
-        export_model(models('classification'), 'onnx', (64, 96), tmp_path / 'model.onnx',
-                     Options(selection=Selection()))
+@pytest.mark.slow
+def test_an_operator_that_onnx_lacks_is_named(detector, tmp_path):
+    with pytest.raises(ExportError, match='vfnet.*DeformConv'):
+        export_model(detector('vfnet'), 'onnx', SHAPE, tmp_path / 'model.onnx', WHOLE)
+    assert not (tmp_path / 'model.onnx').exists()
 
 
-def test_a_mask_is_pasted_between_the_centres_of_its_cells():
-    assert paste(np.ones((4, 4)), (2, 1, 6, 3), 5, 8).round(6).tolist() == [
-        [0] * 8, *[[0, 0, 1, 1, 1, 1, 0, 0]] * 2, [0] * 8, [0] * 8]
-    halves = paste(np.array([[0., 1.], [0., 1.]]), (0, 0, 4, 4), 4, 4)
-    np.testing.assert_allclose(halves[1], [0, 0.25, 0.75, 0.75 + 0.0], atol=0.26)
-    assert not paste(np.ones((2, 2)), (3, 3, 3, 3), 4, 4).any()
+@pytest.mark.parametrize('name', [marked('coreml'), marked('litert'), marked('executorch')])
+def test_adaptive_sampling_is_refused_with_what_to_change(name, detector, tmp_path):
+    with pytest.raises(ExportError, match='mask_rcnn takes as many samples .* roi_layer.sampling_ratio .*--pyramid'):
+        export_model(detector('mask_rcnn'), name, SHAPE, tmp_path / f'model{FORMATS[name].suffix}', WHOLE)
+    assert why_no_detections(name, detector('mask_rcnn')).startswith('mask_rcnn takes as many samples')
+    assert not why_no_detections(name, detector('mask_rcnn_sampled'))
+
+
+def test_a_format_says_why_it_holds_no_detections(detector):
+    assert 'lacks TopK' in why_no_detections('ncnn', detector('rtmdet'))
+    assert not why_no_detections('onnx', detector('mask_rcnn'))

@@ -9,7 +9,7 @@ import pytest
 import torch
 from inference_models import tiny_model
 from PIL import Image
-from test_detectors import by_mmdet, spread_detector
+from small_detectors import by_mmdet, spread_detector
 
 from repvit_mm.export import FORMATS, Options, Selection, export_model, load_images
 from repvit_mm.export.images import to_input

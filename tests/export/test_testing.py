@@ -1,30 +1,24 @@
 """Exported files in the place of the models that they come from."""
 import copy
-from importlib.util import find_spec
 
 import pytest
 import torch
 from inference_models import tiny_model
 from mmengine.registry import MODELS, DefaultScope
-from test_detectors import write_detector
+from small_detectors import spread_detector
+from test_export_formats import marked
 
 from repvit_mm.engine.config import load_config
 from repvit_mm.errors import ExportError
 from repvit_mm.export import FORMATS, Options, Selection, export_model
-from repvit_mm.export.detectors import spread_outputs
 from repvit_mm.export.testing import use_exported
-from repvit_mm.models.inference import build_inference_model, randomise_weights
 
 
 def tiny(folder, task):
     """Config and model of a task."""
-    if task != 'detection':
-        return folder / f'tiny_{task}.py', tiny_model(folder, task)
-    config = write_detector(folder, 'mask_rcnn')
-    model = build_inference_model(config)
-    randomise_weights(model)
-    spread_outputs(model)
-    return config, model
+    if task == 'detection':
+        return folder / 'mask_rcnn.py', spread_detector(folder, 'mask_rcnn')
+    return folder / f'tiny_{task}.py', tiny_model(folder, task)
 
 
 def batch(task, shape=(64, 90)):
@@ -48,43 +42,34 @@ def exported_model(config, path, engine):
         return MODELS.build(cfg.model).eval()
 
 
-@pytest.mark.parametrize('engine', ['onnxruntime', 'openvino'])
-@pytest.mark.parametrize('task', ['classification', 'segmentation', 'detection'])
-def test_a_file_gives_the_predictions_of_its_model(task, engine, tmp_path):
+@pytest.mark.parametrize('name, task', [
+    *(('onnx', task) for task in ('classification', 'segmentation', 'detection')),
+    *(marked(name, 'classification') for name in ('ncnn', 'executorch', 'litert'))])
+def test_a_file_gives_the_predictions_of_its_model(name, task, tmp_path):
     config, model = tiny(tmp_path, task)
-    shape = (64, 96) if task != 'detection' else (64, 90)  # detectors get padded
-    export_model(model, 'onnx', (64, 96), tmp_path / 'model.onnx',
-                 Options(selection=Selection() if task == 'detection' else None))
-    exported = exported_model(config, tmp_path / 'model.onnx', engine)
-    with torch.no_grad():
-        found, expected = (one.test_step(copy.deepcopy(batch(task, shape))) for one in (exported, model.model))
-    for ours, theirs in zip(found, expected, strict=True):
-        if task == 'classification':
-            torch.testing.assert_close(ours.pred_score, theirs.pred_score, rtol=1e-4, atol=1e-5)
-            assert torch.equal(ours.pred_label, theirs.pred_label)
-        elif task == 'segmentation':
-            assert ours.pred_sem_seg.data.shape == (1, 32, 48)
-            assert (ours.pred_sem_seg.data == theirs.pred_sem_seg.data).float().mean() > 0.999
-        else:
-            ours, theirs = ours.pred_instances, theirs.pred_instances
-            assert len(theirs) > 5 and torch.equal(ours.labels, theirs.labels)
-            torch.testing.assert_close(ours.bboxes, theirs.bboxes, rtol=0, atol=1e-3)
-            torch.testing.assert_close(ours.scores, theirs.scores, rtol=0, atol=1e-4)
-            assert ours.masks.shape == theirs.masks.shape and (ours.masks == theirs.masks).float().mean() > 0.9999
+    path, shape = tmp_path / f'model{FORMATS[name].suffix}', (64, 96) if task != 'detection' else (64, 90)  # is padded
+    export_model(model, name, (64, 96), path, Options(selection=Selection() if task == 'detection' else None))
+    for engine in ('onnxruntime', 'openvino') if name == 'onnx' else (name,):
+        with torch.no_grad():
+            found, expected = (one.test_step(copy.deepcopy(batch(task, shape)))
+                               for one in (exported_model(config, path, engine), model.model))
+        for ours, theirs in zip(found, expected, strict=True):
+            assert_alike(task, ours, theirs)
 
 
-@pytest.mark.parametrize('engine', ['ncnn', 'executorch', 'litert'])
-def test_a_file_of_one_image_gives_the_predictions_of_its_model(engine, tmp_path):
-    if not all(map(find_spec, FORMATS[engine].packages)):
-        pytest.skip(f'needs {FORMATS[engine].packages}: make check-devices')
-    config, model = tiny(tmp_path, 'classification')
-    path = tmp_path / f'model{FORMATS[engine].suffix}'
-    export_model(model, engine, (64, 96), path)
-    exported = exported_model(config, path, engine)
-    with torch.no_grad():
-        found, expected = (one.test_step(batch('classification', (64, 96))) for one in (exported, model.model))
-    for ours, theirs in zip(found, expected, strict=True):
+def assert_alike(task, ours, theirs):
+    if task == 'classification':
         torch.testing.assert_close(ours.pred_score, theirs.pred_score, rtol=1e-4, atol=1e-5)
+        assert torch.equal(ours.pred_label, theirs.pred_label)
+    elif task == 'segmentation':
+        assert ours.pred_sem_seg.data.shape == (1, 32, 48)
+        assert (ours.pred_sem_seg.data == theirs.pred_sem_seg.data).float().mean() > 0.999
+    else:
+        ours, theirs = ours.pred_instances, theirs.pred_instances
+        assert len(theirs) > 5 and torch.equal(ours.labels, theirs.labels)
+        torch.testing.assert_close(ours.bboxes, theirs.bboxes, rtol=0, atol=1e-3)
+        torch.testing.assert_close(ours.scores, theirs.scores, rtol=0, atol=1e-4)
+        assert ours.masks.shape == theirs.masks.shape and (ours.masks == theirs.masks).float().mean() > 0.9999
 
 
 @pytest.fixture(scope='module')
@@ -107,13 +92,12 @@ def test_a_file_of_another_model_is_refused(segmentor, models, tmp_path):
     export_model(models('detection'), 'onnx', (64, 64), pyramid)
     for file, message in ((pyramid, 'pyramid.onnx holds RepViT .*, backbone and neck; .* needs its whole model'),
                           (tmp_path / 'absent.onnx', 'there is no file .*absent.onnx'),
-                          (config, 'must end in .onnx for onnxruntime')):
+                          (config, 'must end in .onnx for onnxruntime'),
+                          (tmp_path / 'text.onnx', 'onnxruntime cannot read .*text.onnx')):
+        (tmp_path / 'text.onnx').write_text('text')
         with pytest.raises(ExportError, match=message):
-            use_exported(load_config(config), str(file), 'onnxruntime')
+            exported_model(config, file, 'onnxruntime')
     other = tmp_path / 'other.py'
     other.write_text(f'_base_ = {str(config)!r}\nmodel = dict(data_preprocessor=dict(mean=[1., 2., 3.]))\n')
     with pytest.raises(ExportError, match=r'has mean=\[123.675, .*, and the config mean=\(1.0, 2.0, 3.0\)'):
         exported_model(other, path, 'onnxruntime')
-    (tmp_path / 'text.onnx').write_text('text')
-    with pytest.raises(ExportError, match='onnxruntime cannot read .*text.onnx'):
-        use_exported(load_config(config), str(tmp_path / 'text.onnx'), 'onnxruntime')

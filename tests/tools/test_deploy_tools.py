@@ -58,7 +58,8 @@ def test_an_export_takes_the_size_of_the_configs_test(shape, noted, tmp_path, mo
     pipeline = [dict(type='LoadImageFromFile'), dict(type='Resize', scale=(150, 96)), dict(type='PackSegInputs')]
     config.write_text(f'{config.read_text()}test_dataloader = dict(dataset=dict(pipeline={pipeline}))\n')
     status, printed, _ = run_tool('export', config, '--to', 'onnx', *shape)
-    assert status == 0 and ('scales images to 96 x 160, not 192 x 160: results differ' in printed) == noted
+    assert status == 0 and 'has random weights' in printed
+    assert ('scales images to 96 x 160, not 192 x 160: results differ' in printed) == noted
     assert (tmp_path / f'tiny_segmentation_{192 if noted else 96}x160.onnx').is_file()
 
 
@@ -115,36 +116,20 @@ def test_exported_files_have_names_of_their_own(options, names, tmp_path, monkey
     assert [str(path) for path in export.outs_of(args, jobs)] == names
 
 
-@pytest.mark.parametrize('name', ['onnx', 'coreml'])
-def test_a_fused_checkpoint_is_exported(name, tmp_path):
-    config = write_config(tmp_path, 'segmentation')
-    torch.save(tiny_model(tmp_path, 'segmentation').model.state_dict(), tmp_path / 'trained.pth')
-    run_tool('fuse', config, tmp_path / 'trained.pth', tmp_path / 'fused.pth')
-    out = tmp_path / f'model{FORMATS[name].suffix}'
-    status, printed, _ = run_tool('export', config, tmp_path / 'fused.pth', '--to', name, '--shape', 64, 64,
-                                  '--out', out, '--operations')
-    assert status == 0 and out.exists()
-    line, operations = printed.splitlines()[-2:]
-    assert line.startswith(f'{out}: ') and ' MB, ' in line and 'conv' in operations.lower()
-
-
-def test_one_command_writes_several_formats_and_precisions(tmp_path, monkeypatch):
+def test_one_command_writes_what_it_can_of_a_fused_checkpoint(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    config = write_config(tmp_path, 'classification')
-    status, printed, _ = run_tool('export', config, '--to', 'openvino', 'coreml', '--precision', 'fp32', 'fp16',
-                                  '--shape', 32, 64, '--out', 'files')
-    assert status == 0 and 'has random weights' in printed
-    names = {f'tiny_classification_32x64_{precision}{suffix}'
-             for precision in ('fp32', 'fp16') for suffix in ('.xml', '.bin', '.mlpackage')}
-    assert {path.name for path in (tmp_path / 'files').iterdir()} == names
-
-
-def test_a_format_that_fails_does_not_stop_the_others(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / 'm0_6_32x32.mlpackage').write_text('a file, where a folder belongs')
-    status, _, error = run_tool('export', 'm0_6', '--to', 'coreml', 'onnx', '--shape', 32, 32)
+    config, stem = write_config(tmp_path, 'segmentation'), 'tiny_segmentation_64x64_'
+    torch.save(tiny_model(tmp_path, 'segmentation').model.state_dict(), 'trained.pth')
+    run_tool('fuse', config, 'trained.pth', 'fused.pth')
+    (tmp_path / 'files').mkdir()
+    (tmp_path / f'files/{stem}fp32.mlpackage').write_text('a file, where a folder belongs')
+    status, printed, error = run_tool('export', config, 'fused.pth', '--to', 'openvino', 'coreml', '--precision',
+                                      'fp32', 'fp16', '--shape', 64, 64, '--out', 'files', '--operations')
     assert status == 1 and error.startswith('error: coreml: ') and error.count('\n') == 1
-    assert (tmp_path / 'm0_6_32x32.onnx').exists()
+    assert {path.name for path in (tmp_path / 'files').iterdir()} == {
+        f'{stem}{precision}{suffix}' for precision in ('fp32', 'fp16') for suffix in ('.xml', '.bin', '.mlpackage')}
+    line, operations = printed.splitlines()[-2:]
+    assert line.startswith(f'files/{stem}fp16.mlpackage: ') and ' MB, ' in line and 'conv' in operations
 
 
 @pytest.mark.parametrize('tool, arguments, message', [
