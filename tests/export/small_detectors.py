@@ -1,4 +1,6 @@
 """Small detectors of many kinds, with and without RepViT, with random weights that find objects."""
+from functools import reduce
+
 import torch
 from inference_models import TINY, WIDTHS, write_config
 from mmengine.config import Config
@@ -47,10 +49,10 @@ DETECTORS = {
     'mask_rcnn': mask_rcnn(0),
     'mask_rcnn_sampled': mask_rcnn(2),
     'retinanet': ('retinanet/retinanet_r50_fpn_1x_coco', dict(
-        backbone=repvit(0, 1, 2, 3), neck=dict(in_channels=WIDTHS, out_channels=16),
+        backbone=repvit(0, 1, 2, 3), neck=dict(in_channels=[*WIDTHS], out_channels=16),
         bbox_head=dict(in_channels=16, feat_channels=16, stacked_convs=1, num_classes=5))),
     'rtmdet': ('rtmdet/rtmdet_tiny_8xb32-300e_coco', dict(
-        backbone=repvit(1, 2, 3), neck=dict(in_channels=WIDTHS[1:], out_channels=16),
+        backbone=repvit(1, 2, 3), neck=dict(in_channels=[*WIDTHS[1:]], out_channels=16),
         bbox_head=dict(in_channels=16, feat_channels=16, num_classes=5), test_cfg=dict(max_per_img=50))),
     'faster_rcnn': ('faster_rcnn/faster-rcnn_r50_fpn_1x_coco', dict(
         REGIONS, backbone=resnet(0, 1, 2, 3), neck=FPN,
@@ -97,3 +99,13 @@ def by_mmdet(model, image, size):
                                          batch_input_shape=tuple(image.shape[2:])))
     with torch.no_grad():
         return model.model.predict(image, [sample])[0].pred_instances
+
+
+def mutate(model, path, change):
+    """Change a weight or setting of a model."""
+    owner, name = reduce(getattr, path.split('.')[:-1], model), path.rpartition('.')[2]
+    value = getattr(owner, name)
+    if isinstance(value, torch.nn.Parameter):
+        value.data = change(value.data)
+    else:
+        setattr(owner, name, change(value))

@@ -9,7 +9,7 @@ import torch
 from onnx import TensorProto, load
 from onnx.checker import check_model
 from onnx.shape_inference import infer_shapes
-from small_detectors import by_mmdet, write_detector
+from small_detectors import by_mmdet, mutate, write_detector
 from test_export_formats import marked
 from torchvision.ops import batched_nms, roi_align
 
@@ -42,7 +42,6 @@ def in_torch(whole):
 FILES = [
     *((kind, 'onnx', True) for kind in ('mask_rcnn', 'retinanet', 'rtmdet')), ('mask_rcnn', 'openvino', True),
     *((kind, 'onnx', False) for kind in ('faster_rcnn', 'detr')), ('yolox', 'openvino', False),
-    ('rtmdet', 'coreml', False),
     *((kind, name, False) for kind in ('rtmdet', 'mask_rcnn_sampled') for name in ('litert', 'executorch')),
     *(pytest.param(*case, False, marks=pytest.mark.slow) for case in (
         ('cascade', 'onnx'), ('fcos', 'onnx'), ('gfl', 'onnx'), ('deformable', 'onnx'), ('dino', 'onnx'),
@@ -96,10 +95,14 @@ def test_in_half_precision_boxes_and_their_selection_stay_in_single_precision(ki
 
 
 def test_a_core_ml_package_in_half_precision_is_small_and_exact(detector, tmp_path):
-    report = export_model(detector('rtmdet'), 'coreml', SHAPE, tmp_path / 'model.mlpackage',
+    model = detector('rtmdet')
+    report = export_model(model, 'coreml', SHAPE, tmp_path / 'model.mlpackage',
                           Options('fp16', selection=Selection(max_detections=20)))
     assert report.size < 600_000  # no matrix of all pairs of boxes is in it
     assert {result.output for result in report.comparisons} == {'boxes', 'scores', 'labels'}
+    image = load_inputs(SHAPE, 4, model.normalisation)[-1:]
+    found, expected = detect(open_exported(report.path, 'coreml'), image, SHAPE), by_mmdet(model, image, SHAPE)
+    assert found.scores[0] == pytest.approx(float(expected.scores[0]), abs=BOUNDS['fp16'].scores)
 
 
 @pytest.mark.parametrize('kind, threshold', [('mask_rcnn', 0.), ('mask_rcnn', 1.), ('rtmdet', 1.)])
@@ -125,62 +128,28 @@ def test_the_selection_is_an_option_and_written_down(detector):
     assert model.model.roi_head.test_cfg.score_thr == 0.2  # the model stays as it is
 
 
-def weight(whole):
-    whole.fused.backbone.stages[2].blocks[0].token_mixer.bias.data += 0.01
+HEAD, STEM = 'fused.model.roi_head', 'fused.backbone.stem.conv1.weight'
+#: Whether shapes are fixed, what is changed, and how.
+MUTATIONS = [
+    (False, 'fused.backbone.stages.2.blocks.0.token_mixer.bias', lambda bias: bias + 0.01),
+    (False, f'{HEAD}.mask_head.conv_logits.bias', lambda bias: bias + 0.1),
+    (False, STEM, lambda weight: weight / 58),  # another normalisation
+    (False, STEM, lambda weight: weight.flip(1)),  # of the channels
+    (False, f'{HEAD}.test_cfg.score_thr', lambda _: 0.3),
+    *((fixed, f'{HEAD}.test_cfg.nms.iou_threshold', lambda _: 0.45) for fixed in (False, True)),
+    *((fixed, 'fused.model.rpn_head.test_cfg.max_per_img', lambda _: 45) for fixed in (False, True)),
+    (False, 'forward', lambda forward: lambda image, size: forward(image, torch.tensor([64., 96.]))),  # borders
+    (True, 'steps.ROUNDS', lambda _: 0),
+    (True, f'{HEAD}.bbox_roi_extractor.roi_layers.0.spatial_scale', lambda scale: 1.02 * scale),
+    (True, f'{HEAD}.mask_roi_extractor.roi_layers.0.sampling_ratio', lambda _: 1),
+]
 
 
-def mask_weight(whole):
-    whole.fused.model.roi_head.mask_head.conv_logits.bias.data += 0.1
-
-
-def normalisation(whole):
-    whole.fused.backbone.stem.conv1.weight.data /= 58.
-
-
-def channels(whole):
-    stem = whole.fused.backbone.stem.conv1
-    stem.weight.data = stem.weight.data.flip(1)
-
-
-def score_threshold(whole):
-    whole.fused.model.roi_head.test_cfg.score_thr = 0.3
-
-
-def suppression(whole):
-    whole.fused.model.roi_head.test_cfg.nms.iou_threshold = 0.45
-
-
-def regions(whole):
-    whole.fused.model.rpn_head.test_cfg.max_per_img = 45
-
-
-def borders(whole):
-    forward = whole.forward
-    whole.forward = lambda image, size: forward(image, torch.tensor(image.shape[2:]).float() + size * 0)
-
-
-def no_suppression(whole):
-    whole.steps.ROUNDS = 0
-
-
-def places(whole):
-    for layer in whole.fused.model.roi_head.bbox_roi_extractor.roi_layers:
-        layer.spatial_scale *= 1.02
-
-
-def mask_samples(whole):
-    for layer in whole.fused.model.roi_head.mask_roi_extractor.roi_layers:
-        layer.sampling_ratio = 1
-
-
-@pytest.mark.parametrize('mutation, fixed', [
-    *((mutation, False) for mutation in (weight, mask_weight, normalisation, channels, score_threshold, suppression,
-                                         regions, borders)),
-    *((mutation, True) for mutation in (suppression, no_suppression, regions, places, mask_samples))])
-def test_another_computation_is_noticed(mutation, fixed, detector):
+@pytest.mark.parametrize('fixed, path, change', MUTATIONS)
+def test_another_computation_is_noticed(fixed, path, change, detector):
     whole = prepare(detector('mask_rcnn_sampled'), SHAPE, WHOLE, fixed).model
     other = copy.deepcopy(whole)
-    mutation(other)
+    mutate(other, path, change)
     with pytest.raises(ExportError, match='differs? from PyTorch'):
         prove_detections(in_torch(other), whole, SHAPE, BOUNDS['fp32'])
 
