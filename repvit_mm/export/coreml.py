@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..errors import ExportError
 from ..models.inference import InferenceModel
 from .detectors import WholeDetector
-from .files import ExportedFile, as_text, one_by_one, parse_facts
+from .files import ExportedFile, as_text, parse_facts
 from .mil import MILProgram
 from .prepare import Options, Subject
 
@@ -150,7 +150,7 @@ def open_file(path: Path, threads: int = 0) -> ExportedFile:
         names = {'classification': ['logits', 'probabilities'], 'segmentation': ['logits', 'classes']}
         return {name: np.asarray(found[name]) for name in names.get(task, facts['outputs']) if name in found}
     shape = (1, 3, *((None, None) if flexible else (image.height, image.width)))
-    return ExportedFile(path, one_by_one(run), shape, facts)
+    return ExportedFile(path, run, shape, facts)
 
 
 #: Task -> the operation that decides, whose input are the logits.

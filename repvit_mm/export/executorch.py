@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from .files import ExportedFile, append_facts, one_by_one, read_facts
+from .files import ExportedFile, append_facts, read_facts
 from .packages import need
 from .prepare import Options, Subject
 
@@ -17,7 +17,6 @@ def write(subject: Subject, path: Path, options: Options) -> Counter[str]:
     Returns:
         Number of occurrences of each operation left to ExecuTorch, among them the part that XNNPACK computes.
     """
-    need('executorch')
     from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
     from executorch.exir import to_edge_transform_and_lower
     exported = torch.export.export(subject.model, tuple(subject.inputs.values()))
@@ -39,4 +38,4 @@ def open_file(path: Path, threads: int = 0) -> ExportedFile:
         # The values belong to the program until it runs again.
         found = method.execute([torch.from_numpy(np.ascontiguousarray(inputs['image']))])
         return {name: value.numpy().copy() for name, value in zip(facts['outputs'], found, strict=True)}
-    return ExportedFile(path, one_by_one(run), tuple(facts['shape']), facts)
+    return ExportedFile(path, run, tuple(facts['shape']), facts)

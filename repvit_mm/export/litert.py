@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .files import ExportedFile, append_facts, one_by_one, read_facts
+from .files import ExportedFile, append_facts, read_facts
 from .packages import need
 from .prepare import Options, Subject
 
@@ -26,7 +26,7 @@ def write(subject: Subject, path: Path, options: Options) -> Counter[str]:
 
 def _halve(path: Path) -> None:
     """Store the weights of a file in half precision; it computes in single precision."""
-    need('ai_edge_quantizer')
+    need('ai_edge_quantizer')  # not among the packages of the format
     from ai_edge_quantizer.algorithm_manager import AlgorithmName
     from ai_edge_quantizer.qtyping import TFLOperationName
     from ai_edge_quantizer.quantizer import Quantizer
@@ -48,4 +48,4 @@ def open_file(path: Path, threads: int = 0) -> ExportedFile:
         interpreter.invoke()
         return {name: interpreter.get_tensor(target['index'])
                 for name, target in zip(facts['outputs'], targets, strict=True)}
-    return ExportedFile(path, one_by_one(run), tuple(facts['shape']), facts)
+    return ExportedFile(path, run, tuple(facts['shape']), facts)

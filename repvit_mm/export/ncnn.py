@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from ..errors import ExportError
-from .files import ExportedFile, append_facts, one_by_one, read_facts
+from .files import ExportedFile, append_facts, read_facts
 from .packages import need
 from .prepare import Options, Subject
 
@@ -52,4 +52,4 @@ def open_file(path: Path, threads: int = 0) -> ExportedFile:
         with net.create_extractor() as extractor:
             extractor.input('in0', ncnn.Mat(np.ascontiguousarray(inputs['image'][0])).clone())
             return {name: np.array(extractor.extract(f'out{i}')[1])[None] for i, name in enumerate(facts['outputs'])}
-    return ExportedFile(path, one_by_one(run), tuple(facts['shape']), facts)
+    return ExportedFile(path, run, tuple(facts['shape']), facts)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..errors import ExportError
 from .detectors import WholeDetector
-from .files import ExportedFile, as_text, one_by_one, parse_facts
+from .files import ExportedFile, as_text, parse_facts
 from .packages import need
 from .prepare import Options, Subject
 from .quantisation import quantise
@@ -63,7 +63,6 @@ def _halved(graph: Any, layers_only: bool) -> Any:
         layers_only: Keep single precision outside of layers: half precision would move a box 1000 pixels from the
             corner by up to half a pixel. The names of such operations have no path of a layer.
     """
-    need('onnxruntime')
     from onnxruntime.transformers.float16 import convert_float_to_float16
     from onnxruntime.transformers.onnx_model import OnnxModel
     names = {node.name for node in graph.graph.node}
@@ -91,7 +90,6 @@ def save_graph(model: nn.Module, inputs: Mapping[str, Tensor], path: Path, outpu
         outputs: Names of the outputs.
         axes: Name of an input or output -> its axes of unknown length, with their names.
     """
-    need('onnx')
     # The tracing exporter works from torch 2.1 on; its successor needs onnxscript.
     legacy = {'dynamo': False} if 'dynamo' in inspect.signature(torch.onnx.export).parameters else {}
     with constant_scales(), quiet():
@@ -132,4 +130,4 @@ def open_file(path: Path, threads: int = 0) -> ExportedFile:
 
     shape = tuple(size if isinstance(size, int) else None for size in session.get_inputs()[0].shape)
     facts = parse_facts(session.get_modelmeta().custom_metadata_map)
-    return ExportedFile(path, one_by_one(run) if shape[0] == 1 and 'image' in taken else run, shape, facts)
+    return ExportedFile(path, run, shape, facts)

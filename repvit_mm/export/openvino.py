@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from . import onnx
-from .files import ExportedFile, one_by_one, parse_facts
+from .files import ExportedFile, parse_facts
 from .packages import need
 from .prepare import Options, Subject
 
@@ -57,4 +57,4 @@ def open_file(path: Path, threads: int = 0) -> ExportedFile:
         return {name: request.get_output_tensor(index).data.copy() for index, name in enumerate(names)}
 
     shape = tuple(size.get_length() if size.is_static else None for size in graph.input('image').partial_shape)
-    return ExportedFile(path, one_by_one(run) if shape[0] == 1 else run, shape, facts)
+    return ExportedFile(path, run, shape, facts)

@@ -126,12 +126,9 @@ def check_shape(model: InferenceModel, shape: Sequence[int]) -> None:
     """Check that the model can be exported for a size of image.
 
     Raises:
-        ExportError: If the size is not positive, or not a multiple of 32 for a model that adds feature maps of
-            several resolutions.
+        ExportError: If it is not a multiple of 32 for a model that adds feature maps of several resolutions.
     """
     height, width = shape
-    if height < 1 or width < 1:
-        raise ExportError(f'the shape {height} {width} must be positive')
     stride = model.stride
     if model.task.adds_maps and (height % stride or width % stride):
         fit = ' '.join(str(-(-size // stride) * stride) for size in shape)

@@ -10,8 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from .packages import need
-
 #: Operations with weights.
 WEIGHTED = ('Conv', 'ConvTranspose', 'Gemm', 'MatMul')
 #: Those of them that compute in 8 bits.
@@ -27,8 +25,7 @@ def quantise(path: Path, inputs: Iterable[Mapping[str, np.ndarray]]) -> None:
         path: The graph in single precision, of convolutions without BatchNorm.
         inputs: Name of each input -> array, for each image to calibrate on.
     """
-    onnx = need('onnx')
-    need('onnxruntime')
+    import onnx
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
     class Reader(CalibrationDataReader):

@@ -3,7 +3,7 @@ from pathlib import Path
 
 from ..errors import ExportError
 from . import coreml, executorch, litert, ncnn, onnx, openvino
-from .files import ExportedFile
+from .files import ExportedFile, one_by_one
 
 #: Engine -> ``(path, threads)`` opens a file, and suffixes of the files that it runs.
 ENGINES = {'onnxruntime': (onnx.open_file, ('.onnx',)), 'openvino': (openvino.open_file, ('.xml', '.onnx')),
@@ -36,4 +36,4 @@ def open_exported(path: str | Path, engine: str) -> ExportedFile:
     if missing := {'task', 'description', 'mean', 'std', 'channels'} - set(file.facts):
         raise ExportError(f'{path} has no {", ".join(sorted(missing))} in its metadata: it was not written by the '
                           'exporters of repvit_mm')
-    return file
+    return file._replace(run=one_by_one(file.run)) if file.shape[0] == 1 else file

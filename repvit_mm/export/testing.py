@@ -1,5 +1,5 @@
 """Test of exported files with a toolbox's own loading, preprocessing and metrics."""
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -58,7 +58,7 @@ class ExportedModel(BaseModel):
             if file.facts[key] != (value if isinstance(value, str) else list(value)):
                 raise ExportError(f'{path} has {key}={file.facts[key]}, and the config {key}={value}: it is of another '
                                   'model')
-        _REPLACING[task](module, file)
+        _replace(module, task, file)
         self.module = module
 
     def forward(self, inputs: Tensor, data_samples: Sequence[Any] | None = None, mode: str = 'predict') -> Any:
@@ -66,27 +66,25 @@ class ExportedModel(BaseModel):
         return self.module(inputs, data_samples, mode)
 
 
-def _classify_with(module: nn.Module, file: ExportedFile) -> None:
-    module.extract_feat = lambda inputs, *_: _logits(file, inputs)
-    module.head.forward = lambda logits: logits
-
-
-def _segment_with(module: nn.Module, file: ExportedFile) -> None:
-    module.encode_decode = lambda inputs, _: _logits(file, inputs)
-
-
-def _logits(file: ExportedFile, inputs: Tensor) -> Tensor:
-    (logits,) = file.run({'image': _fitted(file, inputs).cpu().numpy()}).values()
-    return torch.from_numpy(logits).to(inputs.device)
-
-
-def _detect_with(module: nn.Module, file: ExportedFile) -> None:
+def _replace(module: nn.Module, task: str, file: ExportedFile) -> None:
+    """Replace the computation of a toolbox's model by a file."""
     def predict(inputs: Tensor, samples: Sequence[Any], rescale: bool = True) -> Sequence[Any]:
         images = _fitted(file, inputs).cpu()
         results = [_instances(detect(file, images[i:i + 1], sample.img_shape[:2]), sample,
                               file.facts.get('mask_threshold')) for i, sample in enumerate(samples)]
         return module.add_pred_to_datasample(samples, results)
-    module.predict = predict
+
+    if task == 'classification':
+        module.extract_feat, module.head.forward = lambda inputs, *_: _logits(file, inputs), lambda logits: logits
+    elif task == 'segmentation':
+        module.encode_decode = lambda inputs, _: _logits(file, inputs)
+    else:
+        module.predict = predict
+
+
+def _logits(file: ExportedFile, inputs: Tensor) -> Tensor:
+    (logits,) = file.run({'image': _fitted(file, inputs).cpu().numpy()}).values()
+    return torch.from_numpy(logits).to(inputs.device)
 
 
 def _instances(found: Detections, sample: Any, mask_threshold: float | None) -> InstanceData:
@@ -101,11 +99,6 @@ def _instances(found: Detections, sample: Any, mask_threshold: float | None) -> 
             values, place = paste(mask, box, height, width)
             pasted[place] = values >= mask_threshold
     return instances
-
-
-#: Task -> replaces the computation of a toolbox's model by a file.
-_REPLACING: Mapping[str, Callable[[nn.Module, ExportedFile], None]] = {
-    'classification': _classify_with, 'segmentation': _segment_with, 'detection': _detect_with}
 
 
 def _fitted(file: ExportedFile, inputs: Tensor) -> Tensor:
