@@ -37,7 +37,7 @@ def main() -> None:
     if args.destination is None:
         return
     done = convert_file(args.source, args.destination, args.to, args.trust, args.overwrite)
-    print(f'{args.source}: {done.arch}, {done.source}, {done.tensors} tensors')
+    print(f'{args.source}: {done.source.arch}, {done.source}, {done.tensors} tensors')
     print(f'{args.destination}: {done.result}, {done.renamed} of {done.tensors} tensors renamed')
     averages = [name for name in done.left_out if name in WEIGHT_KEYS]
     rest = [name for name in done.left_out if name not in averages]

@@ -12,7 +12,7 @@ from ..errors import CheckpointError
 from ..io.files import atomic_write
 from ..io.images import IMAGENET
 from .download import SCHEME, published
-from .formats import FoundArch, FoundBackbone, arch_of, find_in, rename
+from .formats import FoundArch, FoundBackbone, find_in, rename
 from .reading import METADATA, check_finite, classes_of, find_weights, meta_of, read_checkpoint, tensors_of
 
 _CARD = """---
@@ -40,7 +40,6 @@ class Conversion(NamedTuple):
     Attributes:
         source: Format of the names in the original file.
         result: Format of the names in the new file.
-        arch: The architecture.
         tensors: Number of tensors.
         renamed: Number of tensors that were renamed.
         left_out: Other entries of the original file, such as the state of an optimiser, that were dropped.
@@ -48,7 +47,6 @@ class Conversion(NamedTuple):
 
     source: FoundBackbone
     result: FoundBackbone
-    arch: FoundArch
     tensors: int
     renamed: int
     left_out: tuple[str, ...]
@@ -75,24 +73,21 @@ def convert_file(source: str | Path, destination: str | Path, to: str = 'repvit_
         UserError: If the destination cannot be written.
     """
     destination = _new(destination, overwrite)
-    checkpoint = read_checkpoint(source, trust)
-    weights, tensors = find_weights(checkpoint, source), tensors_of(checkpoint, source)
-    check_finite(tensors, source)
-    found = find_in(tensors, source)
-    converted, results = rename(tensors, found, to, str(source))
-    arch = arch_of(tensors, found[0])
+    checkpoint, tensors, found = _read(source, trust)
+    weights = find_weights(checkpoint, source)
+    converted, results = rename(tensors, found, to, source)
 
     content = _arrange(converted, results[0], checkpoint)
     with atomic_write(destination) as part:
         if destination.suffix == '.safetensors':
-            _save_safetensors(converted, part, _facts(checkpoint, arch, source))
+            _save_safetensors(converted, part, _facts(checkpoint, found[0].arch, source))
         else:
             torch.save(content, part)
     entries = checkpoint.items() if isinstance(checkpoint, Mapping) and checkpoint is not weights else ()
     left_out = [str(key) for key, value in entries
                 if not isinstance(value, Tensor) and value is not weights and key not in content]
     renamed = sum(old != new for old, new in zip(tensors, converted, strict=True))
-    return Conversion(found[0], results[0], arch, len(tensors), renamed, tuple(left_out))
+    return Conversion(found[0], results[0], len(tensors), renamed, tuple(left_out))
 
 
 def write_hub_folder(source: str | Path, folder: str | Path, trust: bool = False, overwrite: bool = False) -> None:
@@ -112,12 +107,9 @@ def write_hub_folder(source: str | Path, folder: str | Path, trust: bool = False
         UserError: If the folder cannot be written.
     """
     folder = _new(folder, overwrite, is_folder=True)
-    checkpoint = read_checkpoint(source, trust)
-    tensors = tensors_of(checkpoint, source)
-    check_finite(tensors, source)
-    found, *_ = find_in(tensors, source)
-    arch = arch_of(tensors, found)
-    converted, (result, *_) = rename(tensors, [found], 'timm', str(source))
+    checkpoint, tensors, (found, *_) = _read(source, trust)
+    arch = found.arch
+    converted, (result,) = rename(tensors, [found], 'timm', source)
     kept = (f'{result.root}stem.', f'{result.root}stages.', *([f'{result.root}head.'] if found.has_head else []))
     converted = {name.removeprefix(result.root): value for name, value in converted.items() if name.startswith(kept)}
     if found.fused or len(arch.names) != 1 or arch.names == ['m0_6']:
@@ -135,6 +127,14 @@ def write_hub_folder(source: str | Path, folder: str | Path, trust: bool = False
             title=folder.name, arch=arch, parameters=sum(value.numel() for value in converted.values()),
             classes=f'a classifier of {number} classes' if number else 'a backbone without classifier',
             figures=figures or 'No figures are recorded in its checkpoint.'))
+
+
+def _read(source: str | Path, trust: bool) -> tuple[Any, Mapping[str, Tensor], list[FoundBackbone]]:
+    """A checkpoint, its tensors, and the backbones in them."""
+    checkpoint = read_checkpoint(source, trust)
+    tensors = tensors_of(checkpoint, source)
+    check_finite(tensors, source)
+    return checkpoint, tensors, find_in(tensors, source)
 
 
 def _timm_config(arch: FoundArch, number: int, distillation: bool, classes: Sequence[str] | None) -> dict[str, Any]:

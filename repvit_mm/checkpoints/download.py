@@ -2,14 +2,13 @@
 import hashlib
 import os
 import re
-import socket
 from collections.abc import Mapping
 from contextlib import suppress
-from functools import cache
-from http.client import HTTPException
+from functools import cache, partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import unquote, urlsplit
+from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 import torch
 from filelock import FileLock
@@ -17,7 +16,7 @@ from mmengine.fileio import load
 from mmengine.logging import print_log
 
 from ..errors import CheckpointError
-from .files import RefusedError, kind_of
+from .files import RefusedError, kind_of, replaced
 
 #: Configs, tools and the index of the metafiles: included in a wheel, linked in a checkout.
 ROOT = Path(__file__).resolve().parents[1] / '.mim'
@@ -78,8 +77,8 @@ def fetch(path_or_name: str | Path) -> Path:
         path_or_name: A path, which is returned unchanged; ``repvit://NAME`` with a key of :func:`published`, or an
             https address (http if the environment variable ``REPVIT_MM_ALLOW_HTTP`` is 1), which are downloaded into
             torch's cache; or ``hf://OWNER/REPO[@REVISION][/FILE]`` (also ``hf-hub:``), which huggingface_hub downloads
-            into its own. The published files are those of the authors' release, or of the mirror that
-            ``REPVIT_MM_WEIGHTS_URL`` names.
+            into its own; FILE is ``model.safetensors`` by default. The published files are those of the authors'
+            release, or of the mirror that ``REPVIT_MM_WEIGHTS_URL`` names.
 
     Raises:
         CheckpointError: If the name is unknown, the download fails, or the file is not a whole checkpoint.
@@ -90,6 +89,7 @@ def fetch(path_or_name: str | Path) -> Path:
     if not re.match(r'\w[\w+.-]+://', name):
         return Path(path_or_name).expanduser()
     url, path = _locate(name)
+    _check_address(url)
     _download(name, url, path)
     return path
 
@@ -103,28 +103,35 @@ def _locate(name: str) -> tuple[str, Path]:
         if key not in published():
             raise CheckpointError(f'{name} is not a published checkpoint; choose from {", ".join(published())}')
         weights, mirror = published()[key], os.environ.get(MIRROR_VARIABLE)
-        url, path = f'{mirror.rstrip("/")}/{weights.file}' if mirror else weights.url, folder / weights.file
-    elif name.startswith(('http://', 'https://')):
-        file = Path(unquote(urlsplit(name).path)).name if '[' not in name else ''
-        if file in ('', '..') or not file.isprintable():
-            raise CheckpointError(f'{name} is not the address of a file')
-        # Files of the same name from different addresses are kept apart.
-        url, path = name, folder / 'repvit_mm' / hashlib.sha256(name.encode()).hexdigest()[:16] / file
-    else:
+        return f'{mirror.rstrip("/")}/{weights.file}' if mirror else weights.url, folder / weights.file
+    if not name.startswith(('http://', 'https://')):
         raise CheckpointError(f'{name} cannot be read; expected a path, https://..., {SCHEME}NAME or hf://OWNER/REPO')
-    if url.startswith('http://') and os.environ.get(HTTP_VARIABLE) != '1':
-        raise CheckpointError(f'{url} is not encrypted, so the file could be changed on its way; use https://, or '
-                              f'set {HTTP_VARIABLE}=1 if you trust the network')
-    if not url.startswith(('http://', 'https://')):
-        raise CheckpointError(f'{url} is not a web address; expected https://...')
-    return url, path
+    file = Path(unquote(urlsplit(name).path)).name if '[' not in name else ''
+    if file in ('', '..') or not file.isprintable():
+        raise CheckpointError(f'{name} is not the address of a file')
+    # Files of the same name from different addresses are kept apart.
+    return name, folder / 'repvit_mm' / hashlib.sha256(name.encode()).hexdigest()[:16] / file
+
+
+def _check_address(url: str) -> None:
+    """Refuse an address that is not encrypted, unless the user allows that."""
+    if not url.startswith(('https://', 'http://') if os.environ.get(HTTP_VARIABLE) == '1' else 'https://'):
+        raise CheckpointError(f'{url} is not encrypted, so the file could be changed on its way; expected https://..., '
+                              f'or http://... with {HTTP_VARIABLE}=1 if you trust the network')
+
+
+class _Redirections(HTTPRedirectHandler):
+    """Follows redirections to addresses that could be asked for directly."""
+
+    def redirect_request(self, *args: Any) -> Request | None:
+        _check_address(args[-1])
+        return super().redirect_request(*args)
 
 
 def _download(name: str, url: str, path: Path) -> None:
     """Download the file unless it exists."""
     part = path.with_name(f'{path.name}.part')
     digest = re.search(r'-(?=\d*[a-f])([0-9a-f]{8,64})\.\w+$', path.name)  # as torch and OpenMMLab name files
-    before = socket.getdefaulttimeout()
     try:
         if path.is_file():
             return
@@ -132,12 +139,12 @@ def _download(name: str, url: str, path: Path) -> None:
         with FileLock(f'{path}.lock'):
             if path.is_file():  # another process has been faster
                 return
-            socket.setdefaulttimeout(_TIMEOUT)
-            torch.hub.download_url_to_file(url, str(part), digest and digest[1])
+            with replaced(torch.hub, 'urlopen', partial(build_opener(_Redirections).open, timeout=_TIMEOUT)):
+                torch.hub.download_url_to_file(url, str(part), digest and digest[1])
             with part.open('rb') as file:  # torch does not notice a connection that breaks
                 kind_of(file)
             part.replace(path)
-    except (OSError, HTTPException, ValueError, RuntimeError, RefusedError) as error:
+    except Exception as error:  # servers and proxies can cause anything
         with suppress(OSError):
             part.unlink()
         reason = f'what arrived {error}' if isinstance(error, RefusedError) else error
@@ -145,8 +152,6 @@ def _download(name: str, url: str, path: Path) -> None:
         raise CheckpointError(f'cannot download {name} from {url} to {path.parent}: {reason}. Try again, save the file '
                               f'as {path}, give the path of a copy instead of the name{mirror}; TORCH_HOME names '
                               'another folder') from error
-    finally:
-        socket.setdefaulttimeout(before)
     print_log(f'downloaded {url} to {path}; its checksum is '
               f'{"the one in its name" if digest else "not known, and was not checked"}', logger='current')
 
@@ -156,18 +161,11 @@ def _fetch_from_hub(name: str) -> Path:
     if match is None:
         raise CheckpointError(f'{name} is not the name of a repository; expected hf://OWNER/REPO[@REVISION][/FILE]')
     repository, revision, file = match.groups()
-    files = [file] if file else ['model.safetensors', 'pytorch_model.bin']
     try:
         from huggingface_hub import hf_hub_download
-        from huggingface_hub.utils import EntryNotFoundError
-        for file in files:
-            try:
-                return Path(hf_hub_download(repository, file, revision=revision))
-            except EntryNotFoundError as error:
-                missing = error
-        raise missing
+        return Path(hf_hub_download(repository, file or 'model.safetensors', revision=revision))
     except ImportError as error:
         raise CheckpointError(f'{name} needs huggingface_hub; run: pip install huggingface_hub') from error
     except Exception as error:  # its client can raise anything
-        raise CheckpointError(f'{name} cannot be downloaded ({" or ".join(files)}): '
+        raise CheckpointError(f'{name} cannot be downloaded ({file or "model.safetensors"}): '
                               f'{" ".join(str(error).split())[:300]}') from error

@@ -1,7 +1,8 @@
 """Names of RepViT's tensors in every published format, as tables, and the conversion between them."""
 import re
 from collections import Counter, OrderedDict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import NamedTuple
 
 from torch import Tensor
@@ -52,38 +53,13 @@ _ANCHOR = re.compile(r'(?P<root>|.*\.)'
                      r'(?:features\.1\.channel_mixer\.m\.0|stages\.0\.blocks\.0\.channel_mixer\.conv1)'
                      r'(?P<part>\.c|\.conv|)\.weight')
 _MOST_BACKBONES = 32
-# Prefixes that parallel training and torch.compile add to every name.
-_WRAPPERS = re.compile(r'(?:(?:module|_orig_mod)\.)+')
-# Names of stages in timm's models with features_only=True, and so in EdgeTAM.
-_FLAT_STAGE = re.compile(r'(^|\.)stages_(\d{1,3})\.')
+#: Names that stand for others: prefixes of parallel training and torch.compile, and stages in timm's models with
+#: ``features_only=True``, and so in EdgeTAM.
+_VARIANTS = ((re.compile(r'^(?:(?:module|_orig_mod)\.)+'), ''),
+             (re.compile(r'(^|\.)stages_(\d{1,3})\.'), r'\1stages.\2.'))
 # The oldest names of the authors, before stem and blocks were one list.
 _OLD_STEM = re.compile(r'(^|.*\.)patch_embed\.(?=[02]\.)')
 _OLD_BLOCK = re.compile(r'(^|.*\.)blocks\.(\d{1,3})\.(?=token_mixer\.\d\.|channel_mixer\.m\.)')
-
-
-class FoundBackbone(NamedTuple):
-    """A RepViT among the names of a state dict.
-
-    Attributes:
-        root: Prefix of its names: ``''``, ``'backbone.'``, ``'image_encoder.'``, ...
-        format: One of :data:`FORMATS`.
-        fused: Whether its BatchNorms are folded into the convolutions.
-        first_version: Whether its blocks are those of the paper's first version; None if it is fused, as both versions
-            are then the same.
-        blocks: Blocks of each stage, with the closing one, without the downsampling.
-        has_head: Whether the state dict also has its classifier or RepViT-SAM's neck.
-    """
-
-    root: str
-    format: str
-    fused: bool
-    first_version: bool | None
-    blocks: tuple[int, ...]
-    has_head: bool
-
-    def __str__(self) -> str:
-        version = ' of the first version' if self.first_version else ''
-        return f'{self.format} names{version}{", fused" if self.fused else ""}'
 
 
 class FoundArch(NamedTuple):
@@ -91,8 +67,9 @@ class FoundArch(NamedTuple):
 
     Attributes:
         widths: Channels of each existing stage.
-        blocks: Blocks of each stage, see :attr:`FoundBackbone.blocks`.
-        first_version: See :attr:`FoundBackbone.first_version`.
+        blocks: Blocks of each stage, with the closing one, without the downsampling.
+        first_version: Whether its blocks are those of the paper's first version; None if it is fused, as both versions
+            are then the same.
     """
 
     widths: tuple[int, ...]
@@ -102,17 +79,12 @@ class FoundArch(NamedTuple):
     @property
     def names(self) -> list[str]:
         """The published architectures that it matches; several if it is fused or lacks stages."""
-        names = []
-        for name, spec in ARCHS.items():
-            blocks = tuple(depth + 1 for depth in spec.depths[:-1]) + spec.depths[-1:]
-            if self.fits(FoundArch(spec.widths, blocks, spec.first_version)):
-                names.append(name)
-        return names
+        return [name for name, spec in ARCHS.items() if self.fits(FoundArch(
+            spec.widths, (*(depth + 1 for depth in spec.depths[:-1]), spec.depths[-1]), spec.first_version))]
 
     def fits(self, other: 'FoundArch') -> bool:
         """Whether both agree on their common stages; the shorter one may lack the closing block of its last stage."""
-        versions = {self.first_version, other.first_version} - {None}
-        if len(versions) > 1:
+        if {self.first_version, other.first_version} >= {True, False}:
             return False
         short, long = sorted((self, other), key=lambda arch: len(arch.widths))
         stages = len(short.widths)
@@ -121,72 +93,87 @@ class FoundArch(NamedTuple):
                 and (lacking == 0 or lacking == 1 and stages < len(long.widths)))
 
     def __str__(self) -> str:
-        if self.names:
-            return ' or '.join(self.names)
         version = ' of the first version' if self.first_version else ''
-        return f'a RepViT{version} with {self.blocks} blocks of widths {self.widths}'
+        return ' or '.join(self.names) or f'a RepViT{version} with {self.blocks} blocks of widths {self.widths}'
 
 
-def unify(state_dict: Mapping[str, Tensor]) -> 'OrderedDict[str, Tensor]':
+class FoundBackbone(NamedTuple):
+    """A RepViT in a state dict.
+
+    Attributes:
+        root: Prefix of its names: ``''``, ``'backbone.'``, ``'image_encoder.'``, ...
+        format: One of :data:`FORMATS`.
+        fused: Whether its BatchNorms are folded into the convolutions.
+        arch: Its architecture.
+        has_head: Whether the state dict also has its classifier or RepViT-SAM's neck.
+    """
+
+    root: str
+    format: str
+    fused: bool
+    arch: FoundArch
+    has_head: bool
+
+    def __str__(self) -> str:
+        version = ' of the first version' if self.arch.first_version else ''
+        return f'{self.format} names{version}{", fused" if self.fused else ""}'
+
+
+def unify(state_dict: Mapping[str, Tensor], source: str | Path = 'the checkpoint') -> 'OrderedDict[str, Tensor]':
     """Rename variants of the formats: drop ``module.`` and ``_orig_mod.`` at the start of names, replace the names of
     timm's ``features_only`` and the oldest ones of the authors. Keeps ``_metadata``.
     """
     is_old = any(map(_OLD_BLOCK.match, state_dict))
 
     def unified(name: str) -> str:
-        name = _FLAT_STAGE.sub(r'\1stages.\2.', _WRAPPERS.sub('', name, count=1) if _WRAPPERS.match(name) else name)
+        for pattern, replacement in _VARIANTS:
+            name = pattern.sub(replacement, name)
         if is_old:
             name = _OLD_STEM.sub(r'\1features.0.', name)
             name = _OLD_BLOCK.sub(lambda match: f'{match[1]}features.{int(match[2]) + 1}.', name)
         return name
 
-    unified_dict = OrderedDict((unified(name), value) for name, value in state_dict.items())
-    if len(unified_dict) != len(state_dict):
-        raise CheckpointError('two tensors of the checkpoint have the same name once prefixes such as "module." are '
-                              'dropped')
+    return _renamed(state_dict, unified, f'two tensors of {source} have the same name once prefixes such as "module." '
+                                         'are dropped')
+
+
+def _renamed(state_dict: Mapping[str, Tensor], rename: Callable[[str], str], clash: str) -> 'OrderedDict[str, Tensor]':
+    renamed = OrderedDict((rename(name), value) for name, value in state_dict.items())
+    if len(renamed) != len(state_dict):
+        raise CheckpointError(clash)
     if hasattr(state_dict, '_metadata'):
-        unified_dict._metadata = state_dict._metadata
-    return unified_dict
+        renamed._metadata = state_dict._metadata
+    return renamed
 
 
-def find_backbones(names: Iterable[str]) -> list[FoundBackbone]:
-    """Find every RepViT among the names of a state dict, in any format and under any prefix.
+def find_backbones(state_dict: Mapping[str, Tensor], source: str | Path = 'the checkpoint') -> list[FoundBackbone]:
+    """Find every RepViT in a state dict, in any format and under any prefix.
+
+    Args:
+        state_dict: Name -> tensor, without prefixes of wrappers.
+        source: Where it is from, for errors.
 
     Raises:
         CheckpointError: If there are implausibly many.
     """
-    names = list(names)
-    anchors = [anchor for name in names if (anchor := _ANCHOR.fullmatch(name))]
+    anchors = [anchor for name in state_dict if (anchor := _ANCHOR.fullmatch(name))]
     if len(anchors) > _MOST_BACKBONES:
-        raise CheckpointError(f'it has the names of {len(anchors)} RepViTs, at most {_MOST_BACKBONES} are supported')
-    return [_describe(anchor, names) for anchor in anchors]
+        raise CheckpointError(f'{source} has the names of {len(anchors)} RepViTs, at most {_MOST_BACKBONES} are '
+                              'supported')
+    return [_describe(anchor, state_dict) for anchor in anchors]
 
 
-def find_in(state_dict: Mapping[str, Tensor], source: str = 'the checkpoint') -> list[FoundBackbone]:
+def find_in(state_dict: Mapping[str, Tensor], source: str | Path = 'the checkpoint') -> list[FoundBackbone]:
     """Call :func:`find_backbones`, and expect at least one.
 
     Raises:
-        CheckpointError: If there is none; names ``source``, where ``state_dict`` is from.
+        CheckpointError: If there is none.
     """
-    try:
-        found = find_backbones(state_dict)
-    except CheckpointError as error:
-        raise CheckpointError(f'{source}: {error}') from error
+    found = find_backbones(state_dict, source)
     if not found:
         some = ', '.join(list(state_dict)[:3])
         raise CheckpointError(f'{source}: none of its {len(state_dict)} tensors has a name of RepViT ({some}, ...)')
     return found
-
-
-def arch_of(state_dict: Mapping[str, Tensor], found: FoundBackbone) -> FoundArch:
-    """The architecture of the backbone ``found`` in ``state_dict``."""
-    theirs = _renames('repvit_mm', found.format, found.blocks)
-    widths = []
-    for stage in range(len(found.blocks)):
-        module = f'stages.{stage}.blocks.0.channel_mixer.conv1' + ('' if found.fused else '.conv')
-        weight = state_dict.get(f'{found.root}{theirs.get(module)}.weight')
-        widths.append(weight.shape[1] if weight is not None and weight.ndim == 4 else 0)
-    return FoundArch(tuple(widths), found.blocks, found.first_version)
 
 
 def convert_state_dict(state_dict: Mapping[str, Tensor], to: str = 'repvit_mm') -> 'OrderedDict[str, Tensor]':
@@ -216,7 +203,7 @@ def convert_state_dict(state_dict: Mapping[str, Tensor], to: str = 'repvit_mm') 
 
 
 def rename(state_dict: Mapping[str, Tensor], backbones: Iterable[FoundBackbone], to: str = 'repvit_mm',
-           source: str = 'the checkpoint') -> 'tuple[OrderedDict[str, Tensor], list[FoundBackbone]]':
+           source: str | Path = 'the checkpoint') -> 'tuple[OrderedDict[str, Tensor], list[FoundBackbone]]':
     """Do :func:`convert_state_dict` for backbones that are already found.
 
     Args:
@@ -241,19 +228,15 @@ def rename(state_dict: Mapping[str, Tensor], backbones: Iterable[FoundBackbone],
             new_root = top + 'backbone.' if to == 'repvit_mm' else top
             heads = zip(_expand(_HEAD, found.format), _expand(_HEAD, to), strict=True)
             modules.update((top + old, top + new) for old, new in heads)
-        for old, new in _renames(found.format, to, found.blocks).items():
+        for old, new in _renames(found.format, to, found.arch.blocks).items():
             modules[found.root + old] = new_root + new
         results.append(found._replace(root=new_root, format=to))
-    renamed = OrderedDict()
-    for name, value in state_dict.items():
+
+    def renamed(name: str) -> str:
         module, dot, tensor = name.rpartition('.')
-        renamed[modules.get(module, module) + dot + tensor] = value
-    if len(renamed) != len(state_dict):
-        double = Counter(modules.values()).most_common(1)[0][0]
-        raise CheckpointError(f'{source} mixes formats: two of its tensors would be called {double}')
-    if hasattr(state_dict, '_metadata'):
-        renamed._metadata = state_dict._metadata
-    return renamed, results
+        return modules.get(module, module) + dot + tensor
+
+    return _renamed(state_dict, renamed, f'{source} mixes formats: two of its tensors would get the same name'), results
 
 
 def is_head(name: str, top: str, format: str) -> bool:
@@ -261,9 +244,9 @@ def is_head(name: str, top: str, format: str) -> bool:
     return name.rpartition('.')[0] in {top + module for module in _expand(_HEAD, format)}
 
 
-def _describe(anchor: re.Match, names: list[str]) -> FoundBackbone:
+def _describe(anchor: re.Match, state_dict: Mapping[str, Tensor]) -> FoundBackbone:
     root, part = anchor['root'], anchor['part']
-    inside = [name[len(root):] for name in names if name.startswith(root)]
+    inside = {name[len(root):]: value for name, value in state_dict.items() if name.startswith(root)}
     if anchor[0].startswith(root + 'features.'):
         format = 'official'
     elif part:
@@ -271,16 +254,21 @@ def _describe(anchor: re.Match, names: list[str]) -> FoundBackbone:
     else:  # fused names differ from timm's in the downsampling only
         format = 'timm' if any('.downsample.pre_block.' in name for name in inside) else 'repvit_mm'
     blocks = _count_blocks(inside, format)
-    branch = _renames('repvit_mm', format, blocks)['stages.0.blocks.0.token_mixer.dw1x1.conv']
-    first_version = f'{branch}.weight' in inside if part else None
+    theirs = _renames('repvit_mm', format, blocks)
+    branch = theirs['stages.0.blocks.0.token_mixer.dw1x1.conv']
+    entries = (theirs.get(f'stages.{stage}.blocks.0.channel_mixer.conv1' + ('.conv' if part else ''))
+               for stage in range(len(blocks)))
+    weights = [inside.get(f'{entry}.weight') for entry in entries]
+    arch = FoundArch(tuple(weight.shape[1] if weight is not None and weight.ndim == 4 else 0 for weight in weights),
+                     blocks, f'{branch}.weight' in inside if part else None)
     # A classifier is next to the module `backbone` in our format, and next to the stem in the others.
     may_have_head = (format == 'repvit_mm') == bool(re.fullmatch(r'(.*\.)?backbone\.', root))
-    heads = {f'{root.removesuffix("backbone.")}{module}' for module in _expand(_HEAD, format)}
-    has_head = may_have_head and any(name.rpartition('.')[0] in heads for name in names)
-    return FoundBackbone(root, format, not part, first_version, blocks, has_head)
+    top = root.removesuffix('backbone.')
+    return FoundBackbone(root, format, not part, arch,
+                         may_have_head and any(is_head(name, top, format) for name in state_dict))
 
 
-def _count_blocks(names: list[str], format: str) -> tuple[int, ...]:
+def _count_blocks(names: Iterable[str], format: str) -> tuple[int, ...]:
     """Blocks of each stage, with the closing one, without the downsampling; numbers have at most three digits."""
     def numbers(pattern: str) -> set[tuple[int, ...]]:
         return {tuple(map(int, match.groups())) for name in names if (match := re.match(pattern, name))}

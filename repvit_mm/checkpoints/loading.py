@@ -11,7 +11,7 @@ from mmengine.model import is_model_wrapper
 from torch import Tensor, nn
 
 from ..errors import CheckpointError, shortened
-from .formats import FoundArch, FoundBackbone, arch_of, find_backbones, find_in, is_head, rename, unify
+from .formats import FoundBackbone, find_backbones, find_in, is_head, rename, unify
 from .forms import to_own_form
 from .reading import check_finite, read_checkpoint, tensors_of
 
@@ -26,8 +26,7 @@ class LoadReport(NamedTuple):
 
     Attributes:
         source: Where the checkpoint is from.
-        found: The format of its names.
-        arch: The architecture of its backbone.
+        found: Its backbone: the format of its names and its architecture.
         taken: Number of tensors of the model that were loaded.
         total: Number of tensors of the model.
         not_needed: Tensors of the checkpoint for known parts that the model does not have.
@@ -38,7 +37,6 @@ class LoadReport(NamedTuple):
 
     source: str
     found: FoundBackbone
-    arch: FoundArch
     taken: int
     total: int
     not_needed: tuple[str, ...]
@@ -53,7 +51,7 @@ class LoadReport(NamedTuple):
         return ', '.join(f'{len(names)} {kind} ({shortened(names, 3)})' for kind, names in kinds.items() if names)
 
     def __str__(self) -> str:
-        line = f'took {self.taken} of {self.total} tensors from {self.source} ({self.found}, {self.arch})'
+        line = f'took {self.taken} of {self.total} tensors from {self.source} ({self.found}, {self.found.arch})'
         return line + (f'; {len(self.not_needed)} more are not needed' if self.not_needed else '')
 
 
@@ -107,7 +105,7 @@ def load_into(model: nn.Module, checkpoint: Any, source: str, strict: bool = Tru
     found = find_in(tensors, source)
     tensors, backbones = rename(tensors, found, source=source)
     pairs = _pair(backbones, find_backbones(wanted), source)
-    arch = check_arch(tensors, wanted, pairs, source)
+    check_arch(pairs, source)
     if model.training and any(theirs.fused and not ours.fused for theirs, ours in pairs):
         raise CheckpointError(f'{source} is fused, for inference only, but the model is in training mode: call '
                               'model.eval() first, or train from an unfused checkpoint')
@@ -115,8 +113,7 @@ def load_into(model: nn.Module, checkpoint: Any, source: str, strict: bool = Tru
     if wanted.keys() - tensors.keys():  # fused and unfused names differ
         to_own_form(model, tensors)
 
-    report = LoadReport(source, found[0], arch, 0, len(wanted), (), (), (), ())
-    report, taken = _match(tensors, wanted, pairs, report)
+    report, taken = _match(tensors, wanted, pairs, source, found[0])
     _check(report, taken, pairs, strict)
     check_finite(taken, source)
     with torch.no_grad():
@@ -129,17 +126,11 @@ def load_into(model: nn.Module, checkpoint: Any, source: str, strict: bool = Tru
     return report
 
 
-def check_arch(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor], pairs: Pairs, source: str) -> FoundArch:
-    """Return the architecture of the checkpoint.
-
-    Raises:
-        CheckpointError: If the model has another one.
-    """
+def check_arch(pairs: Pairs, source: str) -> None:
+    """Raise a CheckpointError if the model has another architecture than the checkpoint."""
     for theirs, ours in pairs:
-        arch, built = arch_of(tensors, theirs), arch_of(wanted, ours)
-        if not arch.fits(built):
-            raise CheckpointError(f'{source} holds the weights of {arch}, but the model is {built}')
-    return arch
+        if not theirs.arch.fits(ours.arch):
+            raise CheckpointError(f'{source} holds the weights of {theirs.arch}, but the model is {ours.arch}')
 
 
 def is_unbuilt(name: str, backbone: FoundBackbone) -> bool:
@@ -148,7 +139,7 @@ def is_unbuilt(name: str, backbone: FoundBackbone) -> bool:
     if match is None:
         return False
     stage, block = int(match[1]), int(match[2] or 0)
-    return stage >= len(backbone.blocks) or block >= backbone.blocks[stage]
+    return stage >= len(backbone.arch.blocks) or block >= backbone.arch.blocks[stage]
 
 
 def adapt_names(module: nn.Module, state_dict: MutableMapping[str, Tensor], prefix: str) -> None:
@@ -177,7 +168,7 @@ def adapt_names(module: nn.Module, state_dict: MutableMapping[str, Tensor], pref
                              [found._replace(has_head=False)])
     wanted = module.state_dict()
     ours, = find_backbones(wanted)
-    check_arch(bare, wanted, [(theirs, ours)], source)
+    check_arch([(theirs, ours)], source)
     if theirs.fused and not ours.fused:
         print_log(f'{source} is fused: it works in evaluation mode, but lacks the statistics that training needs',
                   logger='current', level=logging.WARNING)
@@ -238,15 +229,16 @@ def _rename_roots(tensors: Mapping[str, Tensor], pairs: Pairs) -> dict[str, Tens
             for name, value in tensors.items()}
 
 
-def _match(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor], pairs: Pairs,
-           report: LoadReport) -> tuple[LoadReport, dict[str, Tensor]]:
+def _match(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor], pairs: Pairs, source: str,
+           found: FoundBackbone) -> tuple[LoadReport, dict[str, Tensor]]:
     """Sort the tensors into those that fit and those that do not."""
     taken, mismatched, extra = {}, [], []
     for name, value in tensors.items():
         if name not in wanted:
             extra.append(name)
         elif value.shape != wanted[name].shape:
-            mismatched.append(f'{name} is {_shape(value)} in the file, {_shape(wanted[name])} in the model')
+            shapes = ('x'.join(map(str, tensor.shape)) or 'a number' for tensor in (value, wanted[name]))
+            mismatched.append('{} is {} in the file, {} in the model'.format(name, *shapes))
         elif wanted[name].is_floating_point() and not value.is_floating_point():
             mismatched.append(f'{name} is {value.dtype} in the file, {wanted[name].dtype} in the model')
         else:
@@ -254,9 +246,8 @@ def _match(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor], pairs: P
     # With the usual momentum num_batches_tracked has no effect, and old files lack it.
     missing = [name for name in wanted if name not in tensors and not name.endswith('.num_batches_tracked')]
     not_needed = _not_needed(extra, wanted, pairs)
-    return report._replace(
-        taken=len(taken), not_needed=tuple(name for name in extra if name in not_needed), missing=tuple(missing),
-        unexpected=tuple(name for name in extra if name not in not_needed), mismatched=tuple(mismatched)), taken
+    return LoadReport(source, found, len(taken), len(wanted), tuple(name for name in extra if name in not_needed),
+                      tuple(missing), tuple(name for name in extra if name not in not_needed), tuple(mismatched)), taken
 
 
 def _not_needed(names: list[str], wanted: Mapping[str, Tensor], pairs: Pairs) -> set[str]:
@@ -288,7 +279,3 @@ def _check(report: LoadReport, taken: Mapping[str, Tensor], pairs: Pairs, strict
             hint = '; it fits the backbone only, so give it in the init_cfg of the backbone'
         raise CheckpointError(f'{report.source} does not fit the model: of {report.total} tensors, '
                               f'{report.problems}{hint}')
-
-
-def _shape(value: Tensor) -> str:
-    return 'x'.join(map(str, value.shape)) or 'a number'

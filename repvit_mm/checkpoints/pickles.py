@@ -131,13 +131,6 @@ class Unpickler(pickle._Unpickler):
                                'with trust=True')
         return found
 
-    def load_global(self) -> None:
-        """Push a global; a truncated name is the end of the file."""
-        module, name = self.readline().decode(), self.readline().decode()
-        if not name.endswith('\n'):
-            raise EOFError
-        self.append(self.find_class(module[:-1], name[:-1]))
-
     def load_call(self) -> None:
         """Call an allowed function."""
         args, function = self.stack.pop(), self.stack.pop()
@@ -158,23 +151,6 @@ class Unpickler(pickle._Unpickler):
         else:
             raise RefusedError(f'sets the state of a {type(target).__name__}')
 
-    def load_setitem(self) -> None:
-        """Add a key and its value to a dict."""
-        _key(self.stack[-2])
-        super().load_setitem()
-
-    def load_setitems(self) -> None:
-        """Add keys and values to a dict."""
-        for key in self.stack[::2]:
-            _key(key)
-        super().load_setitems()
-
-    def load_additems(self) -> None:
-        """Add items to a set."""
-        for item in self.stack:
-            _key(item)
-        super().load_additems()
-
     def load_binpersid(self) -> None:
         """Push a storage."""
         saved = self.stack.pop()
@@ -187,11 +163,21 @@ class Unpickler(pickle._Unpickler):
         raise RefusedError('is not a pickle that torch.save has written')
 
 
+def _checked(load: Callable[[Unpickler], None], keys: slice) -> Callable[[Unpickler], None]:
+    """An instruction that adds keys of a dict or items of a set, which are this part of the stack."""
+    def checked(unpickler: Unpickler) -> None:
+        for key in unpickler.stack[keys]:
+            _key(key)
+        load(unpickler)
+
+    return checked
+
+
 Unpickler.dispatch |= {code[0]: function for code, function in (
-    (pickle.GLOBAL, Unpickler.load_global), (pickle.REDUCE, Unpickler.load_call), (pickle.NEWOBJ, Unpickler.load_call),
-    (pickle.BUILD, Unpickler.load_build), (pickle.BINPERSID, Unpickler.load_binpersid),
-    (pickle.SETITEM, Unpickler.load_setitem), (pickle.SETITEMS, Unpickler.load_setitems),
-    (pickle.ADDITEMS, Unpickler.load_additems))}
+    (pickle.REDUCE, Unpickler.load_call), (pickle.NEWOBJ, Unpickler.load_call), (pickle.BUILD, Unpickler.load_build),
+    (pickle.BINPERSID, Unpickler.load_binpersid), (pickle.SETITEM, _checked(Unpickler.load_setitem, slice(-2, -1))),
+    (pickle.SETITEMS, _checked(Unpickler.load_setitems, slice(0, None, 2))),
+    (pickle.ADDITEMS, _checked(Unpickler.load_additems, slice(None))))}
 Unpickler.dispatch |= {code[0]: Unpickler.load_refused for code in (
     pickle.INST, pickle.OBJ, pickle.NEWOBJ_EX, pickle.EXT1, pickle.EXT2, pickle.EXT4, pickle.PERSID, pickle.DICT,
     pickle.FROZENSET, pickle.BYTEARRAY8, pickle.NEXT_BUFFER, pickle.READONLY_BUFFER)}

@@ -2,9 +2,7 @@
 import json
 import re
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from inspect import getattr_static
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -18,7 +16,7 @@ from ..io.files import check_regular
 from ..io.toolbox_files import decode_as_we_do, read_plain_files
 from . import pickles
 from .download import RELEASE, SCHEMES, fetch
-from .files import RefusedError, kind_of
+from .files import RefusedError, kind_of, replaced
 from .formats import find_backbones, rename, unify
 
 #: Keys of the weights in checkpoints, in the order in which they are looked for: averaged weights last, since the
@@ -70,19 +68,7 @@ def _load_by_scheme(name: str, read: Callable[[Any], Any]) -> Any:
         raise CheckpointError(f'{name} cannot be loaded: {type(error).__name__}: {reason}') from error
 
 
-@contextmanager
-def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
-    """Give ``owner`` another attribute ``name`` inside a ``with`` block."""
-    before = getattr_static(owner, name)  # a static method stays one
-    setattr(owner, name, value)
-    try:
-        yield
-    finally:
-        setattr(owner, name, before)
-
-
 def _read(file: str | Path | IO[bytes], name: str | Path, trust: bool) -> Any:
-    again = 'download or copy it again'
     file = Path(file) if isinstance(file, str) else file  # as mmengine's loader of pavi:// gives it
     try:
         if isinstance(file, Path):
@@ -101,15 +87,14 @@ def _read(file: str | Path | IO[bytes], name: str | Path, trust: bool) -> Any:
         raise CheckpointError(f'{name} {error}') from error
     except FileNotFoundError as error:
         raise CheckpointError(f'there is no file {name}') from error
-    except (ImportError, AttributeError) as error:
-        raise CheckpointError(f'{name} needs a package or class that cannot be imported: {error}') from error
-    except EOFError as error:
-        raise CheckpointError(f'{name} is truncated; {again}') from error
     except OSError as error:
         raise CheckpointError(f'{name} cannot be read: {error.strerror or error}') from error
+    except (ImportError, AttributeError) as error:
+        raise CheckpointError(f'{name} needs a package or class that cannot be imported: {error}') from error
     except Exception as error:  # reading other files can raise anything
         detail = str(error).strip().partition('\n')[0] or type(error).__name__
-        raise CheckpointError(f'{name} is damaged, or not written by torch.save; {again} ({detail})') from error
+        raise CheckpointError(f'{name} is damaged, or not written by torch.save; download or copy it again '
+                              f'({detail})') from error
 
 
 def _read_safetensors(file: Path | IO[bytes]) -> dict[str, Any]:
@@ -143,14 +128,12 @@ def tensors_of(checkpoint: Any, source: str | Path, prefix: str = '') -> 'Ordere
     for name, value in tensors.items():
         if not isinstance(name, str):
             raise CheckpointError(f'{source}: a tensor has the name {name!r}; expected a string')
-        if kind := _oddity(value):
-            raise CheckpointError(f'{source}: {name} is {kind}; expected an ordinary tensor')
+        if _is_odd(value):
+            raise CheckpointError(f'{source}: {name} is not an ordinary tensor with all of its values in the file: '
+                                  f'{value.layout}, {value.dtype}, {value.dim()} dimensions, {value.device}')
     if isinstance(metadata := getattr(weights, '_metadata', None), Mapping):
         tensors._metadata = metadata
-    try:
-        tensors = unify(tensors)
-    except CheckpointError as error:
-        raise CheckpointError(f'{source}: {error}') from error
+    tensors = unify(tensors, source)
     if prefix:
         prefix = f'{prefix.removesuffix(".")}.'
         tensors = OrderedDict((name[len(prefix):], value) for name, value in tensors.items()
@@ -177,17 +160,11 @@ def find_weights(checkpoint: Any, source: str | Path) -> Mapping:
                           f'of {", ".join(WEIGHT_KEYS)}')
 
 
-def _oddity(value: Tensor) -> str | None:
-    """Why a tensor cannot be loaded into a model, or None."""
-    if value.layout != torch.strided or value.is_meta or value.is_nested:
-        return f'sparse, nested or without values ({value.layout}, {value.device})'
-    if value.is_quantized or value.is_complex() or 'float4' in str(value.dtype):
-        return f'of type {value.dtype}'
-    if value.dim() > _MOST_DIMENSIONS:
-        return f'of {value.dim()} dimensions'
-    if value.numel() * value.element_size() > value.untyped_storage().nbytes():
-        return f'incomplete: the file does not hold all of its {value.numel():,} values'
-    return None
+def _is_odd(value: Tensor) -> bool:
+    """Whether a tensor cannot be loaded into a model."""
+    return (value.layout != torch.strided or value.is_meta or value.is_nested or value.is_quantized
+            or value.is_complex() or 'float4' in str(value.dtype) or value.dim() > _MOST_DIMENSIONS
+            or value.numel() * value.element_size() > value.untyped_storage().nbytes())
 
 
 def invalid_tensors(tensors: Mapping[str, Tensor]) -> list[str]:
@@ -278,7 +255,7 @@ def load_for_mmengine(filename: str, map_location: Any = None, logger: Any = Non
     tensors = tensors_of(checkpoint, filename)
     rest = checkpoint if isinstance(checkpoint, Mapping) else {}
     return {**{key: value for key, value in rest.items() if not isinstance(value, Tensor)},
-            'state_dict': rename(tensors, find_backbones(tensors), source=filename)[0]}
+            'state_dict': rename(tensors, find_backbones(tensors, filename), source=filename)[0]}
 
 
 def read_without_code() -> None:

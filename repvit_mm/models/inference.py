@@ -14,7 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ..archs import ARCHS
 from ..checkpoints import classes_of, load_into, meta_of, published, read_checkpoint, tensors_of
 from ..checkpoints.download import HUB, SCHEME
-from ..checkpoints.formats import arch_of, convert_state_dict, find_in
+from ..checkpoints.formats import convert_state_dict, find_in
 from ..engine.config import CONFIG_SUFFIXES, find_config, installed_configs, load_config
 from ..errors import CheckpointError, ConfigError
 from ..io.images import IMAGENET, Normalisation
@@ -161,7 +161,7 @@ def _build_from_weights(checkpoint: Any, source: str) -> InferenceModel:
     """The classifier or backbone of a file that comes without a config."""
     tensors = convert_state_dict(tensors_of(checkpoint, source))
     found, *_ = find_in(tensors, source)
-    arch = arch_of(tensors, found)
+    arch = found.arch
     if not arch.names:
         raise CheckpointError(f'{source} holds {arch}, and no config for it')
     if not found.has_head:

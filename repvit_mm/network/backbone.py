@@ -14,8 +14,9 @@ from ..archs import ArchSpec, get_arch, out_channels
 from ..checkpoints import adapt_names, load_into, read_checkpoint, refuse_random_start
 from ..checkpoints.forms import LoadsBothForms
 from ..errors import ConfigError
+from .blocks import Downsample, RepViTBlock, Stem
 from .fusion import fuse_layers
-from .layers import Downsample, RepViTBlock, Stem, pop_folded
+from .layers import pop_folded
 from .recompute import run
 
 #: Which feature map of a stage is returned; see :class:`RepViT`.
@@ -119,10 +120,8 @@ class RepViT(BaseModule, LoadsBothForms):
             strides = [4, *[2] * (num_stages - 2), last_stride][:num_stages]
         elif last_stride != 2:
             raise ConfigError(f'strides={strides!r} includes the last one: leave out last_stride={last_stride!r}')
-        _check(num_stages, in_channels, out_indices, feature_tap, strides, frozen_stages, drop_path_rate, with_cp)
+        _check(num_stages, out_indices, feature_tap, strides, frozen_stages, drop_path_rate, with_cp, norm_cfg, act_cfg)
         strides = [_pair(stride) for stride in strides]
-        for name, cfg in (('norm_cfg', norm_cfg), ('act_cfg', act_cfg)):
-            _require(isinstance(cfg, Mapping), name, cfg, 'a dict with a type')
         if deploy and norm_cfg.get('type') not in ('BN', 'SyncBN'):
             raise ConfigError(f'deploy=True needs a norm_cfg of type BN or SyncBN; {dict(norm_cfg)} cannot be fused')
         self.arch, self.norm_cfg = arch, norm_cfg
@@ -249,26 +248,26 @@ def _pair(stride: int | Sequence[int]) -> tuple[int, ...]:
     return tuple(stride) if isinstance(stride, list | tuple) else (stride, stride)
 
 
-def _require(valid: bool, setting: str, value: Any, expected: str) -> None:
-    if not valid:
-        raise ConfigError(f'{setting}={value!r} must be {expected}')
+def _check(num_stages: int, out_indices: Sequence[int], feature_tap: str, strides: Sequence[int | tuple[int, int]],
+           frozen_stages: int, drop_path_rate: float, with_cp: bool | str, norm_cfg: Mapping, act_cfg: Mapping) -> None:
+    """Refuse settings that would be ignored, or fail in other words."""
+    def require(valid: bool, setting: str, value: Any, expected: str) -> None:
+        if not valid:
+            raise ConfigError(f'{setting}={value!r} must be {expected}')
 
-
-def _check(num_stages: int, in_channels: int, out_indices: Sequence[int], feature_tap: str,
-           strides: Sequence[int | tuple[int, int]], frozen_stages: int, drop_path_rate: float,
-           with_cp: bool | str) -> None:
     stages = range(num_stages)
-    _require(isinstance(in_channels, int) and in_channels > 0, 'in_channels', in_channels, 'a positive integer')
-    _require(isinstance(out_indices, list | tuple) and len(out_indices) > 0
-             and list(out_indices) == [i for i in stages if i in out_indices],
-             'out_indices', out_indices, f'ascending numbers from {tuple(stages)}')
-    _require(feature_tap in FEATURE_TAPS, 'feature_tap', feature_tap, f'one of {", ".join(FEATURE_TAPS)}')
-    _require(isinstance(strides, list | tuple) and len(strides) == num_stages
-             and all(len(_pair(stride)) == 2 and set(_pair(stride)) <= ({1, 2} if i else {1, 2, 4})
-                     for i, stride in enumerate(strides)),
-             'strides', strides, f'a list of {num_stages} numbers or pairs: 1, 2 or 4 for the stem, then 1 or 2')
-    _require(isinstance(frozen_stages, int) and -1 <= frozen_stages <= num_stages, 'frozen_stages', frozen_stages,
-             f'-1 (nothing), 0 (stem) or 1 to {num_stages}')
-    _require(isinstance(drop_path_rate, int | float) and 0 <= drop_path_rate < 1, 'drop_path_rate', drop_path_rate,
-             'a number from 0 to below 1')
-    _require(with_cp in (False, True, 'cheap'), 'with_cp', with_cp, "False, True or 'cheap'")
+    require(isinstance(out_indices, list | tuple) and len(out_indices) > 0
+            and list(out_indices) == [i for i in stages if i in out_indices],
+            'out_indices', out_indices, f'ascending numbers from {tuple(stages)}')
+    require(feature_tap in FEATURE_TAPS, 'feature_tap', feature_tap, f'one of {", ".join(FEATURE_TAPS)}')
+    require(isinstance(strides, list | tuple) and len(strides) == num_stages
+            and all(len(_pair(stride)) == 2 and set(_pair(stride)) <= ({1, 2} if i else {1, 2, 4})
+                    for i, stride in enumerate(strides)),
+            'strides', strides, f'a list of {num_stages} numbers or pairs: 1, 2 or 4 for the stem, then 1 or 2')
+    require(isinstance(frozen_stages, int) and -1 <= frozen_stages <= num_stages, 'frozen_stages', frozen_stages,
+            f'-1 (nothing), 0 (stem) or 1 to {num_stages}')
+    require(isinstance(drop_path_rate, int | float) and 0 <= drop_path_rate < 1, 'drop_path_rate', drop_path_rate,
+            'a number from 0 to below 1')
+    require(with_cp in (False, True, 'cheap'), 'with_cp', with_cp, "False, True or 'cheap'")
+    for name, cfg in (('norm_cfg', norm_cfg), ('act_cfg', act_cfg)):
+        require(isinstance(cfg, Mapping), name, cfg, 'a dict with a type')

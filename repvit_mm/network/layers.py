@@ -1,4 +1,4 @@
-"""Layers and blocks of RepViT (https://arxiv.org/abs/2307.09283)."""
+"""Layers of RepViT that fuse themselves, and normalisation and activation by config."""
 from collections.abc import Mapping, MutableMapping
 
 import torch
@@ -6,17 +6,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..checkpoints.forms import adding
+from ..checkpoints.forms import adding, can_fold
 from ..errors import ConfigError
 from .fusion import Fusible, fold, fusion_dtype, make_layer, scale_and_shift
 
-
-def _group_norm(channels: int, num_groups: int, **settings: float | bool) -> nn.GroupNorm:
-    return nn.GroupNorm(num_groups, channels, **settings)
-
-
 #: ``type`` of a ``norm_cfg`` -> module class.
-NORMS = {'BN': nn.BatchNorm2d, 'SyncBN': nn.SyncBatchNorm, 'GN': _group_norm}
+NORMS = {'BN': nn.BatchNorm2d, 'SyncBN': nn.SyncBatchNorm, 'GN': nn.GroupNorm}
 #: ``type`` of an ``act_cfg`` -> module class.
 ACTIVATIONS = {name: getattr(nn, name) for name in ('GELU', 'ReLU', 'ReLU6', 'LeakyReLU', 'Hardswish', 'SiLU')}
 
@@ -32,9 +27,10 @@ def build_norm(channels: int, norm_cfg: Mapping) -> nn.Module:
     Raises:
         ConfigError: For an unknown type or setting, or an invalid value.
     """
-    settings = {key: value for key, value in norm_cfg.items() if key != 'requires_grad'}
-    norm = _build(NORMS, settings, 'norm_cfg', channels)
-    return norm.requires_grad_(bool(norm_cfg.get('requires_grad', True)))
+    settings = dict(norm_cfg)
+    is_trained = settings.pop('requires_grad', True)
+    settings['num_channels' if norm_cfg.get('type') == 'GN' else 'num_features'] = channels
+    return _build(NORMS, settings, 'norm_cfg').requires_grad_(bool(is_trained))
 
 
 def build_act(act_cfg: Mapping) -> nn.Module:
@@ -46,13 +42,13 @@ def build_act(act_cfg: Mapping) -> nn.Module:
     return _build(ACTIVATIONS, act_cfg, 'act_cfg')
 
 
-def _build(table: Mapping[str, type], cfg: Mapping, setting: str, *args: int) -> nn.Module:
+def _build(table: Mapping[str, type], cfg: Mapping, setting: str) -> nn.Module:
     settings = dict(cfg)
     kind = settings.pop('type', None)
     if not isinstance(kind, str) or kind not in table:
         raise ConfigError(f'{setting} has type {kind!r}; choose one of {", ".join(table)}')
     try:
-        return table[kind](*args, **settings)
+        return table[kind](**settings)
     except (TypeError, ValueError) as error:
         raise ConfigError(f'{setting}={dict(cfg)} is invalid: {error}') from error
 
@@ -63,9 +59,11 @@ def can_bypass(conv: nn.Module, x: Tensor) -> bool:
     return type(conv) is nn.Conv2d and not any(hooks) and isinstance(x, Tensor)  # torch.fx traces with a proxy
 
 
-def has_fixed_statistics(norm: nn.Module) -> bool:
-    """Whether ``norm`` is a BatchNorm that uses its running statistics: scale and shift do not depend on the input."""
-    return isinstance(norm, _BatchNorm) and not norm.training and norm.running_var is not None
+def trains_folded(layer: nn.Module, x: Tensor) -> bool:
+    """Whether ``layer(x)`` trains on fixed statistics, where one convolution with a folded weight costs less."""
+    return layer.training and all(
+        can_fold(part) and not part.training if isinstance(part, _BatchNorm) else
+        type(part) in (ConvBN, RepDWConv, nn.Identity) or can_bypass(part, x) for part in layer.modules())
 
 
 def convolve(conv: nn.Conv2d, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -98,13 +96,9 @@ class ConvBN(Fusible):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, in_channels, H, W) -> (N, out_channels, ceil(H / stride), ceil(W / stride))."""
-        if self.runs_folded(x):
+        if trains_folded(self, x):
             return convolve(self.conv, x, *self.folded(torch.float32))
         return self.norm(self.conv(x))
-
-    def runs_folded(self, x: Tensor) -> bool:
-        """Whether it trains on fixed statistics, where one convolution with a folded weight costs less."""
-        return self.training and has_fixed_statistics(self.norm) and can_bypass(self.conv, x)
 
     def norms(self) -> list[nn.Module]:
         return [self.norm]
@@ -176,7 +170,7 @@ class RepDWConv(Fusible):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, channels, H, W) -> the same shape."""
-        if self.runs_folded(x):
+        if trains_folded(self, x):
             return convolve(self.dw3x3.conv, x, *self.folded(torch.float32))
         if not self.first_version and self.training and can_bypass(self.dw1x1, x):
             # A depthwise 1x1 convolution scales each channel, and the identity scales it by one: a BatchNorm on fixed
@@ -185,13 +179,6 @@ class RepDWConv(Fusible):
             scaled = F.batch_norm(x, torch.zeros_like(scale), torch.ones_like(scale), scale, self.dw1x1.bias, eps=0.)
             return self.norm(self.dw3x3(x) + scaled)
         return self.norm(self.dw3x3(x) + self.dw1x1(x) + x)
-
-    def runs_folded(self, x: Tensor) -> bool:
-        """See :meth:`ConvBN.runs_folded`."""
-        branches = [self.dw3x3, self.dw1x1] if self.first_version else [self.dw3x3]
-        if not all(type(branch) is ConvBN and branch.runs_folded(x) for branch in branches):
-            return False
-        return self.first_version or has_fixed_statistics(self.norm) and can_bypass(self.dw1x1, x)
 
     def norms(self) -> list[nn.Module]:
         return [self.dw3x3.norm, self.dw1x1.norm if self.first_version else self.norm]
@@ -220,150 +207,6 @@ class RepDWConv(Fusible):
 
     def fuse(self) -> nn.Conv2d:
         return make_layer(self.dw3x3.conv, *self.folded(fusion_dtype(self.dw3x3.conv.weight)))
-
-
-class SqueezeExcite(nn.Module):
-    """Channel attention (https://arxiv.org/abs/1709.01507) with ReLU and sigmoid.
-
-    Args:
-        channels: Channels of input and output; the bottleneck has a quarter, rounded to a multiple of 8.
-    """
-
-    def __init__(self, channels: int):
-        super().__init__()
-        squeezed = max(8, (channels // 4 + 4) // 8 * 8)
-        self.fc1 = nn.Conv2d(channels, squeezed, 1)
-        self.fc2 = nn.Conv2d(squeezed, channels, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, channels, H, W) -> the same shape."""
-        return x * self.fc2(self.fc1(x.mean((2, 3), keepdim=True)).relu()).sigmoid()
-
-
-class DropPath(nn.Module):
-    """Stochastic depth (https://arxiv.org/abs/1603.09382): drops a residual branch for whole samples in training.
-
-    Args:
-        rate: Probability of dropping the branch; kept samples are scaled by 1 / (1 - rate).
-    """
-
-    def __init__(self, rate: float):
-        super().__init__()
-        self.rate = rate
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, ...) -> the same shape."""
-        if not self.training or self.rate == 0:
-            return x
-        keep = 1 - self.rate
-        return x * x.new_empty(x.shape[0], 1, 1, 1).bernoulli_(keep).div_(keep)
-
-    def extra_repr(self) -> str:
-        return f'rate={self.rate:g}'
-
-
-class ChannelMixer(nn.Module):
-    """Two 1x1 convolutions with twice as many channels in between, and a residual connection.
-
-    Args:
-        channels: Channels of input and output.
-        norm_cfg: See :func:`build_norm`.
-        act_cfg: See :func:`build_act`.
-        drop_path_rate: See :class:`DropPath`.
-    """
-
-    def __init__(self, channels: int, norm_cfg: Mapping, act_cfg: Mapping, drop_path_rate: float = 0.):
-        super().__init__()
-        self.conv1 = ConvBN(channels, 2 * channels, norm_cfg=norm_cfg)
-        self.act = build_act(act_cfg)
-        self.conv2 = ConvBN(2 * channels, channels, norm_cfg=norm_cfg, zero_init=True)
-        self.drop_path = DropPath(drop_path_rate)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, channels, H, W) -> the same shape."""
-        return x + self.drop_path(self.conv2(self.act(self.conv1(x))))
-
-
-class Stem(nn.Module):
-    """Two 3x3 convolutions: with their stride of 2 each, a quarter of the resolution.
-
-    Args:
-        in_channels: Channels of the image.
-        out_channels: Channels of the output, even; the first convolution has half as many.
-        stride: Strides of both together, (vertical, horizontal): 1, 2 or 4. The first convolution takes up to 2.
-        norm_cfg: See :func:`build_norm`.
-        act_cfg: See :func:`build_act`.
-    """
-
-    def __init__(self, in_channels: int, out_channels: int, stride: tuple[int, int], norm_cfg: Mapping,
-                 act_cfg: Mapping):
-        super().__init__()
-        first = tuple(min(s, 2) for s in stride)
-        second = tuple(s // f for s, f in zip(stride, first, strict=True))
-        self.conv1 = ConvBN(in_channels, out_channels // 2, 3, first, norm_cfg=norm_cfg)
-        self.act = build_act(act_cfg)
-        self.conv2 = ConvBN(out_channels // 2, out_channels, 3, second, norm_cfg=norm_cfg)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, in_channels, H, W) -> (N, out_channels, ceil(H / stride), ceil(W / stride))."""
-        return self.conv2(self.act(self.conv1(x)))
-
-
-class Downsample(nn.Module):
-    """Entry of a stage: depthwise 3x3 of ``stride``, 1x1 to the new width, channel mixer.
-
-    Args:
-        in_channels: Channels of the input.
-        out_channels: Channels of the output.
-        stride: Stride of the depthwise convolution.
-        norm_cfg: See :func:`build_norm`.
-        act_cfg: See :func:`build_act`.
-        drop_path_rate: See :class:`DropPath`.
-    """
-
-    def __init__(self, in_channels: int, out_channels: int, stride: int | tuple[int, int], norm_cfg: Mapping,
-                 act_cfg: Mapping, drop_path_rate: float = 0.):
-        super().__init__()
-        self.spatial = ConvBN(in_channels, in_channels, 3, stride, groups=in_channels, norm_cfg=norm_cfg)
-        self.channel = ConvBN(in_channels, out_channels, norm_cfg=norm_cfg)
-        self.channel_mixer = ChannelMixer(out_channels, norm_cfg, act_cfg, drop_path_rate)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, in_channels, H, W) -> (N, out_channels, ceil(H / stride), ceil(W / stride))."""
-        return self.channel_mixer(self.channel(self._downsampled(x)))
-
-    def _downsampled(self, x: Tensor) -> Tensor:
-        # In mixed precision on a CPU, a strided depthwise convolution takes ten times as long in bfloat16.
-        if isinstance(x, Tensor) and x.device.type == 'cpu' and x.dtype != next(self.spatial.parameters(), x).dtype:
-            with torch.autocast('cpu', enabled=False):
-                return self.spatial(x.float())
-        return self.spatial(x)
-
-
-class RepViTBlock(nn.Module):
-    """Token mixer, optional squeeze-and-excitation, channel mixer.
-
-    Args:
-        channels: Channels of input and output.
-        use_se: Whether the block has squeeze-and-excitation.
-        first_version: See :class:`RepDWConv`.
-        norm_cfg: See :func:`build_norm`.
-        act_cfg: See :func:`build_act`.
-        drop_path_rate: See :class:`DropPath`.
-        reparameterise: Whether the token mixer has branches in training, not just the depthwise 3x3.
-    """
-
-    def __init__(self, channels: int, use_se: bool, first_version: bool, norm_cfg: Mapping, act_cfg: Mapping,
-                 drop_path_rate: float = 0., reparameterise: bool = True):
-        super().__init__()
-        self.token_mixer = (RepDWConv(channels, first_version, norm_cfg) if reparameterise else
-                            ConvBN(channels, channels, 3, groups=channels, norm_cfg=norm_cfg))
-        self.se = SqueezeExcite(channels) if use_se else nn.Identity()
-        self.channel_mixer = ChannelMixer(channels, norm_cfg, act_cfg, drop_path_rate)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, channels, H, W) -> the same shape."""
-        return self.channel_mixer(self.se(self.token_mixer(x)))
 
 
 def _under(name: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -6,8 +6,6 @@ from torch import Tensor
 
 from repvit_mm.ops.common import wide
 
-__all__ = ['bbox_overlaps', 'nms', 'nms_match', 'softnms']
-
 
 def overlaps(first: Tensor, second: Tensor, offset: int = 0, of_first: bool = False) -> Tensor:
     """Intersection over union, or over the first box alone, of (..., 4) with (..., 4)."""

@@ -4,8 +4,6 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-__all__ = ['gradients', 'wide']
-
 
 def wide(*tensors: Tensor) -> list[Tensor]:
     """The tensors, with half precision converted to float32: all operators compute in float32 or float64."""

@@ -11,15 +11,6 @@ import torchvision
 
 from repvit_mm.errors import UserError
 from repvit_mm.ops import boxes, losses, maps, regions, rotated, sampling
-from repvit_mm.ops.boxes import *  # noqa: F403
-from repvit_mm.ops.losses import *  # noqa: F403
-from repvit_mm.ops.maps import *  # noqa: F403
-from repvit_mm.ops.regions import *  # noqa: F403
-from repvit_mm.ops.rotated import *  # noqa: F403
-from repvit_mm.ops.sampling import *  # noqa: F403
-
-#: The operators, as functions.
-__all__ = sorted(name for room in (boxes, losses, maps, regions, rotated, sampling) for name in room.__all__)
 
 
 def get_compiler_version() -> str:
@@ -34,9 +25,12 @@ def get_compiling_cuda_version() -> str:
 
 
 def __getattr__(name: str) -> Callable[..., Any]:
-    """A missing operator: ``mmcv.ops`` can be imported all the same, and calling the operator raises the error."""
+    """An operator. A missing one raises its error when it is called, so that ``mmcv.ops`` can be imported."""
     if name.startswith('__'):
         raise AttributeError(name)
+    for module in (boxes, losses, maps, regions, rotated, sampling):
+        if name in vars(module):
+            return vars(module)[name]
 
     def missing(*args: Any, **kwargs: Any) -> None:
         raise UserError(f'torchvision has no operator {name}: install a compiled mmcv to use it, see docs/install.md')

@@ -5,9 +5,6 @@ from torch import Tensor
 
 from repvit_mm.ops.common import wide
 
-__all__ = ['sigmoid_focal_loss_backward', 'sigmoid_focal_loss_forward', 'softmax_focal_loss_backward',
-           'softmax_focal_loss_forward']
-
 
 def sigmoid_focal_loss_forward(input: Tensor, target: Tensor, weight: Tensor, output: Tensor, gamma: float,
                                alpha: float) -> None:

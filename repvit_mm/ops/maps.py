@@ -1,4 +1,4 @@
-"""Operators on feature maps (N, C, H, W): CARAFE, masked convolution, point-wise attention, SyncBN."""
+"""Operators on feature maps (N, C, H, W): CARAFE, masked convolution, point-wise attention."""
 from functools import partial
 
 import torch
@@ -6,12 +6,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from repvit_mm.ops.common import gradients, wide
-
-__all__ = ['carafe_backward', 'carafe_forward', 'carafe_naive_backward', 'carafe_naive_forward',
-           'masked_col2im_forward', 'masked_im2col_forward', 'psamask_backward', 'psamask_forward',
-           'sync_bn_backward_data', 'sync_bn_backward_param', 'sync_bn_forward_mean', 'sync_bn_forward_output',
-           'sync_bn_forward_var']
-
 
 # CARAFE: upsampling with a separate kernel for each pixel
 
@@ -24,33 +18,24 @@ def _carafe(features: Tensor, masks: Tensor, kernel: int, groups: int, scale: in
     return total.reshape(n, c, h * scale, w * scale)
 
 
-def carafe_naive_forward(features: Tensor, masks: Tensor, output: Tensor, kernel_size: int, group_size: int,
-                         scale_factor: int) -> None:
-    """Sum of each pixel's neighbours, weighted by ``masks`` (N, groups * kernel², scale * H, scale * W)."""
-    output.copy_(_carafe(*wide(features, masks), kernel_size, group_size, scale_factor))
-
-
-def carafe_naive_backward(top_grad: Tensor, features: Tensor, masks: Tensor, bottom_grad: Tensor, mask_grad: Tensor,
-                          kernel_size: int, group_size: int, scale_factor: int) -> None:
-    """Gradients of the maps and masks."""
-    function = partial(_carafe, kernel=kernel_size, groups=group_size, scale=scale_factor)
-    found = gradients(function, wide(features, masks), *wide(top_grad))
-    bottom_grad.copy_(found[0])
-    mask_grad.copy_(found[1])
-
-
 def carafe_forward(features: Tensor, masks: Tensor, rfeatures: Tensor, routput: Tensor, rmasks: Tensor,
                    output: Tensor, kernel_size: int, group_size: int, scale_factor: int) -> None:
-    """As :func:`carafe_naive_forward`; keeps the maps in ``rfeatures`` for the backward pass."""
+    """Sum of each pixel's neighbours, weighted by ``masks`` (N, groups * kernel², scale * H, scale * W).
+
+    Keeps the maps in ``rfeatures`` for the backward pass.
+    """
     rfeatures.copy_(features)
-    carafe_naive_forward(features, masks, output, kernel_size, group_size, scale_factor)
+    output.copy_(_carafe(*wide(features, masks), kernel_size, group_size, scale_factor))
 
 
 def carafe_backward(top_grad: Tensor, rfeatures: Tensor, masks: Tensor, rtop_grad: Tensor, rbottom_grad_hs: Tensor,
                     rbottom_grad: Tensor, rmask_grad: Tensor, bottom_grad: Tensor, mask_grad: Tensor,
                     kernel_size: int, group_size: int, scale_factor: int) -> None:
-    """As :func:`carafe_naive_backward`."""
-    carafe_naive_backward(top_grad, rfeatures, masks, bottom_grad, mask_grad, kernel_size, group_size, scale_factor)
+    """Gradients of the maps and masks."""
+    function = partial(_carafe, kernel=kernel_size, groups=group_size, scale=scale_factor)
+    found = gradients(function, wide(rfeatures, masks), *wide(top_grad))
+    bottom_grad.copy_(found[0])
+    mask_grad.copy_(found[1])
 
 
 # Masked convolution of one map, at given positions only
@@ -103,41 +88,3 @@ def psamask_backward(grad_output: Tensor, grad_input: Tensor, psa_type: int, num
     function = partial(_psamask, collect=psa_type == 0, h_mask=h_mask, w_mask=w_mask, half_h_mask=half_h_mask,
                        half_w_mask=half_w_mask)
     grad_input.copy_(gradients(function, [grad_input], grad_output)[0])
-
-
-# MMSyncBN: each process computes its share of the statistics; input (N, C, H * W), the rest (C)
-
-def sync_bn_forward_mean(input: Tensor, mean: Tensor) -> None:
-    """Mean of each channel."""
-    mean.copy_(input.float().mean((0, 2)))
-
-
-def sync_bn_forward_var(input: Tensor, mean: Tensor, var: Tensor) -> None:
-    """Mean square of the deviations from ``mean``."""
-    var.copy_((input - mean[:, None]).square().mean((0, 2)))
-
-
-def sync_bn_forward_output(input: Tensor, mean: Tensor, var: Tensor, weight: Tensor, bias: Tensor,
-                           running_mean: Tensor, running_var: Tensor, norm: Tensor, std: Tensor, output: Tensor,
-                           eps: float, momentum: float | Tensor, group_size: int) -> None:
-    """The normalised input, the tensors for the backward pass, and the running statistics."""
-    std.copy_((var + eps).sqrt())
-    norm.copy_((input - mean[:, None]) / std[:, None])
-    output.copy_(norm * weight[:, None] + bias[:, None])
-    count = input[:, 0].numel() * group_size
-    unbiased = var * (count / max(count - 1, 1))
-    running_mean.copy_(momentum * mean + (1 - momentum) * running_mean)
-    running_var.copy_(momentum * unbiased + (1 - momentum) * running_var)
-
-
-def sync_bn_backward_param(grad_output: Tensor, norm: Tensor, grad_weight: Tensor, grad_bias: Tensor) -> None:
-    """Gradients of the weight and bias."""
-    grad_weight.copy_((grad_output * norm).sum((0, 2)))
-    grad_bias.copy_(grad_output.float().sum((0, 2)))
-
-
-def sync_bn_backward_data(grad_output: Tensor, weight: Tensor, grad_weight: Tensor, grad_bias: Tensor, norm: Tensor,
-                          std: Tensor, grad_input: Tensor) -> None:
-    """Gradient of the input."""
-    mean = (grad_weight[:, None] * norm + grad_bias[:, None]) / norm[:, 0].numel()
-    grad_input.copy_((weight / std)[:, None] * (grad_output - mean))

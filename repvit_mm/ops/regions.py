@@ -10,9 +10,6 @@ from torch import Tensor
 from ..errors import UserError
 from .common import gradients, wide
 
-__all__ = ['deform_roi_pool_backward', 'deform_roi_pool_forward', 'roi_align_backward', 'roi_align_forward',
-           'roi_align_rotated_backward', 'roi_align_rotated_forward', 'roi_pool_backward', 'roi_pool_forward']
-
 #: Largest coordinate of a region, in sides of the feature map.
 LARGEST = 4
 

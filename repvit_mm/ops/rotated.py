@@ -4,8 +4,6 @@ from torch import Tensor
 
 from .common import wide
 
-__all__ = ['box_iou_rotated', 'nms_rotated']
-
 #: Pairs of boxes whose overlaps are computed at once.
 CHUNK = 2 ** 16
 

@@ -1,5 +1,5 @@
 """Feature maps (N, C, H, W) sampled at predicted positions: deformable convolution and attention."""
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 import torch.nn.functional as F
@@ -8,101 +8,91 @@ from torch import Tensor
 
 from repvit_mm.ops.common import gradients, wide
 
-__all__ = ['deform_conv_backward_input', 'deform_conv_backward_parameters', 'deform_conv_forward',
-           'modulated_deform_conv_backward', 'modulated_deform_conv_forward', 'ms_deform_attn_backward',
-           'ms_deform_attn_forward']
-
 #: A coordinate and an offset outside of any map.
 OUTSIDE = 1e6
 
 
+#: mmcv's names of stride, padding and dilation, (vertical, horizontal) each, and of both groups, in its two versions.
+GEOMETRY = (('dH', 'dW', 'padH', 'padW', 'dilationH', 'dilationW', 'group', 'deformable_group'),
+            ('stride_h', 'stride_w', 'pad_h', 'pad_w', 'dilation_h', 'dilation_w', 'group', 'deformable_group'))
+
+
 def deform_conv_forward(input: Tensor, weight: Tensor, offset: Tensor, output: Tensor, columns: Tensor, ones: Tensor,
-                        kW: int, kH: int, dW: int, dH: int, padW: int, padH: int, dilationW: int, dilationH: int,
-                        group: int, deformable_group: int, im2col_step: int) -> None:
+                        **geometry: int) -> None:
     """Convolution whose samples are moved by ``offset`` (N, groups * kH * kW * (y, x), H, W), into ``output``."""
-    output.copy_(_convolve(_unmodulated(input, weight, offset), dH, dW, padH, padW, dilationH, dilationW, group,
-                           deformable_group, False))
+    output.copy_(_convolve(_unmodulated(input, weight, offset), geometry))
 
 
 def deform_conv_backward_input(input: Tensor, offset: Tensor, gradOutput: Tensor, gradInput: Tensor,
-                               gradOffset: Tensor, weight: Tensor, columns: Tensor, kW: int, kH: int, dW: int, dH: int,
-                               padW: int, padH: int, dilationW: int, dilationH: int, group: int,
-                               deformable_group: int, im2col_step: int) -> None:
+                               gradOffset: Tensor, weight: Tensor, columns: Tensor, **geometry: int) -> None:
     """Gradients of the maps and offsets."""
-    found = _convolve_backward(gradOutput, _unmodulated(input, weight, offset), dH, dW, padH, padW, dilationH,
-                               dilationW, group, deformable_group, False)
+    found = _convolve_backward(gradOutput, _unmodulated(input, weight, offset), geometry)
     gradInput.copy_(found[0])
     gradOffset.copy_(found[2])
 
 
 def deform_conv_backward_parameters(input: Tensor, offset: Tensor, gradOutput: Tensor, gradWeight: Tensor,
-                                    columns: Tensor, ones: Tensor, kW: int, kH: int, dW: int, dH: int, padW: int,
-                                    padH: int, dilationW: int, dilationH: int, group: int, deformable_group: int,
-                                    scale: float, im2col_step: int) -> None:
+                                    columns: Tensor, ones: Tensor, scale: float, **geometry: int) -> None:
     """Gradient of the weight, which does not depend on the weight's values."""
-    found = _convolve_backward(gradOutput, _unmodulated(input, torch.zeros_like(gradWeight), offset), dH, dW, padH,
-                               padW, dilationH, dilationW, group, deformable_group, False)
-    gradWeight.copy_(found[1] * scale)
+    tensors = _unmodulated(input, torch.zeros_like(gradWeight), offset)
+    gradWeight.copy_(_convolve_backward(gradOutput, tensors, geometry)[1] * scale)
 
 
 def modulated_deform_conv_forward(input: Tensor, weight: Tensor, bias: Tensor, ones: Tensor, offset: Tensor,
-                                  mask: Tensor, output: Tensor, columns: Tensor, kernel_h: int, kernel_w: int,
-                                  stride_h: int, stride_w: int, pad_h: int, pad_w: int, dilation_h: int,
-                                  dilation_w: int, group: int, deformable_group: int, with_bias: bool) -> None:
+                                  mask: Tensor, output: Tensor, columns: Tensor, with_bias: bool,
+                                  **geometry: int) -> None:
     """Deformable convolution whose samples are weighted by ``mask`` (N, groups * kH * kW, H, W), into ``output``."""
     bias = bias if with_bias else weight.new_zeros(len(weight))
-    offset, mask = (_leading(x, output.shape[2:], n * deformable_group * kernel_h * kernel_w)
-                    for x, n in ((offset, 2), (mask, 1)))
-    output.copy_(_convolve((input, weight, offset, mask, bias), stride_h, stride_w, pad_h, pad_w, dilation_h,
-                           dilation_w, group, deformable_group, True))
+    offset, mask = _leading(offset, mask, output.shape[2:], weight, geometry)
+    output.copy_(_convolve((input, weight, offset, mask, bias), geometry))
 
 
 def modulated_deform_conv_backward(input: Tensor, weight: Tensor, bias: Tensor, ones: Tensor, offset: Tensor,
                                    mask: Tensor, columns: Tensor, grad_input: Tensor, grad_weight: Tensor,
                                    grad_bias: Tensor, grad_offset: Tensor, grad_mask: Tensor, grad_output: Tensor,
-                                   kernel_h: int, kernel_w: int, stride_h: int, stride_w: int, pad_h: int, pad_w: int,
-                                   dilation_h: int, dilation_w: int, group: int, deformable_group: int,
-                                   with_bias: bool) -> None:
+                                   with_bias: bool, **geometry: int) -> None:
     """Gradients of all inputs, into the tensors ``grad_*``."""
-    offset, mask = (_leading(x, grad_output.shape[2:], n * deformable_group * kernel_h * kernel_w)
-                    for x, n in ((offset, 2), (mask, 1)))
-    found = _convolve_backward(
-        grad_output, (input, weight, offset, mask, weight.new_zeros(len(weight))), stride_h, stride_w, pad_h, pad_w,
-        dilation_h, dilation_w, group, deformable_group, True)
-    for grad, value in zip((grad_input, grad_weight), found[:2], strict=True):
-        grad.copy_(value)
-    for grad, value in zip((grad_offset, grad_mask), found[2:4], strict=True):
+    offset, mask = _leading(offset, mask, grad_output.shape[2:], weight, geometry)
+    found = _convolve_backward(grad_output, (input, weight, offset, mask, weight.new_zeros(len(weight))), geometry)
+    for grad, value in zip((grad_input, grad_weight, grad_offset, grad_mask), found, strict=False):
         unread = grad[0].numel() - value[0].numel()
         grad.copy_(F.pad(value.flatten(1), (0, unread)).view(grad.shape))
     if with_bias:
         grad_bias.copy_(found[4])
 
 
-def _leading(tensor: Tensor, size: torch.Size, channels: int) -> Tensor:
-    """The part of offsets or a mask that is read, as (N, channels, *size).
+def _leading(offset: Tensor, mask: Tensor, size: torch.Size, weight: Tensor,
+             geometry: Mapping[str, int]) -> list[Tensor]:
+    """The parts of offsets and mask that are read, as (N, channels, *size).
 
     mmcv does not compare their size with that of the output, and reads each sample's leading numbers. DyHead relies on
     it: it convolves a coarser level with the offsets of a finer one.
     """
-    if tensor.shape[2:] == size:
-        return tensor
-    read = channels * size.numel()
-    return tensor.flatten(1)[:, :read].reshape(-1, channels, *size)
+    taps = geometry['deformable_group'] * weight[0, 0].numel()
+    return [x.flatten(1)[:, :channels * size.numel()].reshape(len(x), channels, *size)
+            for x, channels in ((offset, 2 * taps), (mask, taps))]
 
 
 def _unmodulated(input: Tensor, weight: Tensor, offset: Tensor) -> tuple[Tensor, ...]:
-    """The tensors that torchvision's operators take, with a mask that is not used and a bias of zero."""
-    return input, weight, offset, input.new_zeros(len(input), 1), weight.new_zeros(len(weight))
+    """The tensors that torchvision's operators take, with an empty mask, which is not used, and a bias of zero."""
+    return input, weight, offset, input.new_zeros(len(input), 0), weight.new_zeros(len(weight))
 
 
-def _convolve(tensors: tuple[Tensor, ...], *settings: int) -> Tensor:
+def _settings(geometry: Mapping[str, int]) -> list[int]:
+    """The settings that torchvision's operators take: :data:`GEOMETRY`, and whether the mask is used."""
+    modulated = 'stride_h' in geometry
+    return [*(geometry[name] for name in GEOMETRY[modulated]), modulated]
+
+
+def _convolve(tensors: tuple[Tensor, ...], geometry: Mapping[str, int]) -> Tensor:
     with torch.autocast(tensors[0].device.type, enabled=False):  # on the CPU it would apply inside torchvision's
-        return torch.ops.torchvision.deform_conv2d(*_prepared(tensors), *settings)
+        return torch.ops.torchvision.deform_conv2d(*_prepared(tensors), *_settings(geometry))
 
 
-def _convolve_backward(grad_output: Tensor, tensors: tuple[Tensor, ...], *settings: int) -> tuple[Tensor, ...]:
+def _convolve_backward(grad_output: Tensor, tensors: tuple[Tensor, ...],
+                       geometry: Mapping[str, int]) -> tuple[Tensor, ...]:
     """Gradients of the maps, weight, offsets, mask and bias."""
-    tensors = _prepared(tensors)
+    settings, tensors = _settings(geometry), _prepared(tensors)
     with torch.autocast(grad_output.device.type, enabled=False):
         found = torch.ops.torchvision._deform_conv2d_backward(*_channels_first((grad_output, )), *tensors, *settings)
     # At -1 torchvision's derivative is that of the side towards the map; mmcv's is 0, as beyond.

@@ -42,18 +42,15 @@ def _unit_norms(x: Tensor) -> Tensor:
     return torch.linalg.vector_norm(x, dim=tuple(range(1, x.ndim)), keepdim=True)
 
 
-class _AdaptiveClip:
-    """Makes mmengine's optimiser wrappers clip by :func:`adaptive_clip_grad`, after AMP has unscaled gradients."""
-
-    def _clip_adaptively(self, clip_factor: float, clip_eps: float) -> None:
-        if not (clip_factor > 0 and clip_eps > 0):
-            raise ConfigError(f'clip_factor={clip_factor} and clip_eps={clip_eps} must be positive')
-        self.clip_func = adaptive_clip_grad
-        self.clip_grad_kwargs = {'clip_factor': clip_factor, 'eps': clip_eps}
+def _clip_adaptively(wrapper: OptimWrapper, clip_factor: float, clip_eps: float) -> None:
+    """Let an optimiser wrapper clip by :func:`adaptive_clip_grad`, after AMP has unscaled the gradients."""
+    if not (clip_factor > 0 and clip_eps > 0):
+        raise ConfigError(f'clip_factor={clip_factor} and clip_eps={clip_eps} must be positive')
+    wrapper.clip_func, wrapper.clip_grad_kwargs = adaptive_clip_grad, {'clip_factor': clip_factor, 'eps': clip_eps}
 
 
 @OPTIM_WRAPPERS.register_module()
-class AdaptiveClipOptimWrapper(OptimWrapper, _AdaptiveClip):
+class AdaptiveClipOptimWrapper(OptimWrapper):
     """Optimiser wrapper with adaptive gradient clipping of every parameter.
 
     Args:
@@ -66,11 +63,11 @@ class AdaptiveClipOptimWrapper(OptimWrapper, _AdaptiveClip):
     def __init__(self, optimizer: Optimizer, clip_factor: float = 0.02, clip_eps: float = 1e-3,
                  accumulative_counts: int = 1):
         super().__init__(optimizer, accumulative_counts)
-        self._clip_adaptively(clip_factor, clip_eps)
+        _clip_adaptively(self, clip_factor, clip_eps)
 
 
 @OPTIM_WRAPPERS.register_module()
-class AdaptiveClipAmpOptimWrapper(AmpOptimWrapper, _AdaptiveClip):
+class AdaptiveClipAmpOptimWrapper(AmpOptimWrapper):
     """The same with automatic mixed precision; gradients are unscaled before they are clipped.
 
     Args:
@@ -86,7 +83,7 @@ class AdaptiveClipAmpOptimWrapper(AmpOptimWrapper, _AdaptiveClip):
                  accumulative_counts: int = 1, loss_scale: str | float | Mapping = 'dynamic',
                  dtype: str | None = None):
         super().__init__(loss_scale, dtype, optimizer=optimizer, accumulative_counts=accumulative_counts)
-        self._clip_adaptively(clip_factor, clip_eps)
+        _clip_adaptively(self, clip_factor, clip_eps)
 
 
 @OPTIM_WRAPPERS.register_module()

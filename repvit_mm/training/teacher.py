@@ -21,8 +21,8 @@ class Teacher:
 
     Args:
         model: The name of a timm model, the file of an mmpretrain config, or the ``model`` of such a config.
-        checkpoint: File of its weights. By default, a timm model's published weights are downloaded; an
-            mmpretrain model needs a checkpoint unless its ``init_cfg`` names one.
+        checkpoint: File of its weights. By default, a timm model's published weights are downloaded; a model of
+            mmpretrain needs one.
     """
 
     def __init__(self, model: str | Mapping, checkpoint: str | None = None):
@@ -84,14 +84,11 @@ class Teacher:
         preprocessor = {**preprocessor, **(config.pop('data_preprocessor', None) or {})}
         for key in ('train_cfg', 'teacher'):  # settings of its own training
             config.pop(key, None)
-        if not self.checkpoint and not _names_weights(config):
+        if not self.checkpoint:
             raise CheckpointError(f'teacher {self.name} has no weights; give their file as model.teacher.checkpoint')
         with DefaultScope.overwrite_default_scope('mmpretrain'):
             model = MODELS.build(config)
-            if self.checkpoint:
-                self._load(model)
-            else:
-                model.init_weights()
+        self._load(model)
         if preprocessor.get('mean') is not None:
             self.normalisation = preprocessor['mean'], preprocessor['std'], preprocessor.get('to_rgb', False)
         return model
@@ -139,13 +136,3 @@ class Teacher:
                 return inputs
             inputs = inputs * preprocessor.std + preprocessor.mean
         return ((inputs.flip(1) if flip else inputs) - mean) / std
-
-
-def _names_weights(config: Mapping) -> bool:
-    """Whether an ``init_cfg`` of the model or its backbone names a checkpoint."""
-    for part in (config, config.get('backbone') or {}):
-        settings = part.get('init_cfg') or {}
-        for entry in [settings] if isinstance(settings, Mapping) else settings:
-            if entry.get('type') == 'Pretrained':
-                return True
-    return bool(config.get('pretrained'))

@@ -1,5 +1,5 @@
 import argparse
-from pathlib import Path
+from functools import partial
 
 import pytest
 import timm
@@ -8,11 +8,9 @@ from bad_files import RunsCode
 from checkpoint_samples import TINY, Classifier, Detector, RepViT, is_same, trained
 from mmengine.logging import HistoryBuffer
 from running import run_tool
-from safetensors.torch import load_file
 
-from repvit_mm import convert_state_dict, get_model, load_checkpoint
-from repvit_mm.checkpoints import FORMATS, classes_of, convert_file, read_checkpoint
-from repvit_mm.errors import CheckpointError, UserError
+from repvit_mm import convert_state_dict, get_model
+from repvit_mm.checkpoints import classes_of, convert_file, read_checkpoint
 
 
 @pytest.fixture
@@ -60,8 +58,7 @@ def test_a_detector_with_official_names_stays_an_openmmlab_file(tmp_path):
     assert done.left_out == ('optimizer',)
 
 
-@pytest.mark.parametrize('name', ['out.pth', 'out.safetensors'])
-@pytest.mark.parametrize('arch', ['m0_9', 'm1'])
+@pytest.mark.parametrize(('name', 'arch'), [('out.pth', 'm0_9'), ('out.safetensors', 'm1')])
 def test_timm_loads_what_is_written_for_it(tmp_path, name, arch):
     model = trained(Classifier(arch))
     torch.save(model.state_dict(), tmp_path / 'x.pth')
@@ -69,22 +66,6 @@ def test_timm_loads_what_is_written_for_it(tmp_path, name, arch):
     image = torch.randn(1, 3, 64, 64)
     converted = timm.create_model(f'repvit_{arch}', checkpoint_path=str(tmp_path / name)).eval()
     torch.testing.assert_close(converted(image), model(image), rtol=1e-4, atol=1e-5)
-
-
-def test_what_timm_has_written_is_taken(tmp_path):
-    source = trained(timm.create_model('repvit_m0_9', num_classes=10))
-    torch.save({'state_dict': source.state_dict(), 'arch': 'repvit_m0_9'}, tmp_path / 'x.pth')
-    convert_file(tmp_path / 'x.pth', tmp_path / 'y.pth')
-    model = Classifier('m0_9', classes=10).eval()
-    report = load_checkpoint(model, tmp_path / 'y.pth')
-    assert report.taken == report.total
-    image = torch.randn(1, 3, 64, 64)
-    torch.testing.assert_close(model(image), source(image), rtol=1e-4, atol=1e-5)
-
-
-def test_a_safetensors_file_is_written_where_the_name_asks_for_it(official, tmp_path):
-    convert_file(official, tmp_path / 'out.safetensors')
-    assert is_same(load_file(tmp_path / 'out.safetensors'), convert_state_dict(read_checkpoint(official)['model']))
 
 
 def test_a_safetensors_file_has_what_is_known_of_the_model(tmp_path):
@@ -102,24 +83,23 @@ def test_a_safetensors_file_has_what_is_known_of_the_model(tmp_path):
 def test_timm_and_get_model_load_a_folder_for_the_hub(tmp_path, build, classes):
     model = trained(build('m1', classes=2) if classes else build('m1'))
     torch.save({'state_dict': model.state_dict(), 'meta': {'dataset_meta': {'classes': classes}}}, tmp_path / 'x.pth')
-    done = run_tool('convert_checkpoint', tmp_path / 'x.pth', '--hub', tmp_path / 'hub')
+    convert = partial(run_tool, 'convert_checkpoint', tmp_path / 'x.pth', '--hub')
+    done = convert(tmp_path / 'hub')
     assert done.status == 0, done.err
     theirs = timm.create_model(f'local-dir:{tmp_path / "hub"}', pretrained=True).eval()
     ours = get_model(tmp_path / 'hub')
+    assert is_same(ours.state_dict(), model.state_dict())
     image = torch.randn(1, 3, 64, 64)
+    found, expected = (theirs(image), model(image)) if classes else (theirs.forward_features(image), model(image)[-1])
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
     if classes:
         assert theirs.pretrained_cfg['label_names'] == list(classes) == list(ours.dataset_meta['classes'])
-        torch.testing.assert_close(theirs(image), model(image), rtol=1e-4, atol=1e-5)
-        assert is_same(ours.state_dict(), model.state_dict())
-    else:
-        torch.testing.assert_close(theirs.forward_features(image), model(image)[-1], rtol=1e-4, atol=1e-5)
-        assert is_same(ours.state_dict(), model.state_dict())
     card = (tmp_path / 'hub/README.md').read_text()
     assert 'license: apache-2.0' in card and ('classifier of 2 classes' in card) == bool(classes)
-    done = run_tool('convert_checkpoint', tmp_path / 'x.pth', '--hub', tmp_path / 'hub')
+    done = convert(tmp_path / 'hub')
     assert done.status == 1 and 'exists; --overwrite replaces it' in done.err
-    assert run_tool('convert_checkpoint', tmp_path / 'x.pth', '--hub', tmp_path / 'hub', '--overwrite').status == 0
-    done = run_tool('convert_checkpoint', tmp_path / 'x.pth', '--hub', tmp_path, '--overwrite')  # it would remove x.pth
+    assert convert(tmp_path / 'hub', '--overwrite').status == 0
+    done = convert(tmp_path, '--overwrite')  # it would remove x.pth
     assert done.status == 1 and 'holds other files' in done.err and (tmp_path / 'x.pth').is_file()
 
 
@@ -132,43 +112,24 @@ def test_timm_lacks_some_architectures_and_fused_weights(tmp_path, arch, setting
 
 
 def test_the_tool_tells_what_the_file_was_and_what_it_has_become(official, tmp_path):
+    content = read_checkpoint(official)
+    torch.save({**content, 'model_ema': dict(content['model'])}, official)
     status, out, _ = run_tool('convert_checkpoint', official, tmp_path / 'out.pth', '--to', 'timm')
     assert status == 0 and out.splitlines() == [
         f'{official}: m0_6, official names, 476 tensors',
         f'{tmp_path / "out.pth"}: timm names, 476 of 476 tensors renamed',
-        'left out, not weights: optimizer, epoch, args']
-
-
-def test_the_tool_tells_of_weights_that_are_left_out(official, tmp_path):
-    content = read_checkpoint(official)
-    torch.save({**content, 'model_ema': dict(content['model'])}, tmp_path / 'both.pth')
-    status, out, _ = run_tool('convert_checkpoint', tmp_path / 'both.pth', tmp_path / 'out.pth')
-    assert status == 0 and out.splitlines()[2:] == [
         'left out, not weights: optimizer, epoch, args',
         'left out, as only one set of weights is kept: model_ema']
 
 
-@pytest.mark.parametrize('to', FORMATS)
-def test_a_file_may_be_converted_to_what_it_is(official, tmp_path, to):
-    convert_file(official, tmp_path / 'x.pth', to)
-    done = convert_file(tmp_path / 'x.pth', tmp_path / 'y.pth', to)
-    assert (done.renamed, done.tensors) == (0, 476)
-    assert is_same(weights_of(tmp_path / 'x.pth'), weights_of(tmp_path / 'y.pth'))
-
-
-def test_nothing_is_overwritten_unless_that_is_forced(official, tmp_path):
-    (tmp_path / 'out.pth').write_text('precious')
-    status, _, error = run_tool('convert_checkpoint', official, tmp_path / 'out.pth')
-    assert status == 1 and error == f'error: {tmp_path / "out.pth"} exists; --overwrite replaces it\n'
-    assert (tmp_path / 'out.pth').read_text() == 'precious'
-    assert run_tool('convert_checkpoint', official, tmp_path / 'out.pth', '--overwrite').status == 0
-    assert 'state_dict' in read_checkpoint(tmp_path / 'out.pth')
-
-
-def test_a_file_may_replace_itself(official):
-    before = read_checkpoint(official)['model']
+def test_nothing_is_overwritten_unless_that_is_forced(official):
+    before = official.read_bytes()
+    status, _, error = run_tool('convert_checkpoint', official, official, '--to', 'timm')
+    assert status == 1 and error == f'error: {official} exists; --overwrite replaces it\n'
+    assert official.read_bytes() == before
+    weights = read_checkpoint(official)['model']
     assert run_tool('convert_checkpoint', official, official, '--to', 'timm', '--overwrite').status == 0
-    assert is_same(convert_state_dict(read_checkpoint(official), 'official'), before)
+    assert is_same(convert_state_dict(read_checkpoint(official), 'official'), weights)
 
 
 def test_code_in_the_file_runs_only_if_that_is_asked_for_and_does_not_get_into_the_new_one(tmp_path):
@@ -198,21 +159,3 @@ def test_a_file_that_cannot_be_converted_leaves_nothing_behind(official, tmp_pat
     assert error.startswith(f'error: {official}') or error.startswith('error: there is no file')
     assert message in error and error.count('\n') == 1
     assert not list(tmp_path.glob('out*'))
-
-
-def test_a_write_that_fails_leaves_the_old_file(official, tmp_path, monkeypatch):
-    (tmp_path / 'out.pth').write_text('precious')
-
-    def full(content, path):
-        Path(path).write_text('half')
-        raise OSError('No space left on device')
-    monkeypatch.setattr(torch, 'save', full)
-    with pytest.raises(UserError, match='out.pth cannot be written: No space left on device'):
-        convert_file(official, tmp_path / 'out.pth', overwrite=True)
-    assert (tmp_path / 'out.pth').read_text() == 'precious'
-    assert sorted(path.name for path in tmp_path.iterdir()) == ['official.pth', 'out.pth']
-
-
-def test_a_folder_that_does_not_exist_is_not_made(official, tmp_path):
-    with pytest.raises(CheckpointError, match='expected a file in an existing directory'):
-        convert_file(official, tmp_path / 'no' / 'out.pth')

@@ -1,17 +1,18 @@
 """Published names, addresses and repositories of the Hugging Face Hub, from a server on this machine."""
 import hashlib
+import http.client
 import http.server
 import json
 import os
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
 from checkpoint_samples import RepViT, is_same
-from filelock import FileLock
 
 from repvit_mm import load_checkpoint
 from repvit_mm.checkpoints import fetch, published
@@ -27,7 +28,7 @@ class Server(http.server.ThreadingHTTPServer):
 
     def __init__(self, content):
         super().__init__(('127.0.0.1', 0), Handler)
-        self.content, self.requests, self.missing, self.cut = content, [], (), None
+        self.content, self.requests, self.missing, self.cut, self.redirected = content, [], (), None, {}
 
     def handle_error(self, *args):
         pass  # clients that hang up
@@ -43,6 +44,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.send_response(404)
             self.send_header('X-Error-Code', 'EntryNotFound')
             self.send_header('Content-Length', '0')
+            self.end_headers()
+            return False
+        if self.path in self.server.redirected:
+            self.send_response(302)
+            self.send_header('Location', self.server.redirected[self.path])
             self.end_headers()
             return False
         self.send_response(200)
@@ -124,8 +130,7 @@ def test_the_names_are_those_of_the_release():
         'sam': f'{release}/repvit_sam.pt'}
 
 
-NOT_WEB = 'is not a web address; expected https://...'
-UNENCRYPTED = f'is not encrypted, .* use https://, or set {HTTP_VARIABLE}=1'
+UNENCRYPTED = f'is not encrypted, .* expected https://..., or http://... with {HTTP_VARIABLE}=1'
 
 
 @pytest.mark.parametrize(('name', 'variables', 'message'), [
@@ -140,7 +145,7 @@ UNENCRYPTED = f'is not encrypted, .* use https://, or set {HTTP_VARIABLE}=1'
                                                       f'.*refused.*give the path of a copy.*{MIRROR_VARIABLE}'),
     (NAME, {HTTP_VARIABLE: '0'}, UNENCRYPTED),
     ('http://127.0.0.1:1/x.pth', {HTTP_VARIABLE: '0'}, UNENCRYPTED),
-    *((NAME, {MIRROR_VARIABLE: mirror}, NOT_WEB)
+    *((NAME, {MIRROR_VARIABLE: mirror}, UNENCRYPTED)
       for mirror in ('host/weights', 'file:///weights', 'ftp://host', 'C:\\weights')),
     *((name, {}, 'is not the name of a repository; expected hf://OWNER/REPO') for name in (
         'hf://repvit', 'hf-hub:a', 'hf:///a')),
@@ -179,30 +184,34 @@ def test_a_cache_that_cannot_be_written_is_named(server, tmp_path, monkeypatch):
         fetch(NAME)
 
 
-FETCH = 'from repvit_mm.checkpoints import fetch; import sys; print(fetch(sys.argv[1]))'
-
-
-def start(name, **variables):
-    return subprocess.Popen([sys.executable, '-c', FETCH, name], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                            text=True, env={**os.environ, **variables}, cwd=Path(__file__).parents[2])
-
-
-@pytest.mark.slow
-def test_two_processes_download_once(server, cache):
-    cache.mkdir(parents=True)
-    with FileLock(f'{cache / FILE}.lock'):
-        processes = [start(NAME) for _ in range(2)]
-    for process in processes:
-        out, err = process.communicate(timeout=120)
-        assert out.endswith(f'{cache / FILE}\n'), err
+def test_two_downloads_of_a_file_at_once_are_one(server, cache):
+    with ThreadPoolExecutor() as pool:
+        assert set(pool.map(fetch, [NAME] * 4)) == {cache / FILE}
     assert len(server.requests) == 1
+
+
+def test_redirections_are_followed_but_not_from_an_encrypted_address_to_another(server, cache, monkeypatch):
+    server.redirected = {'/moved.pth': f'{server.url}/{FILE}'}
+    assert fetch(f'{server.url}/moved.pth').read_bytes() == server.content
+    monkeypatch.setenv(HTTP_VARIABLE, '0')
+    # The server has no certificate: what would be encrypted is not.
+    monkeypatch.setattr(http.client, 'HTTPSConnection', lambda host, timeout, **_: http.client.HTTPConnection(
+        host, timeout=timeout))
+    address = f'https://127.0.0.1:{server.server_port}'
+    assert fetch(f'{address}/x.pth').read_bytes() == server.content
+    requests = len(server.requests)
+    with pytest.raises(CheckpointError, match=f'cannot download {address}/moved.pth .*{UNENCRYPTED}'):
+        fetch(f'{address}/moved.pth')
+    assert server.requests[requests:] == ['/moved.pth'] and len(files(cache)) == 2
+    server.redirected = {'/moved.pth': f'{address}/{FILE}'}
+    assert fetch(f'{address}/moved.pth').read_bytes() == server.content
 
 
 # --- The Hugging Face Hub, which reads its variables when it is imported -------------------------------------------
 
 def test_a_repository_is_downloaded_into_the_cache_of_the_hub_and_read_offline(server, tmp_path):
     pytest.importorskip('huggingface_hub')
-    server.missing = ('model.safetensors',)
+    server.missing = ('missing.pth',)
     variables = {'HF_HOME': str(tmp_path / 'hf'), 'HF_ENDPOINT': server.url, 'HF_HUB_DISABLE_XET': '1',
                  'HF_HUB_DISABLE_TELEMETRY': '1'}
     script = """
@@ -216,7 +225,7 @@ for name in sys.argv[1:]:
         print(json.dumps(f'refused: {error}'))
 """
     names = [f'hf://{REPOSITORY}', f'hf-hub:{REPOSITORY}', f'hf_hub:{REPOSITORY}@main', f'hf://{REPOSITORY}/deep/x.pth',
-             f'hf://{REPOSITORY}/model.safetensors']
+             f'hf://{REPOSITORY}/missing.pth']
     results = {}
     for offline in '01':
         done = subprocess.run([sys.executable, '-c', script, *names], capture_output=True, text=True, timeout=120,
@@ -224,8 +233,8 @@ for name in sys.argv[1:]:
         assert done.returncode == 0, done.stderr[-1000:]
         results[offline] = [json.loads(line) for line in done.stdout.splitlines() if line.startswith('"')]
     *found, missing = results['0']
-    assert [Path(path).name for path in found] == ['pytorch_model.bin'] * 3 + ['x.pth']
+    assert [Path(path).name for path in found] == ['model.safetensors'] * 3 + ['x.pth']
     assert all(Path(path).is_relative_to(tmp_path / 'hf') and Path(path).read_bytes() == server.content
                for path in found)
-    assert missing.startswith(f'refused: {names[-1]} cannot be downloaded (model.safetensors): ') and '404' in missing
+    assert missing.startswith(f'refused: {names[-1]} cannot be downloaded (missing.pth): ') and '404' in missing
     assert results['1'][:4] == found and results['1'][4].startswith('refused: ')

@@ -2,11 +2,8 @@
 import pytest
 import torch
 from checkpoint_samples import TINY, Classifier, Detector, RepViT, fuse, is_same, trained, values
-from mmengine.model import BaseModel
-from mmengine.runner import CheckpointLoader, Runner
+from mmengine.runner import CheckpointLoader
 from mmengine.runner import load_checkpoint as mmengine_load_checkpoint
-from mmengine.runner.checkpoint import _load_checkpoint_with_prefix
-from torch.utils.data import DataLoader
 
 from repvit_mm import convert_state_dict
 from repvit_mm.checkpoints import FORMATS, published
@@ -92,13 +89,6 @@ def test_mmengine_takes_a_whole_detector(tmp_path, format, prefix):
     assert is_same(source.state_dict(), model.state_dict())
 
 
-def test_mmengine_takes_the_backbone_of_a_detector(tmp_path):
-    source, model = trained(Detector(TINY)), RepViT(TINY)
-    torch.save({'state_dict': names(source, 'official')}, tmp_path / 'x.pth')
-    model.load_state_dict(_load_checkpoint_with_prefix('backbone.', str(tmp_path / 'x.pth')))
-    assert is_same(source.backbone.state_dict(), model.state_dict())
-
-
 @pytest.mark.parametrize('content', [
     {'state_dict': {'conv1.weight': torch.zeros(1)}},
     {'model': {'features.0.0.c.weight': torch.zeros(1)}},
@@ -162,14 +152,6 @@ def test_init_cfg_without_a_prefix_refuses_a_file_with_two(two):
         RepViT(TINY, init_cfg={'type': 'Pretrained', 'checkpoint': two[0], 'prefix': 'backbone.'}).init_weights()
 
 
-def test_a_list_of_init_cfg_is_as_strict_as_one(tmp_path):
-    tensors = names(trained(RepViT(TINY)), 'official')
-    del tensors['features.0.2.c.weight']
-    torch.save(tensors, tmp_path / 'x.pth')
-    with pytest.raises(CheckpointError, match='1 missing .stem.conv2.conv.weight'):
-        RepViT(TINY, init_cfg=[{'type': 'Pretrained', 'checkpoint': str(tmp_path / 'x.pth')}]).init_weights()
-
-
 def test_other_initialisations_in_a_list_go_before_the_weights(two):
     constant = {'type': 'Constant', 'layer': 'Conv2d', 'val': 7.}
     model = RepViT(TINY, init_cfg=[constant])
@@ -185,42 +167,3 @@ def test_other_initialisations_in_a_list_go_before_the_weights(two):
 def test_a_setting_of_init_cfg_that_nothing_takes_is_refused(two):
     with pytest.raises(ConfigError, match="init_cfg=.* is invalid: .*'prefx'"):
         RepViT(TINY, init_cfg={'type': 'Pretrained', 'checkpoint': two[0], 'prefx': 'teacher'}).init_weights()
-
-
-# --- Training ------------------------------------------------------------------------------------------------------
-
-class Trainable(BaseModel):
-    """What a Runner needs of a detector."""
-
-    def __init__(self):
-        super().__init__()
-        self.detector = Detector({'widths': (8, 8, 8, 8), 'depths': (1, 1, 1, 1)})
-
-    def forward(self, image, mode='tensor'):
-        return {'loss': self.detector(image).square().mean()}
-
-
-def make_runner(work_dir, epochs, **settings):
-    loader = DataLoader([{'image': torch.randn(3, 32, 32)} for _ in range(4)], batch_size=2)
-    return Runner(Trainable(), str(work_dir), loader, train_cfg={'by_epoch': True, 'max_epochs': epochs},
-                  optim_wrapper={'type': 'OptimWrapper', 'optimizer': {'type': 'AdamW', 'lr': 1e-3}},
-                  param_scheduler={'type': 'MultiStepLR', 'milestones': [1]}, default_scope='mmengine',
-                  experiment_name=f'{work_dir.name}_{epochs}', **settings)
-
-
-def test_a_training_resumes_from_its_own_checkpoint_and_from_one_with_official_names(tmp_path):
-    from repvit_mm.checkpoints import read_checkpoint
-    make_runner(tmp_path / 'first', 1).train()
-    checkpoint = read_checkpoint(tmp_path / 'first' / 'epoch_1.pth')  # without code from the file
-    assert len(checkpoint['message_hub']['log_scalars']['train/loss']._log_history) == 2
-    checkpoint['state_dict'] = convert_state_dict(checkpoint['state_dict'], 'official')
-    assert 'detector.backbone.features.0.0.c.weight' in checkpoint['state_dict']
-    torch.save(checkpoint, tmp_path / 'official.pth')
-    resumed = []
-    for number, path in enumerate((tmp_path / 'first' / 'epoch_1.pth', tmp_path / 'official.pth')):
-        torch.manual_seed(0)
-        runner = make_runner(tmp_path / f'resumed{number}', 2, load_from=str(path), resume=True)
-        runner.train()
-        assert (runner.epoch, runner.iter) == (2, 4)
-        resumed.append(runner.model.state_dict())
-    assert is_same(*resumed)

@@ -25,10 +25,10 @@ def path(tmp_path):
 
 
 @pytest.mark.parametrize('format', FORMATS)
-@pytest.mark.parametrize('key', [None, 'model', 'state_dict'])
+@pytest.mark.parametrize(('build', 'key'), [(Classifier, None), (Classifier, 'model'), (Detector, 'state_dict')])
 @pytest.mark.parametrize('arch', [TINY, {**TINY, 'first_version': True}], ids=['final', 'first'])
-def test_a_classifier_takes_every_tensor_of_every_format(path, format, key, arch):
-    source, model = trained(Classifier(arch)), trained(Classifier(arch), seed=1)
+def test_a_model_takes_every_tensor_of_every_format(path, format, build, key, arch):
+    source, model = trained(build(arch)), trained(build(arch), seed=1)
     report = load_checkpoint(model, save(path, source, format, key))
     assert is_same(source.state_dict(), model.state_dict())
     assert torch.equal(model(IMAGE), source(IMAGE))
@@ -44,13 +44,6 @@ def test_a_backbone_is_picked_out_of_any_file(path, source, format):
     assert is_same(getattr(source, 'backbone', source).state_dict(), model.state_dict())
     assert report.taken == report.total == len(model.state_dict())
     assert len(report.not_needed) == len(source.state_dict()) - report.total
-
-
-@pytest.mark.parametrize('format', FORMATS)
-def test_a_detector_takes_every_tensor_of_its_own_file(path, format):
-    source, model = trained(Detector(TINY)), trained(Detector(TINY), seed=1)
-    load_checkpoint(model, save(path, source, format, 'state_dict'))
-    assert is_same(source.state_dict(), model.state_dict())
 
 
 @pytest.mark.parametrize('prefix', ['', 'backbone.', 'image_encoder.', 'encoder.backbone.'])
@@ -120,45 +113,30 @@ def test_a_file_for_another_architecture_is_refused_by_name(file, model, message
     assert is_same(before, model.state_dict())
 
 
-def spoil(tensors, kind):
-    name = 'backbone.stages.2.blocks.1.channel_mixer.conv1.conv.weight'
-    if kind == 'missing':
-        del tensors[name]
-    elif kind == 'unexpected':
-        tensors['backbone.extra.weight'] = torch.zeros(1)
-    else:
-        tensors[name] = tensors[name][:1]
+NAME = 'backbone.stages.2.blocks.1.channel_mixer.conv1.conv.weight'
 
 
-@pytest.mark.parametrize('kind,message', [
-    ('missing', r'1 missing \(backbone.stages.2.blocks.1.channel_mixer.conv1.conv.weight\)'),
-    ('unexpected', r'1 unexpected \(backbone.extra.weight\)'),
-    ('shape', r'1 of another shape \(.*conv1.conv.weight is 1x32x1x1 in the file, 64x32x1x1 in the '
-              r'model\)'),
+@pytest.mark.parametrize(('kind', 'spoil', 'message'), [
+    ('missing', lambda tensors: tensors.pop(NAME), rf'1 missing \({NAME}\)'),
+    ('unexpected', lambda tensors: tensors.update({'backbone.extra.weight': torch.zeros(1)}),
+     r'1 unexpected \(backbone.extra.weight\)'),
+    ('shape', lambda tensors: tensors.update({NAME: tensors[NAME][:1]}),
+     rf'1 of another shape \({NAME} is 1x32x1x1 in the file, 64x32x1x1 in the model\)'),
 ])
-def test_a_tensor_that_does_not_fit_is_named(kind, message):
+def test_a_tensor_that_does_not_fit_is_named_and_left_out_if_that_is_allowed(kind, spoil, message, log):
     source, model = trained(Detector(TINY)), trained(Detector(TINY), seed=1)
-    before, tensors = values(model), source.state_dict()
-    spoil(tensors, kind)
+    before, wanted, tensors = values(model), source.state_dict(), source.state_dict()
+    spoil(tensors)
     with pytest.raises(CheckpointError, match=f'^x.pth does not fit the model: of {len(before)} tensors, {message}$'):
         load_into(model, tensors, 'x.pth')
     assert is_same(before, model.state_dict())
-
-
-@pytest.mark.parametrize('kind', ['missing', 'unexpected', 'shape'])
-def test_what_fits_is_taken_if_that_is_enough(kind, log):
-    source, model = trained(Detector(TINY)), trained(Detector(TINY), seed=1)
-    before, tensors = values(model), source.state_dict()
-    spoil(tensors, kind)
     report = load_into(model, tensors, 'x.pth', strict=False)
-    wanted = source.state_dict()
     left = {name for name, value in model.state_dict().items() if not torch.equal(value, wanted[name])}
-    assert left == (set() if kind == 'unexpected' else {'backbone.stages.2.blocks.1.channel_mixer.conv1.conv.weight'})
+    assert left == (set() if kind == 'unexpected' else {NAME})
     assert all(torch.equal(model.state_dict()[name], before[name]) for name in left)
     assert report.taken == report.total - len(left)
     assert [record.levelno for record in log.records] == [logging.INFO, logging.WARNING]
-    assert f'x.pth does not fit the model completely; what does not fit was not loaded: 1 {kind[:4]}' in \
-        log.messages[1].replace('of another shape', 'shape')
+    assert log.messages[1].startswith('x.pth does not fit the model completely; what does not fit was not loaded: 1 ')
 
 
 def test_a_head_for_other_classes_is_left_out_and_named(log):
@@ -176,15 +154,6 @@ def test_a_distilled_file_is_no_silent_fit_for_one_head():
     source, model = trained(Classifier(TINY)), Classifier(TINY, distillation=False)
     with pytest.raises(CheckpointError, match=r'6 unexpected \(head.fc_dist.norm.weight, .*\)'):
         load_into(model, source.state_dict(), 'x.pth')
-
-
-@pytest.mark.parametrize('strict', [True, False])
-def test_a_file_that_fits_nothing_is_an_error(strict):
-    model = RepViT(TINY)
-    before = values(model)
-    with pytest.raises(CheckpointError, match=r'x.pth: none of its 2 tensors has a name of RepViT \(conv1.weight'):
-        load_into(model, {'conv1.weight': torch.zeros(1), 'fc.bias': torch.zeros(1)}, 'x.pth', strict)
-    assert is_same(before, model.state_dict())
 
 
 def test_a_model_without_repvit_is_an_error():
@@ -270,15 +239,6 @@ def test_a_fused_file_for_a_model_without_batch_norm_is_refused():
         load_into(model, source.state_dict(), 'x.pth')
 
 
-def test_a_fused_file_that_does_not_fit_leaves_the_model_as_it_was():
-    source, model = fuse(trained(Detector(TINY))), Detector(TINY).eval()
-    before, tensors = values(model), source.state_dict()
-    del tensors['neck.weight']
-    with pytest.raises(CheckpointError, match=r'1 missing \(neck.weight\)'):
-        load_into(model, tensors, 'x.pth')
-    assert is_same(before, model.state_dict())
-
-
 def test_a_file_with_both_forms_of_a_layer_is_not_guessed_at():
     from mmcv.cnn import ConvModule
     model = trained(nn.ModuleDict({'backbone': RepViT(TINY), 'neck': ConvModule(40, 8, 1, norm_cfg={'type': 'BN'})}))
@@ -316,26 +276,23 @@ def test_a_fused_backbone_leaves_the_head_beside_it_as_it_is():
 
 # --- Values ----------------------------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize('value', [float('nan'), float('inf'), -float('inf')])
-@pytest.mark.parametrize('dtype', [torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn])
+@pytest.mark.parametrize(('value', 'dtype'), [
+    ('nan', torch.float32), ('inf', torch.float32), ('-inf', torch.float16), ('nan', torch.bfloat16),
+    ('nan', torch.float8_e4m3fn)])
 def test_values_that_are_not_finite_are_refused(value, dtype):
     source, model = trained(RepViT(TINY)), RepViT(TINY)
     before, tensors = values(model), source.state_dict()
     name = 'stages.0.blocks.1.channel_mixer.conv1.norm.running_var'
     spoilt = tensors[name].clone()
-    spoilt[3] = value
+    spoilt[3] = float(value)
     tensors[name] = spoilt.to(dtype)
-    if torch.isfinite(tensors[name].float()).all():
-        pytest.skip('the type has no such number')
-    with pytest.raises(CheckpointError, match=f'x.pth: 1 of .* tensors hold infinite values or NaN, '
-                                              f'first {name}'):
+    with pytest.raises(CheckpointError, match=f'x.pth: 1 of .* tensors hold infinite values or NaN, first {name}'):
         load_into(model, tensors, 'x.pth')
     assert is_same(before, model.state_dict())
 
 
-@pytest.mark.parametrize('dtype', [torch.bool, torch.int64, torch.uint8])
-def test_numbers_of_another_kind_are_of_another_shape(dtype):
+def test_numbers_of_another_kind_are_of_another_shape():
     tensors = trained(RepViT(TINY)).state_dict()
-    tensors['stem.conv1.conv.weight'] = torch.ones_like(tensors['stem.conv1.conv.weight'], dtype=dtype)
-    with pytest.raises(CheckpointError, match=f'stem.conv1.conv.weight is {dtype} in the file, torch.float32'):
+    tensors['stem.conv1.conv.weight'] = torch.ones_like(tensors['stem.conv1.conv.weight'], dtype=int)
+    with pytest.raises(CheckpointError, match='stem.conv1.conv.weight is torch.int64 in the file, torch.float32'):
         load_into(RepViT(TINY), tensors, 'x.pth')

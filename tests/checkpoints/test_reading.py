@@ -3,7 +3,6 @@ import os
 import zipfile
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from bad_files import RunsCode
@@ -19,23 +18,23 @@ def equal(result, expected):
     return result.keys() == expected.keys() and all(torch.equal(result[name], expected[name]) for name in expected)
 
 
-@pytest.mark.parametrize('settings', [{}, {'_use_new_zipfile_serialization': False}], ids=['zip', 'legacy'])
-@pytest.mark.parametrize('dtype', [torch.float32, torch.float16, torch.bfloat16])
-def test_weights_are_read_in_their_dtype(tmp_path, settings, dtype):
-    weights = {'a': torch.randn(3, 2).to(dtype)}
+LEGACY = pytest.mark.parametrize('settings', [{}, {'_use_new_zipfile_serialization': False}], ids=['zip', 'legacy'])
+
+
+@LEGACY
+def test_weights_are_read_in_their_dtype(tmp_path, settings):
+    weights = {str(dtype): torch.randn(3, 2).to(dtype) for dtype in (torch.float32, torch.float16, torch.bfloat16)}
     torch.save(weights, tmp_path / 'x.pth', **settings)
     result = read_checkpoint(tmp_path / 'x.pth')
-    assert equal(result, weights)
-    assert result['a'].dtype == dtype
+    assert equal(result, weights) and all(str(value.dtype) == name for name, value in result.items())
 
 
-@pytest.mark.parametrize('name', ['x.safetensors', 'x.bin'])
-def test_safetensors_files_are_read_whatever_they_are_called(tmp_path, name):
-    save_file(WEIGHTS, tmp_path / name)
-    assert equal(read_checkpoint(tmp_path / name), WEIGHTS)
+def test_safetensors_files_are_read_whatever_they_are_called(tmp_path):
+    save_file(WEIGHTS, tmp_path / 'x.bin')
+    assert equal(read_checkpoint(tmp_path / 'x.bin'), WEIGHTS)
 
 
-@pytest.mark.parametrize('settings', [{}, {'_use_new_zipfile_serialization': False}], ids=['zip', 'legacy'])
+@LEGACY
 def test_code_in_a_file_does_not_run_unless_it_is_trusted(tmp_path, settings):
     made = tmp_path / 'made'
     torch.save({'model': WEIGHTS, 'args': RunsCode(made)}, tmp_path / 'x.pth', **settings)
@@ -55,27 +54,17 @@ def test_a_pickled_module_needs_trust(tmp_path):
     assert list(weights) == ['weight', 'bias']
 
 
-@pytest.mark.skipif(not hasattr(torch.serialization, 'safe_globals'), reason='torch has no such list before 2.5')
-def test_what_users_allow_themselves_stays_allowed(tmp_path):
-    torch.save(WEIGHTS, tmp_path / 'x.pth')
-    with torch.serialization.safe_globals([(np.ndarray, 'numpy.ndarray')]):
-        before = set(map(str, torch.serialization.get_safe_globals()))
-        read_checkpoint(tmp_path / 'x.pth')
-        assert set(map(str, torch.serialization.get_safe_globals())) == before
-
-
-def truncated(size):
+def truncated(size, **settings):
     def make(path):
-        torch.save({'model': {'a': torch.zeros(10_000)}}, path)
+        torch.save({'model': {'a': torch.zeros(10_000)}}, path, **settings)
         path.write_bytes(path.read_bytes()[:size])
     return make
 
 
-def truncated_legacy(behind):
+def zipped(name, content, compression=zipfile.ZIP_STORED):
     def make(path):
-        torch.save({'model': {'a': torch.zeros(1000)}}, path, _use_new_zipfile_serialization=False)
-        content = path.read_bytes()
-        path.write_bytes(content[:content.index(behind) + len(behind)])
+        with zipfile.ZipFile(path, 'w', compression) as archive:
+            archive.writestr(name, content)
     return make
 
 
@@ -91,46 +80,22 @@ def cut_safetensors(path):
     path.write_bytes(path.read_bytes()[:-100])
 
 
-def compressed(path):
-    torch.save({'model': {'a': torch.zeros(10_000_000)}}, path)
-    with zipfile.ZipFile(path) as archive:
-        entries = {name: archive.read(name) for name in archive.namelist()}
-    with zipfile.ZipFile(path, 'w', zipfile.ZIP_DEFLATED) as archive:
-        for name, content in entries.items():
-            archive.writestr(name, content)
-
-
-def overlapping(path):
-    """Its directory names one part of it thousands of times."""
-    torch.save({'model': {'a': torch.zeros(100_000)}}, path)
-    with zipfile.ZipFile(path, 'a') as archive:
-        archive.filelist += [next(entry for entry in archive.filelist if entry.filename.endswith('data/0'))] * 3000
-        archive._didModify = True
-
-
-def zipped(path):
-    with zipfile.ZipFile(path, 'w') as archive:
-        archive.writestr('model/readme.txt', 'x')
-
-
 @pytest.mark.parametrize('make,message', [
     (lambda path: None, 'there is no file'),
     (Path.mkdir, 'is a folder'),
     (os.mkfifo, 'is a pipe, socket or device; a file is expected'),
-    (compressed, 'is a compressed zip archive, which torch.save does not write'),
-    (overlapping, 'is damaged: its parts are larger than the file'),
+    (zipped('x/data.pkl', bytes(10_000_000), zipfile.ZIP_DEFLATED), 'its parts are larger than the file'),
     (lambda path: path.write_bytes(b''), 'is empty'),
     (lambda path: path.write_text('epoch 1: loss 0.3\n' * 9), "is not a checkpoint: it begins with b'epoch 1"),
     (lambda path: path.write_text('\n<!DOCTYPE html>\n<html><body>Sign in</body></html>'), 'is a web page'),
     (lambda path: path.write_text('version https://git-lfs.github.com/spec/v1\noid sha256:12\nsize 3\n'),
      'is a Git LFS pointer'),
-    (zipped, 'is a zip archive, but not one written by torch.save'),
+    (zipped('model/readme.txt', 'x'), 'not written by torch.save'),
     (lambda path: torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), path), 'is a TorchScript program'),
     (truncated(20_000), 'is truncated'),
     (truncated(100), 'is truncated'),
-    (truncated_legacy(b'torch._utils\n_rebuild'), 'is truncated'),
-    (truncated_legacy(b'model'), 'is truncated'),
-    (truncated_legacy(bytes(200)), 'is damaged'),
+    (truncated(200, _use_new_zipfile_serialization=False), 'is damaged'),
+    (truncated(20_000, _use_new_zipfile_serialization=False), 'is damaged'),
     (damaged, 'is damaged: the checksum of x/data/0 in it is wrong'),
     (cut_safetensors, 'is damaged'),
 ])
@@ -150,7 +115,7 @@ def test_a_name_that_no_file_can_have_is_refused(name):
         read_checkpoint(name)
 
 
-@pytest.mark.parametrize('settings', [{}, {'_use_new_zipfile_serialization': False}], ids=['zip', 'legacy'])
+@LEGACY
 def test_a_flipped_bit_is_harmless_or_one_line(tmp_path, settings):
     torch.save({'model': WEIGHTS}, tmp_path / 'x.pth', **settings)
     content = (tmp_path / 'x.pth').read_bytes()
@@ -168,7 +133,7 @@ def test_a_flipped_bit_is_harmless_or_one_line(tmp_path, settings):
     assert refused > 20
 
 
-@pytest.mark.parametrize('name', [3, b'a.weight', None, ('a',)], ids=str)
+@pytest.mark.parametrize('name', [3, None, ('a',)], ids=str)
 def test_names_that_are_not_text_are_refused(tmp_path, name):
     torch.save({'model': {**WEIGHTS, name: torch.zeros(1)}}, tmp_path / 'x.pth')
     with pytest.raises(CheckpointError, match='x.pth: a tensor has the name .*; expected a string'):
@@ -180,9 +145,9 @@ def test_names_that_are_not_text_are_refused(tmp_path, name):
     (torch.eye(3).to_sparse_csr(), 'x.pth holds tensors that no model loads'),
     (torch.quantize_per_tensor(torch.ones(3), 1., 0, torch.qint8), 'x.pth holds tensors that no model loads'),
     (torch.empty(3, device='meta'), 'x.pth holds tensors that no model loads'),
-    (torch.ones(3, dtype=torch.complex64), 'x.pth: odd is of type torch.complex64'),
-    (torch.zeros(1).expand(10**6, 10**6), 'odd is incomplete: .* all of its 1,000,000,000,000 values'),
-    (torch.zeros([1] * 65), 'odd is of 65 dimensions'),
+    (torch.ones(3, dtype=torch.complex64), 'x.pth: odd is not an ordinary tensor .* torch.complex64'),
+    (torch.zeros(1).expand(10**6, 10**6), 'odd is not an ordinary tensor with all of its values in the file'),
+    (torch.zeros([1] * 65), 'odd is not an ordinary tensor .* 65 dimensions'),
 ], ids=['sparse', 'sparse rows', 'quantised', 'meta', 'complex', 'expanded', 'dimensions'])
 def test_tensors_that_no_model_takes_are_refused(tmp_path, tensor, kind):
     torch.save({'model': {**WEIGHTS, 'odd': tensor}}, tmp_path / 'x.pth')
@@ -190,12 +155,10 @@ def test_tensors_that_no_model_takes_are_refused(tmp_path, tensor, kind):
         tensors_of(read_checkpoint(tmp_path / 'x.pth'), 'x.pth')
 
 
-@pytest.mark.parametrize('dtype,shape', [('F4', [4]), ('F32', [1] * 65)])
-def test_tensors_of_safetensors_that_no_model_takes_are_refused(tmp_path, dtype, shape):
-    size = 2 if dtype == 'F4' else 4
-    header = json.dumps({'odd': {'dtype': dtype, 'shape': shape, 'data_offsets': [0, size]}}).encode()
-    (tmp_path / 'x.pth').write_bytes(len(header).to_bytes(8, 'little') + header + bytes(size))
-    with pytest.raises(CheckpointError, match='x.pth: odd is of (type torch.float4|65 dimensions)|x.pth is damaged'):
+def test_half_a_byte_is_no_number_of_a_safetensors_file(tmp_path):
+    header = json.dumps({'odd': {'dtype': 'F4', 'shape': [4], 'data_offsets': [0, 2]}}).encode()
+    (tmp_path / 'x.pth').write_bytes(len(header).to_bytes(8, 'little') + header + bytes(2))
+    with pytest.raises(CheckpointError, match='x.pth: odd is not an ordinary tensor|x.pth is damaged'):
         tensors_of(read_checkpoint(tmp_path / 'x.pth'), 'x.pth')
 
 

@@ -4,18 +4,9 @@ from oracles import randomise_norms, relative_error
 from torch import nn
 
 from repvit_mm.errors import ConfigError
-from repvit_mm.network.layers import (
-    BNLinear,
-    ChannelMixer,
-    ConvBN,
-    DropPath,
-    RepDWConv,
-    SqueezeExcite,
-    build_act,
-    build_norm,
-)
+from repvit_mm.network.blocks import DropPath
+from repvit_mm.network.layers import BNLinear, ConvBN, RepDWConv, build_act, build_norm
 
-BN, GELU = {'type': 'BN'}, {'type': 'GELU'}
 FUSIBLE = {
     'ConvBN': lambda: ConvBN(6, 8, 3, stride=2, groups=2),
     'RepDWConv': lambda: RepDWConv(8),
@@ -59,24 +50,6 @@ def test_training_on_fixed_statistics_has_the_outputs_and_gradients_of_the_branc
         assert relative_error(gradients[key], parameter.grad) < 1e-5, key
 
 
-@pytest.mark.parametrize('name', ['RepDWConv', 'RepDWConv of the first version'])
-def test_training_statistics_are_updated(name):
-    layer = FUSIBLE[name]().train()
-    layer(input_of(layer) + 3)
-    assert all(norm.running_mean.abs().max() > 0 for norm in layer.norms())
-
-
-def test_group_norm_cannot_be_folded():
-    layer = RepDWConv(8, norm_cfg={'type': 'GN', 'num_groups': 2})
-    assert not layer.can_fuse()
-    assert layer(torch.randn(2, 8, 5, 5)).shape == (2, 8, 5, 5)
-
-
-@pytest.mark.parametrize(('channels', 'squeezed'), [(40, 8), (80, 24), (160, 40), (320, 80), (48, 16), (56, 16)])
-def test_squeeze_is_rounded_as_in_the_published_files(channels, squeezed):
-    assert SqueezeExcite(channels).fc1.out_channels == squeezed
-
-
 def test_drop_path_drops_samples_and_keeps_the_mean():
     torch.manual_seed(0)
     drop = DropPath(0.25).train()
@@ -86,11 +59,6 @@ def test_drop_path_drops_samples_and_keeps_the_mean():
     assert (y.flatten(1).std(1) == 0).all(), 'a sample is dropped as a whole'
     assert abs(y.mean().item() - 1) < 0.05
     assert torch.equal(drop.eval()(x), x)
-
-
-def test_channel_mixer_starts_as_the_identity():
-    x = torch.randn(2, 8, 4, 4)
-    assert torch.equal(ChannelMixer(8, BN, GELU).train()(x), x)
 
 
 def test_norm_settings_reach_the_norm():

@@ -14,9 +14,7 @@ import repvit_mm  # noqa: F401, before mmcv.ops: it provides the operators
 
 # isort: split
 from mmcv import ops
-from mmcv.ops.carafe import carafe_naive
 from mmcv.ops.multi_scale_deform_attn import MultiScaleDeformableAttnFunction
-from mmcv.ops.sync_bn import SyncBatchNormFunction  # noqa: F401
 
 
 class Case(NamedTuple):
@@ -182,9 +180,9 @@ def attend(value: Tensor, locations: Tensor, weights: Tensor) -> Tensor:
         value, shapes, shapes.new_tensor([0, 12]), locations, weights, 64)
 
 
-def carafe_case(call: Callable[..., Tensor], images: int = 1, gradients: int = 2) -> Case:
-    return Case(lambda x, masks: call(x, masks, 3, 2, 2), lambda x, masks: oracles.carafe(x, masks, 3, 2, 2),
-                lambda size: [random(images, 4, 2 * size, 3), random(images, 18, 4 * size, 6)], gradients)
+def carafe_case(images: int) -> Case:
+    return Case(lambda x, masks: ops.carafe(x, masks, 3, 2, 2), lambda x, masks: oracles.carafe(x, masks, 3, 2, 2),
+                lambda size: [random(images, 4, 2 * size, 3), random(images, 18, 4 * size, 6)], 2)
 
 
 def masked_conv_case() -> Case:
@@ -237,8 +235,7 @@ CASES: dict[str, dict[str, Case]] = {
         'weighted': focal('sigmoid_focal_loss', weighted=True), 'empty': focal('sigmoid_focal_loss', count=0)},
     'softmax_focal_loss': {
         'plain': focal('softmax_focal_loss'), 'gamma_half': focal('softmax_focal_loss', 0.5)},
-    'carafe': {'plain': carafe_case(ops.carafe), 'images': carafe_case(ops.carafe, 2)},
-    'carafe_naive': {'plain': carafe_case(carafe_naive, gradients=0)},  # mmcv's has them on GPUs only
+    'carafe': {'plain': carafe_case(1), 'images': carafe_case(2)},
     'masked_conv': {'plain': masked_conv_case()},
     'psamask': {f'{kind}_{h}x{w}': psa(kind, (h, w)) for kind in ('collect', 'distribute')
                 for h, w in ((5, 5), (3, 5), (2, 4))},

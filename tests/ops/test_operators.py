@@ -6,15 +6,12 @@ from pathlib import Path
 import operator_oracles as oracles
 import pytest
 import torch
-from operator_cases import CASES, SyncBatchNormFunction, boxes, operators_of, ops, rotated
+from operator_cases import CASES, boxes, operators_of, ops, rotated
 
 from repvit_mm.errors import UserError
 from repvit_mm.ops import extension
 
 ROWS = [pytest.param(case, id=f'{name}-{row}') for name, rows in CASES.items() for row, case in rows.items()]
-WITH_GRADIENTS = [row for row in ROWS if row.values[0].gradients]
-
-
 @pytest.fixture(autouse=True)
 def provided():
     """Whatever is installed, these operators are tested."""
@@ -53,13 +50,6 @@ def test_operator_is_its_definition(case, dtype):
         torch.testing.assert_close(one.double(), other, rtol=100 * eps if dtype.itemsize > 2 else eps,
                                    atol=max(100 * torch.finfo(torch.float32).eps if dtype != torch.float64 else 1e-13,
                                             torch.finfo(dtype).smallest_normal))
-
-
-@pytest.mark.parametrize('case', WITH_GRADIENTS)
-def test_gradcheck(case):
-    tensors = case.tensors(1)
-    tensors = [x.requires_grad_(i < case.gradients) for i, x in enumerate(tensors)]
-    assert torch.autograd.gradcheck(case.call, tensors)
 
 
 @pytest.mark.parametrize('case', [row for row in ROWS if not row.id.startswith('masked_conv')])  # mmcv refuses them
@@ -273,22 +263,3 @@ def test_classes_do_not_suppress_each_other(nms):
         one = (labels == label).nonzero()[:, 0]
         alone = ops.batched_nms(where[one], scores[one], torch.zeros(len(one)), nms)[1]
         assert one[alone].tolist() == [i for i in indices.tolist() if labels[i] == label]
-
-
-# MMSyncBN, of one process
-
-@pytest.mark.parametrize('dtype', [torch.float32, torch.float16], ids=str)
-@pytest.mark.parametrize('mode', ['default', 'N'])
-def test_sync_bn(dtype, mode):
-    x, (weight, bias, mean, variance) = torch.randn(3, 4, 2, 5).to(dtype), torch.rand(4, 4)
-    state = [mean.clone(), variance.clone()]
-    inputs = [x.clone().requires_grad_(), weight.requires_grad_(), bias.requires_grad_()]
-    found = SyncBatchNormFunction.apply(inputs[0], *state, *inputs[1:], 0.1, 1e-5, None, 1, mode)
-    slope = torch.linspace(-1, 2, x.numel()).view(x.shape).to(dtype)
-    found_gradients = torch.autograd.grad((found * slope).sum(), inputs)
-    exact = [i.detach().double().requires_grad_() for i in inputs]
-    exact_state = [mean.double(), variance.double()]
-    expected = torch.nn.functional.batch_norm(exact[0], *exact_state, *exact[1:], training=True)
-    gradients = torch.autograd.grad((expected * slope).sum(), exact)
-    for one, other in zip([found, *state, *found_gradients], [expected, *exact_state, *gradients], strict=True):
-        torch.testing.assert_close(one.double(), other, rtol=torch.finfo(one.dtype).eps * 20, atol=1e-5)
