@@ -85,7 +85,7 @@ class RepViT(BaseModule, LoadsBothForms):
         drop_path_rate: Stochastic depth of the last block; it rises linearly from 0 at the first.
         with_cp: Recompute the activations of each block, the stem and the downsamplings in the backward pass instead of
             keeping them. ``'cheap'`` recomputes only the outputs of BatchNorms, activation functions, sums and
-            attention, not of convolutions: less than half the activation memory, for little extra time; not with FSDP.
+            attention, not of convolutions: less than half the activation memory, for little extra time.
         deploy: Build the fused form, for fused weights.
         init_cfg: ``dict(type='Pretrained', checkpoint=X)`` loads X in any published format, see
             :func:`repvit_mm.load_checkpoint`. By default, weights are initialised as published.

@@ -84,7 +84,9 @@ class CheapMaps(TorchFunctionMode):
         if function in CHEAP and result.ndim == 4 and not kwargs.get('inplace'):
             if function is F.batch_norm:
                 args, kwargs = _batch_norm_args(result, *args, **kwargs), {}
-            args = tuple(self._find(arg) if isinstance(arg, Tensor) else arg for arg in args)
+            # Numbers of each channel are copied: FSDP frees parameters between the passes.
+            args = tuple(arg if not isinstance(arg, Tensor) else self._find(arg) if arg.ndim == 4 else
+                         arg.detach().clone() for arg in args)
             if args:
                 self.recipes[result.data_ptr()] = Recipe(result, function, args, kwargs)
         return result
@@ -123,7 +125,7 @@ def _batch_norm_args(result: Tensor, x: Tensor, running_mean: Tensor | None, run
     if mean is None:  # without gradients, or on a device whose BatchNorm saves something else
         return ()
     scale = scale if weight is None else (weight.detach() * scale).to(mean.dtype)
-    return x, mean, torch.ones_like(mean), scale, None if bias is None else bias.detach().to(mean.dtype), False, 0., 0.
+    return x, mean, torch.ones_like(mean), scale, None if bias is None else bias.to(mean.dtype), False, 0., 0.
 
 
 @contextmanager

@@ -1,14 +1,10 @@
 """Preprocessing of batches: normalisation, erasing, mixing."""
-import math
 from collections.abc import Mapping, Sequence
 
-import numpy as np
 import torch
 from mmengine.registry import MODELS
 from mmpretrain.models import ClsDataPreprocessor
-from torch import Tensor
-
-from ..errors import ConfigError
+from torchvision.transforms import RandomErasing
 
 
 @MODELS.register_module()
@@ -30,9 +26,6 @@ class ErasingDataPreprocessor(ClsDataPreprocessor):
         erase_prob: Probability of erasing a rectangle of an image.
         erase_area: Smallest and largest area of the rectangle, relative to the image.
         erase_aspect: Smallest ratio of its height to its width; the largest is the inverse.
-
-    Raises:
-        ConfigError: For an invalid probability, area or ratio.
     """
 
     def __init__(self, mean: Sequence[float] | None = None, std: Sequence[float] | None = None,
@@ -40,16 +33,14 @@ class ErasingDataPreprocessor(ClsDataPreprocessor):
                  num_classes: int | None = None, batch_augments: Mapping | None = None, erase_prob: float = 0.,
                  erase_area: tuple[float, float] = (0.02, 1 / 3), erase_aspect: float = 0.3):
         super().__init__(mean, std, pad_size_divisor, pad_value, to_rgb, to_onehot, num_classes, batch_augments)
-        if not 0 <= erase_prob <= 1 or not 0 < erase_area[0] <= erase_area[1] < 1 or not 0 < erase_aspect <= 1:
-            raise ConfigError(f'erase_prob={erase_prob}, erase_area={erase_area}, erase_aspect={erase_aspect} must be '
-                              'a probability, two ascending fractions below 1, and a ratio up to 1')
-        self.erase_prob, self.erase_area, self.erase_aspect = erase_prob, erase_area, erase_aspect
+        self.erasing = RandomErasing(erase_prob, erase_area, (erase_aspect, 1 / erase_aspect), 'random', inplace=True)
 
     def forward(self, data: dict, training: bool = False) -> dict:
         """See :class:`mmpretrain.models.ClsDataPreprocessor`."""
         data = super().forward(data, training=False)
         if training:
-            self._erase(data['inputs'])
+            for image in data['inputs']:
+                self.erasing(image)
             if self.batch_augments is not None:
                 samples = data['data_samples']
                 scores = torch.stack([sample.gt_score for sample in samples])
@@ -57,21 +48,3 @@ class ErasingDataPreprocessor(ClsDataPreprocessor):
                 for sample, score in zip(samples, scores, strict=True):
                     sample.set_gt_score(score)
         return data
-
-    def _erase(self, inputs: Tensor) -> None:
-        for image in inputs:
-            if np.random.rand() < self.erase_prob and (box := self._draw_box(*image.shape[1:])):
-                top, left, height, width = box
-                image[:, top:top + height, left:left + width].normal_()
-
-    def _draw_box(self, image_height: int, image_width: int) -> tuple[int, int, int, int] | None:
-        """Top, left, height, width; None if ten rectangles in a row do not fit."""
-        bound = math.log(self.erase_aspect)
-        for _ in range(10):
-            area = np.random.uniform(*self.erase_area) * image_height * image_width
-            aspect = math.exp(np.random.uniform(bound, -bound))
-            height, width = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
-            if height < image_height and width < image_width:
-                return (np.random.randint(image_height - height + 1), np.random.randint(image_width - width + 1),
-                        height, width)
-        return None

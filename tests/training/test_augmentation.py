@@ -17,8 +17,6 @@ from timm.data.mixup import Mixup
 from timm.data.random_erasing import RandomErasing
 from timm.data.transforms import RandomResizedCropAndInterpolation
 
-from repvit_mm.errors import ConfigError
-
 RECIPE = Config.fromfile('configs/classification/repvit_m1_1_distill_300e.py')
 TRAIN, TEST = (RECIPE[f'{key}_dataloader'].dataset.pipeline for key in ('train', 'test'))
 # Rotation, shear and translation.
@@ -112,15 +110,12 @@ def test_crops_are_of_the_same_distribution():
         assert same_distribution(*values)
 
 
-def test_half_of_the_images_are_flipped():
-    cfg = next(step for step in TRAIN if step.type == 'RandomFlip')
-    assert (cfg.prob, cfg.direction) == (0.5, 'horizontal')
-
-
 def test_erasing_is_of_the_same_distribution():
     zeros = torch.zeros(1500, 3, 24, 32)
     erased = zeros.clone()
-    preprocessor(to_onehot=False)._erase(erased)
+    erasing = preprocessor().erasing
+    for image in erased:
+        erasing(image)
     expected = zeros.clone()
     reference = RandomErasing(probability=0.25, mode='pixel', device='cpu')
     for image in expected:
@@ -143,12 +138,6 @@ def test_nothing_is_erased_in_a_test():
     inputs = torch.full((8, 3, 16, 16), 100, dtype=torch.uint8)
     result = preprocessor(erase_prob=1.)(dict(inputs=inputs), training=False)['inputs']
     assert result.std(dim=(0, 2, 3)).max() < 1e-5
-
-
-@pytest.mark.parametrize('wrong', [dict(erase_prob=2.), dict(erase_area=(0.5, 0.2)), dict(erase_aspect=0.)])
-def test_erasing_is_checked(wrong):
-    with pytest.raises(ConfigError, match='erase_prob='):
-        preprocessor(**wrong)
 
 
 def test_mixing_is_of_the_same_distribution():

@@ -13,11 +13,10 @@ from repvit_mm.datasets.shapes import CLASSES, write_classification, write_multi
 
 CONFIGS = 'configs/classification'
 COLOURS = dict(blue=(40, 60, 220), green=(40, 200, 60), red=(220, 50, 40))
-SMALL = [f'{loader}.dataset.pipeline.1.scale=32' for loader in ('train_dataloader', 'val_dataloader',
-                                                               'test_dataloader')]
-SMALL += [f'{loader}.dataset.pipeline.2.crop_size=32' for loader in ('val_dataloader', 'test_dataloader')]
-SMALL += [f'{loader}.num_workers=0' for loader in ('train_dataloader', 'val_dataloader', 'test_dataloader')]
-SMALL += ['train_dataloader.batch_size=6']
+LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
+SMALL = ['train_dataloader.batch_size=6', 'train_cfg.max_epochs=1', *(f'{loader}.num_workers=0' for loader in LOADERS),
+         *(f'{loader}.dataset.pipeline.1.scale=32' for loader in LOADERS),
+         *(f'{loader}.dataset.pipeline.2.crop_size=32' for loader in LOADERS[1:])]
 
 
 def run(tool, *args, status=0):
@@ -43,34 +42,41 @@ def root(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def trained(root, tmp_path_factory):
-    """Work directory of a classifier that was trained for two epochs."""
+    """Work directory of a classifier that was trained for one epoch."""
     work_dir = tmp_path_factory.mktemp('work') / 'trained'
     run('train', f'{CONFIGS}/finetune_repvit_m0_6.py', '--data-root', root, '--no-pretrained', '--work-dir', work_dir,
-        '--seed', 0, '--cfg-options', *SMALL, 'train_cfg.max_epochs=2')
+        '--seed', 0, '--cfg-options', *SMALL)
     return work_dir
 
 
 @pytest.mark.slow
 def test_a_trained_classifier_is_tested_drawn_and_asked(root, trained, tmp_path):
     config = trained / 'finetune_repvit_m0_6.py'
-    run('test', config, trained / 'epoch_2.pth', '--work-dir', tmp_path, '--show-dir', tmp_path / 'show',
+    run('test', config, trained / 'epoch_1.pth', '--work-dir', tmp_path, '--show-dir', tmp_path / 'show',
         '--out', tmp_path / 'predictions.pkl')
     saved = pickle.loads((tmp_path / 'predictions.pkl').read_bytes())
     assert len(saved) == len(list((tmp_path / 'show').rglob('*.png'))) == 12
     image = root / 'val' / 'red' / '0.jpg'
-    results = ImageClassificationInferencer(str(config), str(trained / 'epoch_2.pth'), device='cpu')(str(image))
+    results = ImageClassificationInferencer(str(config), str(trained / 'epoch_1.pth'), device='cpu')(str(image))
     assert results[0]['pred_class'] in COLOURS and len(results[0]['pred_scores']) == 3
     same = next(sample for sample in saved if sample['img_path'] == str(image))
     assert results[0]['pred_score'] == pytest.approx(float(same['pred_score'].max()), abs=0.05), (
         'both decode JPEG almost alike')
+    wrong = tmp_path / 'images'
+    for name in ('blue', 'red'):
+        (wrong / 'val').mkdir(parents=True, exist_ok=True)
+        (wrong / 'val' / name).symlink_to(root / 'val' / name)
+    error = run('test', f'{CONFIGS}/finetune_repvit_m0_6.py', trained / 'epoch_1.pth', '--data-root', wrong,
+                '--work-dir', tmp_path / 'work', '--cfg-options', *SMALL, status=1)
+    assert 'was trained on other classes than those of' in error and 'the config has blue, red' in error
 
 
 @pytest.mark.slow
 def test_a_classifier_learns_from_a_teacher_that_is_not_needed_afterwards(root, trained, tmp_path):
     options = [f'model.teacher.model={trained}/finetune_repvit_m0_6.py',
-               f'model.teacher.checkpoint={trained}/epoch_2.pth']
+               f'model.teacher.checkpoint={trained}/epoch_1.pth']
     run('train', f'{CONFIGS}/finetune_distill_repvit_m0_6.py', '--data-root', root, '--no-pretrained', '--work-dir',
-        tmp_path, '--cfg-options', *SMALL, 'train_cfg.max_epochs=1', *options)
+        tmp_path, '--cfg-options', *SMALL, *options)
     saved = torch.load(tmp_path / 'epoch_1.pth', weights_only=False)['state_dict']
     assert not any('teacher' in name for name in saved) and 'head.fc_dist.linear.weight' in saved
     run('test', f'{CONFIGS}/finetune_distill_repvit_m0_6.py', tmp_path / 'epoch_1.pth', '--data-root', root,
@@ -81,45 +87,12 @@ def test_a_classifier_learns_from_a_teacher_that_is_not_needed_afterwards(root, 
 
 
 @pytest.mark.slow
-def test_a_run_that_diverges_ends_with_one_line(root, tmp_path):
-    error = run('train', f'{CONFIGS}/finetune_repvit_m0_6.py', '--data-root', root, '--no-pretrained', '--work-dir',
-                tmp_path, '--cfg-options', *SMALL, 'train_cfg.max_epochs=3', 'optim_wrapper.optimizer.lr=1e38',
-                status=1)
-    assert any(line.startswith('error: training diverged') for line in error.splitlines())
-
-
-@pytest.mark.slow
-def test_weights_for_other_classes_are_taken_to_start_from_and_refused_in_a_test(root, trained, tmp_path):
-    wrong = tmp_path / 'images'
-    for split in ('train', 'val'):
-        for name in ('blue', 'red'):
-            (wrong / split).mkdir(parents=True, exist_ok=True)
-            (wrong / split / name).symlink_to(root / split / name)
-    args = [f'{CONFIGS}/finetune_repvit_m0_6.py', '--data-root', wrong, '--work-dir', tmp_path / 'work']
-    run('train', *args, '--no-pretrained', '--cfg-options', *SMALL, 'train_cfg.max_epochs=1',
-        f'load_from={trained}/epoch_2.pth', status=0)
-    error = run('test', args[0], trained / 'epoch_2.pth', *args[1:], '--cfg-options', *SMALL, status=1)
-    assert 'was trained on other classes than those of' in error and 'the config has blue, red' in error
-
-
-@pytest.mark.slow
-def test_a_teacher_without_weights_ends_the_run_before_it_starts(root, tmp_path):
-    error = run('train', f'{CONFIGS}/finetune_distill_repvit_m0_6.py', '--data-root', root, '--no-pretrained',
-                '--work-dir', tmp_path, '--cfg-options', *SMALL, status=1)
-    teacher = 'work_dirs/finetune_repvit_m0_9/finetune_repvit_m0_9.py'
-    assert f'error: teacher {teacher}: there is no such config file' in error
-
-
-@pytest.mark.slow
 def test_the_quickstart_classifier_trains_on_the_shapes(tmp_path):
-    write_classification(tmp_path / 'shapes', train=32, val=8, quiet=True)
+    write_classification(tmp_path / 'shapes', train=16, val=8, quiet=True)
     run('train', 'configs/quickstart/classifier_repvit_m0_6_shapes.py', '--data-root', tmp_path / 'shapes',
-        '--work-dir', tmp_path / 'work', '--seed', 0, '--cfg-options', 'train_cfg.max_epochs=2',
-        'train_dataloader.num_workers=0', 'val_dataloader.num_workers=0')
+        '--work-dir', tmp_path / 'work', '--cfg-options', *SMALL[1:4])
     log = next(tmp_path.glob('work/*/vis_data/scalars.json')).read_text()
-    scalars = [json.loads(line) for line in log.splitlines()]
-    assert len([entry for entry in scalars if 'loss' in entry]) == 2
-    assert {'accuracy/top1', 'accuracy/top5'} <= set(scalars[-1]), 'eight classes were found'
+    assert {'accuracy/top1', 'accuracy/top5'} <= set(json.loads(log.splitlines()[-1])), 'eight classes were found'
 
 
 @pytest.mark.slow
@@ -131,7 +104,7 @@ def test_several_labels_are_trained_tested_and_drawn(tmp_path):
     file.write_text(json.dumps(content))
     config = 'configs/classification/multilabel_repvit_m0_9.py'
     run('train', config, '--data-root', root, '--no-pretrained', '--work-dir', tmp_path / 'work',
-        '--cfg-options', *SMALL, 'train_cfg.max_epochs=1')
+        '--cfg-options', *SMALL)
     saved = torch.load(tmp_path / 'work' / 'epoch_1.pth', weights_only=False)
     assert len(saved['state_dict']['head.fc.weight']) == len(CLASSES)
     assert tuple(saved['meta']['dataset_meta']['classes']) == CLASSES

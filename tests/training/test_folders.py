@@ -45,16 +45,12 @@ def test_folders_are_classes_in_alphabetical_order(split_root):
 
 
 def test_without_splits_a_part_of_each_class_is_kept_for_validation(flat_root):
+    write_images(flat_root / 'train', 10)  # a class may be called like a split
     train, val = (names(ImageFolder(flat_root, split, val_part=0.3)) for split in ('train', 'val'))
-    assert len(train) == 14 and len(val) == 6
+    assert len(train) == 21 and len(val) == 9
     assert not {tuple(n) for n in train} & {tuple(n) for n in val}
-    assert [folder for folder, _ in val] == ['ant'] * 3 + ['cat'] * 3
+    assert [folder for folder, _ in val] == ['ant'] * 3 + ['cat'] * 3 + ['train'] * 3
     assert val == names(ImageFolder(flat_root, 'val', val_part=0.3)), 'the part is always the same'
-
-
-def test_a_folder_for_validation_may_be_called_otherwise(split_root):
-    (split_root / 'val').rename(split_root / 'valid')
-    assert len(ImageFolder(split_root, 'val')) == 6
 
 
 def test_a_class_may_lack_validation_images_but_not_training_images(split_root):
@@ -74,25 +70,18 @@ def test_an_empty_class_folder_is_named(split_root):
         ImageFolder(split_root)
 
 
-def test_a_class_may_be_called_like_a_split(flat_root):
-    write_images(flat_root / 'train', 10)
-    assert ImageFolder(flat_root).metainfo['classes'] == ('ant', 'cat', 'train')
-
-
-def test_validation_images_alone_can_be_tested(split_root):
+def test_each_split_can_be_alone(split_root):
     (split_root / 'train').rename(split_root / 'elsewhere')
+    (split_root / 'val').rename(split_root / 'valid')
     assert len(ImageFolder(split_root, 'val')) == 6
     with pytest.raises(DatasetError, match='no folder for train'):
         ImageFolder(split_root)
-
-
-@pytest.mark.parametrize('break_it, message', [
-    (lambda root: root / 'missing', 'there is no folder'),
-    (lambda root: root / 'train' / 'ant', 'has no folders'),
-])
-def test_a_folder_of_another_kind_is_named(split_root, break_it, message):
-    with pytest.raises(DatasetError, match=message):
-        ImageFolder(break_it(split_root))
+    (split_root / 'elsewhere').rename(split_root / 'train')
+    shutil.rmtree(split_root / 'valid')  # a fifth of the training split is held out
+    train, val = ({sample['img_path'] for sample in ImageFolder(split_root, split)} for split in ('train', 'val'))
+    assert len(train) > len(val) > 0 and not train & val
+    with pytest.raises(DatasetError, match='there is no folder'):
+        ImageFolder(split_root / 'missing')
 
 
 def test_a_root_too_high_up_is_not_taken_for_the_classes(tmp_path):
@@ -102,28 +91,18 @@ def test_a_root_too_high_up_is_not_taken_for_the_classes(tmp_path):
         ImageFolder(tmp_path)
 
 
-def test_a_fifth_of_a_training_split_alone_is_held_out(split_root):
-    shutil.rmtree(split_root / 'val')
-    train, val = ({sample['img_path'] for sample in ImageFolder(split_root, split)} for split in ('train', 'val'))
-    assert len(train) > len(val) > 0 and not train & val
-
-
 def damage(root):
     whole = (root / 'train' / 'bee' / '1.jpg').read_bytes()
     (root / 'train' / 'bee' / '1.jpg').write_bytes(whole[:len(whole) // 2])
     (root / 'train' / 'cat' / '0.jpg').write_bytes(b'no image')
 
 
-def test_corrupt_images_are_counted_and_named(split_root):
+def test_corrupt_images_are_counted_and_named_or_skipped(split_root):
     damage(split_root)
     with pytest.raises(DatasetError, match=r'2 of 12 images cannot be decoded') as error:
         ImageFolder(split_root)
     assert 'bee/1.jpg' in str(error.value) and 'cat/0.jpg' in str(error.value)
     assert "corrupt='skip'" in str(error.value) and '\n' not in str(error.value)
-
-
-def test_corrupt_images_are_skipped_where_the_user_says_so(split_root):
-    damage(split_root)
     dataset = ImageFolder(split_root, corrupt='skip')
     assert len(dataset) == 10
     assert not {('bee', '1.jpg'), ('cat', '0.jpg')} & {tuple(name) for name in names(dataset)}
@@ -150,26 +129,15 @@ def test_expected_classes_are_compared(split_root):
         ImageFolder(split_root, classes=['ant', 'cat'])
 
 
-def test_a_config_takes_the_number_of_classes_from_the_folders(split_root):
+def test_a_config_takes_the_number_of_classes_from_the_folders(split_root, tmp_path_factory):
     cfg = Config.fromfile('configs/classification/finetune_distill_repvit_m0_6.py')
     for loader in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
         cfg[loader].dataset.data_root = str(split_root)
     toolbox_of(cfg).check_config(cfg, ())
     assert cfg.model.head.num_classes == cfg.data_preprocessor.num_classes == 3
     assert cfg.val_evaluator.topk == cfg.test_evaluator.topk == (1, )
-
-
-def test_a_config_with_different_folders_is_refused(split_root, tmp_path):
-    cfg = Config.fromfile('configs/classification/finetune_repvit_m0_9.py')
-    write_images(tmp_path / 'other' / 'dog')
-    cfg.train_dataloader.dataset.data_root = cfg.val_dataloader.dataset.data_root = str(split_root)
-    cfg.test_dataloader.dataset.data_root = str(tmp_path / 'other')
+    other = tmp_path_factory.mktemp('other')
+    write_images(other / 'dog')
+    cfg.test_dataloader.dataset.data_root = str(other)
     with pytest.raises(DatasetError, match='has the classes'):
         toolbox_of(cfg).check_config(cfg, ())
-
-
-def test_other_configs_stay_as_they_are():
-    cfg = Config.fromfile('configs/classification/repvit_m0_9_300e.py')
-    before = cfg.pretty_text
-    toolbox_of(cfg).check_config(cfg, ())
-    assert cfg.pretty_text == before

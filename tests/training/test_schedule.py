@@ -54,18 +54,14 @@ def test_each_epoch_has_the_published_rate(run, logged):
 
 
 def test_a_resumed_schedule_goes_on():
-    optimizer = torch.optim.SGD([torch.zeros(1)], lr=1.)
-    scheduler = PublishedCosineLR(optimizer, 20)
-    rates = list(rates_of(scheduler, optimizer, 20))
-    resumed = torch.optim.SGD([torch.zeros(1)], lr=1.)
-    again = PublishedCosineLR(resumed, 20)
-    list(rates_of(again, resumed, 7))
-    state, groups = again.state_dict(), resumed.state_dict()
-    other = torch.optim.SGD([torch.zeros(1)], lr=1.)
-    third = PublishedCosineLR(other, 20)
-    third.load_state_dict(state)
-    other.load_state_dict(groups)
-    assert list(rates_of(third, other, 13)) == pytest.approx(rates[7:])
+    def new():
+        optimizer = torch.optim.SGD([torch.zeros(1)], lr=1.)
+        return PublishedCosineLR(optimizer, 20), optimizer
+    rates, stopped, resumed = list(rates_of(*new(), 20)), new(), new()
+    list(rates_of(*stopped, 7))
+    for one, other in zip(resumed, stopped, strict=True):
+        one.load_state_dict(other.state_dict())
+    assert list(rates_of(*resumed, 13)) == pytest.approx(rates[7:])
 
 
 def test_every_group_has_its_own_peak():

@@ -70,7 +70,7 @@ def average(steps):
     return value
 
 
-def test_the_average_is_saved_and_evaluated_beside_the_raw_weights(tmp_path):
+def test_the_average_is_saved_and_evaluated_beside_the_raw_weights_and_resumed(tmp_path):
     runner = runner_of(tmp_path, hooks=[EMA])
     runner.train()
     saved = torch.load(tmp_path / 'epoch_2.pth', weights_only=False)
@@ -81,27 +81,15 @@ def test_the_average_is_saved_and_evaluated_beside_the_raw_weights(tmp_path):
     assert scalars['val/ema/weight'].current() == pytest.approx(average(4))
     assert runner.model.weight.item() == 4, 'evaluation puts the raw weights back'
 
-
-def test_a_test_reports_both(tmp_path):
-    runner_of(tmp_path, hooks=[EMA]).train()
-    metrics = runner_of(tmp_path, hooks=[EMA], load_from=str(tmp_path / 'epoch_2.pth')).test()
-    assert metrics['weight'] == 4
-    assert metrics['ema/weight'] == pytest.approx(average(4))
-
-
-def test_a_resumed_training_goes_on_with_the_average(tmp_path):
-    runner_of(tmp_path, epochs=2, hooks=[EMA]).train()
-    runner_of(tmp_path, epochs=3, hooks=[EMA], load_from=str(tmp_path / 'epoch_2.pth'), resume=True).train()
-    saved = torch.load(tmp_path / 'epoch_3.pth', weights_only=False)
-    assert saved['state_dict']['weight'].item() == 6
-    assert saved['ema_state_dict']['weight'].item() == pytest.approx(average(6))
-
-
-def test_a_training_from_weights_starts_the_average_at_them(tmp_path):
-    runner_of(tmp_path, hooks=[EMA]).train()
-    runner_of(tmp_path, epochs=1, hooks=[EMA], load_from=str(tmp_path / 'epoch_2.pth')).train()
-    saved = torch.load(tmp_path / 'epoch_1.pth', weights_only=False)
-    assert saved['ema_state_dict']['weight'].item() == pytest.approx(0.25 * 4 + 0.25 * 5 + 0.5 * 6)
+    path = str(tmp_path / 'epoch_2.pth')
+    metrics = runner_of(tmp_path, hooks=[EMA], load_from=path).test()
+    assert metrics == {'weight': 4, 'ema/weight': pytest.approx(average(4))}
+    for folder, epoch, resume, raw, expected in (
+            ('resumed', 3, True, 6, average(6)), ('started', 1, False, 6, 0.25 * 4 + 0.25 * 5 + 0.5 * 6)):
+        runner_of(tmp_path / folder, epochs=epoch, hooks=[EMA], load_from=path, resume=resume).train()
+        saved = torch.load(tmp_path / folder / f'epoch_{epoch}.pth', weights_only=False)
+        assert saved['state_dict']['weight'].item() == raw
+        assert saved['ema_state_dict']['weight'].item() == pytest.approx(expected)
 
 
 def test_statistics_are_averaged_and_counts_are_copied():
