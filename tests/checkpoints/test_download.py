@@ -2,10 +2,6 @@
 import hashlib
 import http.client
 import http.server
-import json
-import os
-import subprocess
-import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -207,34 +203,17 @@ def test_redirections_are_followed_but_not_from_an_encrypted_address_to_another(
     assert fetch(f'{address}/moved.pth').read_bytes() == server.content
 
 
-# --- The Hugging Face Hub, which reads its variables when it is imported -------------------------------------------
-
-def test_a_repository_is_downloaded_into_the_cache_of_the_hub_and_read_offline(server, tmp_path):
-    pytest.importorskip('huggingface_hub')
+def test_a_repository_is_downloaded_into_the_cache_of_the_hub_and_read_offline(server, tmp_path, monkeypatch):
+    constants = pytest.importorskip('huggingface_hub').constants
     server.missing = ('missing.pth',)
-    variables = {'HF_HOME': str(tmp_path / 'hf'), 'HF_ENDPOINT': server.url, 'HF_HUB_DISABLE_XET': '1',
-                 'HF_HUB_DISABLE_TELEMETRY': '1'}
-    script = """
-import json, os, sys
-from repvit_mm.checkpoints import fetch
-from repvit_mm.errors import CheckpointError
-for name in sys.argv[1:]:
-    try:
-        print(json.dumps(str(fetch(name))))
-    except CheckpointError as error:
-        print(json.dumps(f'refused: {error}'))
-"""
-    names = [f'hf://{REPOSITORY}', f'hf-hub:{REPOSITORY}', f'hf_hub:{REPOSITORY}@main', f'hf://{REPOSITORY}/deep/x.pth',
-             f'hf://{REPOSITORY}/missing.pth']
-    results = {}
-    for offline in '01':
-        done = subprocess.run([sys.executable, '-c', script, *names], capture_output=True, text=True, timeout=120,
-                              env={**os.environ, **variables, 'HF_HUB_OFFLINE': offline})
-        assert done.returncode == 0, done.stderr[-1000:]
-        results[offline] = [json.loads(line) for line in done.stdout.splitlines() if line.startswith('"')]
-    *found, missing = results['0']
-    assert [Path(path).name for path in found] == ['model.safetensors'] * 3 + ['x.pth']
-    assert all(Path(path).is_relative_to(tmp_path / 'hf') and Path(path).read_bytes() == server.content
-               for path in found)
-    assert missing.startswith(f'refused: {names[-1]} cannot be downloaded (missing.pth): ') and '404' in missing
-    assert results['1'][:4] == found and results['1'][4].startswith('refused: ')
+    for name, value in (('ENDPOINT', server.url), ('HF_HUB_CACHE', str(tmp_path / 'hf')), ('HF_HUB_DISABLE_XET', True)):
+        monkeypatch.setattr(constants, name, value)
+    names = [f'hf://{REPOSITORY}', f'hf-hub:{REPOSITORY}', f'hf_hub:{REPOSITORY}@main', f'hf://{REPOSITORY}/deep/x.pth']
+    for offline in (False, True):
+        monkeypatch.setattr(constants, 'HF_HUB_OFFLINE', offline)
+        found = [fetch(name) for name in names]
+        assert [path.name for path in found] == ['model.safetensors'] * 3 + ['x.pth']
+        assert all(path.is_relative_to(tmp_path / 'hf') and path.read_bytes() == server.content for path in found)
+        with pytest.raises(CheckpointError, match=r'missing.pth cannot be downloaded \(missing.pth\): ' + '.*404' * (
+                not offline)):
+            fetch(f'hf://{REPOSITORY}/missing.pth')

@@ -11,7 +11,7 @@ from torch.nn.utils import prune
 
 from repvit_mm import RepViT, fuse
 
-TINY = {'widths': (8, 12, 16, 20), 'depths': (1, 1, 2, 1)}
+TINY = {'widths': (8, 12), 'depths': (1, 1)}
 #: How the backbone runs: settings, and whether in training.
 WAYS = {'eval': ({}, False), 'train': ({}, True), 'fixed statistics': ({'norm_eval': True}, True),
         'cheap': ({'with_cp': 'cheap'}, True), 'with_cp': ({'with_cp': True}, True)}
@@ -22,7 +22,7 @@ X = torch.linspace(-2, 2, 2 * 3 * 32 * 48).view(2, 3, 32, 48).sin()
 def build(way='eval', arch=TINY):
     settings, training = WAYS[way]
     torch.manual_seed(0)
-    return randomise_norms(RepViT(arch, **settings)).train(training)
+    return randomise_norms(RepViT(arch, out_indices=(0, 1), **settings)).train(training)
 
 
 def assert_same(results, expected, tolerance=1e-5):
@@ -41,14 +41,14 @@ def test_fx_traces(way, first_version):
         torch.testing.assert_close(ours, theirs)
 
 
-@pytest.mark.parametrize('way', ['eval', 'train', 'fixed statistics', 'cheap'])
+@pytest.mark.parametrize('way', ['fixed statistics', 'cheap'])  # which runs as in training
 def test_a_compiler_gets_one_graph(way):
     model = build(way)
     compiled = torch.compile(copy.deepcopy(model), backend='eager', fullgraph=True)
     assert_same(compiled(X), model(X))
 
 
-@pytest.mark.parametrize('way', ['eval', 'train', 'cheap'])
+@pytest.mark.parametrize('way', ['eval', 'train'])
 def test_exports_strictly(way):
     model = build(way)
     program = torch.export.export(copy.deepcopy(model), (X,), strict=True)
