@@ -206,7 +206,9 @@ def test_redirections_are_followed_but_not_from_an_encrypted_address_to_another(
 def test_a_repository_is_downloaded_into_the_cache_of_the_hub_and_read_offline(server, tmp_path, monkeypatch):
     constants = pytest.importorskip('huggingface_hub').constants
     server.missing = ('missing.pth',)
-    for name, value in (('ENDPOINT', server.url), ('HF_HUB_CACHE', str(tmp_path / 'hf')), ('HF_HUB_DISABLE_XET', True)):
+    template = f'{server.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}'
+    for name, value in (('ENDPOINT', server.url), ('HUGGINGFACE_CO_URL_TEMPLATE', template),
+                        ('HF_HUB_CACHE', str(tmp_path / 'hf')), ('HF_HUB_DISABLE_XET', True)):
         monkeypatch.setattr(constants, name, value)
     names = [f'hf://{REPOSITORY}', f'hf-hub:{REPOSITORY}', f'hf_hub:{REPOSITORY}@main', f'hf://{REPOSITORY}/deep/x.pth']
     for offline in (False, True):
