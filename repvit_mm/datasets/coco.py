@@ -42,7 +42,8 @@ def read(tree: Tree, files: Mapping[Path, Any], notes: list[str], train: str | N
         DatasetError: If it is not clear which files to take, or they do not fit the images.
     """
     if train or val:
-        chosen = {split: _named(tree, name) for split, name in (('train', train), ('val', val)) if name}
+        named = {split: Path(name).expanduser() for split, name in (('train', train), ('val', val)) if name}
+        chosen = {split: path if path.is_file() else tree.root / path for split, path in named.items()}
     else:
         chosen = _by_name(tree, list(files), notes)
     parts = {split: _part(tree, split, path, files.get(path) or read_json(path), notes)
@@ -74,14 +75,6 @@ def _by_name(tree: Tree, files: list[Path], notes: list[str]) -> dict[str, Path]
     if unused := sorted(set(files) - set(chosen.values())):
         notes.append(f'not used: {shortened(map(tree.relative, unused))}')
     return chosen
-
-
-def _named(tree: Tree, name: str) -> Path:
-    path = Path(name).expanduser()
-    for file in (path, tree.root / path):
-        if file.is_file():
-            return file
-    raise DatasetError(f'there is no annotation file {name}, neither here nor in {tree.root}')
 
 
 def _part(tree: Tree, split: str, file: Path, content: Any, notes: list[str]) -> Part:

@@ -1,5 +1,6 @@
 """Configs for data that were found: they inherit one of ours, and are the user's to change."""
 import math
+import os
 import re
 import shutil
 from collections.abc import Mapping
@@ -259,7 +260,7 @@ def _loaders(dataset: Dataset, batch: int) -> dict[str, str]:
         if dataset.task == 'classification':
             del settings['metainfo']
         parts[split] = {'batch_size': batch} if split == 'train' or dataset.task == 'classification' else {}
-        parts[split]['dataset'] = settings
+        parts[split].update(num_workers=min(4, os.cpu_count() or 1), dataset=settings)
     ann_file = parts['val']['dataset'].get('ann_file', '')
     return dict(loaders=f'data_root = {f"{dataset.root.as_posix()}/"!r}\ntrain_dataloader = {_code(parts["train"])}\n'
                         f'val_dataloader = {_code(parts["val"])}\ntest_dataloader = val_dataloader\n',

@@ -5,6 +5,7 @@ from types import ModuleType
 from typing import Any
 
 from ..errors import ConfigError, DatasetError, shortened
+from ..io.image_files import choose_images, skipped_files
 from . import coco, cvat, folders, label_images, label_studio, labelme, table, voc, yolo
 from .dataset import Dataset
 from .objects import build
@@ -16,6 +17,8 @@ from .tree import Tree, counted, named
 FORMATS: Mapping[str, ModuleType] = {
     'coco': coco, 'voc': voc, 'yolo': yolo, 'labelme': labelme, 'cvat': cvat, 'label-studio': label_studio,
     'csv': table, 'labels': label_images, 'folders': folders}
+#: Suffixes of files that are neither images nor worth a word.
+KNOWN = ('.json', '.xml', '.txt', '.csv', '.yaml', '.yml', '.names', '.data', '.cache', '.md', '.html', '.py')
 #: Classes with less than this to learn from are named.
 FEW = 10
 
@@ -93,5 +96,6 @@ def _finish(tree: Tree, dataset: Dataset) -> Dataset:
     used = {*paths[0], *paths[1], *(sample.label for split in (train, val) for sample in split.samples)}
     if unused := set(tree.images) - used:
         notes.append(f'{named(unused)} of {counted(len(tree.images), "images")} are not used')
-    notes += filter(None, [tree.skipped()])
+    if skipped := skipped_files(tree.root, choose_images(tree.files, KNOWN)[1]):
+        notes.append(skipped)
     return dataset

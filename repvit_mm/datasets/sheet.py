@@ -43,7 +43,7 @@ def draw_sheet(dataset: Dataset, path: Path) -> int:
         x, y = GAP + i % COLUMNS * width, GAP + i // COLUMNS * height
         page.paste(cell, (x, y + CELL[1] - cell.height))
         draw.text((x + 1, y + CELL[1] + 5), caption[:50], INK, font_of(15))
-    page.save(path)
+    page.save(path, compress_level=1)
     return len(chosen)
 
 

@@ -17,7 +17,7 @@ from rich.progress import track
 from ..errors import DatasetError, UserError, shortened
 from ..io.class_folders import HELD_OUT
 from ..io.files import find_files, read_json, read_text
-from ..io.image_files import choose_images, skipped_files
+from ..io.image_files import choose_images
 from ..io.images import check_image
 
 #: Word in a path -> split.
@@ -25,8 +25,6 @@ WORDS = {**dict.fromkeys(('train', 'training'), 'train'), **dict.fromkeys(('val'
          **dict.fromkeys(('test', 'testing'), 'test')}
 #: Files with a class name in each line.
 NAME_FILES = ('classes.txt', 'labels.txt', 'obj.names')
-#: Files that are neither images nor worth a word.
-KNOWN = ('.json', '.xml', '.txt', '.csv', '.yaml', '.yml', '.names', '.data', '.cache', '.md', '.html', '.py')
 #: From this number of images on, a progress bar is shown.
 MANY = 200
 
@@ -149,10 +147,6 @@ class Tree:
         known = {self._looks[path].digest: path for path in train}
         return [(known[digest], path) for path in val
                 if (digest := self._looks[path].digest) in known and known[digest] != path]
-
-    def skipped(self) -> str:
-        """A line on the files that are no images and no annotations; empty if there are none."""
-        return skipped_files(self.root, choose_images(self.files, KNOWN)[1])
 
 
 def _look(path: Path) -> Look | None:

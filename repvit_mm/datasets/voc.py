@@ -20,13 +20,13 @@ def find(tree: Tree) -> dict[Path, str | None]:
     Raises:
         DatasetError: If an image that is listed has no annotation.
     """
-    splits, paths = {}, tree.xmls('annotation')
-    lists = {path.stem: path for path in tree.with_suffix('.txt') if path.parent.name == 'Main'}
-    for names in [names for names in LISTS if paths and lists.keys() >= set(names)][:1]:
-        for split, name in zip(('train', 'val'), names, strict=True):
-            splits.update((line.split()[0], split) for line in read_text(lists[name]).splitlines() if line.strip())
-        if missing := sorted(splits.keys() - {path.stem for path in paths}):
-            raise DatasetError(f'{lists[names[0]].parent} lists {shortened(missing, 3)}, which has no annotation')
+    paths = tree.xmls('annotation')
+    lists = [path for path in tree.with_suffix('.txt') if paths and path.parent.name == 'Main']
+    train, val = next((names for names in LISTS if {path.stem for path in lists} >= set(names)), ('', ''))
+    splits = {line.split()[0]: 'train' if path.stem == train else 'val' for path in lists if path.stem in (train, val)
+              for line in read_text(path).splitlines() if line.strip()}
+    if missing := sorted(splits.keys() - {path.stem for path in paths}):
+        raise DatasetError(f'{lists[0].parent} lists {shortened(missing, 3)}, which has no annotation')
     return {path: splits.get(path.stem) for path in paths}
 
 

@@ -96,13 +96,13 @@ def overlay_labels(photo: np.ndarray, labels: np.ndarray, colours: np.ndarray) -
     # On a grey photo, colours look as they do in the legend.
     grey = np.repeat(cv2.cvtColor(photo, cv2.COLOR_RGB2GRAY)[..., None], 3, axis=2)
     known = (labels >= 0) & (labels < len(colours))
-    picture = grey.copy()
-    picture[known] = cv2.addWeighted(grey, 1 - _OPACITY, colours[np.where(known, labels, 0)], _OPACITY, 0)[known]
+    drawn = grey.copy()
+    drawn[known] = cv2.addWeighted(grey, 1 - _OPACITY, colours[np.where(known, labels, 0)], _OPACITY, 0)[known]
     edges = np.zeros(labels.shape, bool)
     edges[:, 1:] |= labels[:, 1:] != labels[:, :-1]
     edges[1:] |= labels[1:] != labels[:-1]
-    picture[edges] = cv2.addWeighted(picture, 0.4, np.full_like(picture, 255), 0.6, 0)[edges]
-    return picture
+    drawn[edges] = cv2.addWeighted(drawn, 0.4, np.full_like(drawn, 255), 0.6, 0)[edges]
+    return drawn
 
 
 def write_name(draw: ImageDraw.ImageDraw, corner: tuple[float, float], name: str, colour: Sequence[int],

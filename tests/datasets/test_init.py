@@ -104,8 +104,8 @@ def test_the_printed_commands_work_as_printed(data, name, model):
     commands = [shlex.split(line)[1:] for line in done.out.splitlines() if ' repvit-mm ' in f' {line}']
     assert [command[1] for command in commands] == ['train', 'test', 'infer', 'export']
     for _, tool, *arguments in commands:
-        extra = ['--no-pretrained', '--cfg-options', *(
-            f'{split}_dataloader.num_workers=0' for split in SPLITS)] if tool == 'train' else []
+        workers = ['--cfg-options', *(f'{split}_dataloader.num_workers=0' for split in (*SPLITS, 'test'))]
+        extra = {'train': ['--no-pretrained', *workers], 'test': workers}.get(tool, [])
         done = run_tool(tool, *arguments, *extra)
         assert done.status == 0, (tool, done.err)
     assert (root.parent / 'work_dirs' / name / 'report' / 'report.html').is_file()

@@ -75,6 +75,17 @@ def test_without_a_split_a_fifth_is_held_out(drawn, tmp_path):
     assert [len(split.samples) for split in folders.splits.values()] == [16, 8]
 
 
+def test_several_folders_of_voc_are_one_data_set(drawn, tmp_path):
+    for name in ('VOC2007', 'VOC2012'):
+        for path in to_voc(drawn / 'coco', tmp_path / name).rglob('*'):
+            if path.is_file():
+                text = path.read_text() if path.suffix == '.txt' else None
+                path.rename(path.with_name(f'{name}_{path.name}' if text is None else path.name))
+                if text:
+                    path.write_text(''.join(f'{name}_{line}\n' for line in text.split()))
+    assert [len(split.samples) for split in recognise(tmp_path).splits.values()] == [24, 12]
+
+
 def test_rare_classes_stay_in_training_and_frequent_ones_are_split_alike():
     labels = [{'often'}] * 40 + [{'often', 'rare'}] * 2 + [{'some'}] * 10 + [set()] * 8
     held = hold_out(labels)
@@ -333,7 +344,7 @@ BAD = [
     ('coco', lambda root: shutil.rmtree(root / 'images/val'), [], 'are those for validation missing?'),
     ('coco', lambda root: shutil.rmtree(root / 'images'), [], '12 (first coco/000000.png) of 12 images'),
     ('coco', lambda root: write_text(root, 'Annotations/1.xml', '<annotation/>'), [], '--format {coco,voc}'),
-    ('coco', lambda root: None, ['--train', 'no.json'], 'there is no annotation file no.json'),
+    ('coco', lambda root: None, ['--train', 'no.json'], 'no.json does not exist'),
     ('coco', lambda root: None, ['--train', 'no.json', '--format', 'voc'], 'do not go with --format voc'),
     ('coco', lambda root: None, ['--format', 'yolo'], 'has no YOLO labels'),
     ('coco', lambda root: None, ['--out', 'coco/shapes.json'], 'is a file'),

@@ -1,5 +1,4 @@
 """Annotations as tools write them: what has one meaning is repaired and said, the rest is one line."""
-import codecs
 import copy
 import json
 import os
@@ -276,9 +275,3 @@ def test_infinite_boxes_and_foreign_images_are_left_to_the_data_set(read):
     annotations = content()
     change(annotations, bbox=[0, 0, float('inf'), 3], image_id=99)
     assert not read(annotations)[1]
-
-
-def test_the_bytes_of_a_mark_are_no_part_of_a_name(tmp_path):
-    from repvit_mm.io.files import read_text
-    (tmp_path / 'classes.txt').write_bytes(codecs.BOM_UTF8 + b'square\r\ndisc\r')
-    assert read_text(tmp_path / 'classes.txt') == 'square\ndisc\n'
