@@ -35,12 +35,13 @@ class Piece(NamedTuple):
     packages: tuple[str, ...] = ()
 
 
+_TORCH = '"torch>=2.1" torchvision', '"torch<2.2" torchvision "numpy<2"'
 _NO_ISOLATION = '--no-build-isolation '
 _MMCV = '"setuptools<81" && MMCV_WITH_OPS=0 pip install --no-build-isolation --no-cache-dir '
 #: Required; of the last three, one.
 STACK = (
-    Piece('torch', 'everything', ('"torch>=2.1" torchvision', '"torch<2.2" torchvision "numpy<2"')),
-    Piece('torchvision', 'the toolboxes', ('"torch>=2.1" torchvision', '"torch<2.2" torchvision "numpy<2"')),
+    Piece('torch', 'everything', _TORCH),
+    Piece('torchvision', 'the toolboxes', _TORCH),
     Piece('mmengine', 'everything', ('"onedl-mmengine>=0.10.8"', '"mmengine>=0.10.3"'), ('onedl-mmengine', 'mmengine')),
     Piece('mmcv', 'the toolboxes', (_MMCV + '"onedl-mmcv>=2.3"', _MMCV + '"mmcv>=2.0,<2.2"'), ('onedl-mmcv', 'mmcv')),
     Piece('mmdet', 'detection and instance segmentation, the quickstart',
@@ -96,21 +97,22 @@ def examine(deep: bool) -> tuple[list[Finding], list[str]]:
         deep: Also import each package, and run a training step.
     """
     stack, mixed = find_stack()
-    findings = [check(piece, stack, deep) for piece in STACK]
-    base, toolboxes = findings[:4], [finding.name for finding in findings[4:] if finding.works]
-    if toolboxes:  # one is enough
-        findings[4:] = [one._replace(works=None) if one.found.startswith('missing') else one for one in findings[4:]]
-    findings += mixed
+    base, toolboxes, optional = ([check(piece, stack, deep) for piece in pieces]
+                                 for pieces in (STACK[:4], STACK[4:], OPTIONAL))
+    trains, own = [finding.name for finding in toolboxes if finding.works], []
     if all(finding.works for finding in base):
-        findings.insert(4, Finding('mmcv.ops', _operators()))
-        if deep:
-            findings.append(try_backbone())
-    if not all(finding.works for finding in [*base, *mixed, *(one for one in findings if one.name == 'RepViT')]):
-        toolboxes = []
-    optional = [check(piece, stack, deep) for piece in OPTIONAL]
+        compiled = find_compiled(find_spec('mmcv').submodule_search_locations)
+        own = [Finding('mmcv.ops', 'compiled' if compiled else "torchvision's"), *([try_backbone()] if deep else [])]
+    if trains:  # one toolbox is enough
+        toolboxes = map(_may_be_missing, toolboxes)
+    if not all(finding.works for finding in (*base, *own, *mixed)):
+        trains = []
     return [Finding('Python', f'{platform.python_version()} ({sys.executable})'), Finding('repvit-mm', __version__),
-            *findings, *(one if one.works or not one.found.startswith('missing') else one._replace(works=None)
-                         for one in optional)], toolboxes
+            *base, *own, *toolboxes, *mixed, *map(_may_be_missing, optional)], trains
+
+
+def _may_be_missing(finding: Finding) -> Finding:
+    return finding._replace(works=None) if finding.found.startswith('missing') else finding
 
 
 def find_stack() -> tuple[int, list[Finding]]:
@@ -138,11 +140,9 @@ def check(piece: Piece, stack: int, deep: bool = False) -> Finding:
         return Finding(piece.module, f'missing: disables {piece.disables}', False, command)
     if piece.module == 'torchvision' and (problem := _torch_mismatch()):
         return Finding(piece.module, f'{version} {problem}', False, 'pip install --force-reinstall torch torchvision')
-    error = import_error(piece.module) if deep else None
-    if error is None:
-        return Finding(piece.module, version)
-    reason = (str(error).strip() or type(error).__name__).partition('\n')[0]
-    return Finding(piece.module, f'{version} cannot be imported: {reason}', False, command)
+    if deep and (error := import_error(piece.module)):
+        return Finding(piece.module, f'{version} cannot be imported: {error}', False, command)
+    return Finding(piece.module, version)
 
 
 def _torch_mismatch() -> str:
@@ -152,19 +152,19 @@ def _torch_mismatch() -> str:
     return f'needs torch {needed[0]}, but {torch or "none"} is installed' if needed and needed[0] != torch else ''
 
 
-def import_error(module: str) -> Exception | None:
-    """Import a module quietly, and return the error, if any."""
+def import_error(module: str) -> str:
+    """Import a module quietly, and return the first line of the error, if any."""
     with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
         warnings.simplefilter('ignore')
         try:
             import_module(module)
         except Exception as error:  # a broken installation can raise anything
-            return error
-    return None
+            return _first_line(error)
+    return ''
 
 
-def _operators() -> str:
-    return 'compiled' if find_compiled(find_spec('mmcv').submodule_search_locations) else "torchvision's"
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).partition('\n')[0]
 
 
 def try_backbone() -> Finding:
@@ -177,7 +177,7 @@ def try_backbone() -> Finding:
         model = MODELS.build(dict(type='RepViT', arch='m0_6')).to(device)
         sum(x.square().mean() for x in model(torch.randn(2, 3, 64, 64, device=device))).backward()
     except Exception as error:  # a broken torch can raise anything
-        return Finding('RepViT', f'fails: {(str(error).strip() or type(error).__name__).partition(chr(10))[0]}', False)
+        return Finding('RepViT', f'fails: {_first_line(error)}', False)
     where = torch.cuda.get_device_name() if device == 'cuda' else 'the CPU'
     return Finding('RepViT', f'runs a training step on {where}')
 

@@ -35,11 +35,15 @@ def options(*values):
     return parser.parse_args(values)
 
 
-@pytest.mark.parametrize(('value', 'message'), [
-    ('b', "expected KEY=VALUE, got 'b'"), ('b=[(1,2]', 'lists and tuples'), ('b=[{"s":(4,4)}]', 'lists and tuples')])
-def test_cfg_option_that_cannot_be_read_is_a_usage_error(capsys, value, message):
+@pytest.mark.parametrize(('arguments', 'message'), [
+    (('--cfg-options', 'a=1', 'b'), "expected KEY=VALUE, got 'b'"),
+    (('--cfg-options', 'a=1', 'b=[(1,2]'), 'lists and tuples'),
+    (('--cfg-options', 'a=1', 'b=[{"s":(4,4)}]'), 'lists and tuples'),
+    *((('--seed', seed), f'argument --seed: expected a whole number from 0 to 4294967295, got {seed}')
+      for seed in ('-1', '4294967296', 'x'))])
+def test_an_option_that_cannot_be_read_is_a_usage_error(capsys, arguments, message):
     with pytest.raises(SystemExit) as end:
-        options('--cfg-options', 'a=1', value)
+        options(*arguments)
     assert end.value.code == 2
     assert message in capsys.readouterr().err
 
@@ -51,11 +55,11 @@ def test_cfg_options_are_numbers_texts_lists_and_tuples():
 
 @pytest.mark.parametrize(('given', 'in_config', 'expected'), [
     (['--work-dir', 'here'], 'there', 'here'), ([], 'there', 'there'), ([], None, 'work_dirs/name')])
-def test_work_dir(given, in_config, expected):
-    cfg, args = Config(dict(work_dir=in_config)), options(*given)
+def test_work_dir_and_seed(given, in_config, expected):
+    cfg, args = Config(dict(work_dir=in_config, randomness=dict(deterministic=True))), options(*given, '--seed', '3')
     args.config = 'configs/name.py'
     prepare(cfg, args, 'train')
-    assert cfg.work_dir == expected
+    assert cfg.work_dir == expected and cfg.randomness == dict(deterministic=True, seed=3)
 
 
 def test_schedules_follow_the_length_of_the_training():
@@ -86,21 +90,6 @@ def test_device_is_all_that_torch_sees(monkeypatch, name, seen):
         assert parse_args(parser).device == name and os.environ['CUDA_VISIBLE_DEVICES'] == seen
 
 
-def test_seed_keeps_the_other_settings_of_randomness():
-    cfg, args = Config(dict(randomness=dict(deterministic=True))), options('--seed', '3')
-    args.config = 'x.py'
-    prepare(cfg, args, 'train')
-    assert cfg.randomness == dict(deterministic=True, seed=3)
-
-
-@pytest.mark.parametrize('seed', ['-1', '4294967296', 'x'])
-def test_seed_that_no_generator_takes_is_a_usage_error(capsys, seed):
-    with pytest.raises(SystemExit) as end:
-        options('--seed', seed)
-    assert end.value.code == 2
-    assert f'argument --seed: expected a whole number from 0 to 4294967295, got {seed}' in capsys.readouterr().err
-
-
 def test_loaders_fit_the_machine():
     loaders = dict(train_dataloader=dict(num_workers=0, persistent_workers=True, pin_memory=True),
                    val_dataloader=dict(num_workers=2, persistent_workers=True))
@@ -125,14 +114,6 @@ def test_no_pretrained_removes_weights_wherever_they_are_named():
     assert cfg.model == dict(
         type='D', pretrained=None, backbone=dict(type='B', depth=3), neck=dict(type='N', init_cfg=kaiming),
         heads=[dict(type='H', init_cfg=[kaiming]), dict(type='H', init_cfg=None)])
-
-
-def test_amp_and_auto_scale_lr():
-    cfg = Config(dict(optim_wrapper=dict(optimizer=dict(type='SGD')), auto_scale_lr=dict(base_batch_size=16)))
-    enable_amp(cfg)
-    enable_auto_scale_lr(cfg)
-    assert cfg.optim_wrapper.type == 'AmpOptimWrapper'
-    assert cfg.auto_scale_lr.enable
 
 
 @pytest.mark.parametrize(('kind', 'on_gpu', 'on_cpu'), [
@@ -165,6 +146,9 @@ def test_bfloat16_is_of_the_losses_and_not_of_the_weights():
 def test_auto_scale_lr_needs_the_batch_of_the_learning_rate(settings):
     with pytest.raises(ConfigError, match='base_batch_size'):
         enable_auto_scale_lr(Config(settings))
+    cfg = Config(dict(auto_scale_lr=dict(base_batch_size=16)))
+    enable_auto_scale_lr(cfg)
+    assert cfg.auto_scale_lr.enable
 
 
 def test_amp_of_another_optimiser_wrapper():
@@ -172,74 +156,65 @@ def test_amp_of_another_optimiser_wrapper():
         enable_amp(Config(dict(optim_wrapper=dict(type='ApexOptimWrapper'))))
 
 
-class TestResume:
-    def latest(self, tmp_path):
-        return latest_checkpoint(tmp_path)
+def test_nothing_to_resume(tmp_path):
+    assert latest_checkpoint(tmp_path) is None and latest_checkpoint(tmp_path / 'no_directory') is None
+    with pytest.raises(CheckpointError, match='nothing to resume'):
+        set_resume(Config(dict(work_dir=str(tmp_path))), 'auto')
 
-    def test_nothing_there(self, tmp_path):
-        assert self.latest(tmp_path) is None and self.latest(tmp_path / 'no_directory') is None
-        with pytest.raises(CheckpointError, match='nothing to resume'):
-            set_resume(Config(dict(work_dir=str(tmp_path))), 'auto')
 
-    @pytest.mark.parametrize('pointer', ['{root}/epoch_1.pth', '/gone/work/epoch_1.pth'])
-    def test_follows_the_pointer_of_a_folder_that_may_have_been_moved(self, tmp_path, pointer):
-        for name in ('epoch_1.pth', 'epoch_2.pth'):
-            write(tmp_path / name, '')
-        write(tmp_path / 'last_checkpoint', pointer.format(root=tmp_path))
-        assert self.latest(tmp_path) == tmp_path / 'epoch_1.pth'
+@pytest.mark.parametrize(('pointer', 'latest'), [
+    ('{root}/epoch_2.pth', 'epoch_2.pth'), ('/gone/work/epoch_2.pth', 'epoch_2.pth'),
+    ('{root}/other/epoch_2.pth', 'epoch_2.pth'),  # a copy resumes from its own checkpoint
+    *((pointer, 'epoch_10.pth')
+      for pointer in (None, '', '/gone/epoch_9.pth', 'x' * 5000, 'a\0b', '..', b'\xff\xfe\x80'))])
+def test_the_latest_checkpoint_is_that_of_a_good_pointer_or_the_newest(tmp_path, pointer, latest):
+    (tmp_path / 'other').mkdir()
+    for age, name in enumerate(['epoch_10.pth', 'iter_9.pth', 'epoch_2.pth', 'other/epoch_2.pth']):
+        os.utime(write(tmp_path / name, ''), (1000 - age, 1000 - age))
+    if pointer is not None:
+        content = pointer if isinstance(pointer, bytes) else pointer.format(root=tmp_path).encode()
+        (tmp_path / 'last_checkpoint').write_bytes(content)
+    assert latest_checkpoint(tmp_path) == tmp_path / latest
 
-    def test_a_copy_of_a_run_resumes_its_own_checkpoint(self, tmp_path):
-        for name in ('a/epoch_1.pth', 'b/epoch_1.pth'):
-            (tmp_path / name).parent.mkdir()
-            write(tmp_path / name, '')
-        write(tmp_path / 'b/last_checkpoint', str(tmp_path / 'a/epoch_1.pth'))
-        assert self.latest(tmp_path / 'b') == tmp_path / 'b/epoch_1.pth'
 
-    @pytest.mark.parametrize('pointer', [None, '', '/gone/epoch_9.pth', 'x' * 5000, 'a\0b', '..', b'\xff\xfe\x80'])
-    def test_takes_the_newest_without_a_good_pointer(self, tmp_path, pointer):
-        for age, name in enumerate(['epoch_10.pth', 'iter_9.pth', 'epoch_2.pth']):
-            os.utime(write(tmp_path / name, ''), (1000 - age, 1000 - age))
-        if pointer is not None:
-            content = pointer if isinstance(pointer, bytes) else pointer.encode()
-            (tmp_path / 'last_checkpoint').write_bytes(content)
-        assert self.latest(tmp_path) == tmp_path / 'epoch_10.pth'
+@pytest.mark.parametrize(('given', 'taken', 'lines'), [(None, 3, 0), (3, 3, 0), (4, 3, 1)])
+def test_a_resumed_run_has_the_seed_of_its_checkpoint(tmp_path, monkeypatch, given, taken, lines):
+    path, said = str(tmp_path / 'some.pth'), []
+    torch.save(dict(state_dict={}, meta=dict(seed=3)), path)
+    monkeypatch.setattr('repvit_mm.engine.prepare.print_log', lambda line, *_: said.append(line))
+    cfg = Config(dict(work_dir=str(tmp_path), randomness=dict(seed=given, deterministic=True)))
+    set_resume(cfg, path)
+    assert cfg.resume and cfg.load_from == path
+    assert cfg.randomness == dict(seed=taken, deterministic=True) and len(said) == lines
 
-    @pytest.mark.parametrize(('given', 'taken', 'lines'), [(None, 3, 0), (3, 3, 0), (4, 3, 1)])
-    def test_a_resumed_run_has_the_seed_of_its_checkpoint(self, tmp_path, monkeypatch, given, taken, lines):
-        path, said = str(tmp_path / 'some.pth'), []
-        torch.save(dict(state_dict={}, meta=dict(seed=3)), path)
-        monkeypatch.setattr('repvit_mm.engine.prepare.print_log', lambda line, *_: said.append(line))
-        cfg = Config(dict(work_dir=str(tmp_path), randomness=dict(seed=given, deterministic=True)))
-        set_resume(cfg, path)
-        assert cfg.resume and cfg.load_from == path
-        assert cfg.randomness == dict(seed=taken, deterministic=True) and len(said) == lines
 
-    @pytest.mark.parametrize('there', [True, False])
-    def test_a_config_that_resumes_does_so_if_there_is_a_checkpoint(self, tmp_path, there):
-        if there:
-            torch.save(dict(state_dict=dict(x=torch.ones(1)), meta={}), tmp_path / 'epoch_1.pth')
-        cfg = Config(dict(work_dir=str(tmp_path), resume=True))
-        set_resume(cfg, None)
-        assert (cfg.resume, cfg.get('load_from')) == ((True, f'{tmp_path}/epoch_1.pth') if there else (False, None))
+@pytest.mark.parametrize('there', [True, False])
+def test_a_config_that_resumes_does_so_if_there_is_a_checkpoint(tmp_path, there):
+    if there:
+        torch.save(dict(state_dict=dict(x=torch.ones(1)), meta={}), tmp_path / 'epoch_1.pth')
+    cfg = Config(dict(work_dir=str(tmp_path), resume=True))
+    set_resume(cfg, None)
+    assert (cfg.resume, cfg.get('load_from')) == ((True, f'{tmp_path}/epoch_1.pth') if there else (False, None))
 
-    @pytest.mark.parametrize(('spoil', 'said'), [
-        (lambda path: path.write_bytes(path.read_bytes()[:500]), 'epoch_2.pth'),
-        (lambda path: path.write_bytes(b''), 'epoch_2.pth'),
-        (lambda path: torch.save(dict(state_dict=dict(x=torch.tensor(float('nan')))), path), 'infinite values or NaN'),
-    ])
-    def test_a_spoiled_checkpoint_is_passed_over_with_a_word(self, tmp_path, monkeypatch, spoil, said):
-        for epoch in (1, 2):
-            torch.save(dict(state_dict=dict(x=torch.ones(99)), meta=dict(epoch=epoch)), tmp_path / f'epoch_{epoch}.pth')
-        write(tmp_path / 'last_checkpoint', str(tmp_path / 'epoch_2.pth'))
-        spoil(tmp_path / 'epoch_2.pth')
-        lines, cfg = [], Config(dict(work_dir=str(tmp_path)))
-        monkeypatch.setattr('repvit_mm.engine.prepare.print_log', lambda line, *_: lines.append(line))
+
+@pytest.mark.parametrize(('spoil', 'said'), [
+    (lambda path: path.write_bytes(path.read_bytes()[:500]), 'epoch_2.pth'),
+    (lambda path: path.write_bytes(b''), 'epoch_2.pth'),
+    (lambda path: torch.save(dict(state_dict=dict(x=torch.tensor(float('nan')))), path), 'infinite values or NaN'),
+])
+def test_a_spoiled_checkpoint_is_passed_over_with_a_word(tmp_path, monkeypatch, spoil, said):
+    for epoch in (1, 2):
+        torch.save(dict(state_dict=dict(x=torch.ones(99)), meta=dict(epoch=epoch)), tmp_path / f'epoch_{epoch}.pth')
+    write(tmp_path / 'last_checkpoint', str(tmp_path / 'epoch_2.pth'))
+    spoil(tmp_path / 'epoch_2.pth')
+    lines, cfg = [], Config(dict(work_dir=str(tmp_path)))
+    monkeypatch.setattr('repvit_mm.engine.prepare.print_log', lambda line, *_: lines.append(line))
+    set_resume(cfg, 'auto')
+    assert cfg.load_from == str(tmp_path / 'epoch_1.pth')
+    assert len(lines) == 1 and 'epoch_2.pth' in lines[0] and said in lines[0]
+    spoil(tmp_path / 'epoch_1.pth')
+    with pytest.raises(CheckpointError, match='epoch_2.pth'):
         set_resume(cfg, 'auto')
-        assert cfg.load_from == str(tmp_path / 'epoch_1.pth')
-        assert len(lines) == 1 and 'epoch_2.pth' in lines[0] and said in lines[0]
-        spoil(tmp_path / 'epoch_1.pth')
-        with pytest.raises(CheckpointError, match='epoch_2.pth'):
-            set_resume(cfg, 'auto')
 
 
 COCO = dict(type='CocoDataset', data_root='data/coco/', ann_file='annotations/a.json', data_prefix=dict(img='train/'))

@@ -78,11 +78,6 @@ def box_masks(monkeypatch):
         monkeypatch.setattr(module, 'masks_of_boxes', fill)
 
 
-def test_annotated_objects_are_prompts_but_crowds_are_not(coco):
-    assert {image: [prompt['category_id'] for prompt in prompts]
-            for image, prompts in ground_truth_boxes(coco).items()} == {1: [1, 2], 2: [1]}
-
-
 def test_masks_of_many_boxes_are_those_of_the_predictor():
     predictor = SamPredictor(small_sam())
     predictor.set_image(picture())
@@ -231,15 +226,15 @@ def line(column, shape=(40, 50)):
     return mask
 
 
-@pytest.mark.parametrize('distance, matches', [(1.5, 0), (2, 40), (5, 40)])
-def test_lines_match_within_the_distance(distance, matches):
-    ours, theirs = match_edges(line(20), line(22), distance)
+EMPTY = np.zeros((40, 50), bool)
+
+
+@pytest.mark.parametrize('first, second, distance, matches', [
+    (line(20), line(22), 1.5, 0), (line(20), line(22), 2, 40), (line(20), line(22), 5, 40), (line(1), EMPTY, 3, 0),
+    (EMPTY, EMPTY, 3, 0)])
+def test_lines_match_within_the_distance(first, second, distance, matches):
+    ours, theirs = match_edges(first, second, distance)
     assert ours.sum() == theirs.sum() == matches
-
-
-def test_nothing_matches_nothing():
-    empty = np.zeros((5, 5), bool)
-    assert not match_edges(empty, empty, 3)[0].any() and not match_edges(line(1), np.zeros((40, 50), bool), 3)[1].any()
 
 
 def test_every_pixel_has_one_partner_at_most():
@@ -292,13 +287,6 @@ def test_scores_of_known_counts():
     assert scores.ap == pytest.approx(0.8 * 61 / 100)
 
 
-def test_perfect_edges_score_one():
-    thresholds = np.arange(1, 10) / 10
-    counts = count_matches(line(20).astype(np.float32), [line(20)], thresholds)
-    scores = score([counts], thresholds)
-    assert scores.ods == scores.ois == pytest.approx(1)
-
-
 def test_outline_is_where_the_mask_changes():
     logits = torch.full((40, 50), -5.)
     logits[10:30, 20:40] = 5.
@@ -349,16 +337,11 @@ def bsds(tmp_path, request):
     return tmp_path / 'BSDS500', base
 
 
-def test_annotations_of_every_annotator_are_read(bsds):
-    root, _ = bsds
-    (path, annotation), _ = bsds_images(root, 'test')
-    boundaries = load_boundaries(annotation)
-    assert path.name == '1.jpg' and len(boundaries) == 2
-    np.testing.assert_array_equal(boundaries[1], line(30, (60, 80)))
-
-
-def test_missing_data_is_named(bsds):
+def test_the_annotations_of_every_annotator_are_read_and_missing_data_is_named(bsds):
     root, base = bsds
+    (path, annotation), _ = bsds_images(root, 'test')
+    assert path.name == '1.jpg'
+    np.testing.assert_array_equal(load_boundaries(annotation), [line(20, (60, 80)), line(30, (60, 80))])
     with pytest.raises(DatasetError, match='no images .*images/val'):
         bsds_images(root, 'val')
     with pytest.raises(DatasetError, match='the annotation .*9.mat does not exist'):

@@ -91,11 +91,14 @@ def test_drawing_colours_the_mask_and_nothing_else():
 ARGUMENTS = ('--encoder', 'repvit_m0_6', '--image-size', '64', '--device', 'cpu')
 
 
-def test_demo_writes_pictures_and_annotations(tmp_path):
+@pytest.mark.parametrize(('prompts', 'said', 'number'), [
+    (('--point', 30, 30), '3 masks, the best', 3), (('--box', 5, 5, 30, 30, '--box', 40, 10, 70, 50), '2 masks', 2)])
+def test_demo_writes_drawings_and_annotations(tmp_path, prompts, said, number):
     path = save_picture(tmp_path / 'discs.png')
-    status, out, err = run_tool('sam_demo', path, '--point', 30, 30, '--out', tmp_path / 'out', *ARGUMENTS)
-    assert not status and '3 masks, the best' in out and 'the weights are random' in err
+    status, out, err = run_tool('sam_demo', path, *prompts, '--out', tmp_path / 'out', *ARGUMENTS)
+    assert not status and said in out and 'the weights are random' in err
     content = json.loads((tmp_path / 'out/discs_masks.json').read_text())
+    assert len(content['annotations']) == number
     assert content['image'] == {'file_name': 'discs.png', 'width': 80, 'height': 60}
     for number, annotation in enumerate(content['annotations']):
         mask = np.asarray(Image.open(tmp_path / f'out/discs_mask_{number:03d}.png'))
@@ -112,13 +115,6 @@ def test_demo_segments_everything_in_a_folder(tmp_path):
     for name in ('a', 'b'):
         count = len(json.loads((tmp_path / f'{name}_masks.json').read_text())['annotations'])
         assert count == len(list(tmp_path.glob(f'{name}_mask_*.png'))) > 0
-
-
-def test_demo_segments_several_boxes(tmp_path, sam):
-    path = save_picture(tmp_path / 'discs.png')
-    boxes = ('--box', 5, 5, 30, 30, '--box', 40, 10, 70, 50)
-    assert not run_tool('sam_demo', path, *boxes, '--out', tmp_path / 'out', *ARGUMENTS).status
-    assert len(json.loads((tmp_path / 'out/discs_masks.json').read_text())['annotations']) == 2
 
 
 @pytest.mark.parametrize('arguments, message', [
