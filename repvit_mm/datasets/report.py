@@ -40,8 +40,6 @@ def choose_folder(root: str | Path, out: str | Path | None, overwrite: bool) -> 
     folder = here / f'{name_of(root)}_repvit' if out is None else Path(out).expanduser()
     if not folder.exists():
         return folder
-    if not folder.is_dir():
-        raise ConfigError(f'{folder} is a file; name another folder with --out')
     if foreign := {path.name for path in folder.iterdir()} - OWN_FILES - {f'{name_of(root)}.py'}:
         raise ConfigError(f'{folder} holds {min(foreign)}, which is not from here; name another folder with --out')
     if not overwrite:

@@ -347,7 +347,7 @@ BAD = [
     ('coco', lambda root: None, ['--train', 'no.json'], 'no.json does not exist'),
     ('coco', lambda root: None, ['--train', 'no.json', '--format', 'voc'], 'do not go with --format voc'),
     ('coco', lambda root: None, ['--format', 'yolo'], 'has no YOLO labels'),
-    ('coco', lambda root: None, ['--out', 'coco/shapes.json'], 'is a file'),
+    ('coco', lambda root: None, ['--out', 'coco/shapes.json'], 'coco/shapes.json: Not a directory'),
     ('coco', lambda root: None, ['--out', 'coco'], 'which is not from here'),
     ('coco', lambda root: None, ['--out', 'coco/shapes.json/x'], 'cannot be created'),
     ('coco', lambda root: None, ['--model', 'segformer'], 'expected a model for detection, maskrcnn'),

@@ -94,11 +94,6 @@ def test_encodings_of_windows_are_read(read, encoding):
     annotations = content()
     annotations['categories'][0]['name'] = 'Bär'
     assert read(annotations, encoding=encoding)[0] == annotations
-
-
-def test_another_encoding_is_named(read):
-    annotations = content()
-    annotations['categories'][0]['name'] = 'Bär'
     with pytest.raises(DatasetError, match='instances.json is not a text file in UTF-8'):
         read(annotations, encoding='latin-1')
 
@@ -149,41 +144,30 @@ def test_polygons_that_are_flat_or_have_no_area(written, expected, notes):
     assert found == ['x.json: 1 polygons have fewer than three points and are left out'] * notes
 
 
-def test_images_that_are_listed_twice_are_read_once_and_those_of_several_ids_are_said():
-    annotations = content()
-    expected = copy.deepcopy(annotations)
-    annotations['images'] *= 2
-    assert check_coco(annotations, 'x.json') == ['x.json: 2 images are listed twice'] and annotations == expected
-    annotations['images'].append(dict(annotations['images'][0], id=9))
-    assert 'x.json: 1 images have several ids, first 0.jpg' in check_coco(annotations, 'x.json')[0]
-
-
-@pytest.mark.parametrize('root', [dict(name='shapes', supercategory='none'), dict(name='disc')])
-def test_the_root_category_of_roboflow_is_left_out(root):
-    annotations = content()
+def rename_root(annotations, **root):
     name(annotations, 'square', 'disc', supercategory='shapes')
-    expected = copy.deepcopy(annotations)
     annotations['categories'].insert(0, dict(id=0, **root))
+
+
+def count_from_0(annotations):
+    for key, entries in (('id', annotations['categories']), ('category_id', annotations['annotations'])):
+        for entry in entries:
+            entry[key] -= 1
+
+
+@pytest.mark.parametrize('spoil, note, images, categories', [
+    (lambda a: a['images'].extend(a['images']), '2 images are listed twice', 2, 2),
+    (lambda a: a['images'].append(dict(a['images'][0], id=9)), '1 images have several ids, first 0.jpg', 3, 2),
+    (lambda a: rename_root(a, name='shapes', supercategory='none'), 'category shapes (id 0) has no objects', 2, 2),
+    (lambda a: rename_root(a, name='disc'), 'category disc (id 0) has no objects', 2, 2),
+    (count_from_0, None, 2, 2), (lambda a: name(a, 'disc ', 'square'), "begin or end with a space: 'disc '", 2, 2),
+    (lambda a: name(a, 'Disc', 'disc'), 'differ by upper and lower case only: Disc, disc', 2, 2)])
+def test_odd_images_and_categories_are_said(spoil, note, images, categories):
+    annotations = content()
+    spoil(annotations)
     notes = check_coco(annotations, 'x.json')
-    assert annotations == expected and len(notes) == 1 and f'category {root["name"]} (id 0) has no objects' in notes[0]
-
-
-def test_a_first_category_with_objects_is_none_of_roboflow():
-    annotations = content()
-    for entry, key in [(entry, 'id') for entry in annotations['categories']] + [
-            (entry, 'category_id') for entry in annotations['annotations']]:
-        entry[key] -= 1
-    expected = copy.deepcopy(annotations)
-    assert not check_coco(annotations, 'x.json') and annotations == expected
-
-
-@pytest.mark.parametrize('names, note', [
-    (('disc ', 'square'), "categories begin or end with a space: 'disc '"),
-    (('Disc', 'disc'), 'categories differ by upper and lower case only: Disc, disc')])
-def test_odd_names_of_categories_are_said(names, note):
-    annotations = content()
-    name(annotations, *names)
-    assert check_coco(annotations, 'x.json') == [f'x.json: {note}']
+    assert len(notes) == bool(note) and (note or '') in ''.join(notes)
+    assert (len(annotations['images']), len(annotations['categories'])) == (images, categories)
 
 
 # --- Images --------------------------------------------------------------------------------------------------------
@@ -248,13 +232,12 @@ def test_run_lengths_for_another_size_are_an_error(read):
         read(masks, size=(HEIGHT, WIDTH))
 
 
-@pytest.mark.parametrize('boxes, note', [
-    (lambda x, y, w, h: [x, y, w + 4, h], '2 of 4 boxes reach beyond their image, first [20, 15, 22, 14]'),
-    (lambda x, y, w, h: [x, y, w + 3, h], None)])
-def test_boxes_beyond_their_image_are_counted(read, boxes, note):
+@pytest.mark.parametrize('more, note', [
+    (4, '2 of 4 boxes reach beyond their image, first [20, 15, 22, 14]'), (3, None)])
+def test_boxes_beyond_their_image_are_counted(read, more, note):
     annotations = content()
     for annotation in annotations['annotations']:
-        annotation['bbox'] = boxes(*annotation['bbox'])
+        annotation['bbox'][2] += more
     assert [text.partition(': ')[2] for text in read(annotations)[1]] == ([note] if note else [])
 
 
