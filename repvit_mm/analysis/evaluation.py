@@ -70,6 +70,18 @@ def judge_classification(sample: Any, info: Mapping, meta: Mapping) -> Judged:
                   lambda: read_image(sample.img_path), np.array([[scores[best], best == label]]))
 
 
+def judge_labels(sample: Any, info: Mapping, meta: Mapping) -> Judged:
+    """Judge a sample of mmpretrain with any number of labels; an index beyond the classes stands for no label."""
+    classes, none = meta['classes'], len(meta['classes'])
+    truth, found = (set(labels.tolist()) for labels in (sample.gt_label, sample.pred_label))
+    pairs = np.array([(label, label) if label in truth & found else (label, none) if label in truth else (none, label)
+                      for label in sorted(truth | found)], int).reshape(-1, 2)
+    caption = '; predicted '.join(', '.join(classes[label] for label in sorted(labels)) or 'nothing'
+                                  for labels in (truth, found))
+    scored = np.array([(score, label in truth) for label, score in enumerate(sample.pred_score.tolist())])
+    return Judged(*pairs.T, float(len(truth ^ found)), caption, lambda: read_image(sample.img_path), scored)
+
+
 def judge_segmentation(sample: Any, info: Mapping, meta: Mapping) -> Judged:
     """Judge a sample of mmseg; its mistake is the share of wrong pixels."""
     maps = {caption: labels.data[0].cpu().numpy() for caption, labels in (
@@ -151,7 +163,10 @@ def match(boxes: torch.Tensor, labels: torch.Tensor, truth: torch.Tensor, truth_
     return [None if pair == -1 and left_out else pair for pair, left_out in zip(pairs, inside, strict=True)]
 
 
-_JUDGES = {'mmpretrain': judge_classification, 'mmseg': judge_segmentation, 'mmdet': judge_detection}
+#: Kind of model -> its judge, and what is counted. Those in _WITH_BACKGROUND have an index more than classes.
+_KINDS = {'classification': (judge_classification, 'images'), 'labels': (judge_labels, 'labels'),
+          'segmentation': (judge_segmentation, 'pixels'), 'detection': (judge_detection, 'objects')}
+_WITH_BACKGROUND = ('labels', 'detection')
 
 
 @HOOKS.register_module()
@@ -160,11 +175,11 @@ class ReportHook(Hook):
 
     Args:
         out_dir: Gets ``report.html``, which holds its images.
-        scope: The toolbox of the model.
+        kind: The kind of model, a key of ``_KINDS``.
     """
 
-    def __init__(self, out_dir: str, scope: str):
-        self.path, self.judge, self.scope = Path(out_dir, 'report.html'), _JUDGES[scope], scope
+    def __init__(self, out_dir: str, kind: str):
+        self.path, self.kind, (self.judge, self.unit) = Path(out_dir, 'report.html'), kind, _KINDS[kind]
         self._matrix, self._scored, self._worst, self._number = None, [], [], count()
 
     def before_test_epoch(self, runner: Runner) -> None:
@@ -172,10 +187,10 @@ class ReportHook(Hook):
         datasets = list(innermost(runner.test_dataloader.dataset))
         self.meta = datasets[0].metainfo
         self.classes = list(self.meta['classes'])
-        size = len(self.classes) + (self.scope == 'mmdet')
+        size = len(self.classes) + (self.kind in _WITH_BACKGROUND)
         self._matrix = np.zeros((size, size), int)
         infos = (dataset.get_data_info(i) for dataset in datasets for i in range(len(dataset)))
-        self._infos = {info['img_path']: info for info in infos} if self.scope == 'mmdet' else {}
+        self._infos = {info['img_path']: info for info in infos} if self.kind == 'detection' else {}
 
     def after_test_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None,
                         outputs: Sequence[Any] | None = None) -> None:
@@ -215,8 +230,7 @@ class ReportHook(Hook):
         known = np.arange(len(self.classes))
         right, of_truth, of_predicted = self._matrix.diagonal()[known], self._matrix.sum(1), self._matrix.sum(0)
         columns = {'recall': right / of_truth[known].clip(1), 'precision': right / of_predicted[known].clip(1)}
-        unit = {'mmpretrain': 'images', 'mmseg': 'pixels', 'mmdet': 'objects'}[self.scope]
-        if self.scope == 'mmseg':
+        if self.kind == 'segmentation':
             columns['IoU'] = right / (of_truth + of_predicted - right).clip(1)
         average = [metrics.get(f'coco/{cls}_precision') for cls in self.classes]
         if None not in average:  # mmdet gives that of masks if there are some
@@ -226,7 +240,7 @@ class ReportHook(Hook):
                 for i, cls in enumerate(self.classes)]
         mean = ('mean', f'{of_truth[known].sum():,}', *(f'{100 * values[there].mean():.1f}' for values in
                                                         columns.values()))
-        return _table(('class', unit, *columns), [*rows, mean])
+        return _table(('class', self.unit, *columns), [*rows, mean])
 
 
 def enable_report(cfg: Config, out_dir: str) -> None:
@@ -237,15 +251,17 @@ def enable_report(cfg: Config, out_dir: str) -> None:
         out_dir: The folder.
 
     Raises:
-        ConfigError: If the model is none of a toolbox or gives an image several labels, or several processes test.
+        ConfigError: If the model is none of a toolbox, or several processes test.
     """
-    scope = toolbox_of(cfg).scope
-    if scope not in _JUDGES or 'MultiLabel' in str(cfg.model):
-        raise ConfigError('--report is for detectors, segmentors, and classifiers with one label for each image')
+    task = toolbox_of(cfg).task
+    if task is None:
+        raise ConfigError('--report needs a config for mmdet, mmseg or mmpretrain; this one has '
+                          f'default_scope={cfg.get("default_scope")!r}')
+    kind = 'labels' if 'MultiLabel' in str(cfg.model) else task.name
     if get_world_size() > 1 or cfg.get('launcher', 'none') != 'none':
         raise ConfigError('--report needs a test in one process; leave out --launcher')
     make_folder(out_dir, '--report')
-    cfg.custom_hooks = [*cfg.get('custom_hooks', []), dict(type='ReportHook', out_dir=out_dir, scope=scope)]
+    cfg.custom_hooks = [*cfg.get('custom_hooks', []), dict(type='ReportHook', out_dir=out_dir, kind=kind)]
 
 
 def draw_confusion(matrix: np.ndarray, classes: Sequence[str]) -> Figure:

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from ..checkpoints import invalid_tensors
 from ..errors import UserError
+from ..toolboxes import toolbox_of
 from .prepare import latest_checkpoint
 from .unread import observed
 
@@ -169,7 +170,7 @@ def quietly(function: Callable) -> Callable:
 
 
 class SummaryHook(Hook):
-    """Says at the start of a training what is trained, and after evaluations which settings nothing has read."""
+    """Says what is trained, which settings nothing has read, and which checkpoint to test."""
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Save what is from the config, names of classes or settings of an optimiser's groups, under ordinary keys."""
@@ -200,6 +201,16 @@ class SummaryHook(Hook):
         for line in (f'model: {type(model).__name__}, {counts[0] / 1e6:.2f} M parameters, {counts[1] / 1e6:.2f} M of '
                      'them trained', f'data: {data}', _batch(runner), f'device: {device}{threads}'):
             print_log(line, 'current')
+
+    def after_train(self, runner: Runner) -> None:
+        """Name the best checkpoint, else the last, and the command that tests it."""
+        known = runner.message_hub.runtime_info
+        path, score = known.get('best_ckpt') or latest_checkpoint(runner.work_dir), known.get('best_score')
+        if path and runner.cfg.filename:
+            config = os.path.join(runner.work_dir, os.path.basename(runner.cfg.filename))  # with all options
+            which = 'last' if score is None else f'best ({score:.4g})'
+            report = f' --report {os.path.join(runner.work_dir, "report")}' if toolbox_of(runner.cfg).task else ''
+            print_log(f'{which} checkpoint: {path}\nnext: repvit-mm test {config} {path}{report}', 'current')
 
 
 def _batch(runner: Runner) -> str:

@@ -98,9 +98,9 @@ class Classification(Toolbox):
         return MULTI_LABEL if isinstance(getattr(model, 'head', None), MultiLabelClsHead) else self.task
 
     def _draw(self, cfg: Config, directory: str) -> None:
-        """Write the best class and its score over each image, with mmpretrain's own hook."""
-        cfg.setdefault('default_hooks', {})['visualization'] = dict(
-            type='VisualizationHook', enable=True, interval=1, out_dir=directory)
+        """Write the best classes and their scores over each image."""
+        from . import segmentation_images  # noqa: F401, it registers the hook
+        cfg.default_hooks = {**cfg.get('default_hooks', {}), 'visualization': dict(type='DrawnClasses', out_dir=directory)}
 
 
 def _is_image_folder(dataset: Mapping) -> bool:

@@ -12,7 +12,7 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from PIL import Image, ImageDraw
 
-from ..io.drawing import font_of, overlay_labels
+from ..io.drawing import draw_lines, font_of, overlay_labels, palette
 from ..io.images import read_image
 
 #: Up to this many classes, the legend has all of them; beyond, those that occur.
@@ -76,6 +76,21 @@ class LabelMaps(_PerImage):
         """Labels as in the data set's files, uint8 (H, W)."""
         labels = sample.pred_sem_seg.data.squeeze(0).cpu().numpy()
         return (labels + bool(dataset.reduce_zero_label)).astype(np.uint8)
+
+
+@HOOKS.register_module()
+class DrawnClasses(_PerImage):
+    """Writes the most probable classes of an image over it.
+
+    mmpretrain's own hook gives images of the same name in two folders one file.
+    """
+
+    def draw(self, sample: Any, dataset: Any) -> np.ndarray:
+        """RGB, uint8 (H, W, 3)."""
+        scores, labels = sample.pred_score.cpu().sort(descending=True)
+        lines = [f'{dataset.metainfo["classes"][label]} {score:.2f}'
+                 for score, label in zip(scores[:3].tolist(), labels.tolist(), strict=False)]
+        return draw_lines(read_image(sample.img_path), lines, palette(len(lines)))
 
 
 def _name(img_path: str, dataset: Any) -> str:

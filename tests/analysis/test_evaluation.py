@@ -20,6 +20,7 @@ from repvit_mm.analysis.evaluation import (
     enable_report,
     judge_classification,
     judge_detection,
+    judge_labels,
     judge_segmentation,
 )
 from repvit_mm.errors import ConfigError
@@ -94,7 +95,7 @@ def test_the_curve_has_the_hits_of_pycocotools():
 
 
 def test_the_page_shows_the_worst_images_and_escapes_names(tmp_path):
-    hook = ReportHook(str(tmp_path), 'mmpretrain')
+    hook = ReportHook(str(tmp_path), 'classification')
     runner = SimpleNamespace(cfg=SimpleNamespace(load_from=None, filename='x.py'),
                              test_dataloader=SimpleNamespace(dataset=SimpleNamespace(metainfo=META, pipeline=None)))
     hook.before_test_epoch(runner)
@@ -111,8 +112,14 @@ def test_the_page_shows_the_worst_images_and_escapes_names(tmp_path):
     assert '<bee>' not in page and 'ant/&lt;bee&gt;' in page
 
 
-def test_several_labels_for_an_image_have_no_report(tmp_path):
-    cfg = Config(dict(default_scope='mmpretrain', model=dict(type='ImageClassifier',
-                                                             head=dict(type='MultiLabelLinearClsHead'))))
-    with pytest.raises(ConfigError, match='--report is for detectors'):
-        enable_report(cfg, str(tmp_path))
+def test_labels_are_right_missed_or_too_much():
+    sample = DataSample(metainfo=dict(img_path='x.jpg')).set_gt_label([0, 1]).set_pred_label([1, 2])
+    judged = judge_labels(sample.set_pred_score(torch.tensor([.1, .8, .7])), None, META)
+    assert judged.truth.tolist() == [0, 1, 3] and judged.predicted.tolist() == [3, 1, 2] and judged.mistake == 2
+    assert judged.caption == 'cat, ant/<bee>; predicted ant/<bee>, dog'
+    assert judged.scored[:, 1].tolist() == [1, 1, 0]
+
+
+def test_a_config_without_a_toolbox_has_no_report(tmp_path):
+    with pytest.raises(ConfigError, match='--report needs a config for mmdet, mmseg or mmpretrain'):
+        enable_report(Config(dict(default_scope='repvit_mm', model=dict(type='SamDistiller'))), str(tmp_path))

@@ -73,6 +73,13 @@ def test_test_gives_the_figures_of_the_validation(trained, tmp_path):
     assert len(kept) == tool_runs.TOOLBOXES[trained.toolbox][3]
 
 
+def test_a_training_ends_with_the_command_of_the_test(trained):
+    log, = trained.work_dir.glob('*/*.log')
+    line = log.read_text().rstrip().splitlines()[-1]
+    assert line.startswith(f'next: repvit-mm test {trained.work_dir / trained.config.name} {trained.work_dir}/')
+    assert (trained.work_dir / trained.config.name).is_file()
+
+
 @pytest.mark.parametrize('trained', ['mmseg', 'mmpretrain'], indirect=True)
 def test_time_augmentation(trained, tmp_path):
     status, _, error = run_tool('test', trained.config, trained.checkpoint, '--data-root', trained.data, '--work-dir',

@@ -110,7 +110,8 @@ def test_several_labels_are_trained_tested_and_drawn(tmp_path):
     assert tuple(saved['meta']['dataset_meta']['classes']) == CLASSES
     file.unlink()  # a test needs its own labels only
     run('test', config, tmp_path / 'work' / 'epoch_1.pth', '--data-root', root, '--work-dir', tmp_path / 'test',
-        '--show-dir', tmp_path / 'show', '--cfg-options', *SMALL)
+        '--show-dir', tmp_path / 'show', '--report', tmp_path, '--cfg-options', *SMALL)
+    assert 'predicted' in (tmp_path / 'report.html').read_text()
     metrics = json.loads(next(tmp_path.glob('test/*/*.json')).read_text())
     assert {'multi-label/mAP', 'multi-label/f1-score'} <= set(metrics)
     assert len(list((tmp_path / 'show').rglob('*.png'))) == 4
