@@ -123,7 +123,7 @@ def agreement(subject: InferenceModel | WholeDetector, file: ExportedFile,
             size = [int(length) for length in inputs.get('size', inputs['image'].shape[2:])]
             image = torch.from_numpy(inputs['image'])
             ours, theirs = detect(file, image, size), detect_with_mmdet(subject, image, size)
-            same += _matched(ours, theirs) + _matched(theirs, ours)
+            same += matched(ours, theirs) + matched(theirs, ours)
             all_ += float(ours.scores.sum() + theirs.scores.sum())
         else:
             (found,), (expected,) = file.run(inputs).values(), subject(torch.from_numpy(inputs['image']))
@@ -132,7 +132,7 @@ def agreement(subject: InferenceModel | WholeDetector, file: ExportedFile,
     return same / all_ if all_ else 1.
 
 
-def _matched(these: Detections, those: Detections) -> float:
+def matched(these: Detections, those: Detections) -> float:
     """Sum of the scores of these that are also among those."""
     from torchvision.ops import box_iou
     overlap = box_iou(torch.from_numpy(these.boxes), torch.from_numpy(those.boxes)).numpy()
