@@ -13,10 +13,7 @@ import repvit_mm
 import repvit_mm_cli
 from repvit_mm.cli import doctor
 from repvit_mm.datasets.shapes import write_classification
-from repvit_mm.models.inference import build_inference_model, randomise_weights
 from repvit_mm.version import __version__
-
-CLASSIFIER = 'classification/repvit_m0_6_300e.py'
 
 
 @pytest.fixture(scope='module')
@@ -122,19 +119,6 @@ def test_usage_error_of_a_tool_passes_through(stranger, tmp_path):
     result = attempt(stranger.parent / 'repvit-mm', 'dist-train', 'x.py', cwd=tmp_path)
     assert result.returncode == 2
     assert result.stderr == 'usage: repvit-mm dist-train CONFIG GPUS [options of train.py]\n'
-
-
-@pytest.mark.slow
-def test_fuse_with_an_installed_config(stranger, tmp_path):
-    model = build_inference_model(ROOT / 'configs' / CLASSIFIER)
-    randomise_weights(model)
-    torch.save(model.model.state_dict(), tmp_path / 'trained.pth')
-    output = run(stranger, '-m', 'repvit_mm', 'fuse', f'configs/{CLASSIFIER}', 'trained.pth', 'fused.pth',
-                 cwd=tmp_path)
-    assert 'largest difference' in output
-    assert sorted(os.listdir(tmp_path)) == ['fused.pth', 'trained.pth']
-    fused = torch.load(tmp_path / 'fused.pth', weights_only=True)
-    assert 'backbone.stem.conv1.bias' in fused.get('state_dict', fused)
 
 
 @pytest.mark.slow

@@ -5,12 +5,10 @@ import sys
 import tarfile
 import zipfile
 from email.parser import Parser
-from pathlib import Path
 
 import pytest
 import yaml
-from installed import ROOT, build_sdist, build_wheel, make_environment, run
-from mmengine import Config
+from installed import ROOT, build_sdist, build_wheel, run
 from packaging.requirements import Requirement
 
 from repvit_mm.version import __version__
@@ -99,27 +97,6 @@ def test_wheel_of_the_sdist_is_that_of_the_clone(wheel, wheel_of_sdist):
     assert contents(wheel_of_sdist) == contents(wheel)
 
 
-FIND = """
-import repvit_mm_cli, sys
-assert repvit_mm_cli.PACKAGE.is_relative_to(sys.prefix)
-folder = repvit_mm_cli.TOOLS.parent
-print(*(path.relative_to(folder) for path in folder.rglob('*.py')))
-"""
-
-
-@pytest.mark.parametrize('built', ['wheel', 'wheel_of_sdist'])
-def test_installed_without_anything_else(built, request, tmp_path):
-    """The command tells its version and its commands; the configs and tools are there."""
-    python = make_environment(tmp_path / 'environment', request.getfixturevalue(built))
-    command = python.parent / 'repvit-mm'
-    assert run(command, '--version', cwd=tmp_path) == f'repvit-mm {__version__}\n'
-    listed = set(re.findall(r'^  ([\w-]+) ', run(command, '--help', cwd=tmp_path), re.M))
-    assert {'train', 'test', 'fuse', 'doctor'} <= listed
-    found = run(python, '-c', FIND, cwd=tmp_path).split()
-    assert {path.relative_to(ROOT).as_posix() for path in CONFIGS} <= set(found)
-    assert 'tools/train.py' in found
-
-
 def test_model_index_lists_every_metafile_and_these_only_configs():
     index = yaml.safe_load((ROOT / 'model-index.yml').read_text())['Import']
     assert sorted(index) == sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob('configs/*/metafile.yml'))
@@ -128,41 +105,3 @@ def test_model_index_lists_every_metafile_and_these_only_configs():
             config = ROOT / model['Config']
             assert config in CONFIGS
             assert model['Name'] == config.stem
-
-
-def test_citation_names_both_papers():
-    citation = yaml.safe_load((ROOT / 'CITATION.cff').read_text())
-    papers = [citation['preferred-citation'], *citation['references']]
-    assert [paper['url'] for paper in papers] == ['https://arxiv.org/abs/2307.09283', 'https://arxiv.org/abs/2312.05760']
-    assert all(len(paper['authors']) == 5 for paper in papers)
-
-
-LOAD = """
-import json, sys
-from mmengine import Config
-assert 'repvit_mm' not in sys.modules
-configs = [Config.fromfile(path, import_custom_modules=False).to_dict() for path in sys.argv[1:]]
-import repvit_mm
-print(json.dumps({'package': repvit_mm.__file__, 'configs': configs}))
-"""
-
-
-def without_tuples(value):
-    """Make tuples the lists that JSON knows."""
-    if isinstance(value, dict):
-        return {key: without_tuples(item) for key, item in value.items()}
-    return [without_tuples(item) for item in value] if isinstance(value, list | tuple) else value
-
-
-@pytest.mark.slow
-def test_strangers_config_of_one_line_has_ours_as_its_base(stranger, tmp_path):
-    paths = [next(path for path in CONFIGS if path.parent == folder) for folder in {path.parent for path in CONFIGS}]
-    for path in paths:
-        (tmp_path / path.name).write_text(
-            f"_base_ = __import__('repvit_mm').config_path('{path.parent.name}/{path.name}')\n")
-    result = json.loads(run(stranger, '-c', LOAD, *(path.name for path in paths), cwd=tmp_path).splitlines()[-1])
-    # The copy in the wheel did it, not this clone.
-    assert Path(result['package']).is_relative_to(stranger.parent.parent)
-    for path, loaded in zip(paths, result['configs'], strict=True):
-        own = Config.fromfile(path, import_custom_modules=False).to_dict()
-        assert loaded == without_tuples(own)

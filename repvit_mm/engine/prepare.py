@@ -14,6 +14,7 @@ from mmengine.logging import print_log
 from ..checkpoints import check_finite, read_checkpoint, tensors_of
 from ..errors import CheckpointError, ConfigError, shortened
 from ..toolboxes import LOADERS, datasets_of, toolbox_of
+from .config import settings_in
 
 #: What a run does -> the loaders that it uses.
 LOADERS_OF = {'train': ('train_dataloader', 'val_dataloader'), 'test': ('test_dataloader',)}
@@ -157,22 +158,16 @@ def set_epochs(cfg: Config, epochs: int) -> None:
 def remove_pretrained(cfg: Config) -> None:
     """Start from random weights: drop every ``init_cfg`` that loads a file, and ``load_from``."""
     cfg.load_from = None
-    _remove_pretrained(cfg.model)
-
-
-def _remove_pretrained(settings: Any) -> None:
-    for value in settings.values() if isinstance(settings, Mapping) else settings:
-        if isinstance(value, Mapping | list | tuple):
-            _remove_pretrained(value)
-    if not isinstance(settings, Mapping):
-        return
-    if isinstance(settings.get('pretrained'), str):  # how older heads and backbones name weights
-        settings['pretrained'] = None
-    init_cfg = settings.get('init_cfg')
-    if isinstance(init_cfg, list | tuple):
-        settings['init_cfg'] = [item for item in init_cfg if item.get('type') != 'Pretrained']
-    elif init_cfg and init_cfg.get('type') == 'Pretrained':
-        del settings['init_cfg']
+    for _, settings in [('', cfg.model), *settings_in(cfg.model)]:
+        if not isinstance(settings, Mapping):
+            continue
+        if isinstance(settings.get('pretrained'), str):  # how older heads and backbones name weights
+            settings['pretrained'] = None
+        init_cfg = settings.get('init_cfg')
+        if isinstance(init_cfg, list | tuple):
+            settings['init_cfg'] = [item for item in init_cfg if item.get('type') != 'Pretrained']
+        elif init_cfg and init_cfg.get('type') == 'Pretrained':
+            del settings['init_cfg']
 
 
 def set_resume(cfg: Config, resume: str | None) -> None:
