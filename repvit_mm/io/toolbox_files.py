@@ -69,7 +69,8 @@ class _RegularFiles(LocalBackend):
         return content
 
     def get_text(self, filepath: str | Path, encoding: str = 'utf-8') -> str:
-        check_regular(filepath)
+        if not Path(filepath).is_file():
+            check_regular(filepath)
         return super().get_text(filepath, encoding)
 
     @contextmanager

@@ -3,6 +3,7 @@
 The names and arguments are those that ``mmcv.ops`` calls; results are written into the tensors that it passes. This
 file is imported under the name ``mmcv._ext``, so that relative imports would look in mmcv.
 """
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,9 @@ import torchvision
 
 from repvit_mm.errors import UserError
 from repvit_mm.ops import boxes, losses, maps, regions, rotated, sampling
+
+if __name__ == 'mmcv._ext':  # found: the finder need not see every later import
+    sys.meta_path[:] = [finder for finder in sys.meta_path if getattr(finder, '__module__', '') != 'repvit_mm.ops']
 
 
 def get_compiler_version() -> str:

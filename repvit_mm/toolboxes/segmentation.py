@@ -107,7 +107,8 @@ class Segmentation(Toolbox):
     def _draw(self, cfg: Config, directory: str) -> None:
         """Draw beside image and ground truth; see :class:`segmentation_images.SegmentationImages`."""
         from . import segmentation_images  # noqa: F401, it registers the hook
-        cfg.default_hooks = {**cfg.get('default_hooks', {}), 'visualization': dict(type='SegmentationImages', out_dir=directory)}
+        drawing = dict(type='SegmentationImages', out_dir=directory)
+        cfg.default_hooks = {**cfg.get('default_hooks', {}), 'visualization': drawing}
 
 
 class _Pair(NamedTuple):
