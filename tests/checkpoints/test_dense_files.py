@@ -3,13 +3,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from checkpoint_samples import Classifier, RepViT, is_same, trained
+from checkpoint_samples import RepViT, is_same, trained
 from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 from mmengine.runner import load_checkpoint as mmengine_load_checkpoint
 
 from repvit_mm import convert_state_dict, load_checkpoint
-from repvit_mm.errors import CheckpointError
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
 
@@ -90,15 +89,3 @@ def test_a_classifier_left_in_the_backbone_does_no_harm(model_and_names, file):
     torch.save(content, path)
     assert load_checkpoint(model, path).not_needed == ('backbone.classifier.classifier.l.weight',)
     assert is_same(model.state_dict(), values)
-
-
-def test_classification_weights_start_a_detector_or_segmentor(model_and_names, tmp_path):
-    model, _ = model_and_names
-    source = trained(Classifier('m0_6', classes=10))
-    torch.save({'model': convert_state_dict(source.state_dict(), 'official')}, tmp_path / 'x.pth')
-    with pytest.raises(CheckpointError, match='it fits the backbone only, so give it in the init_cfg of the backbone'):
-        load_checkpoint(model, tmp_path / 'x.pth')
-    report = load_checkpoint(model, tmp_path / 'x.pth', strict=False)
-    assert is_same(model.backbone.state_dict(), source.backbone.state_dict())
-    assert not report.unexpected
-    assert len(report.not_needed) == 14  # two heads of a BatchNorm and a linear layer

@@ -48,15 +48,11 @@ def test_torch_still_says_what_is_missing_and_what_is_too_much(format):
 
 
 @pytest.mark.parametrize('format', FORMATS)
-def test_a_deployed_backbone_takes_unfused_weights_from_torch(format):
-    source, model = trained(RepViT(TINY)), RepViT(TINY, deploy=True)
-    model.load_state_dict(names(source, format))
-    assert is_same(fuse(source).state_dict(), model.state_dict())
-
-
-@pytest.mark.parametrize('format', FORMATS)
-def test_fused_weights_go_into_an_unfused_backbone(format, log):
-    source, model = fuse(trained(RepViT(TINY))), trained(RepViT(TINY), seed=1)
+def test_torch_takes_fused_weights_for_an_unfused_backbone_and_the_reverse(format, log):
+    unfused = trained(RepViT(TINY))
+    source, deployed, model = fuse(unfused), RepViT(TINY, deploy=True), trained(RepViT(TINY), seed=1)
+    deployed.load_state_dict(names(unfused, format))
+    assert is_same(source.state_dict(), deployed.state_dict()) and not log.messages
     before = list(model.state_dict())
     model.load_state_dict(names(source, format))
     assert len(log.messages) == 1 and 'the checkpoint is fused: ' in log.messages[0]
@@ -111,17 +107,14 @@ def test_mmengine_does_not_mix_architectures_in_silence(tmp_path):
 
 def test_mmengine_knows_published_names(tmp_path, monkeypatch):
     monkeypatch.setenv('TORCH_HOME', str(tmp_path))
-    cached = tmp_path / 'hub' / 'checkpoints' / published()['m1_1_coco'].file
-    cached.parent.mkdir(parents=True)
-    source, model = trained(Detector(TINY)), trained(Detector(TINY), seed=1)
-    torch.save({'state_dict': names(source, 'official'), 'meta': {'CLASSES': ('cat',)}}, cached)
-    checkpoint = mmengine_load_checkpoint(model, 'repvit://m1_1_coco')
-    assert is_same(source.state_dict(), model.state_dict())
-    assert checkpoint['meta'] == {'CLASSES': ('cat',)}
-    classifier, model = trained(Classifier(TINY)), Classifier(TINY)
-    torch.save({'model': names(classifier, 'official')}, cached.with_name(published()['m1_1_distill_300e'].file))
-    mmengine_load_checkpoint(model, 'repvit://m1_1_distill_300e')
-    assert is_same(classifier.state_dict(), model.state_dict())
+    cache = tmp_path / 'hub' / 'checkpoints'
+    cache.mkdir(parents=True)
+    for build, name, key in ((Detector, 'm1_1_coco', 'state_dict'), (Classifier, 'm1_1_distill_300e', 'model')):
+        source, model = trained(build(TINY)), trained(build(TINY), seed=1)
+        torch.save({key: names(source, 'official'), 'meta': {'CLASSES': ('cat',)}}, cache / published()[name].file)
+        checkpoint = mmengine_load_checkpoint(model, f'repvit://{name}')
+        assert is_same(source.state_dict(), model.state_dict())
+        assert checkpoint['meta'] == {'CLASSES': ('cat',)}
     with pytest.raises(CheckpointError, match='repvit://m9 is not a published checkpoint; choose from m0_6'):
         CheckpointLoader.load_checkpoint('repvit://m9')
 
@@ -137,19 +130,21 @@ def two(tmp_path):
 
 
 @pytest.mark.parametrize('as_list', [False, True])
-@pytest.mark.parametrize('prefix', ['student', 'student.'])
-def test_init_cfg_takes_the_repvit_under_a_prefix(two, as_list, prefix):
-    init_cfg = {'type': 'Pretrained', 'checkpoint': two[0], 'prefix': prefix}
-    model = RepViT(TINY, init_cfg=[init_cfg] if as_list else init_cfg)
-    model.init_weights()
-    assert is_same(two[1]['student'].state_dict(), model.state_dict())
+def test_init_cfg_takes_the_repvit_under_a_prefix_and_refuses_a_file_with_two(two, as_list):
+    def start(**settings):
+        init_cfg = {'type': 'Pretrained', 'checkpoint': two[0], **settings}
+        model = RepViT(TINY, init_cfg=[init_cfg] if as_list else init_cfg)
+        model.init_weights()
+        return model
 
-
-def test_init_cfg_without_a_prefix_refuses_a_file_with_two(two):
+    for prefix in ('student', 'student.'):
+        assert is_same(two[1]['student'].state_dict(), start(prefix=prefix).state_dict())
     with pytest.raises(CheckpointError, match='RepViTs under teacher., student.'):
-        RepViT(TINY, init_cfg={'type': 'Pretrained', 'checkpoint': two[0]}).init_weights()
+        start()
     with pytest.raises(CheckpointError, match='holds no tensors under backbone.; its first one is teacher.features.0'):
-        RepViT(TINY, init_cfg={'type': 'Pretrained', 'checkpoint': two[0], 'prefix': 'backbone.'}).init_weights()
+        start(prefix='backbone.')
+    with pytest.raises(ConfigError, match="init_cfg=.* is invalid: .*'prefx'"):
+        start(prefx='teacher')
 
 
 def test_other_initialisations_in_a_list_go_before_the_weights(two):
@@ -162,8 +157,3 @@ def test_other_initialisations_in_a_list_go_before_the_weights(two):
     model.init_weights()
     assert is_same(two[1]['teacher'].state_dict(), model.state_dict())
     assert model.init_cfg == [pretrained, constant]
-
-
-def test_a_setting_of_init_cfg_that_nothing_takes_is_refused(two):
-    with pytest.raises(ConfigError, match="init_cfg=.* is invalid: .*'prefx'"):
-        RepViT(TINY, init_cfg={'type': 'Pretrained', 'checkpoint': two[0], 'prefx': 'teacher'}).init_weights()
