@@ -11,9 +11,10 @@ from torch import Tensor
 from ..errors import CheckpointError
 from ..io.files import atomic_write
 from ..io.images import IMAGENET
+from .classes import classes_of, meta_of
 from .download import SCHEME, published
 from .formats import FoundArch, FoundBackbone, find_in, rename
-from .reading import METADATA, check_finite, classes_of, find_weights, meta_of, read_checkpoint, tensors_of
+from .reading import METADATA, check_finite, find_weights, read_checkpoint, tensors_of
 
 _CARD = """---
 library_name: timm

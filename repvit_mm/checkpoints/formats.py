@@ -1,7 +1,7 @@
-"""Names of RepViT's tensors in every published format, as tables, and the conversion between them."""
+"""Find RepViTs in state dicts of every published format, and convert between the formats."""
 import re
-from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,44 +9,7 @@ from torch import Tensor
 
 from ..archs import ARCHS
 from ..errors import CheckpointError
-
-#: The columns of the tables below. ``official`` are the names of the authors' code for classification, detection,
-#: segmentation and RepViT-SAM; the paper's final and first version use different rows.
-FORMATS = ('repvit_mm', 'official', 'timm')
-
-# Parts of a layer, one row each. A layer that is fused, or has no normalisation, has no parts.
-_PLAIN = (('', '', ''),)
-_CONV_BN = (('.conv', '.c', '.c'), ('.norm', '.bn', '.bn'), *_PLAIN)
-_BN_LINEAR = (('.norm', '.bn', '.bn'), ('.linear', '.l', '.l'))
-
-# Layers of a module, one row each, in the order of the state dicts.
-_STEM = (
-    (('stem.conv1', 'features.0.0', 'stem.conv1'), _CONV_BN),
-    (('stem.conv2', 'features.0.2', 'stem.conv2'), _CONV_BN),
-)
-_DOWNSAMPLE = (
-    (('.spatial', '.token_mixer.0', '.spatial_downsample'), _CONV_BN),
-    (('.channel', '.token_mixer.2', '.channel_downsample'), _CONV_BN),
-    (('.channel_mixer.conv1', '.channel_mixer.m.0', '.ffn.conv1'), _CONV_BN),
-    (('.channel_mixer.conv2', '.channel_mixer.m.2', '.ffn.conv2'), _CONV_BN),
-)
-_BLOCK = (
-    (('.token_mixer.dw3x3', '.token_mixer.0.conv', '.token_mixer.conv'), _CONV_BN),
-    (('.token_mixer.dw1x1', '.token_mixer.0.conv1', '.token_mixer.conv1'), _CONV_BN),
-    (('.token_mixer.norm', '.token_mixer.0.bn', '.token_mixer.bn'), _PLAIN),  # final version only
-    (('.token_mixer', '.token_mixer.0', '.token_mixer'), _PLAIN),  # fused
-    (('.se.fc1', '.token_mixer.1.fc1', '.se.fc1'), _PLAIN),
-    (('.se.fc2', '.token_mixer.1.fc2', '.se.fc2'), _PLAIN),
-    (('.channel_mixer.conv1', '.channel_mixer.m.0', '.channel_mixer.conv1'), _CONV_BN),
-    (('.channel_mixer.conv2', '.channel_mixer.m.2', '.channel_mixer.conv2'), _CONV_BN),
-)
-_HEAD = (
-    (('head.fc', 'classifier.classifier', 'head.head'), _BN_LINEAR),
-    (('head.fc_dist', 'classifier.classifier_dist', 'head.head_dist'), _BN_LINEAR),
-    (('head.fc', 'classifier', 'head'), _PLAIN),  # fused: the mean of both
-    # The neck of RepViT-SAM has the same names in all formats, and takes the place of a classifier.
-    *(((f'neck.{layer}',) * len(FORMATS), _PLAIN) for layer in range(4)),
-)
+from .names import FORMATS, count_blocks, head_modules, renames
 
 # The first 1x1 convolution of the first block is part of every RepViT, fused or not, complete or not.
 _ANCHOR = re.compile(r'(?P<root>|.*\.)'
@@ -92,6 +55,14 @@ class FoundArch(NamedTuple):
         return (short.widths == long.widths[:stages] and short.blocks[:-1] == long.blocks[:stages - 1]
                 and (lacking == 0 or lacking == 1 and stages < len(long.widths)))
 
+    def lacks(self, name: str) -> bool:
+        """Whether a tensor belongs after the last block; ``name`` is in our format, without a prefix."""
+        match = re.match(r'stages\.(\d+)\.(?:blocks\.(\d+)\.)?', name)
+        if match is None:
+            return False
+        stage, block = int(match[1]), int(match[2] or 0)
+        return stage >= len(self.blocks) or block >= self.blocks[stage]
+
     def __str__(self) -> str:
         version = ' of the first version' if self.first_version else ''
         return ' or '.join(self.names) or f'a RepViT{version} with {self.blocks} blocks of widths {self.widths}'
@@ -113,6 +84,11 @@ class FoundBackbone(NamedTuple):
     fused: bool
     arch: FoundArch
     has_head: bool
+
+    def check_fits(self, built: 'FoundBackbone', source: str) -> None:
+        """Raise a CheckpointError if the backbone ``built`` has another architecture than this one from ``source``."""
+        if not self.arch.fits(built.arch):
+            raise CheckpointError(f'{source} holds the weights of {self.arch}, but the model is {built.arch}')
 
     def __str__(self) -> str:
         version = ' of the first version' if self.arch.first_version else ''
@@ -226,9 +202,9 @@ def rename(state_dict: Mapping[str, Tensor], backbones: Iterable[FoundBackbone],
         if found.has_head:
             top = found.root.removesuffix('backbone.')
             new_root = top + 'backbone.' if to == 'repvit_mm' else top
-            heads = zip(_expand(_HEAD, found.format), _expand(_HEAD, to), strict=True)
+            heads = zip(head_modules(found.format), head_modules(to), strict=True)
             modules.update((top + old, top + new) for old, new in heads)
-        for old, new in _renames(found.format, to, found.arch.blocks).items():
+        for old, new in renames(found.format, to, found.arch.blocks).items():
             modules[found.root + old] = new_root + new
         results.append(found._replace(root=new_root, format=to))
 
@@ -241,7 +217,7 @@ def rename(state_dict: Mapping[str, Tensor], backbones: Iterable[FoundBackbone],
 
 def is_head(name: str, top: str, format: str) -> bool:
     """Whether a tensor belongs to the classifier, or SAM's neck, of the model with the prefix ``top``."""
-    return name.rpartition('.')[0] in {top + module for module in _expand(_HEAD, format)}
+    return name.rpartition('.')[0] in {top + module for module in head_modules(format)}
 
 
 def _describe(anchor: re.Match, state_dict: Mapping[str, Tensor]) -> FoundBackbone:
@@ -253,8 +229,8 @@ def _describe(anchor: re.Match, state_dict: Mapping[str, Tensor]) -> FoundBackbo
         format = 'timm' if part == '.c' else 'repvit_mm'
     else:  # fused names differ from timm's in the downsampling only
         format = 'timm' if any('.downsample.pre_block.' in name for name in inside) else 'repvit_mm'
-    blocks = _count_blocks(inside, format)
-    theirs = _renames('repvit_mm', format, blocks)
+    blocks = count_blocks(inside, format)
+    theirs = renames('repvit_mm', format, blocks)
     branch = theirs['stages.0.blocks.0.token_mixer.dw1x1.conv']
     entries = (theirs.get(f'stages.{stage}.blocks.0.channel_mixer.conv1' + ('.conv' if part else ''))
                for stage in range(len(blocks)))
@@ -266,50 +242,3 @@ def _describe(anchor: re.Match, state_dict: Mapping[str, Tensor]) -> FoundBackbo
     top = root.removesuffix('backbone.')
     return FoundBackbone(root, format, not part, arch,
                          may_have_head and any(is_head(name, top, format) for name in state_dict))
-
-
-def _count_blocks(names: Iterable[str], format: str) -> tuple[int, ...]:
-    """Blocks of each stage, with the closing one, without the downsampling; numbers have at most three digits."""
-    def numbers(pattern: str) -> set[tuple[int, ...]]:
-        return {tuple(map(int, match.groups())) for name in names if (match := re.match(pattern, name))}
-
-    if format == 'official':  # numbered across stages; downsampling blocks have a third layer in the token mixer
-        downsamples = numbers(r'features\.(\d{1,3})\.token_mixer\.2\.') - {(1,)}
-        blocks = numbers(r'features\.(\d{1,3})\.channel_mixer\.') - downsamples
-        places = {(sum(downsample < block for downsample in downsamples), block) for block in blocks}
-    else:
-        places = numbers(r'stages\.(\d{1,3})\.blocks\.(\d{1,3})\.')
-        if format == 'timm':  # has the closing block of a stage in the next stage
-            places |= {(stage - 1, -1) for stage, in numbers(r'stages\.(\d{1,3})\.downsample\.pre_block\.')}
-    counts = Counter(stage for stage, _ in places)
-    return tuple(counts[stage] for stage in range(max(counts) + 1))
-
-
-def _renames(old: str, new: str, blocks: tuple[int, ...]) -> dict[str, str]:
-    """Old name -> new name, for every module that a backbone can have, fused or not."""
-    return dict(zip(_modules(old, blocks), _modules(new, blocks), strict=True))
-
-
-def _modules(format: str, blocks: tuple[int, ...]) -> Iterator[str]:
-    """Every module of a backbone that can hold tensors, in the order of its state dict."""
-    yield from _expand(_STEM, format)
-    number = 0  # the official names' index
-    for stage, count in enumerate(blocks):
-        for block in range(-1 if stage else 0, count):
-            number += 1
-            closing = block == count - 1 and stage < len(blocks) - 1
-            if format == 'official':
-                place = f'features.{number}'
-            elif block < 0:
-                place = f'stages.{stage}.downsample'
-            elif format == 'timm' and closing:
-                place = f'stages.{stage + 1}.downsample.pre_block'
-            else:
-                place = f'stages.{stage}.blocks.{block}'
-            yield from (place + module for module in _expand(_DOWNSAMPLE if block < 0 else _BLOCK, format))
-
-
-def _expand(layers: tuple, format: str) -> Iterator[str]:
-    column = FORMATS.index(format)
-    for names, parts in layers:
-        yield from (names[column] + part[column] for part in parts)

@@ -1,7 +1,7 @@
-"""Load checkpoints of every published format into models, completely or with a clear error, with any loader."""
+"""Load checkpoints of every published format into models, completely or with a clear error."""
 import logging
 import re
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,7 +11,7 @@ from mmengine.model import is_model_wrapper
 from torch import Tensor, nn
 
 from ..errors import CheckpointError, shortened
-from .formats import FoundBackbone, find_backbones, find_in, is_head, rename, unify
+from .formats import FoundBackbone, find_backbones, find_in, is_head, rename
 from .forms import to_own_form
 from .reading import check_finite, read_checkpoint, tensors_of
 
@@ -105,7 +105,8 @@ def load_into(model: nn.Module, checkpoint: Any, source: str, strict: bool = Tru
     found = find_in(tensors, source)
     tensors, backbones = rename(tensors, found, source=source)
     pairs = _pair(backbones, find_backbones(wanted), source)
-    check_arch(pairs, source)
+    for theirs, ours in pairs:
+        theirs.check_fits(ours, source)
     if model.training and any(theirs.fused and not ours.fused for theirs, ours in pairs):
         raise CheckpointError(f'{source} is fused, for inference only, but the model is in training mode: call '
                               'model.eval() first, or train from an unfused checkpoint')
@@ -124,83 +125,6 @@ def load_into(model: nn.Module, checkpoint: Any, source: str, strict: bool = Tru
         print_log(f'{source} does not fit the model completely; what does not fit was not loaded: '
                   f'{report.problems}', logger='current', level=logging.WARNING)
     return report
-
-
-def check_arch(pairs: Pairs, source: str) -> None:
-    """Raise a CheckpointError if the model has another architecture than the checkpoint."""
-    for theirs, ours in pairs:
-        if not theirs.arch.fits(ours.arch):
-            raise CheckpointError(f'{source} holds the weights of {theirs.arch}, but the model is {ours.arch}')
-
-
-def is_unbuilt(name: str, backbone: FoundBackbone) -> bool:
-    """Whether a tensor belongs after the last block of ``backbone``; ``name`` is in our format, without its prefix."""
-    match = re.match(r'stages\.(\d+)\.(?:blocks\.(\d+)\.)?', name)
-    if match is None:
-        return False
-    stage, block = int(match[1]), int(match[2] or 0)
-    return stage >= len(backbone.arch.blocks) or block >= backbone.arch.blocks[stage]
-
-
-def adapt_names(module: nn.Module, state_dict: MutableMapping[str, Tensor], prefix: str) -> None:
-    """Convert the names of a state dict that is being loaded into a RepViT to ours, in place.
-
-    A RepViT calls this from its ``_load_from_state_dict``, so torch's ``load_state_dict`` and mmengine's runners accept
-    the published names, too. Tensors of a classifier or of stages that were not built are dropped. Missing and
-    unexpected tensors are left for the loader to report.
-
-    Args:
-        module: The RepViT.
-        state_dict: Name -> tensor, also of other modules.
-        prefix: Prefix of this module's names.
-
-    Raises:
-        CheckpointError: If the tensors are for another architecture.
-    """
-    own = [name for name in state_dict if name.startswith(prefix)]
-    inside = unify({name[len(prefix):]: state_dict[name] for name in own})
-    found = next((found for found in find_backbones(inside) if found.root == ''), None)
-    if found is None:
-        return
-    source = f'the checkpoint under {prefix!r}' if prefix else 'the checkpoint'
-    bare, (theirs,) = rename({name: value for name, value in inside.items()
-                              if not (found.has_head and is_head(name, '', found.format))},
-                             [found._replace(has_head=False)])
-    wanted = module.state_dict()
-    ours, = find_backbones(wanted)
-    check_arch([(theirs, ours)], source)
-    if theirs.fused and not ours.fused:
-        print_log(f'{source} is fused: it works in evaluation mode, but lacks the statistics that training needs',
-                  logger='current', level=logging.WARNING)
-    for name in own:
-        del state_dict[name]
-    state_dict.update({prefix + name: value for name, value in bare.items()
-                       if name in wanted or not is_unbuilt(name, ours)})
-
-
-def refuse_random_start(module: nn.Module, incompatible_keys: Any) -> None:
-    """Raise if mmengine loads a checkpoint that has no tensor for a RepViT.
-
-    This is a hook for ``register_load_state_dict_post_hook``. torch's own loader raises or returns the missing names;
-    mmengine's only logs them and would train from random weights.
-
-    Args:
-        module: The RepViT.
-        incompatible_keys: Missing and unexpected names, from the loader.
-
-    Raises:
-        CheckpointError: See above.
-    """
-    if not type(incompatible_keys).__module__.startswith('mmengine.'):
-        return
-    own = [name for name in module.state_dict() if not name.endswith('.num_batches_tracked')]
-    missing = set(incompatible_keys.missing_keys)
-    for prefix in (name.removesuffix(own[0]) for name in missing if name.endswith(own[0])):
-        if missing.issuperset(prefix + name for name in own):
-            place = f' under {prefix!r}' if prefix else ''
-            raise CheckpointError(
-                f'the checkpoint has no tensor for the RepViT{place}; load it with repvit_mm.load_checkpoint or '
-                'init_cfg, which accept any layout, or convert it with tools/convert_checkpoint.py')
 
 
 def _pair(found: list[FoundBackbone], wanted: list[FoundBackbone], source: str) -> Pairs:
@@ -256,7 +180,7 @@ def _not_needed(names: list[str], wanted: Mapping[str, Tensor], pairs: Pairs) ->
     for theirs, ours in pairs:
         root = ours.root
         not_needed |= {name for name in names
-                       if name.startswith(root) and is_unbuilt(name[len(root):], ours)}
+                       if name.startswith(root) and ours.arch.lacks(name[len(root):])}
         # A classifier for a model without one: next to the backbone or, in the authors' format, inside.
         tops = [(root, 'official'), (root, 'timm')]
         if theirs.has_head and not ours.has_head:

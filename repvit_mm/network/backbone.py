@@ -10,54 +10,17 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..archs import ArchSpec, get_arch, out_channels
+from ..archs import get_arch, out_channels
 from ..checkpoints import adapt_names, load_into, read_checkpoint, refuse_random_start
 from ..checkpoints.forms import LoadsBothForms
 from ..errors import ConfigError
-from .blocks import Downsample, RepViTBlock, Stem
+from .blocks import Stage, Stem
 from .fusion import fuse_layers
 from .layers import pop_folded
 from .recompute import run
 
 #: Which feature map of a stage is returned; see :class:`RepViT`.
 FEATURE_TAPS = ('stage_end', 'penultimate')
-
-
-class Stage(nn.Module):
-    """One resolution of RepViT.
-
-    Args:
-        in_channels: Channels of the previous stage; None for the first stage, which has no downsampling.
-        channels: Channels of this stage.
-        depth: Blocks before the closing one.
-        closing: Whether one more block ends the stage.
-        stride: Stride of the downsampling.
-        arch: Kind of the blocks.
-        drop_path_rates: One for the downsampling, if any, and one for each block.
-        norm_cfg: See :func:`repvit_mm.network.layers.build_norm`.
-        act_cfg: See :func:`repvit_mm.network.layers.build_act`.
-    """
-
-    def __init__(self, in_channels: int | None, channels: int, depth: int, closing: bool, stride: tuple[int, int],
-                 arch: ArchSpec, drop_path_rates: Sequence[float], norm_cfg: Mapping, act_cfg: Mapping):
-        super().__init__()
-        rates = iter(drop_path_rates)
-        self.downsample = nn.Identity() if in_channels is None else Downsample(
-            in_channels, channels, stride, norm_cfg, act_cfg, next(rates))
-        self.blocks = nn.ModuleList(
-            RepViTBlock(channels, arch.se == 'every' or arch.se == 'alternate' and j % 2 == 0 and j < depth,
-                        arch.first_version, norm_cfg, act_cfg, next(rates), arch.reparameterise)
-            for j in range(depth + closing))
-        self.depth = depth
-
-    def forward(self, x: Tensor, with_cp: bool | str = False) -> tuple[Tensor, Tensor]:
-        """The last map, and the map before the closing block; without a closing block they are the same."""
-        x = tapped = run(self.downsample, x, with_cp)
-        for number, block in enumerate(self.blocks, start=1):
-            x = run(block, x, with_cp)
-            if number == self.depth:
-                tapped = x
-        return x, tapped
 
 
 @MODELS.register_module()

@@ -1,10 +1,12 @@
-"""Blocks of RepViT (https://arxiv.org/abs/2307.09283): stem, downsampling, and the block of a stage."""
-from collections.abc import Mapping
+"""Blocks of RepViT (https://arxiv.org/abs/2307.09283): stem, downsampling, the block, and stages of them."""
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
+from ..archs import ArchSpec
 from .layers import ConvBN, RepDWConv, build_act
+from .recompute import run
 
 
 class SqueezeExcite(nn.Module):
@@ -149,3 +151,40 @@ class RepViTBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(N, channels, H, W) -> the same shape."""
         return self.channel_mixer(self.se(self.token_mixer(x)))
+
+
+class Stage(nn.Module):
+    """One resolution of RepViT.
+
+    Args:
+        in_channels: Channels of the previous stage; None for the first stage, which has no downsampling.
+        channels: Channels of this stage.
+        depth: Blocks before the closing one.
+        closing: Whether one more block ends the stage.
+        stride: Stride of the downsampling.
+        arch: Kind of the blocks.
+        drop_path_rates: One for the downsampling, if any, and one for each block.
+        norm_cfg: See :func:`repvit_mm.network.layers.build_norm`.
+        act_cfg: See :func:`repvit_mm.network.layers.build_act`.
+    """
+
+    def __init__(self, in_channels: int | None, channels: int, depth: int, closing: bool, stride: tuple[int, int],
+                 arch: ArchSpec, drop_path_rates: Sequence[float], norm_cfg: Mapping, act_cfg: Mapping):
+        super().__init__()
+        rates = iter(drop_path_rates)
+        self.downsample = nn.Identity() if in_channels is None else Downsample(
+            in_channels, channels, stride, norm_cfg, act_cfg, next(rates))
+        self.blocks = nn.ModuleList(
+            RepViTBlock(channels, arch.se == 'every' or arch.se == 'alternate' and j % 2 == 0 and j < depth,
+                        arch.first_version, norm_cfg, act_cfg, next(rates), arch.reparameterise)
+            for j in range(depth + closing))
+        self.depth = depth
+
+    def forward(self, x: Tensor, with_cp: bool | str = False) -> tuple[Tensor, Tensor]:
+        """The last map, and the map before the closing block; without a closing block they are the same."""
+        x = tapped = run(self.downsample, x, with_cp)
+        for number, block in enumerate(self.blocks, start=1):
+            x = run(block, x, with_cp)
+            if number == self.depth:
+                tapped = x
+        return x, tapped

@@ -36,7 +36,7 @@ def root(tmp_path_factory):
             (root / split / name).mkdir(parents=True)
             for number in range(count):
                 pixels = np.clip(np.array(colour) + draw.normal(0, 25, (40, 40, 3)), 0, 255).astype(np.uint8)
-                Image.fromarray(pixels).save(root / split / name / f'{number}.jpg')
+                Image.fromarray(pixels).save(root / split / name / f'{name}{number}.jpg')
     return root
 
 
@@ -56,7 +56,7 @@ def test_a_trained_classifier_is_tested_drawn_and_asked(root, trained, tmp_path)
         '--out', tmp_path / 'predictions.pkl')
     saved = pickle.loads((tmp_path / 'predictions.pkl').read_bytes())
     assert len(saved) == len(list((tmp_path / 'show').rglob('*.png'))) == 12
-    image = root / 'val' / 'red' / '0.jpg'
+    image = root / 'val' / 'red' / 'red0.jpg'
     results = ImageClassificationInferencer(str(config), str(trained / 'epoch_1.pth'), device='cpu')(str(image))
     assert results[0]['pred_class'] in COLOURS and len(results[0]['pred_scores']) == 3
     same = next(sample for sample in saved if sample['img_path'] == str(image))
@@ -83,7 +83,7 @@ def test_a_classifier_learns_from_a_teacher_that_is_not_needed_afterwards(root, 
         '--work-dir', tmp_path / 'test', '--cfg-options', *SMALL)
     classify = ImageClassificationInferencer(str(tmp_path / 'finetune_distill_repvit_m0_6.py'),
                                              str(tmp_path / 'epoch_1.pth'), device='cpu')
-    assert classify(str(root / 'val' / 'red' / '0.jpg'))[0]['pred_class'] in COLOURS
+    assert classify(str(root / 'val' / 'red' / 'red0.jpg'))[0]['pred_class'] in COLOURS
 
 
 @pytest.mark.slow
