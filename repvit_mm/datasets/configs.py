@@ -126,6 +126,7 @@ test_pipeline = [
     dict(type='LoadAnnotations'),
     dict(type='PackSegInputs')]
 {model}
+# In the order of the values in the label images; 255 is ignored.
 metainfo = dict(classes=classes, palette=palette)
 {loaders}
 max_iters = {iterations}  # {epochs} epochs
@@ -245,7 +246,7 @@ def write_config(dataset: Dataset, gpu_memory: float = 0., model: str | None = N
 def _classes(dataset: Dataset) -> str:
     """Class names and colours, without yapf, which would take minutes for a thousand classes."""
     values = {} if dataset.task == 'classification' else {'classes': tuple(dataset.classes)}
-    if dataset.task == 'segmentation':  # in the order of the values in the label images; 255 is ignored
+    if dataset.task == 'segmentation':
         values['palette'] = [*map(list, palette(len(dataset.classes)))]
     return ''.join(f'{name} = ' + pformat(value, width=108, compact=True).replace('\n', '\n' + ' ' * 10) + '\n'
                    for name, value in values.items())

@@ -124,16 +124,16 @@ def read(tree: Tree, pairs: Sequence[Pair], notes: list[str]) -> Dataset:
     """Read label images. Where their values are not class indices, copies with indices are written.
 
     Raises:
-        DatasetError: If a label image is missing, cannot be read, or has another size than its image.
+        DatasetError: If a label image is missing, cannot be read, or has another size than its image, or if the folders
+            of the splits are not known.
     """
-    by_split: dict[str | None, Pair] = {}
+    by_split = {tree.split_of(pair.folder): pair for pair in pairs}
+    if len(pairs) > 1 and (len(by_split) < len(pairs) or not ('train' in by_split and {'val', 'test'} & {*by_split})):
+        raise DatasetError(f'{tree.root} has several folders of label images: '
+                           f'{shortened(str(pair.folder) for pair in pairs)}; expected one, or one for each of train '
+                           'and val')
     for pair in pairs:
-        split = tree.split_of(pair.folder)
-        if split in by_split:
-            raise DatasetError(f'{tree.root} has several folders of label images for {split or "the same images"}: '
-                               f'{by_split[split].folder}, {pair.folder}; give a folder with one of them')
         _check_files(tree, pair)
-        by_split[split] = pair
     counts = _count(tree, by_split.values())
     classes, labels = _classes(tree, counts, notes)
     present = {path: set(labels.of([*pixels]).tolist()) - {IGNORED} for path, pixels in counts.items()}

@@ -381,6 +381,8 @@ BAD = [
     ('label_studio', lambda root: write_text(root, 'project.json', '[{"data": {}, "annotations": [1]}]'), [],
      'cannot be read as Label Studio JSON'),
     ('labels', lambda root: (root / 'ann_dir/train/000003.png').unlink(), [], 'have no label image'),
+    ('labels', lambda root: [(root / name / 'val').rename(root / name / 'more') for name in ('img_dir', 'ann_dir')], [],
+     'expected one, or one for each of train and val'),
     ('labels', lambda root: Image.new('L', (60, 64)).save(root / 'ann_dir/train/000003.png'), [], 'is 64 x 64 pixels'),
     ('folders', lambda root: shutil.rmtree(root / 'train'), [], 'no folder for train'),
 ]
