@@ -22,14 +22,14 @@ from mmengine.runner import Runner
 from PIL import Image
 
 from ..errors import ConfigError
-from ..io.drawing import draw_objects, palette
 from ..io.files import atomic_write, make_folder
 from ..io.images import read_image
 from ..toolboxes import toolbox_of
 from ..toolboxes.datasets import innermost
+from ..toolboxes.drawings import SCORE, draw_detection, draw_segmentation, instances_of
 
-#: A detection is right with at least this score and this IoU with an object of its class.
-SCORE, IOU = 0.3, 0.5
+#: A detection is right with at least this IoU with an object of its class.
+IOU = 0.5
 #: Number of images shown, and longest side of one in pixels.
 WORST, SIDE = 24, 1200
 #: Up to this number of classes, the confusion matrix has names and shares.
@@ -61,7 +61,7 @@ class Judged(NamedTuple):
     scored: np.ndarray = np.zeros((0, 2))
 
 
-def judge_classification(sample: Any, info: Mapping, meta: Mapping) -> Judged:
+def judge_classification(sample: Any, instances: Sequence[Mapping] | None, meta: Mapping) -> Judged:
     """Judge a sample of mmpretrain with one label."""
     classes, scores, label = meta['classes'], sample.pred_score.float().cpu().numpy(), int(sample.gt_label)
     best = int(scores.argmax())
@@ -70,7 +70,7 @@ def judge_classification(sample: Any, info: Mapping, meta: Mapping) -> Judged:
                   lambda: read_image(sample.img_path), np.array([[scores[best], best == label]]))
 
 
-def judge_labels(sample: Any, info: Mapping, meta: Mapping) -> Judged:
+def judge_labels(sample: Any, instances: Sequence[Mapping] | None, meta: Mapping) -> Judged:
     """Judge a sample of mmpretrain with any number of labels; an index beyond the classes stands for no label."""
     classes, none = meta['classes'], len(meta['classes'])
     truth, found = (set(labels.tolist()) for labels in (sample.gt_label, sample.pred_label))
@@ -82,7 +82,7 @@ def judge_labels(sample: Any, info: Mapping, meta: Mapping) -> Judged:
     return Judged(*pairs.T, float(len(truth ^ found)), caption, lambda: read_image(sample.img_path), scored)
 
 
-def judge_segmentation(sample: Any, info: Mapping, meta: Mapping) -> Judged:
+def judge_segmentation(sample: Any, instances: Sequence[Mapping] | None, meta: Mapping) -> Judged:
     """Judge a sample of mmseg; its mistake is the share of wrong pixels."""
     maps = {caption: labels.data[0].cpu().numpy() for caption, labels in (
         ('ground truth', sample.gt_sem_seg), ('prediction', sample.pred_sem_seg))}
@@ -91,18 +91,17 @@ def judge_segmentation(sample: Any, info: Mapping, meta: Mapping) -> Judged:
     mistake = float((truth != predicted)[known].mean()) if known.any() else 0.
 
     def draw() -> np.ndarray:
-        from ..toolboxes.segmentation_images import draw_segmentation
         return draw_segmentation(read_image(sample.img_path), maps, meta['classes'], meta['palette'])
     return Judged(truth[known], predicted[known], mistake, f'{mistake:.1%} of the pixels are wrong', draw)
 
 
-def judge_detection(sample: Any, info: Mapping, meta: Mapping) -> Judged:
+def judge_detection(sample: Any, instances: Sequence[Mapping] | None, meta: Mapping) -> Judged:
     """Judge a sample of mmdet; its mistake is the number of missed, wrong and confused objects.
 
     An index beyond the classes is the background. Detections inside of ignored regions do not count.
     """
-    classes, truth = meta['classes'], [item for item in info['instances'] if not item.get('ignore_flag')]
-    crowds = torch.tensor([item['bbox'] for item in info['instances'] if item.get('ignore_flag')]).reshape(-1, 4)
+    classes, truth = meta['classes'], [item for item in instances if not item.get('ignore_flag')]
+    crowds = torch.tensor([item['bbox'] for item in instances if item.get('ignore_flag')]).reshape(-1, 4)
     found = sample.pred_instances.cpu()
     found = found[found.scores.argsort(descending=True)]
     boxes, labels = torch.tensor([item['bbox'] for item in truth]).reshape(-1, 4), [x['bbox_label'] for x in truth]
@@ -118,20 +117,9 @@ def judge_detection(sample: Any, info: Mapping, meta: Mapping) -> Judged:
               *(label for i, label in enumerate(labels) if i not in pairs)]
     missed, wrong = predicted.count(background), actual.count(background)
     confused = sum(a != b for a, b in zip(actual, predicted, strict=True)) - missed - wrong
-
-    def draw() -> np.ndarray:
-        from mmdet.structures.mask import encode_mask_results
-        image, colours = read_image(sample.img_path), palette(len(classes))
-        known = [{'label': item['bbox_label'], 'box': item['bbox'], 'class': classes[item['bbox_label']],
-                  'mask': item.get('mask')} for item in truth]
-        masks = encode_mask_results(found.masks) if 'masks' in found else [None] * len(found)
-        shown = [{'label': label, 'box': box, 'class': classes[label], 'score': score, 'mask': mask}
-                 for label, box, score, mask in zip(found.labels.tolist(), found.bboxes.tolist(),
-                                                    found.scores.tolist(), masks, strict=True)]
-        panels = [draw_objects(image, objects, colours, 320, image.shape[1::-1]) for objects in (known, shown)]
-        return np.hstack([np.pad(panel, ((0, 0), (0, 8), (0, 0)), constant_values=255) for panel in panels])
     return Judged(np.array(actual, int), np.array(predicted, int), float(missed + wrong + confused),
-                  f'ground truth and prediction: {missed} missed, {wrong} not there, {confused} confused', draw, scored)
+                  f'ground truth and prediction: {missed} missed, {wrong} not there, {confused} confused',
+                  lambda: draw_detection(read_image(sample.img_path), truth, found, classes), scored)
 
 
 def match(boxes: torch.Tensor, labels: torch.Tensor, truth: torch.Tensor, truth_labels: Sequence[int],
@@ -189,21 +177,21 @@ class ReportHook(Hook):
         self.classes = list(self.meta['classes'])
         size = len(self.classes) + (self.kind in _WITH_BACKGROUND)
         self._matrix = np.zeros((size, size), int)
-        infos = (dataset.get_data_info(i) for dataset in datasets for i in range(len(dataset)))
-        self._infos = {info['img_path']: info for info in infos} if self.kind == 'detection' else {}
+        self._truth = instances_of(runner.test_dataloader.dataset) if self.kind == 'detection' else {}
 
     def after_test_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None,
                         outputs: Sequence[Any] | None = None) -> None:
         """Judge the samples of a batch."""
         for sample in outputs:
-            judged = self.judge(sample, self._infos.get(sample.img_path), self.meta)
+            judged = self.judge(sample, self._truth.get(sample.img_path), self.meta)
             size = len(self._matrix)
             self._matrix += np.bincount(size * judged.truth + judged.predicted, minlength=size ** 2
                                         ).reshape(size, size)
             self._scored.append(judged.scored)
-            if judged.mistake > 0:
-                item = (judged.mistake, -next(self._number), sample.img_path, judged.caption, judged.draw)
-                (heapq.heappush if len(self._worst) < WORST else heapq.heappushpop)(self._worst, item)
+            full = len(self._worst) == WORST
+            if judged.mistake > (self._worst[0][0] if full else 0):  # drawn at once, as masks take much memory
+                item = (judged.mistake, -next(self._number), sample.img_path, judged.caption, _embed(judged.draw()))
+                (heapq.heappushpop if full else heapq.heappush)(self._worst, item)
 
     def after_test_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
         """Write the page."""
@@ -217,8 +205,8 @@ class ReportHook(Hook):
             parts.append(('Precision', _embed(draw_precision(scored, objects))))
         if lines := _training_log(runner.cfg.load_from):
             parts.append(('Training', _embed(draw_training(lines))))
-        shown = ''.join(f'<figure>{_embed(draw())}<figcaption>{html.escape(f"{path}: {caption}")}</figcaption></figure>'
-                        for *_, path, caption, draw in sorted(self._worst, reverse=True))
+        shown = ''.join(f'<figure>{image}<figcaption>{html.escape(f"{path}: {caption}")}</figcaption></figure>'
+                        for *_, path, caption, image in sorted(self._worst, reverse=True))
         parts.append((f'The {len(self._worst)} worst images', shown))
         title, note = Path(runner.cfg.filename).stem, f'{runner.cfg.filename}, {runner.cfg.load_from}'
         body = ''.join(f'<h2>{heading}</h2>{content}' for heading, content in parts)

@@ -156,7 +156,7 @@ class Segmentor(Predictor):
 
     def draw(self, image: np.ndarray, prediction: Prediction, is_frame: bool = False) -> np.ndarray:
         """The image, the classes beside it, and a legend; for a frame, the classes over it."""
-        from ..toolboxes.segmentation_images import draw_segmentation
+        from ..toolboxes.drawings import draw_segmentation
         colours = self.model.dataset_meta['palette']
         if not is_frame:
             return draw_segmentation(image, {'prediction': prediction.labels}, self.classes, colours)

@@ -99,9 +99,8 @@ class Classification(Toolbox):
 
     def _draw(self, cfg: Config, directory: str) -> None:
         """Write the best classes and their scores over each image."""
-        from . import segmentation_images  # noqa: F401, it registers the hook
-        drawing = dict(type='DrawnClasses', out_dir=directory)
-        cfg.default_hooks = {**cfg.get('default_hooks', {}), 'visualization': drawing}
+        from .drawings import set_drawing
+        set_drawing(cfg, type='DrawnClasses', out_dir=directory)
 
 
 def _is_image_folder(dataset: Mapping) -> bool:

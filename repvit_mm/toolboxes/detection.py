@@ -112,10 +112,12 @@ class Detection(Toolbox):
         return pipeline
 
     def _draw(self, cfg: Config, directory: str) -> None:
-        """Draw over the images, with mmdet's own hook."""
-        hooks = cfg.setdefault('default_hooks', {})
-        settings = hooks.get('visualization') or dict(type='DetVisualizationHook')
-        hooks['visualization'] = dict(settings, draw=True, test_out_dir=directory)
+        """Draw the annotated objects beside those found; with mmdet's own hook, what is more than objects."""
+        from .drawings import set_drawing
+        if 'Panoptic' in str(cfg.get('test_dataloader')):
+            set_drawing(cfg, type='DetVisualizationHook', draw=True, test_out_dir=directory)
+        else:
+            set_drawing(cfg, type='DrawnObjects', out_dir=directory)
 
 
 def keep_boxes_precise(model: nn.Module) -> None:

@@ -101,14 +101,13 @@ class Segmentation(Toolbox):
     def dump_predictions(self, cfg: Config, out: str) -> None:
         """Save the predictions of a test as label maps in the folder ``out``."""
         make_folder(out, '--out')
-        from . import segmentation_images  # noqa: F401, it registers the hook
+        from . import drawings  # noqa: F401, it registers the hook
         cfg.custom_hooks = [*cfg.get('custom_hooks', []), dict(type='LabelMaps', out_dir=out)]
 
     def _draw(self, cfg: Config, directory: str) -> None:
-        """Draw beside image and ground truth; see :class:`segmentation_images.SegmentationImages`."""
-        from . import segmentation_images  # noqa: F401, it registers the hook
-        drawing = dict(type='SegmentationImages', out_dir=directory)
-        cfg.default_hooks = {**cfg.get('default_hooks', {}), 'visualization': drawing}
+        """Draw beside image and ground truth; see :class:`drawings.DrawnSegmentation`."""
+        from .drawings import set_drawing
+        set_drawing(cfg, type='DrawnSegmentation', out_dir=directory)
 
 
 class _Pair(NamedTuple):

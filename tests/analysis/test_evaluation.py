@@ -35,7 +35,7 @@ def detections(boxes, labels, scores):
 
 
 def objects(*rows):
-    return dict(instances=[dict(bbox=box, bbox_label=label, ignore_flag=ignored) for box, label, ignored in rows])
+    return [dict(bbox=box, bbox_label=label, ignore_flag=ignored) for box, label, ignored in rows]
 
 
 def test_an_image_counts_by_its_best_class():

@@ -1,4 +1,4 @@
-"""Drawings of a segmentation: the photo, coloured overlays, and a legend of the classes."""
+"""Drawings of a test, a file for each image: classes, objects or label maps, beside the ground truth."""
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -7,19 +7,23 @@ from typing import Any
 import cv2
 import mmengine.fileio as fileio
 import numpy as np
+from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from PIL import Image, ImageDraw
 
-from ..io.drawing import draw_lines, font_of, overlay_labels, palette
+from ..io.drawing import draw_lines, draw_objects, font_of, overlay_labels, palette
 from ..io.images import read_image
+from .datasets import innermost
 
 #: Up to this many classes, the legend has all of them; beyond, those that occur.
 MAX_LEGEND = 24
 #: Smaller images are enlarged to this length of the shorter side, in proportion to the legend.
 MIN_SIDE = 288
 GAP = 12
+#: Detections with a lower score are not drawn.
+SCORE = 0.3
 TEXT_SIZE = 15
 PAPER, INK = (255, 255, 255), (45, 45, 50)
 
@@ -53,7 +57,7 @@ class _PerImage(Hook):
 
 
 @HOOKS.register_module()
-class SegmentationImages(_PerImage):
+class DrawnSegmentation(_PerImage):
     """Draws ground truth and prediction over the image, with a legend of the classes.
 
     mmseg's own hook writes the names of the classes over their regions; a legend leaves the regions visible.
@@ -80,22 +84,67 @@ class LabelMaps(_PerImage):
 
 @HOOKS.register_module()
 class DrawnClasses(_PerImage):
-    """Writes the most probable classes of an image over it.
-
-    mmpretrain's own hook gives images of the same name in two folders one file.
-    """
+    """Writes the most probable classes of an image over it."""
 
     def draw(self, sample: Any, dataset: Any) -> np.ndarray:
         """RGB, uint8 (H, W, 3)."""
         scores, labels = sample.pred_score.cpu().sort(descending=True)
         lines = [f'{dataset.metainfo["classes"][label]} {score:.2f}'
                  for score, label in zip(scores[:3].tolist(), labels.tolist(), strict=False)]
-        return draw_lines(read_image(sample.img_path), lines, palette(len(lines)))
+        return draw_lines(read_image(fileio.get(sample.img_path)), lines, palette(len(lines)))
+
+
+@HOOKS.register_module()
+class DrawnObjects(_PerImage):
+    """Draws the objects of the ground truth and, beside them, those that were found."""
+
+    def draw(self, sample: Any, dataset: Any) -> np.ndarray:
+        """RGB, uint8 (H, W, 3)."""
+        if not hasattr(self, '_truth'):
+            self._truth = instances_of(dataset)
+        return draw_detection(read_image(fileio.get(sample.img_path)), self._truth[sample.img_path],
+                              sample.pred_instances, dataset.metainfo['classes'])
+
+
+def instances_of(dataset: Any) -> dict[str, list[dict]]:
+    """Path of an image -> its annotated objects, of a data set of mmdet or a wrapper of such."""
+    infos = (inner.get_data_info(i) for inner in innermost(dataset) for i in range(len(inner)))
+    return {info['img_path']: info['instances'] for info in infos}
+
+
+def draw_detection(image: np.ndarray, truth: Sequence[Mapping], found: Any, classes: Sequence[str]) -> np.ndarray:
+    """Draw the annotated objects of an image and, beside them, those found with a score of at least :data:`SCORE`.
+
+    Args:
+        image: RGB, uint8 (H, W, 3).
+        truth: Instances of mmdet's data sets.
+        found: ``pred_instances`` of mmdet.
+        classes: Name of each label.
+
+    Returns:
+        RGB, uint8 (H', W', 3).
+    """
+    from mmdet.structures.mask import encode_mask_results
+    known = [{'label': item['bbox_label'], 'box': item['bbox'], 'class': classes[item['bbox_label']],
+              'mask': item.get('mask')} for item in truth if not item.get('ignore_flag')]
+    found = found[found.scores >= SCORE].cpu()
+    masks = encode_mask_results(found.masks) if 'masks' in found else [None] * len(found)
+    shown = [{'label': label, 'box': box, 'class': classes[label], 'score': score, 'mask': mask} for
+             label, box, score, mask in zip(found.labels.tolist(), found.bboxes.tolist(), found.scores.tolist(), masks,
+                                            strict=True)]
+    colours = palette(len(classes))
+    panels = [draw_objects(image, objects, colours, MIN_SIDE, image.shape[1::-1]) for objects in (known, shown)]
+    return np.hstack([panels[0], np.full_like(panels[0][:, :GAP], 255), panels[1]])
+
+
+def set_drawing(cfg: Config, **hook: Any) -> None:
+    """Set the hook that draws the predictions of a test."""
+    cfg.default_hooks = {**cfg.get('default_hooks', {}), 'visualization': hook}
 
 
 def _name(img_path: str, dataset: Any) -> str:
     prefix = getattr(dataset, 'data_prefix', None)
-    folder = prefix.get('img_path') if isinstance(prefix, Mapping) else None
+    folder = (prefix.get('img_path') or prefix.get('img')) if isinstance(prefix, Mapping) else None
     name = os.path.relpath(img_path, folder) if folder else ''
     return name if name and not name.startswith(os.pardir) else os.path.basename(img_path)
 

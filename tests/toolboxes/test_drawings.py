@@ -2,7 +2,7 @@
 import numpy as np
 import pytest
 
-from repvit_mm.toolboxes.segmentation_images import MAX_LEGEND, MIN_SIDE, draw_segmentation
+from repvit_mm.toolboxes.drawings import MAX_LEGEND, MIN_SIDE, draw_segmentation
 
 CLASSES = ('sky', 'road', 'car')
 PALETTE = [[70, 130, 180], [128, 64, 128], [0, 200, 40]]
