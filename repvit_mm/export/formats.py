@@ -136,10 +136,10 @@ def export_model(model: InferenceModel, name: str, shape: Sequence[int], out: st
         raise ExportError(f'{model.name} in int8: an int8 file is judged by its decisions, and a backbone or a pyramid '
                           'decides nothing')
     subject = prepare(model, shape, options, row.fixed)
-    if options.precision == 'fp16':
-        half = prove_half(subject, options)
-        facts = {'largest_activation': half.largest, 'share_of_half_precision': half.share, 'layer': half.layer}
-        subject = subject._replace(facts={**subject.facts, 'half_precision': facts}, half=half)
+    half = prove_half(subject, options) if options.precision == 'fp16' else None
+    if half is not None:
+        subject.facts['half_precision'] = {'largest_activation': half.largest, 'share_of_half_precision': half.share,
+                                           'layer': half.layer}
     with ExitStack() as stack:
         path = stack.enter_context(atomic_write(out, row.is_folder))
         # They are put in place first: a graph without its weights would be half a file.
@@ -161,7 +161,7 @@ def export_model(model: InferenceModel, name: str, shape: Sequence[int], out: st
         for other in beside:
             path.with_suffix(other.suffix).rename(other)
         size = sum(map(size_on_disk, (path, *beside)))
-    return ExportReport(out, size, operations, tuple(comparisons), row.engine, verdict, subject.half,
+    return ExportReport(out, size, operations, tuple(comparisons), row.engine, verdict, half,
                         subject.facts.get('gelu_by_tanh'))
 
 

@@ -14,7 +14,6 @@ from ..toolboxes.datasets import datasets_of
 from .calibration import Quantisation
 from .detectors import Selection, WholeDetector, kind_of
 from .images import load_fitted, load_inputs
-from .report import HalfRange
 
 PAPER = 'RepViT: Revisiting Mobile CNN From ViT Perspective (CVPR 2024), https://arxiv.org/abs/2307.09283'
 
@@ -53,14 +52,12 @@ class Subject(NamedTuple):
         inputs: Name -> an example; the first one is the image, of the shape that is exported.
         outputs: Names of the outputs.
         facts: Metadata: preparation of the image, meaning of the outputs, origin of the weights.
-        half: Largest value in half precision; None in other precisions.
     """
 
     model: InferenceModel | WholeDetector
     inputs: dict[str, Tensor]
     outputs: list[str]
     facts: dict[str, Any]
-    half: HalfRange | None = None
 
     @property
     def shape(self) -> tuple[int, int]:

@@ -85,21 +85,22 @@ def test_the_file_computes_what_the_unfused_model_computes(name, task, models, t
     bound = {'fp32': 1e-4, 'fp16': 2e-2}[row.precisions[0]]
     for output, theirs in expected.items():
         np.testing.assert_allclose(found[output], theirs.numpy(), rtol=0, atol=bound * float(theirs.abs().max()))
-    if 'probabilities' in found:
+    if name == 'coreml' and task == 'classification':
         np.testing.assert_allclose(found['probabilities'], expected['logits'].softmax(1), atol=bound)
-    if 'classes' in found:
+    if name == 'coreml' and task == 'segmentation':
         assert found['classes'].dtype == np.int32
         assert (found['classes'] == expected['logits'].argmax(1).numpy()).mean() > 0.98
 
 
 @pytest.mark.parametrize('name', [marked('ncnn'), marked('onnx'), marked('litert'), marked('coreml')])
-def test_weights_are_kept_in_half_precision_on_request(name, tmp_path):
+def test_weights_are_kept_in_fewer_bits_on_request(name, tmp_path):
     wide = InferenceModel('wide', RepViT({'widths': (64, 128), 'depths': (1, 1)}, out_indices=(0, 1)), BACKBONE)
     randomise_weights(wide)
     path = tmp_path / f'model{FORMATS[name].suffix}'
-    options = [Options('fp32'), Options('fp16'), *([Options('fp16', weights='int8')] if name == 'coreml' else [])]
+    options = [Options('fp16'), Options('fp16', weights='int8')] if name == 'coreml' else [
+        Options('fp32'), Options('fp16')]
     sizes = [export_model(wide, name, (32, 32), path, one).size for one in options]
-    assert all(smaller < 0.8 * larger for larger, smaller in zip(sizes, sizes[1:], strict=False))
+    assert sizes[1] < 0.8 * sizes[0]
 
 
 @pytest.mark.parametrize('name', [marked('ncnn'), marked('executorch'), marked('litert')])
