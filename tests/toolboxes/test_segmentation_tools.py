@@ -22,7 +22,7 @@ pytestmark = pytest.mark.slow
 SMALL = ['test_dataloader.num_workers=0']
 
 
-def test(*arguments: str | Path, options: tuple = ()) -> None:
+def run(*arguments: str | Path, options: tuple = ()) -> None:
     done = run_tool('test', CONFIG, *arguments, '--cfg-options', *SMALL, *options)
     assert done.status == 0, done.err
 
@@ -60,7 +60,7 @@ def checkpoint(data, tmp_path_factory) -> Path:
 def figures(checkpoint, data, tmp_path_factory) -> dict:
     """What ``tools/test.py`` says of it."""
     work_dir = tmp_path_factory.mktemp('tested')
-    test(checkpoint, '--data-root', data, '--work-dir', work_dir, '--out', work_dir / 'maps')
+    run(checkpoint, '--data-root', data, '--work-dir', work_dir, '--out', work_dir / 'maps')
     return metrics_of_test(work_dir) | {'work_dir': work_dir}
 
 
@@ -93,8 +93,8 @@ def test_neither_the_batch_nor_equal_names_change_a_result(checkpoint, data, tmp
     found = []
     for batch in (1, 3):
         work_dir = tmp_path / str(batch)
-        test(checkpoint, '--data-root', root, '--work-dir', work_dir, '--out', work_dir / 'maps',
-             options=(f'test_dataloader.batch_size={batch}',))
+        run(checkpoint, '--data-root', root, '--work-dir', work_dir, '--out', work_dir / 'maps',
+            options=(f'test_dataloader.batch_size={batch}',))
         found.append([metrics_of_test(work_dir)['aAcc'], *(
             np.asarray(Image.open(work_dir / 'maps' / name)) for name in ('a/x.png', 'b/x.png', 'b/c/x.png'))])
     assert found[0][0] == pytest.approx(found[1][0], abs=0.1)
@@ -114,8 +114,8 @@ def test_outputs_stay_when_backbone_neck_and_head_are_fused(name):
 
 
 def test_squares_scales_and_flips_are_merged(checkpoint, figures, data, tmp_path):
-    test(checkpoint, '--data-root', data, '--work-dir', tmp_path / 'work', '--slide', 64, '--tta', '--show-dir',
-         tmp_path / 'show')
+    run(checkpoint, '--data-root', data, '--work-dir', tmp_path / 'work', '--slide', 64, '--tta', '--show-dir',
+        tmp_path / 'show')
     merged = metrics_of_test(tmp_path / 'work')
     assert merged['aAcc'] != figures['aAcc'] and merged['aAcc'] == pytest.approx(figures['aAcc'], abs=10)
     assert len(list((tmp_path / 'show').iterdir())) == 3
