@@ -199,9 +199,9 @@ def _classes(tree: Tree, counts: Mapping[Path, Mapping[int, int]], notes: list[s
     if ((values > 255) & (values != (COLOUR | levels * GREY))).any():
         table = _colours(tree)
         if unknown := [value for value in values.tolist() if value not in table]:
+            colours = shortened(str((value >> 16 & 255, value >> 8 & 255, value & 255)) for value in unknown)
             raise DatasetError(f'{tree.root}: the label images hold {counted(len(unknown), "colours")} without a '
-                               f'class: {shortened(map(_rgb, unknown))}; write them into {tree.root}/labelmap.txt, '
-                               'each in a line name:R,G,B')
+                               f'class: {colours}; write them into {tree.root}/labelmap.txt, each in a line name:R,G,B')
         names = list(dict.fromkeys(table.values()))
         return names, Labels(values, np.uint8([names.index(table[value]) for value in values.tolist()]))
     names, used = tree.class_names() or [], sorted({*levels.tolist()})
@@ -259,10 +259,6 @@ def _colours(tree: Tree) -> dict[int, str]:
             return {COLOUR | int(red) << 16 | int(green) << 8 | int(blue): match['name'] or match['name2']
                     for match in found for red, green, blue in [re.findall(r'\d+', match['rgb'] or match['rgb2'])]}
     return {}
-
-
-def _rgb(value: int) -> str:
-    return f'({value >> 16 & 255}, {value >> 8 & 255}, {value & 255})'
 
 
 def _split(tree: Tree, split: str, items: Sequence[tuple[Pair, str]], counts: Mapping[Path, Mapping[int, int]],

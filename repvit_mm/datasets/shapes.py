@@ -44,10 +44,6 @@ def _polar(radius: Callable[[float], float], points: int) -> Contour:
     return [(radius(a) * math.sin(a), -radius(a) * math.cos(a)) for a in angles]
 
 
-def _star(points: int, inner: float) -> Contour:
-    return _polar(lambda angle: 1. if round(angle * points / math.pi) % 2 == 0 else inner, 2 * points)
-
-
 def _heart() -> Contour:
     angles = [2 * math.pi * i / 60 for i in range(60)]
     return [(0.94 * math.sin(a) ** 3,
@@ -69,7 +65,8 @@ _CROSS = [(s * x, s * y) for s in (1, -1) for x, y in (
 #: Class name -> contours in the unit circle; a second one is a hole. The order defines the labels.
 SHAPES: dict[str, tuple[Contour, ...]] = {
     'circle': (_CIRCLE,), 'square': (_polar(lambda angle: 1., 4),), 'triangle': (_polar(lambda angle: 1., 3),),
-    'star': (_star(5, 0.45),), 'heart': (_heart(),), 'cross': (_CROSS,),
+    'star': (_polar(lambda angle: 0.45 if round(angle * 5 / math.pi) % 2 else 1., 10),), 'heart': (_heart(),),
+    'cross': (_CROSS,),
     'ring': (_CIRCLE, [(0.55 * x, 0.55 * y) for x, y in _CIRCLE]), 'crescent': (_crescent(),)}
 CLASSES = tuple(SHAPES)
 

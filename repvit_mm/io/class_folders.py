@@ -80,12 +80,9 @@ def labelled_images(root: str | Path, split: str, classes: Sequence[str], part: 
 
 def split_folders(root: Path) -> dict[str, Path]:
     """Split -> its folder. A folder without subfolders is not a split, but a class of that name."""
-    found = {}
-    for split, names in SPLITS.items():
-        folders = [root / name for name in names if (root / name).is_dir() and subfolders(root / name)]
-        if folders:
-            found[split] = folders[0]
-    return found
+    folders = {split: [root / name for name in names if (root / name).is_dir() and subfolders(root / name)]
+               for split, names in SPLITS.items()}
+    return {split: paths[0] for split, paths in folders.items() if paths}
 
 
 def subfolders(folder: Path) -> list[str]:
