@@ -23,7 +23,10 @@ FEW = {
                    'wrn/wide-resnet50_8xb32_in1k.py'],
 }
 #: What fails for another reason than the backbone: folder -> a part of the error.
-KNOWN = {}
+KNOWN = {
+    'cascade_rpn': "missing 1 required positional argument: 'num_classes'",  # with its own ResNet, too
+    'detectors': 'AssertionError',  # its neck asserts its own backbone, which takes the neck's maps back in
+}
 
 
 def sweep(toolbox, names):

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 from mmengine import Config
+from mmengine.logging import MessageHub
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import MODELS, DefaultScope, init_default_scope
 from mmengine.structures import PixelData
@@ -59,8 +60,8 @@ def with_repvit(model):
     return model, bool(found)
 
 
-def batch_for(toolbox, model, cfg):
-    size = 128
+def batch_for(toolbox, cfg):
+    size = 256 if cfg.model.get('num_queries', 0) > 300 else 128  # a transformer needs as many pixels as queries
     if toolbox == 'mmdet':
         from mmdet.testing import demo_mm_inputs
         return demo_mm_inputs(2, image_shapes=[(3, size, size)] * 2, num_items=[3, 2], num_classes=3, with_mask=True,
@@ -79,6 +80,7 @@ def batch_for(toolbox, model, cfg):
 def run(toolbox, name):
     """The outcome for a config: the loss, or what went wrong."""
     torch.manual_seed(0)
+    MessageHub.get_instance('sweep').update_info('iter', 0)  # BoxInst reads it
     cfg = Config.fromfile(folder_of(toolbox) / name)
     init_default_scope(cfg.get('default_scope') or toolbox)
     if 'data_preprocessor' in cfg:
@@ -95,7 +97,7 @@ def run(toolbox, name):
         settings['data_preprocessor'].pop('size_divisor', None)
         settings['test_cfg'] = dict(mode='whole')
     model = revert_sync_batchnorm(MODELS.build(settings)).train()
-    batch = batch_for(toolbox, model, cfg)
+    batch = batch_for(toolbox, cfg)
     data = model.data_preprocessor(copy.deepcopy(batch), True)
     loss, _ = model.parse_losses(model(**data, mode='loss'))
     loss.backward()
