@@ -281,6 +281,12 @@ def test_bugs_keep_their_traceback(error):
     assert raised.value is error
 
 
+def test_a_label_outside_of_the_classes_is_a_mistake_of_the_data():
+    message = 'a label is outside of the classes of the model: Target 7'
+    with pytest.raises(DatasetError, match=message), user_errors(Config()):
+        torch.nn.functional.cross_entropy(torch.zeros(1, 3), torch.tensor([7]))
+
+
 # --- What is loaded -------------------------------------------------------------------------------------------------
 
 @MODELS.register_module()

@@ -50,6 +50,11 @@ def test_the_nearest_name_that_was_read_is_proposed():
     assert unread(cfg, 'val') == {'model.test_cfg.mod': 'model.test_cfg.mod (did you mean mode?)'}
 
 
+def test_settings_of_a_wrapper_that_one_process_lacks_are_judged_by_their_names():
+    cfg = observed(ConfigDict(model_wrapper_cfg=dict(type='MMDistributedDataParallel', tpe='x')))
+    assert list(unread(cfg, 'train')) == ['model_wrapper_cfg.tpe']
+
+
 @pytest.mark.parametrize('key', [
     'env_cfg.dist_cfg.backend', 'model.neck.init_cfg.checkpoint', 'model.test_cfg.nms.iou'])
 def test_what_is_read_under_conditions_is_left_alone(key):

@@ -4,12 +4,12 @@ import io
 import json
 import warnings
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from bad_files import RunsCode, tensors
+from mmseg.datasets import BaseSegDataset
 from PIL import Image
 
 from repvit_mm import RepViT
@@ -17,7 +17,7 @@ from repvit_mm.checkpoints import load_into, read_checkpoint, tensors_of
 from repvit_mm.errors import UserError
 from repvit_mm.io.coco import check_coco
 from repvit_mm.io.images import read_image
-from repvit_mm.toolboxes.segmentation import _look, _Pair
+from repvit_mm.toolboxes.segmentation import Segmentation
 
 hypothesis = pytest.importorskip('hypothesis')
 from hypothesis import HealthCheck, given, settings, strategies  # noqa: E402
@@ -165,11 +165,13 @@ def test_pictures(folder, good, changes, keep):
 
 @fuzz(good=pictures, changes=damages, keep=strategies.floats(0, 1) | strategies.just(1.))
 def test_label_images(folder, good, changes, keep):
-    for name in ('x.png', 'y.png'):
-        (folder / name).write_bytes(damaged(good, changes, keep))
-    valid = np.arange(256) < 9
-    _look(_Pair(str(folder / 'x.png'), str(folder / 'y.png')),
-          SimpleNamespace(classes=9, valid=valid, learned=valid))
+    prefix = {key: str(folder / key) for key in ('img_path', 'seg_map_path')}
+    for path in prefix.values():
+        Path(path).mkdir(exist_ok=True)
+        Path(path, 'x.png').write_bytes(damaged(good, changes, keep))
+    Segmentation().check_dataset(BaseSegDataset(
+        data_prefix=prefix, img_suffix='.png', metainfo=dict(classes=list('abcdefghi')),
+        pipeline=[dict(type='LoadAnnotations')]))
 
 
 odd = json_values | strategies.lists(numbers, max_size=5).map(tuple)
