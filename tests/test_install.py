@@ -36,6 +36,16 @@ def test_what_is_asked_for_is_pinned_for_each_python(python):
     assert 'opencv-python' not in names  # it would overwrite the files of the other one
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(('file', 'python'), [('litert', version) for version in PYTHONS[1:]]
+                         + [(name, '3.12') for name in ('sam-demo', 'docs')])
+def test_pip_takes_what_is_pinned_for_some_targets(file, python, tmp_path):
+    """By its own rules, which refuse releases for other Pythons; nothing is installed."""
+    subprocess.run([sys.executable, '-m', 'pip', 'install', '--quiet', '--dry-run', '--no-deps', '--ignore-installed',
+                    '--only-binary', ':all:', '--python-version', python, '--target', tmp_path, '-r',
+                    ROOT / f'requirements-{file}.txt'], check=True, timeout=300)
+
+
 def test_environment_has_the_pinned_versions():
     wanted = pinned()
     assert {name: importlib.metadata.version(name) for name in wanted} == wanted
