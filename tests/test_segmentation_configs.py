@@ -101,13 +101,6 @@ def test_images_are_tested_at_multiples_of_32(size, expected, tmp_path):
     assert tuple(truth.shape[:0:-1]) == size and truth.unique().tolist() == [6]
 
 
-def test_training_crops_512_of_both_scales_and_distorts():
-    steps = {step.type: step for step in read('segmentation/fpn_repvit_m1_1').train_dataloader.dataset.pipeline}
-    assert (steps['RandomResize'].scale, steps['RandomResize'].ratio_range) == ((2048, 512), (0.5, 2.0))
-    assert (steps['RandomCrop'].crop_size, steps['RandomCrop'].cat_max_ratio) == ((512, 512), 0.75)
-    assert steps['RandomFlip'].prob == 0.5 and 'PhotoMetricDistortion' in steps
-
-
 def test_multi_scale_testing_scales_what_is_tested_at_one_scale():
     cfg = read('segmentation/fpn_repvit_m1_1')
     resizes, multiples, flips, *_ = cfg.tta_pipeline[1].transforms

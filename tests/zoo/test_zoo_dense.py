@@ -80,7 +80,7 @@ def test_all_but_the_backbone_is_set_as_in_the_toolbox(table, tmp_path):
     ours, base = load_config(ROOT / f'configs/{CONFIGS[table][0]}.py'), theirs(table, tmp_path)
     for cfg in (ours, base):
         del cfg.model.backbone
-    for part in ('model', 'test_dataloader', 'test_evaluator'):
+    for part in ('model', 'train_dataloader', 'test_dataloader', 'test_evaluator'):
         assert ours[part] == base[part], part
 
 
