@@ -29,7 +29,7 @@ def test_weights_are_read_in_their_dtype(tmp_path, settings):
     assert equal(result, weights) and all(str(value.dtype) == name for name, value in result.items())
 
 
-def test_safetensors_files_are_read_whatever_they_are_called(tmp_path):
+def test_safetensors_files_are_read_under_any_name(tmp_path):
     save_file(WEIGHTS, tmp_path / 'x.bin')
     assert equal(read_checkpoint(tmp_path / 'x.bin'), WEIGHTS)
 

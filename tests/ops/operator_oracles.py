@@ -1,8 +1,9 @@
-"""mmcv's operators as their papers define them: loops over plain numbers and tensors, with torch's own gradients."""
+"""mmcv's operators by torchvision's functions, or by loops over plain numbers, with torch's own gradients."""
 import math
 
 import torch
 import torch.nn.functional as F
+import torchvision
 
 # Boxes
 
@@ -124,15 +125,7 @@ def average(maps, rows, columns, place):
 
 
 def roi_align(maps, rois, size, scale, ratio, aligned):
-    def one(maps, box, row, column):
-        x1, y1, x2, y2 = (v * scale - 0.5 * aligned for v in box)
-        if not aligned:
-            x2, y2 = max(x2, x1 + 1), max(y2, y1 + 1)
-        height, width = (y2 - y1) / size, (x2 - x1) / size
-        return average(maps, ratio or math.ceil(height), ratio or math.ceil(width),
-                       lambda i, j: (y1 + height * (row + i), x1 + width * (column + j)))
-
-    return per_region(one, maps, rois, size)
+    return torchvision.ops.roi_align(maps, rois, size, scale, ratio or -1, aligned)
 
 
 def roi_align_rotated(maps, rois, size, scale, ratio, aligned, clockwise):
@@ -179,28 +172,12 @@ def roi_pool(maps, rois, size, scale):
 
 
 def deform_conv(maps, offset, mask, weight, bias, stride, padding, dilation, groups, deform_groups):
-    n, channels, height, width = maps.shape
-    out, _, kernel, _ = weight.shape
-    height, width = ((size + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1 for size in (height, width))
-    taps = deform_groups * kernel * kernel * height * width  # the leading ones, if there are more
-    offset = offset.flatten(1)[:, :2 * taps].reshape(n, deform_groups, kernel * kernel, 2, height, width)
-    if mask is None:
-        mask = torch.ones_like(offset[:, :, :, 0])
-    mask = mask.flatten(1)[:, :taps].reshape(n, deform_groups, kernel * kernel, height, width)
-
-    def pixel(image, y, x):
-        def tap(g, k):
-            dy, dx = offset[image, g, k, :, y, x]
-            part = maps[image].chunk(deform_groups)[g]
-            return mask[image, g, k, y, x] * sample(part, y * stride - padding + k // kernel * dilation + dy,
-                                                    x * stride - padding + k % kernel * dilation + dx)
-        # (channels, taps)
-        taps = grid(tap, deform_groups, kernel * kernel).transpose(1, 2).reshape(channels, kernel * kernel)
-        parts = zip(weight.flatten(2).chunk(groups), taps.chunk(groups), strict=True)
-        result = torch.cat([(w * t).sum((1, 2)) for w, t in parts])
-        return result if bias is None else result + bias
-
-    return grid(pixel, n, height, width).permute(0, 3, 1, 2)
+    kernel = weight.shape[-1]
+    size = [(side + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1 for side in maps.shape[2:]]
+    taps = deform_groups * kernel ** 2  # the leading ones, if there are more
+    offset, mask = (x if x is None else x.flatten(1)[:, :n * taps * size[0] * size[1]].reshape(len(x), n * taps, *size)
+                    for x, n in ((offset, 2), (mask, 1)))
+    return torchvision.ops.deform_conv2d(maps, offset, weight, bias, stride, padding, dilation, mask)
 
 
 def attention(value, shapes, locations, weights):
@@ -251,13 +228,10 @@ def psa_mask(masks, kind, mask_size):
 # Losses
 
 def sigmoid_focal_loss(logits, targets, gamma, alpha, weight):
-    def one(n, c):
-        positive = int(targets[n]) == c
-        p = torch.sigmoid(logits[n, c] if positive else -logits[n, c])
-        factor = 1 if weight is None or targets[n] == len(weight) else weight[targets[n]]
-        return -factor * (alpha if positive else 1 - alpha) * (1 - p) ** gamma * torch.log(p)
-
-    return grid(one, *logits.shape) if logits.numel() else logits * 0
+    classes = logits.shape[1]
+    positive = F.one_hot(targets, classes + 1)[:, :classes].to(logits)
+    found = torchvision.ops.sigmoid_focal_loss(logits, positive, alpha, gamma)
+    return found if weight is None else found * torch.cat([weight, weight.new_ones(1)])[targets][:, None]
 
 
 def softmax_focal_loss(logits, targets, gamma, alpha, weight):

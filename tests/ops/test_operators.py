@@ -14,7 +14,7 @@ from repvit_mm.ops import extension
 ROWS = [pytest.param(case, id=f'{name}-{row}') for name, rows in CASES.items() for row, case in rows.items()]
 @pytest.fixture(autouse=True)
 def provided():
-    """Whatever is installed, these operators are tested."""
+    """Test these operators, beside a compiled mmcv too."""
     torch.manual_seed(0)
     with operators_of(extension):
         yield

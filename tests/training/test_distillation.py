@@ -11,7 +11,7 @@ from torch import nn
 from repvit_mm.errors import CheckpointError, ConfigError
 from repvit_mm.training.teacher import Teacher
 
-#: A small model of timm's in the place of RegNetY-160.
+#: A small model of timm's instead of RegNetY-160.
 SMALL = 'test_resnet'
 
 

@@ -64,7 +64,7 @@ def test_losses_and_gradients_of_a_detector_are_equal(detector):
     found, ours = losses_and_gradients(change_format(model), images, samples)
     assert all(level.is_contiguous(memory_format=torch.channels_last) for level in maps) and len(maps) == 4
     assert {'loss_rpn_bbox', 'loss_bbox', 'loss_mask'} <= set(found)
-    for name, loss in expected.items():  # of which mmdet computes some in single precision
+    for name, loss in expected.items():  # mmdet computes some in single precision
         assert found[name].item() == pytest.approx(loss.item(), rel=1e-6), name
     for name, gradient in gradients.items():
         assert (ours[name] - gradient).abs().max() <= 1e-6 * max(1, gradient.abs().max()), name
@@ -95,7 +95,7 @@ def test_compiled_operators_keep_the_format_they_read(detector, monkeypatch):
     assert len(said) == 1 and 'its roi_head.bbox_roi_extractor.roi_layers.0 is a RoIAlign of a compiled mmcv' in said[0]
 
 
-def test_a_gpu_can_be_left_out_and_a_model_without_mmcvs_operators_is_changed_anyhow(monkeypatch):
+def test_a_gpu_can_be_left_out_and_a_model_without_mmcvs_operators_is_changed(monkeypatch):
     monkeypatch.setattr(hooks, 'is_provided', lambda: False)
     for device, is_changed in (('cuda', False), ('cpu', True)):
         monkeypatch.setattr(hooks, 'get_device', lambda device=device: device)
