@@ -54,16 +54,11 @@ def test_without_splits_a_part_of_each_class_is_kept_for_validation(flat_root):
 
 
 def test_a_class_may_lack_validation_images_but_not_training_images(split_root):
-    for path in (split_root / 'val' / 'ant').iterdir():
-        path.unlink()
-    (split_root / 'val' / 'ant').rmdir()
+    shutil.rmtree(split_root / 'val' / 'ant')
     assert ImageFolder(split_root, 'val').get_gt_labels().tolist() == [1, 1, 2, 2]
     write_images(split_root / 'val' / 'dog')
     with pytest.raises(DatasetError, match='has the classes dog, which .*train does not have'):
         ImageFolder(split_root, 'val')
-
-
-def test_an_empty_class_folder_is_named(split_root):
     (split_root / 'train' / 'dog').mkdir()
     (split_root / 'train' / 'dog' / 'notes.txt').write_text('none yet')
     with pytest.raises(DatasetError, match=r'class folder \S+dog has no image'):
@@ -117,16 +112,13 @@ def test_an_unchecked_corrupt_image_is_named_when_its_turn_comes(split_root):
         dataset[5]
 
 
-@pytest.mark.parametrize('wrong', [dict(split='test'), dict(corrupt='maybe'), dict(val_part=0.)])
-def test_settings_are_checked(split_root, wrong):
-    with pytest.raises(ConfigError, match=next(iter(wrong))):
-        ImageFolder(split_root, **wrong)
-
-
-def test_expected_classes_are_compared(split_root):
+@pytest.mark.parametrize(('wrong', 'message'), [
+    (dict(split='test'), 'split'), (dict(corrupt='maybe'), 'corrupt'), (dict(val_part=0.), 'val_part'),
+    (dict(classes=['ant', 'cat']), 'has the classes ant, bee, cat, expected ant, cat')])
+def test_settings_are_checked(split_root, wrong, message):
     assert len(ImageFolder(split_root, classes=['ant', 'bee', 'cat'])) == 12
-    with pytest.raises(DatasetError, match='has the classes ant, bee, cat, expected ant, cat'):
-        ImageFolder(split_root, classes=['ant', 'cat'])
+    with pytest.raises((ConfigError, DatasetError), match=message):
+        ImageFolder(split_root, **wrong)
 
 
 def test_a_config_takes_the_number_of_classes_from_the_folders(split_root, tmp_path_factory):

@@ -20,21 +20,17 @@ def test_scores_of_the_layers_equal_timm_in_training():
 
 
 @pytest.mark.parametrize('distillation', [False, True])
-def test_a_fused_head_is_one_linear_layer(distillation):
+def test_a_fused_head_is_one_linear_layer_and_a_head_built_fused_takes_its_weights(distillation):
     model = classifier(distillation).eval()
     fused = fuse(model)
     assert [name for name in fused.state_dict() if name.startswith('head')] == ['head.fc.weight', 'head.fc.bias']
     assert fused.head.deploy and not model.head.deploy
     assert not any(isinstance(module, BNLinear) for module in fused.modules())
     assert fuse(fused).head is not None, 'fusing twice does nothing'
-
-
-def test_a_head_built_fused_takes_fused_weights():
-    model = fuse(classifier().eval())
     head = build(dict(type='RepViTClsHead', num_classes=CLASSES, in_channels=40, distillation=True, deploy=True)).eval()
-    head.load_state_dict(model.head.state_dict())
+    head.load_state_dict(fused.head.state_dict())
     feats = (torch.randn(2, 40, 3, 3), )
-    assert torch.equal(head(feats), model.head(feats))
+    assert torch.equal(head(feats), fused.head(feats))
 
 
 def test_pooled_features_and_maps_are_taken():

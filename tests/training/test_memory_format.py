@@ -113,12 +113,3 @@ def test_the_format_is_changed_before_a_model_is_distributed(monkeypatch):
         runner.cfg, runner._distributed = Config(dict(custom_hooks=settings)), False
         runner.wrap_model(None, nn.Conv2d(3, 4, 3))
     assert formats == [False, True]
-
-
-@pytest.mark.parametrize('base', [
-    'classification/_base_/repvit_300e', 'classification/finetune_repvit_m0_9', 'detection/_base_/maskrcnn_repvit',
-    'sam/_base_/distill_repvit', 'segmentation/_base_/fpn_repvit'])
-def test_recipes_train_in_channels_last(base):
-    cfg = Config.fromfile(tool_runs.REPOSITORY / f'configs/{base}.py')
-    assert 'ChannelsLast' in [hook.type for hook in cfg.custom_hooks]
-    assert 'repvit_mm.training' in cfg.custom_imports.imports
