@@ -90,7 +90,7 @@ def test_a_classifier_learns_from_a_teacher_that_is_not_needed_afterwards(root, 
 def test_the_quickstart_classifier_trains_on_the_shapes(tmp_path):
     write_classification(tmp_path / 'shapes', train=16, val=8, quiet=True)
     run('train', 'configs/quickstart/classifier_repvit_m0_6_shapes.py', '--data-root', tmp_path / 'shapes',
-        '--work-dir', tmp_path / 'work', '--cfg-options', *SMALL[1:4])
+        '--work-dir', tmp_path / 'work', '--cfg-options', *SMALL[:4])
     log = next(tmp_path.glob('work/*/vis_data/scalars.json')).read_text()
     assert {'accuracy/top1', 'accuracy/top5'} <= set(json.loads(log.splitlines()[-1])), 'eight classes were found'
 
