@@ -48,13 +48,15 @@ def with_repvit(model):
         if isinstance(value, list):
             return [walk(item, key) for item in value]
         if not isinstance(value, dict):
-            return CHANNELS.get(value, value) if 'in_channels' in key and value in (1024, 2048) else value
-        if re.fullmatch(r'(\w+\.)?(DetectoRS_)?ResN\w+', str(value.get('type', ''))):
+            is_width = key == 'c1_in_channels' or 'in_channels' in key and value in (1024, 2048)
+            return CHANNELS.get(value, value) if is_width else value
+        if re.fullmatch(r'(\w+\.)?(DetectoRS_|SE)?ResN\w+', str(value.get('type', ''))):
             count = len(value.get('out_indices', (0, 1, 2, 3)))
             found.append(count)
             return dict(type='RepViT', arch=ARCH, out_indices=tuple(range(4))[-count:])
-        return {name: [CHANNELS.get(n, n) for n in item] if name == 'in_channels' and isinstance(item, list | tuple)
-                and set(item) <= set(CHANNELS) and len(set(item)) == len(item) and item[-1] > 256 else walk(item, name)
+        return {name: type(item)(CHANNELS.get(n, n) for n in item)
+                if name == 'in_channels' and isinstance(item, list | tuple) and set(item) <= set(CHANNELS)
+                and len(set(item)) == len(item) and item[-1] > 256 else walk(item, name)
                 for name, item in value.items()}
     model = walk(copy.deepcopy(model))
     return model, bool(found)
@@ -95,7 +97,7 @@ def run(toolbox, name):
     if toolbox == 'mmseg':
         settings['data_preprocessor'].update(size=(128, 128))
         settings['data_preprocessor'].pop('size_divisor', None)
-        settings['test_cfg'] = dict(mode='whole')
+        settings['test_cfg'].update(mode='whole')
     model = revert_sync_batchnorm(MODELS.build(settings)).train()
     batch = batch_for(toolbox, cfg)
     data = model.data_preprocessor(copy.deepcopy(batch), True)
