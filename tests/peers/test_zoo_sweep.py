@@ -25,7 +25,7 @@ FEW = {
 #: What fails for another reason than the backbone: folder -> a part of the error.
 KNOWN = {
     'bisenetv1': 'expected input[2, 320, 1, 1] to have 2048 channels',  # its layers are for a ResNet-50
-    'fastfcn': 'expected input[2, 2048, 16, 16]',  # the 2,048 channels of its neck, which the sweep takes for a ResNet's
+    'fastfcn': 'expected input[2, 2048, 16, 16]',  # its neck's channels are taken for a ResNet's
     'icnet': "no attribute 'layer1'",  # it calls the ResNet's layers
     'cascade_rpn': "missing 1 required positional argument: 'num_classes'",  # with its own ResNet, too
     'detectors': 'AssertionError',  # its neck asserts its own backbone, which takes the neck's maps back in
