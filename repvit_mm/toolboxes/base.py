@@ -141,7 +141,8 @@ class Toolbox:
     def classes_of(self, dataset: Mapping) -> Sequence[str] | str | None:
         """Names of the classes in a data set's config or of its type, or a file with them; None if they are unknown."""
         kind = dataset.get('type')
-        kind = DATASETS.get(kind if '.' in kind else f'{self.scope}.{kind}') if isinstance(kind, str) else kind
+        if isinstance(kind, str):
+            kind = DATASETS.get(kind if '.' in kind or not self.scope else f'{self.scope}.{kind}')
         return {**getattr(kind, 'METAINFO', {}), **(dataset.get('metainfo') or {})}.get('classes')
 
     def task_of(self, model: nn.Module) -> Task:

@@ -34,6 +34,12 @@ class TestTestTimeAugmentation:
             Detection().enable_tta(Config(dict(model=model, test_dataloader={})))
 
 
+def test_a_config_without_a_toolbox_is_left_alone():
+    cfg = Config(dict(train_dataloader=dict(dataset=dict(type='Unknown')), model=dict(head=dict(num_classes=3))))
+    toolbox_of(cfg).check_config(cfg, ['train_dataloader'])
+    assert toolbox_of(cfg).classes_of(cfg.train_dataloader.dataset) is None
+
+
 def test_dump_needs_a_pickle():
     cfg = Config(dict(default_scope='mmdet', test_evaluator=dict(type='CocoMetric')))
     with pytest.raises(ConfigError, match=r'\.pkl'):
