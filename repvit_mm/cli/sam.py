@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from segment_anything.modeling import Sam
 
 #: As :data:`repvit_mm.sam.encoder.ENCODERS`, which loads torch.
-ENCODERS = (*(f'repvit_{arch}' for arch in ARCHS), 'vit_b', 'vit_l', 'vit_h', 'mobile_sam')
+ENCODERS = (*(f'repvit_{arch}' for arch in ARCHS), 'vit_b', 'vit_l', 'vit_h', 'mobile_sam', 'edge_sam')
 
 #: Side of a grid of points, each of which is segmented.
 grid = whole_number(1, 512)

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
+import torch.nn.functional as F
 from mmengine.model import BaseModule
 from mmengine.registry import MODELS
 from segment_anything.modeling import ImageEncoderViT
@@ -21,7 +22,7 @@ VITS = {
     'vit_h': dict(embed_dim=1280, depth=32, num_heads=16, global_attn_indexes=(7, 15, 23, 31)),
 }
 #: Names of all encoders.
-ENCODERS = (*(f'repvit_{arch}' for arch in ARCHS), *VITS, 'mobile_sam')
+ENCODERS = (*(f'repvit_{arch}' for arch in ARCHS), *VITS, 'mobile_sam', 'edge_sam')
 
 
 def build_encoder(encoder: str | Mapping, image_size: int) -> nn.Module:
@@ -39,6 +40,8 @@ def build_encoder(encoder: str | Mapping, image_size: int) -> nn.Module:
         return MODELS.build({**encoder, 'image_size': image_size})
     if encoder == 'mobile_sam':
         return MobileSamEncoder(image_size)
+    if encoder == 'edge_sam':
+        return SamEncoder('m1', image_size, add_stages=True)
     if isinstance(encoder, str) and encoder in VITS:
         return SamVit(image_size, **VITS[encoder])
     arch = encoder.removeprefix('repvit_') if isinstance(encoder, str) else encoder
@@ -63,6 +66,9 @@ class SamEncoder(BaseModule):
         arch: See :class:`repvit_mm.RepViT`; the published one is ``'m2_3'``.
         image_size: Side in pixels of the padded square image, a multiple of 16.
         out_channels: Channels of the embedding.
+        add_stages: Keep the last stride, and add the last stage's map, enlarged, to that of the stage before, as in
+            EdgeSAM (https://arxiv.org/abs/2312.06660), whose published names the tensors have. ``image_size`` must
+            then be a multiple of 32.
         norm_cfg: See :class:`repvit_mm.RepViT`.
         with_cp: See :class:`repvit_mm.RepViT`.
         init_cfg: For the backbone; ``dict(type='Pretrained', checkpoint=X)`` loads a classifier's weights.
@@ -82,21 +88,31 @@ class SamEncoder(BaseModule):
     """
 
     def __init__(self, arch: str | Mapping = 'm2_3', image_size: int = 1024, out_channels: int = 256,
-                 norm_cfg: Mapping = {'type': 'BN'}, with_cp: bool = False,
+                 add_stages: bool = False, norm_cfg: Mapping = {'type': 'BN'}, with_cp: bool = False,
                  init_cfg: Mapping | Sequence[Mapping] | None = None):
         super().__init__()
         last = len(get_arch(arch).widths) - 1
-        self.backbone = RepViT(arch, out_indices=(last,), last_stride=1, norm_cfg=norm_cfg, with_cp=with_cp,
+        self.backbone = RepViT(arch, out_indices=(last - 1, last) if add_stages else (last,),
+                               last_stride=2 if add_stages else 1, norm_cfg=norm_cfg, with_cp=with_cp,
                                init_cfg=init_cfg)
-        self.stride = self.backbone.out_strides[0]
-        if image_size < self.stride or image_size % self.stride:
-            raise ConfigError(f'image_size={image_size} must be a multiple of {self.stride}')
-        self.img_size = image_size
-        self.neck = _neck(self.backbone.out_channels[0], out_channels)
+        self.stride, largest = self.backbone.out_strides[0], self.backbone.out_strides[-1]
+        if image_size < largest or image_size % largest:
+            raise ConfigError(f'image_size={image_size} must be a multiple of {largest}')
+        self.img_size, self.add_stages, channels = image_size, add_stages, self.backbone.out_channels
+        if add_stages:
+            convs = [nn.Conv2d(width, out_channels, 1, bias=False) for width in channels]
+            self.fuse_stage2 = convs[0]
+            self.fuse_stage3 = nn.ModuleDict({'op_list': nn.ModuleList(convs[1:])})
+            channels = [out_channels]
+        self.neck = _neck(channels[0], out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, 3, image_size, image_size) -> (N, out_channels, image_size / stride, image_size / stride)."""
-        return self.neck(self.backbone(x)[0])
+        maps = self.backbone(x)
+        if not self.add_stages:
+            return self.neck(maps[0])
+        fine, coarse = self.fuse_stage2(maps[0]), self.fuse_stage3['op_list'][0](maps[1])
+        return self.neck(fine + F.interpolate(coarse, size=fine.shape[2:], mode='bicubic'))
 
 
 @MODELS.register_module()

@@ -103,6 +103,27 @@ def test_encoder_is_a_backbone_without_the_last_stride_and_the_neck_of_sam(tmp_p
     assert relative_error(encoder(image), neck(backbone(image)[-1])) < 1e-5
 
 
+def test_a_file_of_edge_sam_loads_under_its_names(tmp_path):
+    torch.manual_seed(0)
+    sam = build_sam('edge_sam', image_size=64)
+    randomise_norms(sam.image_encoder)
+    tensors = convert_state_dict(sam.state_dict(), to='official')
+    names = {name.removeprefix('image_encoder.') for name in tensors if name.startswith('image_encoder.')}
+    assert {name for name in names if not name.startswith('features.')} == {
+        'fuse_stage2.weight', 'fuse_stage3.op_list.0.weight', 'neck.0.weight', 'neck.1.weight', 'neck.1.bias',
+        'neck.2.weight', 'neck.3.weight', 'neck.3.bias'}
+    assert {int(name.split('.')[1]) for name in names if name.startswith('features.')} == set(range(27))
+    torch.save(tensors, tmp_path / 'edge_sam.pth')
+    loaded = build_sam('edge_sam', tmp_path / 'edge_sam.pth', 64).image_encoder
+    image = torch.randn(1, 3, 64, 64)
+    fine, coarse = loaded.backbone(image)
+    added = nn.functional.conv2d(fine, tensors['image_encoder.fuse_stage2.weight']) + nn.Upsample(
+        scale_factor=2, mode='bicubic')(nn.functional.conv2d(
+            coarse, tensors['image_encoder.fuse_stage3.op_list.0.weight']))
+    assert fine.shape[2:] == (4, 4) and relative_error(loaded(image), sam.image_encoder.neck(added)) < 1e-6
+    assert relative_error(fuse(loaded)(image), loaded(image)) < 1e-4
+
+
 def test_fused_model_computes_the_same_and_saves_and_loads(tmp_path):
     sam = small_sam()
     fused = fuse(sam)
