@@ -48,6 +48,8 @@ def user_errors(cfg: Config) -> Iterator[None]:
             raise
         places = [key for key, _ in settings_in(cfg) if unknown and key.rpartition('.')[2] == unknown[1]]
         where = f' ({", ".join(places)})' if places else ''
+        if unknown and unknown[1] == 'pretrained':  # bases of mmseg set it for their ResNet
+            where += '; set model=dict(pretrained=None), and init_cfg in the backbone'
         name = f' {cfg.filename}' if cfg.filename else ''
         raise ConfigError(f'the config{name} does not fit: {describe(error)}{where}') from error
 

@@ -281,6 +281,12 @@ def test_bugs_keep_their_traceback(error):
     assert raised.value is error
 
 
+def test_weights_that_a_base_names_for_its_own_backbone():
+    with pytest.raises(ConfigError, match=r'pretrained.*\(model\.pretrained\); set model=dict\(pretrained=None\)'), (
+            user_errors(Config(dict(model=dict(pretrained='resnet50'))))):
+        MODELS.build(dict(type='RepViT', arch='m0_6', pretrained='resnet50'))
+
+
 def test_a_label_outside_of_the_classes_is_a_mistake_of_the_data():
     message = 'a label is outside of the classes of the model: Target 7'
     with pytest.raises(DatasetError, match=message), user_errors(Config()):
