@@ -5,7 +5,10 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from inspect import getattr_static
+from threading import RLock
 from typing import IO, Any
+
+_REPLACING = RLock()
 
 
 class RefusedError(Exception):
@@ -52,10 +55,11 @@ def _check_zip(file: IO[bytes], size: int) -> None:
 
 @contextmanager
 def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
-    """Give ``owner`` another attribute ``name`` inside a ``with`` block."""
-    before = getattr_static(owner, name)  # a static method stays one
-    setattr(owner, name, value)
-    try:
-        yield
-    finally:
-        setattr(owner, name, before)
+    """Give ``owner`` another attribute ``name`` inside a ``with`` block; other threads wait for its end."""
+    with _REPLACING:
+        before = getattr_static(owner, name)  # a static method stays one
+        setattr(owner, name, value)
+        try:
+            yield
+        finally:
+            setattr(owner, name, before)

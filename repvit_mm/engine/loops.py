@@ -66,7 +66,7 @@ class _PlacedBatches(Sampler):
     def __iter__(self) -> Iterator[list[tuple[int, tuple[int, ...]]]]:
         if self._start is None:  # the loop of mmengine 0.10 starts the workers before it knows where to go on
             return
-        (epoch, skipped), drawn = self._start, 0
+        (epoch, skipped), self._start, drawn = self._start, (0, 0), 0
         for number, batch in enumerate(self.batches):
             if number >= skipped:
                 places = range(drawn * get_world_size() + get_rank(), 2**63, get_world_size())
@@ -146,10 +146,12 @@ class _Repeatable:
 
     def __init__(self, *arguments: Any, **settings: Any):
         super().__init__(*arguments, **settings)
-        length = getattr(self, '_max_epochs', self._max_iters)
-        for name, value in (('training', length), ('val_interval', self.val_interval)):
+        if isinstance(self.dataloader.batch_sampler, _PlacedBatches):
+            self.dataloader.batch_sampler.start_at(0, 0)
+        for name, value in (('max_epochs', self._max_epochs), ('max_iters', self._max_iters),
+                            ('val_interval', self.val_interval)):
             if not value >= 1:
-                raise ConfigError(f'train_cfg: the length of {name} is {value}; expected at least 1')
+                raise ConfigError(f'train_cfg.{name} is {value}; expected at least 1')
 
     def run_iter(self, *arguments: Any) -> None:
         """Run one iteration on random numbers of its own."""

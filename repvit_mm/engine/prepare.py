@@ -145,7 +145,8 @@ def set_epochs(cfg: Config, epochs: int) -> None:
     for settings in [schedulers] if isinstance(schedulers, Mapping) else schedulers:
         if settings.get('by_epoch', True):
             is_whole = settings.get('T_max') == settings.get('end', old) - settings.get('begin', 0)
-            settings.update({key: scaled(settings[key]) for key in ('begin', 'end', 'T_max') if settings.get(key)})
+            settings.update({key: scaled(settings[key]) for key in ('begin', 'end', 'T_max', 'epochs', 'step_size')
+                             if settings.get(key)})
             if is_whole:
                 settings['T_max'] = settings.get('end', epochs) - settings.get('begin', 0)
             if 'milestones' in settings:

@@ -133,7 +133,7 @@ class Runner(mmengine.runner.Runner):
         return evaluator
 
     def build_optim_wrapper(self, optim_wrapper: Any) -> Any:
-        """Build the optimiser; an unknown type, and settings of parameters that do not exist, are errors."""
+        """Build the optimiser; an unknown type is an error, and settings of parameters that do not exist are named."""
         kind = (optim_wrapper.get('optimizer') or {}).get('type') if isinstance(optim_wrapper, Mapping) else None
         if isinstance(kind, str) and OPTIMIZERS.get(kind) is None:  # mmengine: None is not a callable object
             raise ConfigError(f'optim_wrapper.optimizer.type={kind} is not a known optimiser'
@@ -142,7 +142,10 @@ class Runner(mmengine.runner.Runner):
         names = [name for name, _ in self.model.named_parameters()]
         for key in paramwise.get('custom_keys') or {}:
             if not any(key in name for name in names):
-                raise ConfigError(f'optim_wrapper.paramwise_cfg.custom_keys.{key} matches no parameter of the model')
+                text = f'optim_wrapper.paramwise_cfg.custom_keys.{key} matches no parameter of the model'
+                if any(asked.startswith('optim_wrapper.paramwise_cfg.custom_keys') for asked in self.asked):
+                    raise ConfigError(text)
+                print_log(text, 'current', logging.WARNING)  # configs of the toolboxes have such keys
         return super().build_optim_wrapper(optim_wrapper)
 
     def report_unread(self, event: str) -> None:

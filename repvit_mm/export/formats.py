@@ -44,7 +44,7 @@ class Format(NamedTuple):
     fixed: bool = False
 
 
-_DYNAMIC = frozenset({'selection', 'dynamic_batch', 'dynamic_size', 'quantisation'})
+_DYNAMIC = frozenset({'selection', 'dynamic_batch', 'dynamic_size'})
 #: Name -> format.
 FORMATS = {
     'onnx': Format('.onnx', ('fp32', 'fp16', 'int8'), ('onnx', 'onnxruntime'), onnx.write, 'onnxruntime', _DYNAMIC),

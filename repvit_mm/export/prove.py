@@ -96,7 +96,7 @@ def compare(output: str, exported: Tensor, expected: Tensor, bound: float) -> Co
     if exported.shape != expected.shape:
         raise ExportError(f"{output} has shape {tuple(exported.shape)}, PyTorch's {tuple(expected.shape)}")
     exported, expected = exported.double(), expected.double()
-    difference = ((exported - expected).abs().max() / expected.abs().max()).item()
+    difference = ((exported - expected).abs().max() / expected.abs().max().clamp(min=1e-30)).item()
     if not difference <= bound:  # also true for NaN
         raise ExportError(f"{output} differs from PyTorch's by {difference:.2g} of the largest value, more than "
                           f'{bound:g}')

@@ -130,3 +130,10 @@ def test_loops_of_mmengine_become_ours(loop, default, ours):
     assert {key: value for key, value in found.items() if key != 'type'} == {
         key: value for key, value in loop.items() if key not in ('type', 'by_epoch')}
     assert our_loop(TestLoop) is TestLoop
+
+
+def test_only_one_pass_leaves_out_what_is_done():
+    data = Noise()
+    loader = place_samples(DataLoader(data, 2, sampler=DefaultSampler(data, shuffle=False, seed=5)), seed=5)
+    loader.batch_sampler.start_at(0, 3)
+    assert [len(list(loader)) for _ in range(2)] == [1, len(data) // 2]

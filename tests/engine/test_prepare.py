@@ -65,10 +65,12 @@ def test_work_dir_and_seed(given, in_config, expected):
 def test_schedules_follow_the_length_of_the_training():
     cfg = Config(dict(train_cfg=dict(max_epochs=300), param_scheduler=[
         dict(type='LinearLR', by_epoch=False, begin=0, end=1000), dict(type='LinearLR', by_epoch=True, end=5),
-        dict(type='CosineAnnealingLR', begin=5, end=300, T_max=295), dict(type='MultiStepLR', milestones=[200, 275])],
+        dict(type='CosineAnnealingLR', begin=5, end=300, T_max=295), dict(type='MultiStepLR', milestones=[200, 275]),
+        dict(type='PublishedCosineLR', epochs=300), dict(type='StepLR', step_size=50)],
         custom_hooks=[dict(type='PipelineSwitchHook', switch_epoch=280)]))
     set_epochs(cfg, 30)
-    warmup, linear, cosine, steps = cfg.param_scheduler
+    warmup, linear, cosine, steps, published, step = cfg.param_scheduler
+    assert published.epochs == 30 and step.step_size == 5
     assert cfg.train_cfg.max_epochs == 30 and warmup.end == 1000 and linear.end == 1
     assert (cosine.begin, cosine.end, cosine.T_max) == (1, 30, 29) and steps.milestones == [20, 28]
     assert cfg.custom_hooks[0].switch_epoch == 28
