@@ -33,7 +33,7 @@ PATIENCE = 120
 
 
 def seed_all(*words: int) -> None:
-    """Seed the generators of Python, NumPy and torch, on the CPU and on GPUs in use, with whole numbers from 0 on."""
+    """Seed the generators of Python, NumPy and torch, on the CPU and on GPUs in use, with non-negative integers."""
     for_python, for_numpy, for_torch = map(int, np.random.SeedSequence(words).generate_state(3))
     random.seed(for_python)
     np.random.seed(for_numpy)
@@ -43,10 +43,10 @@ def seed_all(*words: int) -> None:
 
 
 class _PlacedBatches(Sampler):
-    """The batches of a batch sampler from some place on, each sample with what its random numbers are seeded with.
+    """Skips batches that are done, and pairs each index with the seed of its sample.
 
-    That is its place in the order of all processes: as mmengine's samplers deal the samples out in turns, a sample
-    has the same numbers whichever process has it.
+    The seed follows from the sample's place in the order of all processes: as mmengine's samplers deal the samples out
+    in turns, a sample has the same numbers whichever process has it.
     """
 
     def __init__(self, batches: Sampler, seed: int):
@@ -140,7 +140,7 @@ def place_samples(loader: DataLoader, seed: int) -> DataLoader:
 
 
 class _Repeatable:
-    """Shared by both loops."""
+    """Seeds each iteration anew, and resumes inside of an epoch."""
 
     _is_checked = False
 

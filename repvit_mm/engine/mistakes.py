@@ -140,7 +140,7 @@ def dataset_errors(expected: Sequence[str]) -> Iterator[None]:
 
 @contextmanager
 def one_report() -> Iterator[None]:
-    """Let one process of a run report a user's error, and all end.
+    """Report a user's error from one process only, then shut down the process group.
 
     Once the processes are connected, the first that meets an error reports it, and processes that fail because a
     partner is gone stay silent. Before, the first process of each machine reports.

@@ -85,7 +85,7 @@ class Runner(mmengine.runner.Runner):
                                  **(model_wrapper_cfg or {}), 'device_ids': None}
         keep_boxes_precise(model)
         for hook in self.cfg.get('custom_hooks') or ():
-            if isinstance(hook, Mapping) and hook.get('type') == ChannelsLast.__name__:
+            if isinstance(hook, Mapping) and hook.get('type') in (ChannelsLast.__name__, ChannelsLast):
                 HOOKS.build(hook).change_format(model)
         return super().wrap_model(model_wrapper_cfg, model)
 
@@ -193,7 +193,7 @@ class Runner(mmengine.runner.Runner):
     def test(self) -> dict[str, float]:
         """Test the model that ``load_from`` names, all of it; mistakes of the user raise a UserError."""
         self._complete = True
-        # What EMAHook saved as the model's weights are the averaged ones, and its copy of the model would not be fused.
+        # With EMAHook, the saved weights are already the averaged ones, and its copy of the model would stay unfused.
         self._hooks = [hook for hook in self._hooks if type(hook) is not EMAHook]
         self.model.eval()  # fused checkpoints are for evaluation mode only
         with user_errors(self.cfg):
