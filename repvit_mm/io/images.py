@@ -5,13 +5,13 @@ import struct
 import warnings
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ..errors import DatasetError, UserError
-from .files import atomic_write
+from .files import atomic_write, check_regular
 from .image_files import FORMATS
 
 #: Larger images are rejected by their header. A scan of A4 at 1200 dpi has 139 million pixels.
@@ -112,7 +112,9 @@ def check_image(path: str | Path) -> tuple[int, int]:
     return read_image(path).shape[1::-1]
 
 
-def _open(source: Path | BinaryIO | bytes) -> Image.Image:
+def _open(source: Path | bytes) -> Image.Image:
+    if isinstance(source, Path):
+        check_regular(source)
     return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS)
 
 

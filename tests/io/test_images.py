@@ -1,4 +1,6 @@
 """Images of every mode and format become upright 8-bit RGB, the same for every reader; or one line says why not."""
+import os
+
 import numpy as np
 import pytest
 from image_cases import CASES, HEIGHT, LOSSY, TURNS, WIDTH, as_rgb, distance, pixels, write
@@ -7,7 +9,7 @@ from PIL import Image, features
 from repvit_mm.errors import UserError
 from repvit_mm.io.files import find_files
 from repvit_mm.io.image_files import IMAGE_SUFFIXES, choose_images, list_images, skipped_files
-from repvit_mm.io.images import image_size, read_image
+from repvit_mm.io.images import image_size, read_image, read_label_image
 
 
 @pytest.mark.parametrize('mode, kind', CASES)
@@ -68,6 +70,14 @@ def test_an_unreadable_image_is_one_line(tmp_path, name, write, message):
     with pytest.raises(UserError, match=message) as caught:
         read_image(tmp_path / name)
     assert name in str(caught.value) and '\n' not in str(caught.value)
+
+
+def test_a_pipe_is_refused_at_once(tmp_path):
+    os.mkfifo(tmp_path / 'x.png')
+    assert image_size(tmp_path / 'x.png') is None
+    for read in (read_image, read_label_image):
+        with pytest.raises(UserError, match=r'x\.png'):
+            read(tmp_path / 'x.png')
 
 
 def test_folders_are_searched_without_junk_and_the_rest_is_counted(tmp_path):
