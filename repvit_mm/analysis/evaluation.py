@@ -4,6 +4,8 @@ import heapq
 import html
 import io
 import json
+import os
+import time
 from collections.abc import Callable, Mapping, Sequence
 from itertools import count
 from numbers import Real
@@ -202,7 +204,7 @@ class ReportHook(Hook):
         parts = [('Metrics', _table(('metric', 'value'), rows)), ('Classes', self._class_table(metrics or {})),
                  ('Confusion matrix', _embed(draw_confusion(self._matrix, self.classes)))]
         if len(scored := np.concatenate(self._scored)):
-            parts.append(('Precision', _embed(draw_precision(scored, objects))))
+            parts.append(('Precision of the predictions above a score', _embed(draw_precision(scored, objects))))
         if lines := _training_log(runner.cfg.load_from):
             parts.append(('Training', _embed(draw_training(lines))))
         shown = ''.join(f'<figure>{image}<figcaption>{html.escape(f"{path}: {caption}")}</figcaption></figure>'
@@ -302,7 +304,7 @@ def draw_training(lines: Sequence[Mapping[str, Any]]) -> Figure:
         # AP by size is -1 where there are no objects.
         for name in [name for name in names if not name.endswith(('_s', '_m', '_l'))]:
             axes.plot(*zip(*((line['step'], line[name]) for line in lines if name in line), strict=True),
-                      label=name, marker='.' if wanted == 'metric' else None)
+                      label=name, marker='.')
         axes.set(xlabel='step', ylabel=wanted)
         axes.grid(alpha=0.25)
         if wanted == 'metric' and names:
@@ -311,10 +313,21 @@ def draw_training(lines: Sequence[Mapping[str, Any]]) -> Figure:
 
 
 def _training_log(checkpoint: str | None) -> list[dict]:
-    """The log of the training that saved a checkpoint, if it is beside it."""
-    logs = sorted(Path(checkpoint).parent.glob('*/vis_data/scalars.json')) if checkpoint else []
-    lines = [json.loads(line) for log in logs for line in log.read_text().splitlines()]
-    return lines if any('loss' in line for line in lines) else []
+    """The log of the training that saved a checkpoint, and of those that it resumed, if they are beside it."""
+    if not checkpoint or not os.path.isfile(checkpoint):
+        return []
+    saved = time.strftime('%Y%m%d_%H%M%S', time.localtime(os.path.getmtime(checkpoint)))
+    runs = [run for run in sorted(Path(checkpoint).parent.glob('*/vis_data')) if run.parent.name <= saved]
+    lines: list[dict] = []
+    for run in reversed(runs):
+        if not (run / 'scalars.json').is_file():
+            continue
+        new = [json.loads(line) for line in (run / 'scalars.json').read_text().splitlines()]
+        if any('loss' in line for line in new):
+            lines = [line for line in new if not lines or line['step'] < lines[0]['step']] + lines
+            if 'resume = True' not in (run / 'config.py').read_text():
+                break
+    return lines
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -11,7 +11,7 @@ import torch
 from mmengine.runner import CheckpointLoader
 from torch import Tensor, nn
 
-from ..errors import CheckpointError, UserError
+from ..errors import CheckpointError, UserError, shortened
 from ..io.files import check_regular
 from ..io.toolbox_files import decode_as_we_do, read_plain_files
 from . import pickles
@@ -86,7 +86,9 @@ def _read(file: str | Path | IO[bytes], name: str | Path, trust: bool) -> Any:
     except RefusedError as error:
         raise CheckpointError(f'{name} {error}') from error
     except FileNotFoundError as error:
-        raise CheckpointError(f'there is no file {name}') from error
+        beside = sorted(path.name for path in Path(name).parent.glob('*.pth'))
+        hint = f'; {Path(name).parent} has {shortened(beside, 4)}' if beside else ''
+        raise CheckpointError(f'there is no file {name}{hint}') from error
     except OSError as error:
         raise CheckpointError(f'{name} cannot be read: {error.strerror or error}') from error
     except (ImportError, AttributeError) as error:

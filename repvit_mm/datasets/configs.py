@@ -233,7 +233,7 @@ def write_config(dataset: Dataset, gpu_memory: float = 0., model: str | None = N
     body = TEMPLATES[task].format(
         **sizes, **_loaders(dataset, batch), model=_model(chosen, arch, weights), epochs=epochs, batch=batch,
         iterations=iterations, interval=max(1, iterations // 10 if task == 'segmentation' else epochs // 12),
-        warm_up=max(1, min(warm_up, iterations // 10)), masks=masks, best='segm' if masks else 'bbox',
+        warm_up=max(2, min(warm_up, iterations // 10)), masks=masks, best='segm' if masks else 'bbox',
         metric=['bbox', 'segm'] if masks else repr('bbox')) + RTMDET * family.startswith('rtmdet')
     if chosen.trained:
         body += f'\nload_from = {f"repvit://{arch}_{weights.lower()}" if weights else None!r}\n'

@@ -201,6 +201,8 @@ class SummaryHook(Hook):
         for line in (f'model: {type(model).__name__}, {counts[0] / 1e6:.2f} M parameters, {counts[1] / 1e6:.2f} M of '
                      'them trained', f'data: {data}', _batch(runner), f'device: {device}{threads}'):
             print_log(line, 'current')
+        if runner.iter >= runner.max_iters:
+            print_log('this training is complete; make it longer to continue it', 'current', logging.WARNING)
 
     def after_train(self, runner: Runner) -> None:
         """Name the best checkpoint, else the last, and the command that tests it."""
@@ -218,6 +220,7 @@ def _batch(runner: Runner) -> str:
     scaling = runner.cfg.get('auto_scale_lr') or {}
     batch = (runner.train_dataloader.batch_size or 1) * runner.world_size
     rate, base = runner.cfg.optim_wrapper.get('optimizer', {}).get('lr', 0.), scaling.get('base_batch_size')
+    rate *= batch / base if base and scaling.get('enable') else 1
     note = f', scaled from {base}' if scaling.get('enable') else f', of a run with {base}' if base else ''
     advice = '; --auto-scale-lr adapts it' if base and base != batch and not scaling.get('enable') else ''
     return f'batch: {batch} samples, learning rate {rate:g}{note}{advice}'

@@ -138,12 +138,15 @@ def set_epochs(cfg: Config, epochs: int) -> None:
         raise ConfigError('--epochs: this training counts iterations; set --cfg-options train_cfg.max_iters=N, and the '
                           'end of its param_scheduler')
 
-    def scaled(value: int) -> int:
-        return value and max(1, round(value * epochs / old))
+    def scaled(value: int, least: int = 1) -> int:
+        return value and max(least, round(value * epochs / old))
     cfg.train_cfg.max_epochs = epochs
     schedulers = cfg.get('param_scheduler') or []
     for settings in [schedulers] if isinstance(schedulers, Mapping) else schedulers:
-        if settings.get('by_epoch', True):
+        is_warm_up = settings.get('type') == 'LinearLR' and not settings.get('begin') and settings.get('end')
+        if is_warm_up and not settings.get('convert_to_iter_based'):
+            settings['end'] = min(settings['end'], scaled(settings['end'], 2))  # one step would never end
+        elif settings.get('by_epoch', True):
             is_whole = settings.get('T_max') == settings.get('end', old) - settings.get('begin', 0)
             settings.update({key: scaled(settings[key]) for key in ('begin', 'end', 'T_max', 'epochs', 'step_size')
                              if settings.get(key)})

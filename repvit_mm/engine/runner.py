@@ -1,5 +1,6 @@
 """mmengine's Runner with safe checkpoints, repeatable training, one-line errors, and distributed runs on CPUs."""
 import logging
+import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
@@ -148,6 +149,17 @@ class Runner(mmengine.runner.Runner):
                 print_log(text, 'current', logging.WARNING)  # configs of the toolboxes have such keys
         return super().build_optim_wrapper(optim_wrapper)
 
+    def build_param_scheduler(self, scheduler: Any) -> Any:
+        """Build the schedules; a linear one of a single step would keep its first factor for good."""
+        for settings in scheduler if isinstance(scheduler, list | tuple) else [scheduler]:
+            if not isinstance(settings, Mapping) or settings.get('type') != 'LinearLR':
+                continue
+            begin, end = settings.get('begin', 0), settings.get('end', math.inf)
+            if end - begin < 2 and not settings.get('convert_to_iter_based'):
+                raise ConfigError(f'param_scheduler: LinearLR from {begin} to {end} never reaches the full learning '
+                                  'rate; expected at least two steps')
+        return super().build_param_scheduler(scheduler)
+
     def report_unread(self, event: str) -> None:
         """Warn of settings that nothing has read.
 
@@ -174,6 +186,9 @@ class Runner(mmengine.runner.Runner):
     def train(self) -> nn.Module:
         """Train; mistakes of the user raise a UserError, and Ctrl-C says how to continue."""
         earlier = None if self._resume else latest_checkpoint(self.work_dir)
+        if earlier:
+            print_log(f'{self.work_dir} holds an earlier training with {earlier.name}: its checkpoints are '
+                      'overwritten; --work-dir DIR keeps them, --resume continues them', 'current', logging.WARNING)
         self.outdated = LateRemoval()
         self._remove_leftovers()
         try:

@@ -71,7 +71,7 @@ def test_schedules_follow_the_length_of_the_training():
     set_epochs(cfg, 30)
     warmup, linear, cosine, steps, published, step = cfg.param_scheduler
     assert published.epochs == 30 and step.step_size == 5
-    assert cfg.train_cfg.max_epochs == 30 and warmup.end == 1000 and linear.end == 1
+    assert cfg.train_cfg.max_epochs == 30 and warmup.end == 100 and linear.end == 2
     assert (cosine.begin, cosine.end, cosine.T_max) == (1, 30, 29) and steps.milestones == [20, 28]
     assert cfg.custom_hooks[0].switch_epoch == 28
     with pytest.raises(ConfigError, match='counts iterations'):

@@ -345,3 +345,12 @@ def test_what_mmengine_has_a_scheme_for_is_loaded(make_runner, tmp_path, monkeyp
     runner = make_runner(load_from='s3://bucket/x.pth')
     runner.load_or_resume()
     assert runner.model.state_dict() == weights
+
+
+def test_a_warm_up_that_never_ends_is_refused(make_runner):
+    """mmengine applies the first factor of such a schedule, and never the last one."""
+    runner = make_runner()
+    runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
+    runner.build_param_scheduler([dict(type='LinearLR', start_factor=0.01, by_epoch=False, end=2)])
+    with pytest.raises(ConfigError, match='LinearLR from 0 to 1 never reaches the full learning rate'):
+        runner.build_param_scheduler([dict(type='LinearLR', start_factor=0.01, by_epoch=False, end=1)])
