@@ -71,7 +71,7 @@ def main() -> None:
 
 
 def progress(values: Iterable, name: str) -> Iterable:
-    return track(values, description=name, console=Console(stderr=True))
+    return track(values, description=name, console=Console(stderr=True), transient=True)
 
 
 def evaluate_coco(args: argparse.Namespace) -> Any:
