@@ -205,7 +205,7 @@ class ReportHook(Hook):
                  ('Confusion matrix', _embed(draw_confusion(self._matrix, self.classes)))]
         if len(scored := np.concatenate(self._scored)):
             parts.append(('Precision of the predictions above a score', _embed(draw_precision(scored, objects))))
-        if lines := _training_log(runner.cfg.load_from):
+        if lines := training_log(runner.cfg.load_from):
             parts.append(('Training', _embed(draw_training(lines))))
         shown = ''.join(f'<figure>{image}<figcaption>{html.escape(f"{path}: {caption}")}</figcaption></figure>'
                         for *_, path, caption, image in sorted(self._worst, reverse=True))
@@ -312,7 +312,7 @@ def draw_training(lines: Sequence[Mapping[str, Any]]) -> Figure:
     return figure
 
 
-def _training_log(checkpoint: str | None) -> list[dict]:
+def training_log(checkpoint: str | None) -> list[dict]:
     """The log of the training that saved a checkpoint, and of those that it resumed, if they are beside it."""
     if not checkpoint or not os.path.isfile(checkpoint):
         return []

@@ -22,6 +22,7 @@ from repvit_mm.analysis.evaluation import (
     judge_detection,
     judge_labels,
     judge_segmentation,
+    training_log,
 )
 from repvit_mm.errors import ConfigError
 
@@ -110,6 +111,19 @@ def test_the_page_shows_the_worst_images_and_escapes_names(tmp_path):
     assert '<td>mean</td><td>3</td><td>25.0</td>' in page, 'classes without images are left out'
     assert 0 < page.index('2.png: dog') < page.index('1.png: cat') and '0.png' not in page
     assert '<bee>' not in page and 'ant/&lt;bee&gt;' in page
+
+
+def test_the_curves_are_those_of_the_training_that_saved_the_checkpoint(tmp_path):
+    """Of another training in the folder, one that it resumed, its own, and a later one."""
+    for run, resumed, steps in (('20200101_000000', False, (1, 2, 9)), ('20200102_000000', False, (1, 2, 3)),
+                                ('20200103_000000', True, (3, 4)), ('20990101_000000', False, (1,))):
+        (tmp_path / run / 'vis_data').mkdir(parents=True)
+        (tmp_path / run / 'vis_data/config.py').write_text(f'resume = {resumed}\n')
+        (tmp_path / run / 'vis_data/scalars.json').write_text(
+            '\n'.join(f'{{"loss": {run[6:8]}, "step": {step}}}' for step in steps).replace(': 0', ': '))
+    (tmp_path / 'epoch_4.pth').touch()
+    assert [(line['loss'], line['step']) for line in training_log(str(tmp_path / 'epoch_4.pth'))] == [
+        (2, 1), (2, 2), (3, 3), (3, 4)]
 
 
 def test_labels_are_right_missed_or_too_much():

@@ -61,6 +61,7 @@ def test_models_are_chosen_by_name(drawn, tmp_path, name, model, title, weights)
     assert cfg.model.backbone.arch == (arch.group() if arch else 'm0_9')
     assert (cfg.model.backbone.get('init_cfg') is None) == (weights is not None)
     assert config.shape == (128, 128) and '3 epochs' in config.about
+    assert cfg.param_scheduler[0].end >= 2, 'a warm-up of one iteration would never end'
     cfg.model.backbone.init_cfg = None
     MODELS.build(dict(cfg.model, _scope_=cfg.default_scope))
 
