@@ -46,6 +46,11 @@ model = dict(
     backbone=dict(_delete_=True, type='RepViT', arch='m0_6', out_indices=(1, 2, 3), norm_eval=True),
     neck=dict(in_channels=out_channels('m0_6', out_indices=(1, 2, 3))))
 """),
+    # One of ours as the base.
+    'from_ours.py': ('mmdet', """
+_base_ = __import__('repvit_mm').config_path('detection/maskrcnn_repvit_m0_6.py')
+model = dict(backbone=dict(init_cfg=None), roi_head=dict(bbox_head=dict(num_classes=3), mask_head=dict(num_classes=3)))
+"""),
     'upernet.py': ('mmseg', "_base_ = 'mmseg::upernet/upernet_r50_4xb2-40k_cityscapes-512x1024.py'" + HEADER + """
 model = dict(
     pretrained=None,
@@ -58,7 +63,6 @@ model = dict(
     backbone=dict(_delete_=True, type='RepViT', arch='m0_6', out_indices=(3,)),
     head=dict(in_channels=out_channels('m0_6')[-1]))
 """),
-    # One of ours as the base.
     'from_ours_by_scope.py': ('mmdet', """
 _base_ = 'repvit_mm::detection/maskrcnn_repvit_m0_6.py'
 model = dict(backbone=dict(init_cfg=None), roi_head=dict(bbox_head=dict(num_classes=3), mask_head=dict(num_classes=3)))
