@@ -165,7 +165,7 @@ def test_nothing_to_resume(tmp_path):
 
 
 @pytest.mark.parametrize(('pointer', 'latest'), [
-    ('{root}/epoch_2.pth', 'epoch_2.pth'), ('/gone/work/epoch_2.pth', 'epoch_2.pth'),
+    ('{root}/epoch_2.pth', 'epoch_2.pth'), ('/gone/run/epoch_2.pth', 'epoch_2.pth'),
     ('{root}/other/epoch_2.pth', 'epoch_2.pth'),  # a copy resumes from its own checkpoint
     *((pointer, 'epoch_10.pth')
       for pointer in (None, '', '/gone/epoch_9.pth', 'x' * 5000, 'a\0b', '..', b'\xff\xfe\x80'))])
