@@ -107,9 +107,6 @@ def test_architecture(arch):
     assert backbone.out_strides == tuple(cfg.model.roi_head.bbox_roi_extractor.featmap_strides)
     init_cfg = cfg.model.backbone.init_cfg
     assert init_cfg.type == 'Pretrained'
-    if arch in ('m2', 'm3'):  # not released
-        assert init_cfg.checkpoint == f'checkpoints/repvit_{arch}_distill_300e.pth'
-        return
     assert init_cfg.checkpoint == f'repvit://{arch}_distill_{"450e" if arch == "m2_3" else "300e"}'
     assert init_cfg.checkpoint.removeprefix('repvit://') in published()
 

@@ -46,9 +46,7 @@ def test_every_architecture_has_the_published_recipe(arch):
     assert (backbone.type, backbone.arch) == ('RepViT', arch)
     assert (backbone.feature_tap, backbone.norm_eval) == ('stage_end', True)
     weights = f'{arch}_distill_{450 if arch == "m2_3" else 300}e'
-    released = f'repvit://{weights}' if weights in published() else f'checkpoints/repvit_{weights}.pth'
-    assert backbone.init_cfg.checkpoint == released
-    assert (weights in published()) == (arch not in ('m2', 'm3'))  # of the paper's first version
+    assert weights in published() and backbone.init_cfg.checkpoint == f'repvit://{weights}'
     assert tuple(cfg.model.neck.in_channels) == ARCHS[arch].widths
     assert (cfg.model.decode_head.type, cfg.model.decode_head.num_classes) == ('FPNHead', 150)
     assert (cfg.train_dataloader.batch_size, cfg.auto_scale_lr.base_batch_size) == (4, 8 * 4)

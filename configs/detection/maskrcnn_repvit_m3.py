@@ -3,7 +3,5 @@ _base_ = './_base_/maskrcnn_repvit.py'
 model = dict(
     backbone=dict(
         arch='m3',
-        # The paper's first version: these weights are not released; ../classification/repvit_m3_distill_300e.py
-        # trains them.
-        init_cfg=dict(type='Pretrained', checkpoint='checkpoints/repvit_m3_distill_300e.pth')),
+        init_cfg=dict(type='Pretrained', checkpoint='repvit://m3_distill_300e')),
     neck=dict(in_channels=[64, 128, 256, 512]))

@@ -37,7 +37,7 @@ class Published(NamedTuple):
     """The published weights of a model.
 
     Attributes:
-        url: Their address in the authors' release.
+        url: Their address in the authors' release, or name on the Hugging Face Hub.
         config: The config of their model.
         metrics: ``'Metric, data set'`` -> published figure.
     """
@@ -52,16 +52,17 @@ class Published(NamedTuple):
         return Path(urlsplit(self.url).path).name
 
 
-def name_of(file: str) -> str:
-    """The name after ``repvit://`` of a published file: its file name without ``repvit_`` and suffix."""
-    return Path(file).stem.removeprefix('repvit_')
+def name_of(entry: Mapping[str, Any]) -> str:
+    """The name after ``repvit://`` of a metafile's entry: that of the released file, or else of the model."""
+    name = entry['Name'] if entry['Weights'].startswith(HUB) else Path(entry['Weights']).stem
+    return name.removeprefix('repvit_')
 
 
 @cache
 def published() -> dict[str, Published]:
     """Read the published weights from the ``metafile.yml`` files: name after ``repvit://`` -> weights."""
     entries = [entry for path in load(ROOT / 'model-index.yml')['Import'] for entry in load(ROOT / path)['Models']]
-    return {name_of(entry['Weights']): Published(
+    return {name_of(entry): Published(
         entry['Weights'], ROOT / entry['Config'],
         {f'{metric}, {result["Dataset"]}': value
          for result in entry['Results'] for metric, value in result['Metrics'].items()})
@@ -78,14 +79,15 @@ def fetch(path_or_name: str | Path) -> Path:
             https address (http if the environment variable ``REPVIT_MM_ALLOW_HTTP`` is 1), which are downloaded into
             torch's cache; or ``hf://OWNER/REPO[@REVISION][/FILE]`` (also ``hf-hub:``), which huggingface_hub downloads
             into its own; FILE is ``model.safetensors`` by default. The published files are those of the authors'
-            release, or of the mirror that ``REPVIT_MM_WEIGHTS_URL`` names.
+            release, or of the mirror that ``REPVIT_MM_WEIGHTS_URL`` names; for the first version, timm's on the Hub.
 
     Raises:
         CheckpointError: If the name is unknown, the download fails, or the file is not a whole checkpoint.
     """
     name = str(path_or_name)
-    if name.startswith(HUB):
-        return _fetch_from_hub(name)
+    weights = published().get(name.removeprefix(SCHEME)) if name.startswith(SCHEME) else None
+    if name.startswith(HUB) or weights and weights.url.startswith(HUB):
+        return _fetch_from_hub(weights.url if weights else name)
     if not re.match(r'\w[\w+.-]+://', name):
         return Path(path_or_name).expanduser()
     url, path = _locate(name)

@@ -234,7 +234,7 @@ def list_models(pattern: str = '*', pretrained: bool = False) -> list[str]:
     Example:
         >>> import repvit_mm
         >>> repvit_mm.list_models('*rcnn*', pretrained=True)
-        ['maskrcnn_repvit_m1_1', 'maskrcnn_repvit_m1_5', 'maskrcnn_repvit_m2_3', 'maskrcnn_repvit_m3']
+        ['maskrcnn_repvit_m1_1', 'maskrcnn_repvit_m1_5', 'maskrcnn_repvit_m2_3']
     """
     return [name for name in fnmatch.filter([*ARCHS, *_configs()], pattern)
             if not pretrained or find_model(name).weights]

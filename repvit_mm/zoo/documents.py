@@ -91,7 +91,7 @@ def full_table(rows: Sequence[Row]) -> str:
         lines.append([f'[{row.name}](../{row.config})', f'{row.parameters:,}', f'{row.training_parameters:,}',
                       _giga(row.macs), *(figures.get(name, '-') for name in names), _latency(row),
                       *([f'{row.throughput:,}' if row.throughput else '-'] if throughput else []),
-                      '-' if row.weights is None else f'[file]({row.weights.url})'])
+                      _weights(row)])
     header = ['config', 'parameters', 'in training', 'MACs', *names, 'latency',
               *(['GPU images/s'] if throughput else []), 'weights']
     conventions = [f'- {name.replace("FLOPs", "MACs")}: {text}.' for name, text in rows[0].conventions.items()]
@@ -104,6 +104,14 @@ def _giga(macs: int) -> str:
 
 def _latency(row: Row) -> str:
     return f'{row.latencies[0].value:.1f} ms' if row.latencies else '-'
+
+
+def _weights(row: Row) -> str:
+    links = [f'[file]({row.weights.url})'] if row.weights and row.weights.url != row.hub else []
+    if row.hub:
+        name = row.hub.removeprefix('hf://')
+        links.append(f'[{name.removeprefix("timm/")}](https://huggingface.co/{name})')
+    return ', '.join(links) or '-'
 
 
 def draw_family(rows: Sequence[Row], path: Path) -> None:

@@ -15,7 +15,6 @@ from rich.console import Console
 
 from ..analysis import count
 from ..checkpoints import fetch
-from ..checkpoints.download import name_of
 from ..engine.processes import run_tool
 from ..errors import ConfigError, UserError
 from ..models.inference import InferenceModel, build_inference_model
@@ -240,6 +239,6 @@ def find_weights(row: Row, settings: Settings) -> Path:
         if (folder / name).is_file():
             return folder / name
     if released and settings.download:
-        return fetch(f'repvit://{name_of(released)}')
+        return fetch(row.weights.url)
     hint = '--weights DIR or --download' if released else '--weights DIR; they are not released'
     raise Unavailable(f'no weights: {" or ".join(names)} is not in {folder}; {hint}')

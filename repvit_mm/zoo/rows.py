@@ -124,6 +124,7 @@ class Row:
         conventions: What parameters and multiply-adds include.
         source: URL of the paper.
         weights: The released weights, or None.
+        hub: Name of the weights in timm's format, ``hf://OWNER/REPO``, or None.
     """
 
     name: str
@@ -141,6 +142,7 @@ class Row:
     conventions: Mapping[str, str]
     source: str
     weights: Published | None = None
+    hub: str | None = None
 
     @property
     def config_path(self) -> Path:
@@ -202,4 +204,4 @@ def _row(entry: Mapping[str, Any], collection: Mapping[str, Any], table: str) ->
             PublishedResult(result['Dataset'], name, value, METRICS[table, result['Dataset'], name])
             for result in entry['Results'] for name, value in result['Metrics'].items()),
         conventions=collection['Conventions'], source=entry.get('Paper', collection['Paper'])['URL'],
-        weights=published()[name_of(entry['Weights'])] if 'Weights' in entry else None)
+        weights=published()[name_of(entry)] if 'Weights' in entry else None, hub=entry.get('Hub'))

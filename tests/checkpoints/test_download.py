@@ -7,10 +7,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 from checkpoint_samples import RepViT, is_same
+from oracles import randomise_norms
+from safetensors.torch import save
 
-from repvit_mm import load_checkpoint
+from repvit_mm import get_model, load_checkpoint
 from repvit_mm.checkpoints import fetch, published
 from repvit_mm.checkpoints.download import HTTP_VARIABLE, MIRROR_VARIABLE
 from repvit_mm.errors import CheckpointError
@@ -123,6 +126,7 @@ def test_the_names_are_those_of_the_release():
     dense = [f'{arch}_{data}' for data in ('coco', 'ade20k') for arch in ('m1_1', 'm1_5', 'm2_3')]
     assert {name: weights.url for name, weights in published().items()} == {
         name: f'{release}/repvit_{name}.pth' for name in ('m0_6_distill_300e', *classifiers, *dense)} | {
+        f'{arch}_distill_300e': f'hf://timm/repvit_{arch}.dist_in1k' for arch in ('m1', 'm2', 'm3')} | {
         'sam': f'{release}/repvit_sam.pt'}
 
 
@@ -203,16 +207,31 @@ def test_redirections_are_followed_but_not_from_an_encrypted_address_to_another(
     assert fetch(f'{address}/moved.pth').read_bytes() == server.content
 
 
-def test_a_repository_is_downloaded_into_the_cache_of_the_hub_and_read_offline(server, tmp_path, monkeypatch):
+@pytest.fixture
+def hub(server, tmp_path, monkeypatch):
+    """The server as the Hugging Face Hub, and the constants of its client."""
     constants = pytest.importorskip('huggingface_hub').constants
-    server.missing = ('missing.pth',)
     template = f'{server.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}'
     for name, value in (('ENDPOINT', server.url), ('HUGGINGFACE_CO_URL_TEMPLATE', template),
                         ('HF_HUB_CACHE', str(tmp_path / 'hf')), ('HF_HUB_DISABLE_XET', True)):
         monkeypatch.setattr(constants, name, value)
+    return constants
+
+
+def test_weights_that_only_timm_publishes_have_a_name(server, hub):
+    theirs = randomise_norms(timm.create_model('repvit_m1')).eval()
+    server.content = save(theirs.state_dict())
+    ours = get_model('m1', pretrained=True)
+    image = torch.randn(1, 3, 64, 64)
+    torch.testing.assert_close(ours(image)[-1], theirs.forward_features(image), rtol=1e-4, atol=1e-5)
+    assert server.requests[-1] == '/timm/repvit_m1.dist_in1k/resolve/main/model.safetensors'
+
+
+def test_a_repository_is_downloaded_into_the_cache_of_the_hub_and_read_offline(server, hub, tmp_path, monkeypatch):
+    server.missing = ('missing.pth',)
     names = [f'hf://{REPOSITORY}', f'hf-hub:{REPOSITORY}', f'hf_hub:{REPOSITORY}@main', f'hf://{REPOSITORY}/deep/x.pth']
     for offline in (False, True):
-        monkeypatch.setattr(constants, 'HF_HUB_OFFLINE', offline)
+        monkeypatch.setattr(hub, 'HF_HUB_OFFLINE', offline)
         found = [fetch(name) for name in names]
         assert [path.name for path in found] == ['model.safetensors'] * 3 + ['x.pth']
         assert all(path.is_relative_to(tmp_path / 'hf') and path.read_bytes() == server.content for path in found)

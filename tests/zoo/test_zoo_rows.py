@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 from published import SIZES
+from timm.models import repvit
 
 from repvit_mm.errors import ConfigError
 from repvit_mm.zoo import load_rows
@@ -62,6 +63,14 @@ def test_every_row_names_a_config_that_is_there_and_its_source():
         assert set(row.conventions) == {'Parameters', 'Training Parameters', 'FLOPs'}
         # What is printed is what the table prints.
         assert all(result.value == round(result.value, result.metric.decimals) for result in row.results)
+
+
+def test_weights_that_timm_publishes_have_their_names():
+    hub = {row.hub.removeprefix('hf://'): (row.arch, row.epochs) for row in ROWS.values() if row.hub}
+    assert hub == {
+        f'{cfg.hf_hub_id}{model}.{tag}': (model.removeprefix('repvit_'), 450 if '450e' in tag else 300)
+        for model, entry in repvit.default_cfgs.items() for tag, cfg in entry.cfgs.items()}
+    assert all(row.distilled for row in ROWS.values() if row.hub)
 
 
 def test_the_index_is_a_valid_one():
