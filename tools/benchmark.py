@@ -1,14 +1,12 @@
 """Measure how fast models are: tools/benchmark.py CONFIG... --shape H W --batch-size N... --backend NAME..."""
-from rich.console import Console
-
 import repvit_mm_cli  # noqa: F401, before repvit_mm, which then loads no torch
-from repvit_mm.analysis.backends import BACKENDS, DTYPES, TRAININGS
-from repvit_mm.analysis.benchmark import run
-from repvit_mm.analysis.report import latency_table
-from repvit_mm.analysis.systems import Request
 from repvit_mm.cli.arguments import Parser, add_shape, positive
 from repvit_mm.errors import UserError, run_cli
-from repvit_mm.io.files import check_writable, write_json
+
+#: Keys of the tables in repvit_mm.analysis.backends, which loads torch.
+BACKENDS = ('unfused', 'eager', 'channels_last', 'tools', 'compile', 'onnxruntime', 'openvino', 'ncnn', 'executorch',
+            'litert')
+TRAININGS = ('eager', 'channels_last', 'tools', 'cheap', 'compile')
 
 
 def build_parser() -> Parser:
@@ -26,7 +24,7 @@ def build_parser() -> Parser:
                              'channels_last)')
     parser.add_argument('--device', choices=['cpu', 'cuda'], default='cpu',
                         help='where the models run (default: %(default)s)')
-    parser.add_argument('--dtype', choices=list(DTYPES), nargs='+', default=['fp32'],
+    parser.add_argument('--dtype', choices=('fp32', 'bf16', 'fp16'), nargs='+', default=['fp32'],
                         help='precision of the models (default: fp32)')
     parser.add_argument('--threads', type=positive, metavar='N',
                         help="CPU threads of each engine (default: torch's number)")
@@ -43,6 +41,12 @@ def build_parser() -> Parser:
 
 def main() -> None:
     args = build_parser().parse_args()
+    from rich.console import Console
+
+    from repvit_mm.analysis.benchmark import run
+    from repvit_mm.analysis.report import latency_table
+    from repvit_mm.analysis.systems import Request
+    from repvit_mm.io.files import check_writable, write_json
     if args.frozen_statistics and not args.train:
         raise UserError('--frozen-statistics is for --train')
     if args.json:

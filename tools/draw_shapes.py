@@ -3,8 +3,10 @@ from pathlib import Path
 
 import repvit_mm_cli  # noqa: F401, before repvit_mm, which then loads no torch
 from repvit_mm.cli.arguments import Parser, positive, seed
-from repvit_mm.datasets.shapes import LAYOUTS, write_shapes
 from repvit_mm.errors import run_cli
+
+#: Keys of repvit_mm.datasets.shapes.LAYOUTS, which loads numpy and Pillow.
+LAYOUTS = ('detection', 'segmentation', 'classification', 'multilabel')
 
 
 def build_parser() -> Parser:
@@ -22,6 +24,7 @@ def build_parser() -> Parser:
 
 def main() -> None:
     args = build_parser().parse_args()
+    from repvit_mm.datasets.shapes import write_shapes
     print(write_shapes(args.layout, args.folder, seed=args.seed, train=args.train, val=args.val))
 
 

@@ -15,7 +15,7 @@ def build_parser() -> Parser:
     parser.add_argument('--epochs', type=positive, metavar='N', help='length of the training (default: by the data)')
     parser.add_argument('--size', type=side, metavar='PIXELS', help='longer side of the images of a detector, side of '
                                                                     'those of others (default: by the data)')
-    parser.add_argument('--out', metavar='DIR', help='folder of the config (default: NAME_repvit, here)')
+    parser.add_argument('--out', metavar='DIR', help='folder of the config (default: DATA_MODEL, here)')
     parser.add_argument('--format', help='of several formats in the folder, take this one', choices=(
         'coco', 'voc', 'yolo', 'labelme', 'cvat', 'label-studio', 'csv', 'labels', 'folders'))
     parser.add_argument('--train', metavar='FILE', help='of several files in COCO format, train on this one')
@@ -33,11 +33,11 @@ def main() -> None:
     from repvit_mm.datasets.configs import find_gpu_memory, write_config
     from repvit_mm.datasets.formats import recognise
     from repvit_mm.datasets.report import choose_folder, describe, next_commands, write
-    folder = choose_folder(args.data, args.out, args.overwrite)
     dataset = recognise(args.data, args.format, args.train, args.val, args.crowds_as_objects)
     console = Console(soft_wrap=True)
     describe(dataset, console)
     config = write_config(dataset, find_gpu_memory(), args.model, args.epochs, args.size)
+    folder = choose_folder(dataset.root, config.name, args.out, args.overwrite)
     shown = write(dataset, folder, config)
     console.print(next_commands(dataset, folder, config, shown), highlight=False, markup=False)
 

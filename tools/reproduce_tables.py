@@ -2,30 +2,28 @@
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-
-import torch
-from rich.console import Console
-from rich.progress import MofNCompleteColumn, Progress
+from typing import TYPE_CHECKING
 
 import repvit_mm_cli  # noqa: F401, before repvit_mm, which then loads no torch
-from repvit_mm.analysis.benchmark import describe_machine
 from repvit_mm.cli.arguments import Parser, positive
 from repvit_mm.errors import ConfigError, UserError, run_cli
-from repvit_mm.io.files import atomic_write, make_folder, write_json
-from repvit_mm.zoo import TABLES, Row, load_rows
-from repvit_mm.zoo.documents import report, write_documents
-from repvit_mm.zoo.reproduction import EVALUATIONS, Settings, reproduce
+
+if TYPE_CHECKING:
+    from repvit_mm.zoo import Row
+
+#: Tables and data sets of repvit_mm.zoo, which loads torch.
+TABLES = ('imagenet', 'coco', 'ade20k', 'sam')
+DATA_SETS = ('imagenet', 'coco', 'ade20k', 'bsds500', 'seginw', 'duts', 'mvtec')
 
 
 def build_parser() -> Parser:
-    names = ', '.join(dict.fromkeys(name for _, name in EVALUATIONS))
     parser = Parser(
         description='Recompute the published tables: parameters and multiply-adds always, accuracies if data and '
                     'weights are available.')
     parser.add_argument('tables', nargs='*', metavar='table', help=f'of {", ".join(TABLES)} (default: all)')
     parser.add_argument('--models', nargs='+', metavar='NAME', help='only models whose name contains one of these')
     parser.add_argument('--data-root', nargs='+', default=[], metavar='NAME=DIR',
-                        help=f'folder of a data set: {names} (default: as in the configs)')
+                        help=f'folder of a data set: {", ".join(DATA_SETS)} (default: as in the configs)')
     parser.add_argument('--boxes', nargs='+', default=[], metavar='NAME=FILE',
                         help="a detector's boxes for a data set, to prompt RepViT-SAM with")
     parser.add_argument('--weights', type=Path, metavar='DIR',
@@ -44,6 +42,15 @@ def build_parser() -> Parser:
 
 def main() -> None:
     args = build_parser().parse_args()
+    import torch
+    from rich.console import Console
+    from rich.progress import MofNCompleteColumn, Progress
+
+    from repvit_mm.analysis.benchmark import describe_machine
+    from repvit_mm.io.files import atomic_write, make_folder, write_json
+    from repvit_mm.zoo import load_rows
+    from repvit_mm.zoo.documents import report, write_documents
+    from repvit_mm.zoo.reproduction import Settings, reproduce
     if args.write_docs:
         for path in write_documents(load_rows(), Path(__file__).resolve().parents[1]):
             print(f'wrote {path}')
@@ -70,7 +77,7 @@ def main() -> None:
         raise UserError(f'{len(failed)} measurements failed, the first: {failed[0]}')
 
 
-def choose_rows(rows: Sequence[Row], tables: Sequence[str], models: Sequence[str] | None) -> list[Row]:
+def choose_rows(rows: 'Sequence[Row]', tables: Sequence[str], models: Sequence[str] | None) -> 'list[Row]':
     """The rows of the tables whose name contains one of ``models``."""
     if unknown := [table for table in tables if table not in TABLES]:
         raise ConfigError(f'unknown table {unknown[0]}; choose from {", ".join(TABLES)}')
@@ -83,12 +90,11 @@ def choose_rows(rows: Sequence[Row], tables: Sequence[str], models: Sequence[str
 
 def parse_paths(option: str, values: Sequence[str]) -> dict[str, Path]:
     """``NAME=PATH`` of data sets -> paths."""
-    names = dict.fromkeys(name for _, name in EVALUATIONS)
     paths = {}
     for value in values:
         name, separator, path = value.partition('=')
-        if not separator or name not in names:
-            raise ConfigError(f'{option} {value}: expected NAME=PATH; NAME is one of {", ".join(names)}')
+        if not separator or name not in DATA_SETS:
+            raise ConfigError(f'{option} {value}: expected NAME=PATH; NAME is one of {", ".join(DATA_SETS)}')
         paths[name] = Path(path).expanduser()
     return paths
 

@@ -1,15 +1,10 @@
 """Make a RepViT-SAM from a distilled encoder and its teacher's decoder: tools/sam_assemble.py ENCODER SAM OUT."""
 from pathlib import Path
 
-import torch
-
 import repvit_mm_cli  # noqa: F401, before repvit_mm, which then loads no torch
 from repvit_mm.archs import ARCHS
-from repvit_mm.checkpoints import convert_state_dict
 from repvit_mm.cli.arguments import Parser
 from repvit_mm.errors import run_cli
-from repvit_mm.io.files import atomic_write
-from repvit_mm.sam import assemble
 
 
 def build_parser() -> Parser:
@@ -25,6 +20,11 @@ def build_parser() -> Parser:
 
 def main() -> None:
     args = build_parser().parse_args()
+    import torch
+
+    from repvit_mm.checkpoints import convert_state_dict
+    from repvit_mm.io.files import atomic_write
+    from repvit_mm.sam import assemble
     tensors = assemble(args.encoder, args.sam, args.arch).state_dict()
     if args.official:
         tensors = convert_state_dict(tensors, to='official')

@@ -1,18 +1,7 @@
 """Compute the embeddings of a SAM once, for its distillation: tools/sam_cache_embeddings.py CONFIG --out DIR."""
-import torch
-from mmengine.device import get_device
-from mmengine.registry import DATASETS, init_default_scope
-from rich.console import Console
-from rich.progress import MofNCompleteColumn, Progress
-
 import repvit_mm_cli  # noqa: F401, before repvit_mm, which then loads no torch
 from repvit_mm.cli.arguments import CfgOptions, Parser, positive
-from repvit_mm.engine.config import load_config
-from repvit_mm.engine.prepare import move_data_root
 from repvit_mm.errors import ConfigError, run_cli
-from repvit_mm.sam.distillation import cache_embeddings
-from repvit_mm.sam.embedding_cache import EmbeddingCache
-from repvit_mm.sam.teacher import SamTeacher
 
 
 def build_parser() -> Parser:
@@ -35,6 +24,17 @@ def build_parser() -> Parser:
 
 def main() -> None:
     args = build_parser().parse_args()
+    import torch
+    from mmengine.device import get_device
+    from mmengine.registry import DATASETS, init_default_scope
+    from rich.console import Console
+    from rich.progress import MofNCompleteColumn, Progress
+
+    from repvit_mm.engine.config import load_config
+    from repvit_mm.engine.prepare import move_data_root
+    from repvit_mm.sam.distillation import cache_embeddings
+    from repvit_mm.sam.embedding_cache import EmbeddingCache
+    from repvit_mm.sam.teacher import SamTeacher
     part, parts = args.part
     if part > parts:
         raise ConfigError(f'--part {part} {parts}: the first number must be from 1 to the second')

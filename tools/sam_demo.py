@@ -1,21 +1,17 @@
 """Segment images with RepViT-SAM: tools/sam_demo.py IMAGE... --point X Y [options]; without images, on a web page."""
 import argparse
 from pathlib import Path
-
-import numpy as np
-from rich.console import Console
-from segment_anything import SamPredictor
-from segment_anything.modeling import Sam
+from typing import TYPE_CHECKING
 
 import repvit_mm_cli  # noqa: F401, before repvit_mm, which then loads no torch
 from repvit_mm.cli.arguments import Parser, finite, port, positive, whole_number
 from repvit_mm.cli.sam import RANDOM_WEIGHTS, add_model_arguments, grid, model_from
 from repvit_mm.errors import ConfigError, UserError, run_cli
-from repvit_mm.io.files import make_folder, write_json
-from repvit_mm.io.image_files import list_images
-from repvit_mm.io.images import write_png
-from repvit_mm.sam import Prompt, read_image, segment, segment_everything
-from repvit_mm.sam.masks import decode, draw
+
+if TYPE_CHECKING:
+    from segment_anything.modeling import Sam
+
+    from repvit_mm.sam import Prompt
 
 #: Settings of segment-anything's automatic mask generator: option -> type, default, help.
 EVERYTHING = {
@@ -55,6 +51,9 @@ def build_parser() -> Parser:
 
 def main() -> None:
     args = build_parser().parse_args()
+    from repvit_mm.io.files import make_folder
+    from repvit_mm.io.image_files import list_images
+    from repvit_mm.sam import Prompt, read_image
     points, labels = [*args.point, *args.background], [1] * len(args.point) + [0] * len(args.background)
     if not args.images:
         if points or args.box or args.everything:
@@ -78,8 +77,16 @@ def main() -> None:
         segment_file(sam, path, [] if args.everything else prompts, args)
 
 
-def segment_file(sam: Sam, path: Path, prompts: list[Prompt], args: argparse.Namespace) -> None:
+def segment_file(sam: 'Sam', path: Path, prompts: 'list[Prompt]', args: argparse.Namespace) -> None:
     """Write an image with its masks, each mask, and all as annotations."""
+    import numpy as np
+    from rich.console import Console
+    from segment_anything import SamPredictor
+
+    from repvit_mm.io.files import write_json
+    from repvit_mm.io.images import write_png
+    from repvit_mm.sam import read_image, segment, segment_everything
+    from repvit_mm.sam.masks import decode, draw
     image = read_image(path)
     if prompts:
         predictor = SamPredictor(sam)

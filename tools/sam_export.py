@@ -1,14 +1,10 @@
 """Export RepViT-SAM, encoder and decoder, to ONNX or Core ML: tools/sam_export.py {onnx,coreml} [options]."""
 from pathlib import Path
 
-from rich.console import Console
-
 import repvit_mm_cli  # noqa: F401, before repvit_mm, which then loads no torch
 from repvit_mm.cli.arguments import PICTURES, Parser
 from repvit_mm.cli.sam import add_model_arguments, model_from
 from repvit_mm.errors import UserError, run_cli
-from repvit_mm.export.sam import export_decoder, export_encoder
-from repvit_mm.io.files import make_folder
 
 _ENDINGS = {'onnx': '.onnx', 'coreml': '.mlpackage'}
 
@@ -29,6 +25,10 @@ def build_parser() -> Parser:
 
 def main() -> None:
     args = build_parser().parse_args()
+    from rich.console import Console
+
+    from repvit_mm.export.sam import export_decoder, export_encoder
+    from repvit_mm.io.files import make_folder
     args.device = 'cpu'
     if not args.encoder.startswith('repvit_'):
         raise UserError(f'--encoder {args.encoder}: only RepViT encoders are exported')

@@ -162,12 +162,14 @@ class Config(NamedTuple):
     """A config.
 
     Attributes:
+        name: Its name: that of the data, the model and the architecture.
         text: Its content.
         about: Model, weights and length of the training, in one line.
         checkpoint: Name of the last checkpoint.
         shape: Height and width for an export.
     """
 
+    name: str
     text: str
     about: str
     checkpoint: str
@@ -240,7 +242,9 @@ def write_config(dataset: Dataset, gpu_memory: float = 0., model: str | None = N
     text = head + FormatCode(body, style_config=dict(based_on_style='pep8', column_limit=119))[0]
     about = (f'{title}, from {weights or "ImageNet"} weights: {epochs} epochs of {steps} iterations of '
              f'{counted(batch, "images")}')
-    return Config(text, about, f'iter_{iterations}.pth' if task == 'segmentation' else f'epoch_{epochs}.pth', shape)
+    data = re.sub(r'\W+', '_', dataset.root.resolve().name, flags=re.ASCII).strip('_') or 'data'
+    return Config(f'{data}_{family}_{arch}', text, about,
+                  f'iter_{iterations}.pth' if task == 'segmentation' else f'epoch_{epochs}.pth', shape)
 
 
 def _classes(dataset: Dataset) -> str:

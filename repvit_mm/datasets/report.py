@@ -1,5 +1,4 @@
 """What ``tools/init.py`` prints, and the folder it writes."""
-import re
 import shlex
 from collections import Counter
 from pathlib import Path
@@ -24,23 +23,17 @@ OWN_FILES = {SHEET, 'train.json', 'val.json', 'train.txt', 'val.txt', 'labels'}
 THINGS = {'detection': 'objects', 'segmentation': 'pixels in %', 'classification': 'images'}
 
 
-def name_of(root: Path) -> str:
-    """Name of the config for a folder."""
-    return re.sub(r'\W+', '_', root.resolve().name, flags=re.ASCII).strip('_') or 'data'
-
-
-def choose_folder(root: str | Path, out: str | Path | None, overwrite: bool) -> Path:
-    """The folder to write: by default ``NAME_repvit`` in the current one, or beside ``root`` if that is inside of it.
+def choose_folder(root: Path, name: str, out: str | Path | None, overwrite: bool) -> Path:
+    """The folder to write: by default ``name`` in the current one, or beside ``root`` if that is inside of it.
 
     Raises:
         ConfigError: If it exists and may not be overwritten, or holds other files than this writes.
     """
-    root = Path(root).expanduser()
     here = root.resolve().parent if Path().resolve().is_relative_to(root.resolve()) else Path()
-    folder = here / f'{name_of(root)}_repvit' if out is None else Path(out).expanduser()
+    folder = here / name if out is None else Path(out).expanduser()
     if not folder.exists():
         return folder
-    if foreign := {path.name for path in folder.iterdir()} - OWN_FILES - {f'{name_of(root)}.py'}:
+    if foreign := {path.name for path in folder.iterdir()} - OWN_FILES - {f'{name}.py'}:
         raise ConfigError(f'{folder} holds {min(foreign)}, which is not from here; name another folder with --out')
     if not overwrite:
         raise ConfigError(f'{folder} exists; --overwrite replaces it, --out names another folder')
@@ -59,7 +52,7 @@ def write(dataset: Dataset, folder: Path, config: Config) -> int:
     make_folder(folder.parent, '--out')
     with atomic_write(folder, folder=True) as partial:
         partial.mkdir()
-        for name, content in {f'{name_of(dataset.root)}.py': config.text, **dataset.files}.items():
+        for name, content in {f'{config.name}.py': config.text, **dataset.files}.items():
             path = partial / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content.encode() if isinstance(content, str) else content)
@@ -96,7 +89,7 @@ def describe(dataset: Dataset, console: Console) -> None:
 
 def next_commands(dataset: Dataset, folder: Path, config: Config, shown: int) -> str:
     """What was written, and the commands from here to an exported model."""
-    name = name_of(dataset.root)
+    name = config.name
     path, work_dir = shlex.quote(str(folder / f'{name}.py')), f'work_dirs/{name}'
     last, image = f'{work_dir}/{config.checkpoint}', shlex.quote(str(dataset.splits['val'].samples[0].path))
     small = ('Without a GPU, --model rtmdet_m0_6 writes a smaller, faster detector, from ImageNet weights\n'

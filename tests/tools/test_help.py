@@ -8,16 +8,18 @@ from collections import defaultdict
 import pytest
 from running import load_tool
 
+from repvit_mm.analysis.backends import BACKENDS, DTYPES, TRAININGS
 from repvit_mm.checkpoints import FORMATS
-from repvit_mm.datasets import formats
+from repvit_mm.datasets import formats, shapes
 from repvit_mm.export.runtimes import ENGINES
 from repvit_mm.sam.encoder import ENCODERS
+from repvit_mm.sam.evaluation import EVALUATIONS
+from repvit_mm.sam.instances import RANKINGS
+from repvit_mm.zoo import TABLES
+from repvit_mm.zoo.reproduction import EVALUATIONS as DATA_SETS
 from repvit_mm_cli import TOOLS, find_tools
 
 NAMES = [tool.path.stem for tool in find_tools().values() if tool.path.suffix == '.py']
-#: Tools that import what needs torch once their options are read.
-FAST = ('convert_checkpoint', 'draw_shapes', 'fuse', 'get_flops', 'infer', 'init', 'quickstart', 'test', 'toolbox',
-        'train')
 #: What a value is called. Options that are chosen from a list need no such name.
 METAVARS = {'DIR', 'FILE', 'PATH', 'CHECKPOINT', 'DOCUMENT', 'N', 'D', 'P', 'SIZE', 'PIXELS', 'NAME', 'KEY=VALUE',
             'NAME=DIR', 'NAME=FILE', 'H', 'W', 'X', 'Y', 'X1', 'Y1', 'X2', 'Y2', 'I'}
@@ -56,9 +58,9 @@ def actions(name):
     return [action for action in parser._actions if action.dest not in ('help', 'local_rank')]
 
 
-@pytest.mark.parametrize('name', FAST)
+@pytest.mark.parametrize('name', NAMES)
 def test_help_loads_no_torch(name):
-    """Which takes seconds; the tool itself loads it once its options are read."""
+    """Torch takes seconds: a tool loads it once its options are parsed."""
     code = ('import atexit, runpy, sys\n'
             'atexit.register(lambda: print(*sorted({"torch", "mmengine"} & {*sys.modules})))\n'
             f'sys.argv[0] = "x"; sys.path.insert(0, {str(TOOLS)!r}); runpy.run_path({str(TOOLS / name)!r} + ".py", '
@@ -73,6 +75,13 @@ def test_choices_are_those_of_the_tables():
     assert choices['convert_checkpoint', 'to'] == tuple(FORMATS)
     assert choices['init', 'format'] == tuple(formats.FORMATS)
     assert choices['sam_demo', 'encoder'] == ENCODERS
+    assert choices['benchmark', 'dtype'] == tuple(DTYPES)
+    assert choices['draw_shapes', 'layout'] == tuple(shapes.LAYOUTS)
+    assert choices['sam_eval', 'ranking'] == RANKINGS
+    assert set(choices['sam_eval', 'data_set']) == set(EVALUATIONS)
+    benchmark, tables = load_tool('benchmark'), load_tool('reproduce_tables')
+    assert (tuple(BACKENDS), tuple(TRAININGS)) == (benchmark.BACKENDS, benchmark.TRAININGS)
+    assert tuple(TABLES) == tables.TABLES and tuple(dict.fromkeys(name for _, name in DATA_SETS)) == tables.DATA_SETS
 
 
 @pytest.fixture(scope='module')
