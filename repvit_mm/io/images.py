@@ -154,7 +154,7 @@ def _to_rgb(image: Image.Image, name: Any) -> np.ndarray:
         raise UserError('the values are floating-point numbers; save the image with 8 or 16 bits')
     if image.mode.startswith('I'):
         image = _to_8_bits(image, name)
-    if 'A' in image.getbands() or 'transparency' in image.info:
+    if image.has_transparency_data:
         image = image.convert('RGBA')
         image = Image.alpha_composite(Image.new('RGBA', image.size, BACKGROUND), image)
     return np.array(image.convert('RGB'))
@@ -166,8 +166,8 @@ def _to_8_bits(image: Image.Image, name: Any) -> Image.Image:
     least, most = int(values.min()), int(values.max())
     if least < 0 or most > 65535:
         raise UserError(f'the values are from {least} to {most}; save the image with 8 or 16 bits')
-    for bits in (10, 12):
-        if 256 <= most < 1 << bits:
+    for bits in (8, 10, 12):
+        if 0 < most < 1 << bits:
             _note_depth(bits, str(name))
             break
     return Image.fromarray(((values.astype(np.uint32) + 128) // 257).astype(np.uint8))
@@ -180,8 +180,8 @@ def _note_depth(bits: int, name: str) -> None:
     if bits not in _noted:
         from mmengine.logging import print_log  # imports torch
         _noted.add(bits)
-        print_log(f'{name} has 16 bits, but its values end at {(1 << bits) - 1} or below: it is nearly black. If your '
-                  f'camera has {bits} bits, multiply the values by {1 << 16 - bits}', 'current', logging.WARNING)
+        print_log(f'{name} has 16 bits, but its values end at {(1 << bits) - 1} or below: it is nearly black. If they '
+                  f'have {bits} bits, multiply them by {1 << 16 - bits}', 'current', logging.WARNING)
 
 
 def read_label_image(path: str | Path, colours: bool = False) -> np.ndarray:

@@ -121,12 +121,14 @@ class Detection(Toolbox):
 
 
 def keep_boxes_precise(model: nn.Module) -> None:
-    """Let the heads of a detector give single precision under automatic mixed precision.
+    """Let the parts of a detector that compute boxes do so in single precision under automatic mixed precision.
 
-    mmdet makes anchors, decodes boxes and suppresses them in the precision of the scores: bfloat16 moves anchors by up
-    to 7 pixels, and float16 overflows.
+    mmdet makes anchors, decodes boxes and suppresses them in the precision of the scores, and pools regions in that of
+    the maps: bfloat16 moves them by up to 7 pixels, and float16 overflows.
     """
     for module in model.modules():
+        if hasattr(module, 'roi_layers'):
+            module.register_forward_pre_hook(lambda module, maps_and_regions: _in_single_precision(maps_and_regions))
         if hasattr(module, 'predict_by_feat'):
             module.register_forward_hook(lambda module, images, outputs: _in_single_precision(outputs))
 

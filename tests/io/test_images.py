@@ -1,6 +1,7 @@
 """Images of every mode and format become upright 8-bit RGB, the same for every reader; or one line says why not."""
 import os
 
+import mmengine.logging
 import numpy as np
 import pytest
 from image_cases import CASES, HEIGHT, LOSSY, TURNS, WIDTH, as_rgb, distance, pixels, write
@@ -19,6 +20,16 @@ def test_every_mode_becomes_rgb(tmp_path, mode, kind):
     assert found.dtype == np.uint8 and found.shape == (HEIGHT, WIDTH, 3)
     assert distance(found, expected) <= (20 if kind in LOSSY else 1)
     np.testing.assert_array_equal(read_image(path.read_bytes()), found)
+
+
+@pytest.mark.parametrize('most, bits', [(255, 8), (1023, 10), (4095, 12)])
+def test_few_of_16_bits_are_noted(tmp_path, monkeypatch, most, bits):
+    lines = []
+    monkeypatch.setattr(mmengine.logging, 'print_log', lambda line, *_: lines.append(line))
+    for i, value in enumerate((most, 65535)):
+        Image.fromarray(np.full((4, 4), value, np.uint16)).save(tmp_path / f'{i}.png')
+        assert read_image(tmp_path / f'{i}.png').max() == round(value / 257)
+    assert len(lines) == 1 and f'multiply them by {2 ** (16 - bits)}' in lines[0]
 
 
 @pytest.mark.parametrize('orientation', TURNS)

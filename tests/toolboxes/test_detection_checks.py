@@ -171,3 +171,14 @@ def test_heads_give_single_precision_to_anchors_and_boxes(dtype):
     keep_boxes_precise(model)
     assert model[0](torch.ones(1, 2, dtype=dtype)).dtype == dtype
     assert model(torch.ones(1, 2, dtype=dtype)).dtype == torch.float32
+
+
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.half])
+def test_regions_are_not_rounded_to_the_precision_of_the_maps(dtype):
+    from mmdet.models.roi_heads.roi_extractors import SingleRoIExtractor
+    extractor = SingleRoIExtractor(dict(type='RoIAlign', output_size=2, sampling_ratio=1), 1, [8])
+    columns = torch.arange(160, dtype=dtype).expand(1, 1, 8, 160)
+    regions = torch.tensor([[0., 1001.5, 8, 1033.5, 40]])
+    keep_boxes_precise(extractor)
+    # The centres of the bins, in pixels of the map; a pixel's own centre is at a half.
+    assert extractor((columns,), regions)[0, 0, 0].tolist() == [(1001.5 + 8) / 8 - 0.5, (1001.5 + 24) / 8 - 0.5]
