@@ -15,7 +15,7 @@ INSTALL = @install/environment.sh '$(VENV)' '$(PYTHON)' --quiet
 UPSTREAM_DAY = 2026-11-25
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart sam-demo sam-demo-setup test check-upstream check-newest check-operators check-devices check-trust check-peers check-gpu lint docs lock clean
+.PHONY: help setup quickstart sam-demo sam-demo-setup test check-slow check-upstream check-newest check-operators check-devices check-trust check-peers check-gpu lint docs lock clean
 
 help:  ## list the targets
 	@echo 'usage: make TARGET [VENV=.venv] [PYTHON=python3] [ARGS=...]'
@@ -36,8 +36,11 @@ sam-demo-setup: setup  ## install what the web page needs; where Chromium is too
 # One process for each core, as most tests keep only one busy; a file's tests share what they prepare.
 PYTEST = OMP_NUM_THREADS=1 '$(abspath $1)/bin/python' -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
-test: setup  ## run all tests; ARGS="-m 'not slow'" leaves out the long ones
-	@$(call PYTEST,$(VENV)) $(ARGS)
+test: setup  ## run the tests (about 8 minutes on two cores)
+	@$(call PYTEST,$(VENV)) -m 'not slow' $(ARGS)
+
+check-slow: setup  ## run the tests that train, export or install from end to end
+	@$(call PYTEST,$(VENV)) -m slow $(ARGS)
 
 # What runs without the packages of the export: the network, its checkpoints and configs, and projects of others.
 UPSTREAM_TESTS = tests/test_archs.py tests/network tests/test_registry.py tests/test_packaging.py tests/checkpoints tests/engine tests/test_detection_configs.py \

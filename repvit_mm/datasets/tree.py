@@ -214,8 +214,8 @@ def hold_out(labels: Sequence[Collection], part: float = HELD_OUT) -> set[int]:
 
 
 def counted(number: int, things: str) -> str:
-    """``1 image``, ``2 images``."""
-    return f'{number:,} {things.removesuffix("s") if number == 1 else things}'
+    """``1 image``, ``2 images``; ``1 class``, ``2 classes``."""
+    return f'{number:,} {re.sub("(?<=[sx])es$|s$", "", things) if number == 1 else things}'
 
 
 def named(paths: Iterable[Path]) -> str:

@@ -10,6 +10,7 @@ from running import load_tool, run_tool
 import repvit_mm.datasets.report as report
 from repvit_mm.datasets.configs import write_config
 from repvit_mm.datasets.formats import recognise
+from repvit_mm.datasets.tree import counted
 from repvit_mm.engine.config import load_config
 from repvit_mm.io.class_folders import SPLITS
 
@@ -112,3 +113,8 @@ def test_the_printed_commands_work_as_printed(data, name, model):
         assert done.status == 0, (tool, done.err)
     work_dir, = (root.parent / 'work_dirs').iterdir()
     assert (work_dir / 'report' / 'report.html').is_file() and (work_dir / f'{work_dir.name}.onnx').is_file()
+
+
+@pytest.mark.parametrize('things, one', [('images', '1 image'), ('classes', '1 class'), ('boxes', '1 box')])
+def test_one_thing_is_named_in_the_singular(things, one):
+    assert (counted(1, things), counted(2000, things)) == (one, f'2,000 {things}')
