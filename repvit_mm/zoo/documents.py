@@ -81,20 +81,20 @@ def short_table(rows: Sequence[Row]) -> str:
 
 
 def full_table(rows: Sequence[Row]) -> str:
-    """The rows of one of :data:`TABLES`, and what their sizes include."""
+    """The rows of one of :data:`TABLES`, and the conventions of their sizes."""
     is_sam = rows[0].table == 'sam'  # its results have a table of their own
     names = [] if is_sam else list(dict.fromkeys(result.name for row in rows for result in row.results))
     throughput = any(row.throughput for row in rows)
     lines = []
     for row in rows:
         figures = {result.name: f'{result.value:.{result.metric.decimals}f}' for result in row.results}
-        lines.append([f'[{row.name}](../{row.config})', f'{row.parameters:,}', f'{row.training_parameters:,}',
-                      _giga(row.macs), *(figures.get(name, '-') for name in names), _latency(row),
+        lines.append([f'[{row.name}](../{row.config})', f'{row.parameters:,}', _giga(row.macs),
+                      *(figures.get(name, '-') for name in names), _latency(row),
                       *([f'{row.throughput:,}' if row.throughput else '-'] if throughput else []),
                       _weights(row)])
-    header = ['config', 'parameters', 'in training', 'MACs', *names, 'latency',
-              *(['GPU images/s'] if throughput else []), 'weights']
-    conventions = [f'- {name.replace("FLOPs", "MACs")}: {text}.' for name, text in rows[0].conventions.items()]
+    header = ['config', 'parameters', 'MACs', *names, 'latency', *(['GPU images/s'] if throughput else []), 'weights']
+    conventions = [f'- {name}: {rows[0].conventions[key]}.'
+                   for name, key in (('Parameters', 'Parameters'), ('MACs', 'FLOPs'))]
     return '\n'.join([markdown_table(header, lines), '', *conventions])
 
 
