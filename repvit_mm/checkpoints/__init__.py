@@ -5,10 +5,10 @@ from .converting import convert_file
 from .download import fetch, published
 from .formats import FORMATS, convert_state_dict, find_backbones
 from .loading import load_checkpoint, load_into
-from .reading import check_finite, invalid_tensors, load_for_mmengine, read_checkpoint, read_without_code, tensors_of
+from .reading import check_finite, invalid_tensors, load_for_mmengine, patch_readers, read_checkpoint, tensors_of
 
 __all__ = [
     'FORMATS', 'adapt_names', 'check_classes', 'check_finite', 'classes_of', 'convert_file', 'convert_state_dict',
     'fetch', 'find_backbones', 'invalid_tensors', 'load_checkpoint', 'load_for_mmengine', 'load_into', 'meta_of',
-    'published', 'read_checkpoint', 'read_without_code', 'refuse_random_start', 'tensors_of',
+    'published', 'read_checkpoint', 'patch_readers', 'refuse_random_start', 'tensors_of',
 ]

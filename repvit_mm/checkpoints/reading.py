@@ -205,7 +205,7 @@ def load_for_mmengine(filename: str, map_location: Any = None, logger: Any = Non
             'state_dict': rename(tensors, find_backbones(tensors, filename), source=filename)[0]}
 
 
-def read_without_code() -> None:
+def patch_readers() -> None:
     """Keep mmengine from running code from checkpoints, YAML files and pickles, and from reading pipes.
 
     mmcv decodes images with our reader, too. This holds for the whole process. mmengine's own loader unpickles any

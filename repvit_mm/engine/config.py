@@ -10,7 +10,7 @@ from typing import Any
 
 from mmengine.config import Config
 
-from ..checkpoints import read_without_code
+from ..checkpoints import patch_readers
 from ..errors import ConfigError, did_you_mean, shortened
 
 #: Our configs: included in a wheel, linked in a checkout.
@@ -33,7 +33,7 @@ def load_config(path: str | Path, options: Mapping[str, Any] | None = None) -> C
         ConfigError: If the file does not exist or cannot be read, or an option cannot be applied.
     """
     from ..toolboxes import toolbox_of
-    read_without_code()
+    patch_readers()
     path = find_config(path)
     try:
         cfg = Config.fromfile(path)

@@ -26,7 +26,7 @@ from mmengine.runner import BaseLoop, Priority, load_state_dict
 from torch import nn
 from torch.utils.data import DataLoader
 
-from ..checkpoints import check_classes, check_finite, load_into, read_checkpoint, read_without_code, tensors_of
+from ..checkpoints import check_classes, check_finite, load_into, patch_readers, read_checkpoint, tensors_of
 from ..errors import CheckpointError, ConfigError, DatasetError, did_you_mean, shortened
 from ..io.files import atomic_write, make_folder
 from ..network.backbone import RepViT
@@ -69,7 +69,7 @@ class Runner(mmengine.runner.Runner):
 
     def setup_env(self, env_cfg: Mapping[str, Any]) -> None:
         """Join the processes of the run; with gloo where there is no GPU."""
-        read_without_code()
+        patch_readers()
         if get_device() != 'cpu':
             super().setup_env(env_cfg)
             return

@@ -21,9 +21,9 @@ _SUFFIXES = {
     'PPM': ('.ppm', '.pgm', '.pbm', '.pnm'), 'WEBP': ('.webp',), 'TIFF': ('.tif', '.tiff'), 'AVIF': ('.avif',),
     'HEIF': ('.heic', '.heif'), 'JPEG2000': ('.jp2',), 'MPO': ('.mpo',)}
 #: Formats that the installed Pillow reads; EPS and others that would start a program are not among them.
-FORMATS = tuple(name for name in _SUFFIXES if name in Image.OPEN)
+IMAGE_FORMATS = tuple(name for name in _SUFFIXES if name in Image.OPEN)
 #: Suffixes of image files, in lower case.
-IMAGE_SUFFIXES = tuple(suffix for name in FORMATS for suffix in _SUFFIXES[name])
+IMAGE_SUFFIXES = tuple(suffix for name in IMAGE_FORMATS for suffix in _SUFFIXES[name])
 
 
 def choose_images(files: Iterable[Path], also: Iterable[str] = ()) -> tuple[list[Path], Counter[str]]:

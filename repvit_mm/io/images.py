@@ -12,7 +12,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ..errors import DatasetError, UserError
 from .files import atomic_write, check_regular
-from .image_files import FORMATS
+from .image_files import IMAGE_FORMATS
 
 #: Larger images are rejected by their header. A scan of A4 at 1200 dpi has 139 million pixels.
 MOST_PIXELS = 150_000_000
@@ -73,7 +73,7 @@ def read_image(source: str | Path | bytes, most_pixels: int = MOST_PIXELS, uprig
             _check_size(*image.size, most_pixels)
             return _to_rgb(_upright(image) if upright else image, name)
     except UnidentifiedImageError as error:
-        raise UserError(f'{name} is not in a supported image format ({", ".join(FORMATS)})') from error
+        raise UserError(f'{name} is not in a supported image format ({", ".join(IMAGE_FORMATS)})') from error
     except Image.DecompressionBombError as error:
         raise UserError(f'{name} is too large: {error}') from error
     except _DAMAGED as error:
@@ -115,7 +115,7 @@ def check_image(path: str | Path) -> tuple[int, int]:
 def _open(source: Path | bytes) -> Image.Image:
     if isinstance(source, Path):
         check_regular(source)
-    return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS)
+    return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=IMAGE_FORMATS)
 
 
 def _check_size(width: int, height: int, most_pixels: int) -> None:

@@ -15,7 +15,7 @@ from mmengine.model import BaseModule
 from mmengine.runner import CheckpointLoader
 from torch import nn
 
-from repvit_mm.checkpoints import fetch, read_checkpoint, read_without_code, reading
+from repvit_mm.checkpoints import fetch, patch_readers, read_checkpoint, reading
 from repvit_mm.errors import CheckpointError, ConfigError, UserError
 
 WEIGHTS = {'conv.weight': torch.arange(6.).reshape(2, 3, 1, 1), 'conv.bias': torch.ones(2)}
@@ -30,7 +30,7 @@ def safe(monkeypatch):
     monkeypatch.setitem(prefix_to_backends, '', prefix_to_backends[''])
     monkeypatch.setitem(backends, 'local', backends['local'])
     monkeypatch.setattr('mmengine.fileio.io.backend_instances', {})
-    read_without_code()
+    patch_readers()
 
 
 @pytest.fixture(params=['zip', 'legacy', 'raw'])

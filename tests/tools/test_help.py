@@ -73,7 +73,7 @@ def test_choices_are_those_of_the_tables():
     choices = {(name, action.dest): action.choices for name in NAMES for action in actions(name)}
     assert choices['test', 'backend'] == tuple(ENGINES)
     assert choices['convert_checkpoint', 'to'] == tuple(FORMATS)
-    assert choices['init', 'format'] == tuple(formats.FORMATS)
+    assert choices['init', 'format'] == tuple(formats.KINDS)
     assert choices['sam_demo', 'encoder'] == ENCODERS
     assert choices['benchmark', 'dtype'] == tuple(DTYPES)
     assert choices['draw_shapes', 'layout'] == tuple(shapes.LAYOUTS)
