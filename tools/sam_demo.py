@@ -9,6 +9,7 @@ from repvit_mm.cli.sam import RANDOM_WEIGHTS, add_model_arguments, grid, model_f
 from repvit_mm.errors import ConfigError, UserError, run_cli
 
 if TYPE_CHECKING:
+    import numpy as np
     from segment_anything.modeling import Sam
 
     from repvit_mm.sam import Prompt
@@ -74,10 +75,15 @@ def main() -> None:
     sam = model_from(args)
     make_folder(args.out, '--out')
     for path in paths:
-        segment_file(sam, path, [] if args.everything else prompts, args)
+        image = read_image(path)
+        try:
+            segment_image(sam, image, path, [] if args.everything else prompts, args)
+        except UserError as error:
+            raise UserError(f'{path}: {error}') from error
 
 
-def segment_file(sam: 'Sam', path: Path, prompts: 'list[Prompt]', args: argparse.Namespace) -> None:
+def segment_image(sam: 'Sam', image: 'np.ndarray', path: Path, prompts: 'list[Prompt]',
+                  args: argparse.Namespace) -> None:
     """Write an image with its masks, each mask, and all as annotations."""
     import numpy as np
     from rich.console import Console
@@ -85,9 +91,8 @@ def segment_file(sam: 'Sam', path: Path, prompts: 'list[Prompt]', args: argparse
 
     from repvit_mm.io.files import write_json
     from repvit_mm.io.images import write_png
-    from repvit_mm.sam import read_image, segment, segment_everything
+    from repvit_mm.sam import segment, segment_everything
     from repvit_mm.sam.masks import decode, draw
-    image = read_image(path)
     if prompts:
         predictor = SamPredictor(sam)
         predictor.set_image(image)

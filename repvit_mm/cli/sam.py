@@ -1,5 +1,6 @@
 """The command-line options that select a SAM."""
 import argparse
+import re
 from typing import TYPE_CHECKING
 
 from ..archs import ARCHS
@@ -11,6 +12,16 @@ if TYPE_CHECKING:
 
 #: As :data:`repvit_mm.sam.encoder.ENCODERS`, which loads torch.
 ENCODERS = (*(f'repvit_{arch}' for arch in ARCHS), 'vit_b', 'vit_l', 'vit_h', 'mobile_sam', 'edge_sam')
+
+_side = whole_number(16, 8192, multiple_of=16)
+
+
+def image_size(text: str) -> int | tuple[int, ...]:
+    """A ``type`` for argparse: a side, or HEIGHTxWIDTH."""
+    if re.fullmatch(r'\d+x\d+', text):
+        return tuple(map(_side, text.split('x')))
+    return _side(text)
+
 
 #: Side of a grid of points, each of which is segmented.
 grid = whole_number(1, 512)
@@ -24,8 +35,9 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
                         help=f'image encoder: {", ".join(ENCODERS)} (default: %(default)s)')
     parser.add_argument('--checkpoint', metavar='FILE',
                         help='weights; repvit://sam are the published ones, for repvit_m2_3 (default: random weights)')
-    parser.add_argument('--image-size', type=whole_number(16, 8192, multiple_of=16), default=1024, metavar='PIXELS',
-                        help='longer side to which images are scaled, a multiple of 16 (default: %(default)s)')
+    parser.add_argument('--image-size', type=image_size, default=1024, metavar='PIXELS',
+                        help='longer side to which images are scaled and padded, or HEIGHTxWIDTH for RepViT encoders; '
+                             'multiples of 16 (default: %(default)s)')
     parser.add_argument('--device', metavar='NAME', help=DEVICE)
 
 

@@ -3,10 +3,10 @@
 The decoder is SAM's prompt encoder, mask decoder and the resizing of the masks in one. Its inputs:
 
 ====================  ====================  =======================================================================
-``image_embeddings``  (1, 256, S/16, S/16)  output of the encoder
-``point_coords``      (1, N, 2)             x, y in pixels of the scaled image (longer side S); any N
+``image_embeddings``  (1, 256, H/16, W/16)  output of the encoder for images of H x W
+``point_coords``      (1, N, 2)             x, y in pixels of the scaled image (longer side: that of H and W); any N
 ``point_labels``      (1, N)                see below
-``mask_input``        (1, 1, S/4, S/4)      logits of an earlier mask, or zeros
+``mask_input``        (1, 1, H/4, W/4)      logits of an earlier mask, or zeros
 ``has_mask_input``    (1,)                  1 if ``mask_input`` is used, else 0
 ``orig_im_size``      (2,)                  height and width of the image before scaling
 ====================  ====================  =======================================================================
@@ -18,7 +18,7 @@ The decoder is SAM's prompt encoder, mask decoder and the resizing of the masks 
 -1    padding: required once, at 0, 0, in a prompt without a box
 ====  ====================================================================
 
-Its outputs: ``masks`` (1, 4, height, width), logits; ``iou_predictions`` (1, 4); ``low_res_masks`` (1, 4, S/4, S/4),
+Its outputs: ``masks`` (1, 4, height, width), logits; ``iou_predictions`` (1, 4); ``low_res_masks`` (1, 4, H/4, W/4),
 each of which can serve as ``mask_input``. Mask 0 is for several points or a box, masks 1 to 3 are for a single point.
 """
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,7 +29,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from segment_anything import SamPredictor
-from segment_anything.modeling import Sam
 from segment_anything.utils.onnx import SamOnnxModel
 from torch import Tensor
 
@@ -38,6 +37,7 @@ from ..errors import ExportError
 from ..io.files import atomic_write
 from ..io.images import read_image
 from ..models.inference import SAM_ENCODER, InferenceModel
+from ..sam.build import PaddedSam
 from ..sam.prompts import Prompt
 from . import coreml, onnx
 from .files import Run, as_text
@@ -69,13 +69,14 @@ class SamDecoder(SamOnnxModel):
         sam: The model; its parts are shared.
     """
 
-    def __init__(self, sam: Sam):
+    def __init__(self, sam: PaddedSam):
         super().__init__(sam, return_single_mask=False)
-        side = sam.prompt_encoder.mask_input_size[0]
         with torch.no_grad():
             self.register_buffer('image_pe', sam.prompt_encoder.get_dense_pe())
-            self.register_buffer('enlarging', F.interpolate(
-                torch.eye(side)[None], size=self.img_size, mode='linear', align_corners=False)[0].T.contiguous())
+            for name, low, side in zip(('rows', 'columns'), sam.prompt_encoder.mask_input_size, sam.padded_size,
+                                       strict=True):
+                self.register_buffer(name, F.interpolate(
+                    torch.eye(low)[None], size=side, mode='linear', align_corners=False)[0].T.contiguous())
 
     @torch.no_grad()
     def forward(self, image_embeddings: Tensor, point_coords: Tensor, point_labels: Tensor, mask_input: Tensor,
@@ -87,18 +88,19 @@ class SamDecoder(SamOnnxModel):
         return self.mask_postprocessing(low_res, orig_im_size), scores, low_res
 
     def mask_postprocessing(self, masks: Tensor, orig_im_size: Tensor) -> Tensor:
-        """(1, 4, S/4, S/4) -> (1, 4, height, width)."""
+        """Logits of the decoder -> (1, 4, height, width)."""
         sizes = orig_im_size.float()
         scaled = torch.floor(sizes * (self.img_size / sizes.max()) + 0.5)
-        rows, columns = (self._resizing(sizes[axis], scaled[axis]) for axis in (0, 1))
+        rows, columns = (self._resizing(sizes[axis], scaled[axis], enlarging)
+                         for axis, enlarging in enumerate((self.rows, self.columns)))
         return rows @ masks @ columns.transpose(0, 1)
 
-    def _resizing(self, size: Tensor, scaled: Tensor) -> Tensor:
-        """Matrix, (size, S/4), that resizes a row or column of a mask to the image's ``size``."""
+    def _resizing(self, size: Tensor, scaled: Tensor, enlarging: Tensor) -> Tensor:
+        """Matrix that resizes a row or column of a mask to the image's ``size``."""
         positions = (torch.arange(size) + 0.5) * (scaled / size) - 0.5
         positions = torch.minimum(positions.clamp(min=0), scaled - 1)
-        distances = positions[:, None] - torch.arange(self.img_size, dtype=torch.float)
-        return (1 - distances.abs()).clamp(min=0) @ self.enlarging
+        distances = positions[:, None] - torch.arange(len(enlarging), dtype=torch.float)
+        return (1 - distances.abs()).clamp(min=0) @ enlarging
 
 
 def scaled_size(size: Sequence[int], side: int) -> tuple[int, int]:
@@ -107,35 +109,35 @@ def scaled_size(size: Sequence[int], side: int) -> tuple[int, int]:
     return height, width
 
 
-def decoder_inputs(prompt: Prompt, embedding: np.ndarray, size: Sequence[int],
+def decoder_inputs(prompt: Prompt, embedding: np.ndarray, size: Sequence[int], side: int,
                    mask: np.ndarray | None = None) -> dict[str, np.ndarray]:
     """Inputs of an exported decoder.
 
     Args:
         prompt: In pixels of the image.
-        embedding: (1, 256, S/16, S/16), of the encoder.
+        embedding: (1, 256, rows, columns), of the encoder.
         size: Height and width of the image.
-        mask: (1, S/4, S/4), logits of an earlier mask.
+        side: Longer side of the scaled image.
+        mask: (1, 4 rows, 4 columns), logits of an earlier mask.
 
     Returns:
         Name of :data:`INPUTS` -> array.
     """
     corners = ((0., 0.),) if prompt.box is None else (prompt.box[:2], prompt.box[2:])
-    side = embedding.shape[-1]
-    height, width = scaled_size(size, 16 * side)
+    height, width = scaled_size(size, side)
     coords = np.array([*prompt.points, *corners]) * (width / size[1], height / size[0])
     labels = [*prompt.labels, *((-1,) if prompt.box is None else (2, 3))]
-    values = (embedding, coords[None], [labels], np.zeros((1, 1, 4 * side, 4 * side)) if mask is None else mask[None],
-              [mask is not None], size)
+    mask_input = np.zeros((1, *(4 * length for length in embedding.shape[2:]))) if mask is None else mask
+    values = (embedding, coords[None], [labels], mask_input[None], [mask is not None], size)
     return {name: np.asarray(value, np.float32) for name, value in zip(INPUTS, values, strict=True)}
 
 
-def export_encoder(sam: Sam, out: str | Path, checkpoint: str | None = None, precision: str = 'fp16',
+def export_encoder(sam: PaddedSam, out: str | Path, checkpoint: str | None = None, precision: str = 'fp16',
                    images: Sequence[str | Path] = ()) -> ExportReport:
     """Export the image encoder to the format of ``out``'s suffix.
 
-    The input for ONNX is the padded image from :meth:`Sam.preprocess`. For Core ML it is an image with pixels from 0
-    to 255, padded at the right and the bottom with the colour 124, 116, 104, which is close to zero when normalised.
+    The input for ONNX is the padded image from :meth:`PaddedSam.preprocess`. For Core ML it is an image with pixels
+    from 0 to 255, padded at the right and the bottom with the colour 124, 116, 104, close to zero when normalised.
 
     Args:
         sam: The model.
@@ -151,10 +153,10 @@ def export_encoder(sam: Sam, out: str | Path, checkpoint: str | None = None, pre
     encoder, name = sam.image_encoder, _format_of(out)
     model = InferenceModel(f'sam_{encoder.backbone.arch}', encoder, SAM_ENCODER, checkpoint=checkpoint)
     options = Options(None if name == 'onnx' else precision, images)
-    return export_model(model, name, (encoder.img_size, encoder.img_size), out, options)
+    return export_model(model, name, encoder.image_size, out, options)
 
 
-def export_decoder(sam: Sam, out: str | Path, checkpoint: str | None = None,
+def export_decoder(sam: PaddedSam, out: str | Path, checkpoint: str | None = None,
                    images: Sequence[str | Path] = ()) -> ExportReport:
     """Export the decoder, and compare it with the predictor for several prompts and two sizes of image.
 
@@ -170,10 +172,11 @@ def export_decoder(sam: Sam, out: str | Path, checkpoint: str | None = None,
         ExportError: If it cannot be exported, or its outputs differ from the predictor's.
         UserError: If it cannot be written.
     """
-    out, name, side = Path(out), _format_of(out), sam.image_encoder.img_size
+    out, name, size = Path(out), _format_of(out), sam.padded_size
     facts = {'description': 'SAM mask decoder for the embeddings of RepViT-SAM',
-             'image_size': side, 'checkpoint': checkpoint or 'random weights'}
-    example = decoder_inputs(Prompt(((1., 1.),), (1,)), np.zeros((1, 256, side // 16, side // 16)), (side, side))
+             'image_size': max(size), 'checkpoint': checkpoint or 'random weights'}
+    embedding = np.zeros((1, 256, *sam.prompt_encoder.image_embedding_size))
+    example = decoder_inputs(Prompt(((1., 1.),), (1,)), embedding, size, max(size))
     inputs = {name: torch.from_numpy(value) for name, value in example.items()}
     with atomic_write(out, FORMATS[name].is_folder) as path:
         write = _write_onnx if name == 'onnx' else _write_coreml
@@ -218,10 +221,13 @@ def _write_coreml(decoder: SamDecoder, inputs: Mapping[str, Tensor], path: Path,
 
 
 @torch.no_grad()
-def _prove(run: Run, sam: Sam, paths: Sequence[str | Path]) -> Iterator[Comparison]:
-    """Compare prompts of every kind with the predictor, on an image and on its transpose."""
-    photograph, predictor = read_image(or_photograph(paths)[0]), SamPredictor(sam)
-    for image in (photograph, np.ascontiguousarray(photograph.transpose(1, 0, 2))):
+def _prove(run: Run, sam: PaddedSam, paths: Sequence[str | Path]) -> Iterator[Comparison]:
+    """Compare prompts of every kind with the predictor, on an image and on its transpose, or on what of them fits."""
+    photograph, predictor, padded = read_image(or_photograph(paths)[0]), SamPredictor(sam), sam.padded_size
+    for image in (photograph, photograph.transpose(1, 0, 2)):
+        if padded[0] != padded[1]:
+            image = image[:image.shape[1] * padded[0] // padded[1], :image.shape[0] * padded[1] // padded[0]]
+        image = np.ascontiguousarray(image)
         predictor.set_image(image)
         height, width = image.shape[:2]
         box = (0.2 * width, 0.1 * height, 0.8 * width, 0.9 * height)
@@ -233,7 +239,7 @@ def _prove(run: Run, sam: Sam, paths: Sequence[str | Path]) -> Iterator[Comparis
             points, labels, corners = prompt.arrays()
             expected = predictor.predict(points, labels, corners, mask, prompt.is_ambiguous, return_logits=True)
             low_res = expected[-1]
-            found = run(decoder_inputs(prompt, predictor.features.numpy(), image.shape[:2], mask))
+            found = run(decoder_inputs(prompt, predictor.features.numpy(), image.shape[:2], max(padded), mask))
             for name, value in zip(OUTPUTS, expected, strict=True):
                 chosen = torch.from_numpy(found[name][0, chosen_masks(prompt.is_ambiguous)])
                 yield compare(name, chosen, torch.from_numpy(value), BOUND)

@@ -25,17 +25,19 @@ VITS = {
 ENCODERS = (*(f'repvit_{arch}' for arch in ARCHS), *VITS, 'mobile_sam', 'edge_sam')
 
 
-def build_encoder(encoder: str | Mapping, image_size: int) -> nn.Module:
+def build_encoder(encoder: str | Mapping, image_size: int | Sequence[int]) -> nn.Module:
     """Build an image encoder with random weights.
 
     Args:
         encoder: A name of :data:`ENCODERS`; an architecture of :class:`repvit_mm.RepViT`; or the config of a
             registered encoder, a dict with ``type``, without ``image_size``.
-        image_size: Side of the padded square image, in pixels.
+        image_size: Side of the padded square image, in pixels; for a RepViT also (height, width).
 
     Raises:
-        ConfigError: If the encoder is unknown.
+        ConfigError: If the encoder is unknown, or does not take such images.
     """
+    if encoder in ('mobile_sam', *VITS) and not isinstance(image_size, int):
+        raise ConfigError(f'image_size={image_size}: {encoder} expects square images, so one number')
     if isinstance(encoder, Mapping) and 'type' in encoder:
         return MODELS.build({**encoder, 'image_size': image_size})
     if encoder == 'mobile_sam':
@@ -64,18 +66,22 @@ class SamEncoder(BaseModule):
 
     Args:
         arch: See :class:`repvit_mm.RepViT`; the published one is ``'m2_3'``.
-        image_size: Side in pixels of the padded square image, a multiple of 16.
+        image_size: Side in pixels of the padded square image, or its (height, width); multiples of 16.
         out_channels: Channels of the embedding.
         add_stages: Keep the last stride, and add the last stage's map, enlarged, to that of the stage before, as in
             EdgeSAM (https://arxiv.org/abs/2312.06660), whose published names the tensors have. ``image_size`` must
             then be a multiple of 32.
+        embedding_size: Resize the embedding to this many positions along the longer side, for decoders of another
+            stride: 72 with an ``image_size`` of 1008 for SAM 3's, as in EfficientSAM3
+            (https://arxiv.org/abs/2511.15833).
         norm_cfg: See :class:`repvit_mm.RepViT`.
         with_cp: See :class:`repvit_mm.RepViT`.
         init_cfg: For the backbone; ``dict(type='Pretrained', checkpoint=X)`` loads a classifier's weights.
 
     Attributes:
-        img_size: ``image_size``, under the name that ``SamPredictor`` expects.
-        stride: Pixels of the image per position of the embedding.
+        image_size: Height and width of the padded image.
+        img_size: Its longer side, under the name that ``SamPredictor`` expects.
+        embedding_size: Height and width of the embedding.
 
     Raises:
         ConfigError: For invalid settings.
@@ -87,18 +93,25 @@ class SamEncoder(BaseModule):
         (1, 256, 4, 4)
     """
 
-    def __init__(self, arch: str | Mapping = 'm2_3', image_size: int = 1024, out_channels: int = 256,
-                 add_stages: bool = False, norm_cfg: Mapping = {'type': 'BN'}, with_cp: bool = False,
-                 init_cfg: Mapping | Sequence[Mapping] | None = None):
+    def __init__(self, arch: str | Mapping = 'm2_3', image_size: int | Sequence[int] = 1024, out_channels: int = 256,
+                 add_stages: bool = False, embedding_size: int | None = None, norm_cfg: Mapping = {'type': 'BN'},
+                 with_cp: bool = False, init_cfg: Mapping | Sequence[Mapping] | None = None):
         super().__init__()
         last = len(get_arch(arch).widths) - 1
         self.backbone = RepViT(arch, out_indices=(last - 1, last) if add_stages else (last,),
                                last_stride=2 if add_stages else 1, norm_cfg=norm_cfg, with_cp=with_cp,
                                init_cfg=init_cfg)
-        self.stride, largest = self.backbone.out_strides[0], self.backbone.out_strides[-1]
-        if image_size < largest or image_size % largest:
-            raise ConfigError(f'image_size={image_size} must be a multiple of {largest}')
-        self.img_size, self.add_stages, channels = image_size, add_stages, self.backbone.out_channels
+        stride, largest = self.backbone.out_strides[0], self.backbone.out_strides[-1]
+        self.image_size = sides = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
+        if len(sides) != 2 or any(side < largest or side % largest for side in sides):
+            raise ConfigError(f'image_size={image_size} must be a multiple of {largest}, or a height and width of such')
+        self.img_size, self.add_stages, channels = max(sides), add_stages, self.backbone.out_channels
+        positions = embedding_size or self.img_size // stride
+        self.embedding_size = tuple(side * positions // self.img_size for side in sides)
+        if any(side * positions % self.img_size for side in sides):
+            raise ConfigError(f'embedding_size={embedding_size} along the longer side is no whole number along the '
+                              f'other, of image_size={image_size}')
+        self.resizes = embedding_size is not None
         if add_stages:
             convs = [nn.Conv2d(width, out_channels, 1, bias=False) for width in channels]
             self.fuse_stage2 = convs[0]
@@ -107,12 +120,13 @@ class SamEncoder(BaseModule):
         self.neck = _neck(channels[0], out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, 3, image_size, image_size) -> (N, out_channels, image_size / stride, image_size / stride)."""
-        maps = self.backbone(x)
-        if not self.add_stages:
-            return self.neck(maps[0])
-        fine, coarse = self.fuse_stage2(maps[0]), self.fuse_stage3['op_list'][0](maps[1])
-        return self.neck(fine + F.interpolate(coarse, size=fine.shape[2:], mode='bicubic'))
+        """(N, 3, *image_size) -> (N, out_channels, *embedding_size)."""
+        fine, *coarse = self.backbone(x)
+        if self.add_stages:
+            fine, coarse = self.fuse_stage2(fine), self.fuse_stage3['op_list'][0](coarse[0])
+            fine = fine + F.interpolate(coarse, size=fine.shape[2:], mode='bicubic')
+        embedding = self.neck(fine)
+        return F.interpolate(embedding, self.embedding_size, mode='bilinear') if self.resizes else embedding
 
 
 @MODELS.register_module()

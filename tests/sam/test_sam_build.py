@@ -10,12 +10,12 @@ import torch
 from oracles import randomise_norms, relative_error
 from running import run_tool
 from sam_samples import ROOT, picture, small_sam
-from segment_anything import SamPredictor
-from segment_anything.modeling import ImageEncoderViT
+from segment_anything import SamAutomaticMaskGenerator, SamPredictor
+from segment_anything.modeling import ImageEncoderViT, PromptEncoder, Sam
 from torch import nn
 
 from repvit_mm import ARCHS, RepViT, convert_state_dict, fuse, load_checkpoint
-from repvit_mm.errors import CheckpointError, ConfigError
+from repvit_mm.errors import CheckpointError, ConfigError, UserError
 from repvit_mm.sam import SamEncoder, assemble, build_sam
 from repvit_mm.sam.encoder import build_encoder
 
@@ -145,10 +145,79 @@ def test_encoder_starts_from_a_classifier(tmp_path):
                for name, value in backbone.state_dict().items())
 
 
-@pytest.mark.parametrize('size', [0, 100, -16])
-def test_image_size_that_makes_no_embedding_is_refused(size):
-    with pytest.raises(ConfigError, match=f'image_size={size} must be a multiple of 16'):
-        build_sam('m0_6', image_size=size)
+@pytest.mark.parametrize(('encoder', 'size', 'message'), [
+    *(('m0_6', size, 'image_size=.* must be a multiple of 16') for size in (0, 100, -16, (64, 40), (64,))),
+    ('edge_sam', (48, 64), 'must be a multiple of 32, or a height and width of such'),
+    (dict(type='SamEncoder', arch='m0_6', embedding_size=3), (32, 64), 'embedding_size=3 .* is no whole number'),
+    ('vit_b', (32, 64), 'vit_b expects square images'), ('mobile_sam', (32, 64), 'mobile_sam expects square images')])
+def test_image_size_that_makes_no_embedding_is_refused(encoder, size, message):
+    with pytest.raises(ConfigError, match=message):
+        build_sam(encoder, image_size=size)
+
+
+@pytest.fixture
+def rectangle_and_square():
+    """A SAM for images of 48 x 64, and one of segment_anything's parts for 64 x 64 with the same decoder."""
+    sam = small_sam((48, 64))
+    square = Sam(ImageEncoderViT(img_size=64, depth=0), PromptEncoder(256, (4, 4), (64, 64), 16), sam.mask_decoder)
+    square.prompt_encoder.load_state_dict(sam.prompt_encoder.state_dict())
+    return sam, square
+
+
+def test_a_rectangle_has_the_positions_pixels_and_masks_of_the_square(rectangle_and_square):
+    sam, square = rectangle_and_square
+    assert torch.equal(sam.prompt_encoder.get_dense_pe(), square.prompt_encoder.get_dense_pe()[:, :, :3])
+    prompts = ((torch.rand(1, 2, 2) * 48, torch.ones(1, 2)), torch.tensor([[3., 5., 40., 41.]]), None)
+    (ours, dense), (theirs, _) = sam.prompt_encoder(*prompts), square.prompt_encoder(*prompts)
+    assert torch.equal(ours, theirs) and dense.shape == (1, 256, 3, 4)
+    image = 255 * torch.rand(3, 36, 64)
+    assert torch.equal(sam.preprocess(image), square.preprocess(image)[:, :48])
+    logits = torch.randn(1, 2, 12, 16)
+    padded = nn.functional.pad(logits, (0, 0, 0, 4), mode='replicate')
+    torch.testing.assert_close(sam.postprocess_masks(logits, (36, 64), (90, 160)),
+                               square.postprocess_masks(padded, (36, 64), (90, 160)))
+
+
+@pytest.mark.parametrize(('encoder', 'size', 'positions'), [
+    ('m0_6', (48, 64), (3, 4)), ('m0_6', (64, 48), (4, 3)), ('edge_sam', (64, 32), (4, 2)), ('m0_6', 112, (7, 7)),
+    (dict(type='SamEncoder', arch='m0_6', embedding_size=8), 112, (8, 8)),
+    (dict(type='SamEncoder', arch='m0_6', embedding_size=16), (112, 224), (8, 16))])
+def test_the_predictor_takes_images_that_fit_into_any_size(encoder, size, positions):
+    """Masks against the encoder and the decoder called by hand."""
+    sam = small_sam(size, encoder)
+    longer, (height, width) = (size, (size, size)) if isinstance(size, int) else (max(size), size)
+    scaled = (height - 8, width) if height <= width else (height, width - 8)
+    image = picture(*(2 * side for side in scaled))
+    predictor = SamPredictor(sam)
+    predictor.set_image(image)
+    masks, scores, low_res = predictor.predict(np.array([[30, 20]]), np.array([1]), return_logits=True)
+    small = torch.from_numpy(predictor.transform.apply_image(image)).permute(2, 0, 1)
+    inputs = torch.zeros(1, 3, height, width)
+    inputs[0, :, :scaled[0], :scaled[1]] = (small - sam.pixel_mean) / sam.pixel_std
+    backbone = sam.image_encoder.backbone
+    embedding = sam.image_encoder(inputs)
+    assert backbone(inputs)[0].shape[2:] == (height // 16, width // 16) and embedding.shape == (1, 256, *positions)
+    coords = (torch.tensor([[[15., 10.], [0., 0.]]]) + 0.5 * torch.tensor([[[1.], [0.]]])) / longer
+    sparse = sam.prompt_encoder.pe_layer._pe_encoding(coords)
+    sparse[:, 0] += sam.prompt_encoder.point_embeddings[1].weight[0]
+    sparse[:, 1] = sam.prompt_encoder.not_a_point_embed.weight[0]
+    side = max(positions)
+    expected, _ = sam.mask_decoder.predict_masks(
+        embedding, sam.prompt_encoder.pe_layer((side, side))[None, :, :positions[0], :positions[1]], sparse,
+        sam.prompt_encoder.no_mask_embed.weight.reshape(1, -1, 1, 1).expand(-1, -1, *positions))
+    torch.testing.assert_close(torch.from_numpy(low_res), expected[0, 1:], rtol=1e-3, atol=1e-3)
+    assert masks.shape == (3, *image.shape[:2])
+    generator = SamAutomaticMaskGenerator(sam, points_per_side=2, pred_iou_thresh=-9, stability_score_thresh=0)
+    assert all(found['segmentation'].shape == image.shape[:2] for found in generator.generate(image))
+    if height != width:
+        with pytest.raises(UserError, match=f'does not fit into {width} x {height}; .* such as {longer}'):
+            predictor.set_image(picture(*image.shape[1::-1]))
+
+
+def test_the_embedding_has_72_positions_as_sam_3s():
+    with torch.device('meta'):
+        encoder = SamEncoder('m1_1', image_size=1008, out_channels=1024, embedding_size=72)
+        assert encoder(torch.zeros(1, 3, 1008, 1008)).shape == (1, 1024, 72, 72)
 
 
 @pytest.mark.parametrize('names, message', [

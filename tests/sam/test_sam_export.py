@@ -35,7 +35,7 @@ def files(sam, tmp_path_factory):
 @pytest.mark.parametrize('size', [(60, 80), (80, 60), (64, 64), (7, 33), (200, 31)])
 def test_masks_are_resized_as_sam_does(sam, size):
     """Two products with a matrix against segment_anything's two interpolations and a cut, untraced."""
-    arrays = decoder_inputs(PROMPTS[0], np.random.randn(1, 256, 4, 4), size).values()
+    arrays = decoder_inputs(PROMPTS[0], np.random.randn(1, 256, 4, 4), size, 64).values()
     inputs = [torch.from_numpy(value) for value in arrays]
     masks, scores, low_res = SamDecoder(sam).eval()(*inputs)
     expected, expected_scores, expected_low = SamOnnxModel(sam, return_single_mask=False)(*inputs)
@@ -47,8 +47,8 @@ def test_masks_are_resized_as_sam_does(sam, size):
 
 def test_points_of_a_prompt_get_the_documented_labels():
     embedding = np.zeros((1, 256, 10, 10))  # of an image of 160 x 160
-    assert decoder_inputs(PROMPTS[1], embedding, (80, 160))['point_labels'].tolist() == [[1, 0, -1]]
-    inputs = decoder_inputs(PROMPTS[3], embedding, (40, 80))
+    assert decoder_inputs(PROMPTS[1], embedding, (80, 160), 160)['point_labels'].tolist() == [[1, 0, -1]]
+    inputs = decoder_inputs(PROMPTS[3], embedding, (40, 80), 160)
     assert inputs['point_labels'].tolist() == [[1, 0, 1, 2, 3]]
     assert inputs['point_coords'][0, 3:].tolist() == [[20, 20], [120, 100]]
 
@@ -100,9 +100,24 @@ def test_onnx_takes_an_earlier_mask_on_a_photograph(sam, files):
     assert np.abs(without[0] - results[1][0]).max() > 0.01 * np.abs(without[0]).max()  # the mask counts
 
 
+def test_files_for_a_rectangle_segment_as_the_predictor_does(tmp_path):
+    sam = small_sam((32, 64))
+    export_encoder(sam, tmp_path / 'encoder.onnx')
+    assert len(export_decoder(sam, tmp_path / 'decoder.onnx').comparisons) == 24
+    (image,) = onnx.load(tmp_path / 'encoder.onnx').graph.input
+    assert [d.dim_value for d in image.type.tensor_type.shape.dim] == [1, 3, 32, 64]
+    from_onnx, from_torch = OnnxPredictor(tmp_path / 'encoder.onnx', tmp_path / 'decoder.onnx'), SamPredictor(sam)
+    for size in ((40, 80), (25, 90)):
+        for predictor in (from_onnx, from_torch):
+            predictor.set_image(picture(*size))
+        for ours, theirs in zip(*(segment(predictor, Prompt(((40, 20),), (1,), (5, 5, 60, 22)))
+                                  for predictor in (from_onnx, from_torch)), strict=True):
+            assert ours.mask.shape == size and (ours.mask == theirs.mask).mean() > 0.999
+
+
 def test_wrong_decoder_is_not_written(sam, tmp_path, monkeypatch):
-    monkeypatch.setattr(SamDecoder, '_resizing', lambda self, size, scaled: torch.ones(
-        size.long(), self.enlarging.shape[1]))
+    monkeypatch.setattr(SamDecoder, '_resizing', lambda self, size, scaled, enlarging: torch.ones(
+        size.long(), enlarging.shape[1]))
     with pytest.raises(ExportError, match='masks differs from PyTorch'):
         export_decoder(sam, tmp_path / 'decoder.onnx')
     assert not list(tmp_path.iterdir())

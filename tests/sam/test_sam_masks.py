@@ -106,6 +106,14 @@ def test_demo_writes_drawings_and_annotations(tmp_path, prompts, said, number):
     assert np.asarray(Image.open(tmp_path / 'out/discs_masks.png')).shape == (60, 80, 3)
 
 
+def test_demo_names_the_image_that_does_not_fit_into_the_size(tmp_path):
+    paths = save_picture(tmp_path / 'a.png', 60, 80), save_picture(tmp_path / 'b.png', 80, 60)
+    status, out, err = run_tool('sam_demo', *paths, '--point', 30, 30, '--out', tmp_path / 'out', '--encoder',
+                                'repvit_m0_6', '--image-size', '48x64', '--device', 'cpu')
+    assert status == 1 and f'error: {paths[1]}: scaled to 48 x 64 pixels, the image does not fit into 64 x 48' in err
+    assert '3 masks' in out
+
+
 def test_demo_segments_everything_in_a_folder(tmp_path):
     for name in ('a', 'b'):
         save_picture(tmp_path / 'images' / f'{name}.png')
@@ -133,11 +141,11 @@ def test_mistakes_on_the_command_line_are_one_line(tmp_path, arguments, message)
     assert not (tmp_path / 'out').exists()
 
 
-@pytest.mark.parametrize('size', [100, 0, -16, 'x'])
-def test_image_size_that_the_model_does_not_take_is_a_usage_error(size):
+@pytest.mark.parametrize(('size', 'wrong'), [(100, 100), (0, 0), (-16, -16), ('x', 'x'), ('48x60', 60)])
+def test_image_size_that_the_model_does_not_take_is_a_usage_error(size, wrong):
     status, _, error = run_tool('sam_demo', 'x.png', '--point', 1, 1, '--image-size', size)
     assert status == 2
-    assert f'argument --image-size: expected a multiple of 16 from 16 to 8192, got {size}' in error.splitlines()[-1]
+    assert f'argument --image-size: expected a multiple of 16 from 16 to 8192, got {wrong}' in error.splitlines()[-1]
     assert 'random' not in error
 
 
