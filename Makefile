@@ -8,9 +8,13 @@ VENV_DEVICES ?= .venv-devices
 PYTHON ?= python3
 ARGS ?=
 DEVICE ?= cuda
+CPU ?=
 
 PY = $(abspath $(VENV))/bin/python
 INSTALL = @install/environment.sh '$(VENV)' '$(PYTHON)' --quiet
+# CPU=1: torch for the CPU, from download.pytorch.org, and none of the packages of CUDA.
+PINNED = { grep -vE '$(if $(CPU),^(cuda|nvidia|triton),^#)' requirements.txt; echo '-e .'; }
+BACKEND = $(if $(CPU),--torch-backend cpu)
 # The day whose packages go with those of requirements-upstream.txt.
 UPSTREAM_DAY = 2026-11-25
 
@@ -21,8 +25,8 @@ help:  ## list the targets
 	@echo 'usage: make TARGET [VENV=.venv] [PYTHON=python3] [ARGS=...]'
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' $(firstword $(MAKEFILE_LIST)) | expand -t 18 | sed 's/^/  /'
 
-setup:  ## make the environment, or bring it up to date
-	@echo '-e .' | install/environment.sh '$(VENV)' '$(PYTHON)' --no-deps -r requirements.txt -r -
+setup:  ## make the environment, or bring it up to date; CPU=1 leaves out CUDA, 4 GB
+	@$(PINNED) | install/environment.sh '$(VENV)' '$(PYTHON)' $(BACKEND) --no-deps -r -
 
 quickstart: setup  ## train, evaluate and fuse a small Mask R-CNN on a data set drawn on the spot
 	@'$(PY)' tools/quickstart.py $(ARGS)
@@ -66,7 +70,7 @@ check-operators:  ## compare torchvision's operators with mmcv's, which VENV_OPE
 # They bring along much that nothing else needs, and are not for every Python: an environment of their own.
 INTO_DEVICES = install/environment.sh '$(VENV_DEVICES)' '$(PYTHON)' --quiet
 check-devices:  ## test the exports to all formats, ExecuTorch and LiteRT too (Python 3.11 or later), in VENV_DEVICES
-	@echo '-e .' | $(INTO_DEVICES) --no-deps -r requirements.txt -r -
+	@$(PINNED) | $(INTO_DEVICES) $(BACKEND) --no-deps -r -
 	@$(INTO_DEVICES) -c requirements.txt executorch
 	@$(INTO_DEVICES) --no-deps -r requirements-litert.txt
 	@$(call PYTEST,$(VENV_DEVICES)) tests/export $(ARGS)

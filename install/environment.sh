@@ -37,4 +37,4 @@ VIRTUAL_ENV=$(cd "$venv" && pwd)
 export VIRTUAL_ENV
 # Compiled here, once: a first import would do it on one core, and where PYTHONDONTWRITEBYTECODE is set, every import.
 "$venv/bin/uv" pip install --compile-bytecode "$@" ||
-  fail "VENV=$venv is not complete, see above: mend the cause (network, proxy, 8 GB of free disk), and run make again"
+  fail "VENV=$venv is not complete, see above: mend the cause (network, proxy, 8 GB of free disk, 4 GB with CPU=1), and run make again"

@@ -10,6 +10,8 @@ from packaging.requirements import Requirement
 
 ROOT = Path(__file__).resolve().parent.parent
 PYTHONS = ['3.10', '3.11', '3.12', '3.13']
+#: How the names of packages start that CPU=1 leaves out.
+CUDA = ('cuda', 'nvidia', 'triton')
 
 
 def pins():
@@ -48,7 +50,9 @@ def test_pip_takes_what_is_pinned_for_some_targets(file, python, tmp_path):
 
 def test_environment_has_the_pinned_versions():
     wanted = pinned()
-    assert {name: importlib.metadata.version(name) for name in wanted} == wanted
+    if importlib.metadata.version('torch').endswith('+cpu'):  # made with CPU=1
+        wanted = {name: version for name, version in wanted.items() if not name.startswith(CUDA)}
+    assert {name: importlib.metadata.version(name).removesuffix('+cpu') for name in wanted} == wanted
 
 
 def set_up(folder, python='python3', **env):
@@ -99,15 +103,30 @@ def test_a_python_without_venv_names_the_package_that_has_it(tmp_path):
     assert result.returncode == 1 and result.stderr.endswith('environments: apt-get install python3-venv\n')
 
 
-def test_packages_that_cannot_be_installed_fail_the_set_up(tmp_path):
-    """As they are not there: the last line says what to do, after uv's own reason."""
-    venv = tmp_path / 'venv'
+def fake_environment(venv, install):
+    """An environment whose uv runs ``install`` in the shell."""
     (venv / 'bin').mkdir(parents=True)
     (venv / 'bin' / 'python').symlink_to(sys.executable)
     uv = pinned()['uv']
-    (venv / 'bin' / 'uv').write_text(
-        f'#!/bin/sh\n[ "$1" = --version ] && echo uv {uv} || {{ echo no network >&2; exit 2; }}\n')
+    (venv / 'bin' / 'uv').write_text(f'#!/bin/sh\n[ "$1" = --version ] && echo uv {uv} || {{ {install}; }}\n')
     (venv / 'bin' / 'uv').chmod(0o755)
+    return venv
+
+
+@pytest.mark.parametrize('cpu', [False, True])
+def test_without_a_gpu_nothing_of_cuda_is_installed(tmp_path, cpu):
+    venv = fake_environment(tmp_path / 'venv', f"echo \"$@\" > '{tmp_path}/arguments'; cat > '{tmp_path}/pins'")
+    subprocess.run(['make', 'setup', f'VENV={venv}', *['CPU=1'] * cpu], cwd=ROOT, check=True)
+    arguments, lines = (tmp_path / 'arguments').read_text(), (tmp_path / 'pins').read_text().splitlines()
+    assert arguments == f'pip install --compile-bytecode {"--torch-backend cpu " * cpu}--no-deps -r -\n'
+    assert lines[-1] == '-e .'
+    assert [Requirement(line) for line in lines[:-1] if line[0] != '#'] == [
+        pin for pin in pins() if not (cpu and pin.name.startswith(CUDA))]
+
+
+def test_packages_that_cannot_be_installed_fail_the_set_up(tmp_path):
+    """As they are not there: the last line says what to do, after uv's own reason."""
+    venv = fake_environment(tmp_path / 'venv', 'echo no network >&2; exit 2')
     result = set_up(venv)
     assert result.returncode == 1
     assert result.stderr.startswith('no network\nerror: VENV=') and 'run make again' in result.stderr

@@ -1,6 +1,9 @@
 """Find and read configs, and override their settings."""
+import contextlib
 import inspect
+import io
 import os
+import re
 from collections.abc import Iterator, Mapping
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -36,7 +39,9 @@ def load_config(path: str | Path, options: Mapping[str, Any] | None = None) -> C
     patch_readers()
     path = find_config(path)
     try:
-        cfg = Config.fromfile(path)
+        with contextlib.redirect_stdout(io.StringIO()) as printed:
+            cfg = Config.fromfile(path)
+        print(re.sub('Could not import OneDL.*\n', '', printed.getvalue()), end='')  # an optional package's
     except Exception as error:  # a config is a program and can raise anything
         hint = ('; a path with an apostrophe breaks configs with {{ fileDirname }}: rename the folder'
                 if isinstance(error, SyntaxError) and "'" in os.path.abspath(path) else '')

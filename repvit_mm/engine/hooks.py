@@ -32,7 +32,7 @@ from .unread import observed
 #: Modules whose information is for the log file, except progress and metrics.
 _SILENT = re.compile(r'(mmengine|mmcv|mmdet|mmseg|mmpretrain)\.(?!hooks\.logger_hook|evaluation)')
 _NOISE = re.compile('FileClient|HardDiskBackend|The prefix is not set|Exp name|dataset metainfo from the resumed'
-                    '|`save_param_scheduler` is True')
+                    '|`save_param_scheduler` is True|is duplicate. It is skipped|^Evaluating |_mAP_copypaste')
 _EMPTY = 'The testing results of the whole dataset is empty'
 
 
@@ -198,6 +198,8 @@ class SummaryHook(Hook):
                          for loader, verb in zip(loaders, ('train', 'validate'), strict=False))
         device = next(model.parameters()).device
         threads = f', {torch.get_num_threads()} threads' if device.type == 'cpu' else ''
+        if threads and torch.get_num_threads() > 1 and os.getloadavg()[0] > (os.cpu_count() or 1):
+            threads += ', but other processes keep the cores busy: OMP_NUM_THREADS=1 may be faster'
         for line in (f'model: {type(model).__name__}, {counts[0] / 1e6:.2f} M parameters, {counts[1] / 1e6:.2f} M of '
                      'them trained', f'data: {data}', _batch(runner), f'device: {device}{threads}'):
             print_log(line, 'current')

@@ -86,7 +86,7 @@ class Toolbox:
         """
         if not self.scope:
             return
-        warnings.filterwarnings('ignore', category=UserWarning, module=f'{self.scope}|mmengine|mmcv')
+        warnings.filterwarnings('ignore', category=UserWarning, module=rf'{self.scope}|mmengine|mmcv|torch\.functional')
         try:
             with contextlib.redirect_stdout(io.StringIO()):  # they print what optional packages are missing
                 import_module(self.scope)

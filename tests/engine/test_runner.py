@@ -117,7 +117,9 @@ def test_an_interrupt_says_how_to_go_on_if_this_training_has_a_checkpoint(make_r
         assert (end.value.code, capsys.readouterr().err) == (130, said)
 
 
-def test_the_terminal_shows_what_is_trained_and_its_progress(make_runner, capsys):
+def test_the_terminal_shows_what_is_trained_and_its_progress(make_runner, monkeypatch, capsys):
+    monkeypatch.setattr(torch, 'get_num_threads', lambda: 2)
+    monkeypatch.setattr(os, 'getloadavg', lambda: (99., 0., 0.))
     runner = make_runner(epochs=1, log_level='INFO')
     runner.optim_wrapper['paramwise_cfg'] = dict(bias_lr_mult=2)
     runner.cfg.auto_scale_lr = dict(base_batch_size=8)
@@ -126,7 +128,8 @@ def test_the_terminal_shows_what_is_trained_and_its_progress(make_runner, capsys
     lines = [line.partition('INFO - ')[2] for line in out.splitlines() if 'INFO' in line]
     assert lines[:3] == ['model: ToyModel, 0.00 M parameters, 0.00 M of them trained', 'data: 2 samples to train',
                          'batch: 1 samples, learning rate 0.1, of a run with 8; --auto-scale-lr adapts it']
-    assert lines[3].startswith('device: ') and lines[4].startswith('Epoch(train)') and len(lines) < 8
+    assert lines[3] == ('device: cpu, 2 threads, but other processes keep the cores busy: OMP_NUM_THREADS=1 may be '
+                        'faster') and lines[4].startswith('Epoch(train)') and len(lines) < 8
     assert 'paramwise_options -- linear.bias:lr=0.2' in log and 'System environment' in log
 
 
