@@ -16,7 +16,7 @@ import tool_runs
 from running import TOOLS, Finished, run_tool
 
 #: Seconds that a tool may take to refuse an input; nothing here trains for longer than that, either.
-PATIENCE = 30
+PATIENCE = 120
 #: Every so manieth row is also run in a process of its own, which takes seconds to import torch.
 SAMPLE = 12
 SHORTCUTS = {
@@ -104,7 +104,7 @@ def in_process(command):
 def in_own_process(command):
     tool, *options = command
     done = subprocess.run([sys.executable, TOOLS / f'{tool}.py', *options], capture_output=True, text=True,
-                          timeout=4 * PATIENCE, env={**os.environ, 'PYTHONPATH': str(TOOLS.parent)})
+                          timeout=PATIENCE, env={**os.environ, 'PYTHONPATH': str(TOOLS.parent)})
     return Finished(done.returncode, done.stdout, done.stderr)
 
 
