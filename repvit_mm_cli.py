@@ -28,7 +28,7 @@ _DOCTOR = 'Report what is installed, what each missing package disables, and the
 
 
 class Tool(NamedTuple):
-    """A script of the folder ``tools``, and one line on what it does."""
+    """A script of the folder ``tools``, and its description in one line."""
 
     path: Path
     about: str

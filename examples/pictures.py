@@ -15,7 +15,7 @@ def facts_at_the_end(path):
 
 
 def read(path):
-    """A picture as the network was trained on: upright, 16 bits scaled to 8, white behind what is transparent."""
+    """An image as the network was trained on: upright, 16 bits scaled to 8, white behind transparent pixels."""
     picture = ImageOps.exif_transpose(Image.open(path))
     if picture.mode.startswith('I'):
         picture = Image.fromarray(((np.asarray(picture).astype(np.uint32) + 128) // 257).astype(np.uint8))
@@ -43,7 +43,7 @@ def prepare(path, facts, height, width):
 
 
 def draw(picture, inputs, outputs, facts, out):
-    """Write the picture with what a file found in it, and print that; outputs are arrays by name."""
+    """Draw the predictions over the image, write it, and print them; outputs are arrays by name."""
     names = facts.get('classes') or []
     if facts['task'] == 'classification':
         label_best(picture, outputs['logits'][0], names)
@@ -95,7 +95,7 @@ def colour(picture, logits, names):
 
 
 def outline(picture, size, outputs, names, threshold):
-    """The picture with boxes, masks and names of what was found; prints them, in pixels of the picture."""
+    """Draw boxes, masks and class names over the image; prints the boxes, in pixels of the image."""
     pixels = np.asarray(picture, np.float32)
     scale = np.tile([picture.width / size[1], picture.height / size[0]], 2)
     there = np.flatnonzero(outputs['scores'] > 0)

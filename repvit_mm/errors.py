@@ -14,7 +14,7 @@ LONGEST_MESSAGE = 2000
 
 
 class UserError(Exception):
-    """A mistake of the user. The message is one line: what is wrong, where, and what was expected."""
+    """A mistake of the user. The message is one line: the problem, its place, and the expected value."""
 
 
 class ConfigError(UserError):
@@ -40,7 +40,7 @@ def shortened(names: Iterable[str], most: int = 10) -> str:
 
 
 def printable(text: str) -> str:
-    """A text with names from files, without what a terminal would obey."""
+    """Escape the control characters in a text with names from files."""
     return ''.join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
 
 
@@ -112,7 +112,7 @@ def run_cli(main: Callable[[], int | None]) -> None:
 
 
 def _is_interrupt(error: BaseException | None) -> bool:
-    """Whether an error is Ctrl-C, or what a library raised when it was interrupted."""
+    """Whether an error is Ctrl-C, or a library's error that it caused."""
     return error is not None and (isinstance(error, KeyboardInterrupt) or _is_interrupt(error.__cause__)
                                   or (not isinstance(error, UserError) and _is_interrupt(error.__context__)))
 

@@ -1,11 +1,11 @@
-"""How a process that computes on a CPU uses its memory again."""
+"""Reuse of freed memory in processes that compute on a CPU."""
 import ctypes
 import os
 import platform
 
 #: Of glibc's ``malloc.h``.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
-#: What a user sets to choose it: environment variables of glibc, and names in its GLIBC_TUNABLES.
+#: Environment variables of glibc, and names in its GLIBC_TUNABLES, with which a user chooses it.
 _VARIABLES = ('MALLOC_TRIM_THRESHOLD_', 'MALLOC_MMAP_THRESHOLD_', 'MALLOC_MMAP_MAX_')
 _TUNABLES = ('glibc.malloc.trim_threshold', 'glibc.malloc.mmap_threshold', 'glibc.malloc.mmap_max')
 
@@ -17,7 +17,7 @@ def keep_freed_memory() -> bool:
     while the convolutions wait: tens of thousands of times in a training step. The peak of the memory stays the same.
 
     Returns:
-        Whether it was done: where the C library is glibc, and its own environment variables do not say otherwise.
+        Whether it was enabled. Only glibc can, and its own environment variables take precedence.
     """
     tunables = os.environ.get('GLIBC_TUNABLES', '')
     if (platform.libc_ver()[0] != 'glibc' or any(name in os.environ for name in _VARIABLES)

@@ -40,11 +40,11 @@ def build_parser() -> Parser:
     add('--iou-threshold', type=fraction, metavar='P',
         help="IoU above which only the better of two detections of a class is kept (default: the config's)")
     add('--max-detections', type=positive, metavar='N', help="largest number of detections (default: the config's)")
-    add('--calibrate', metavar='DIR', help='int8: a folder of some hundred images like those that the model will see')
+    add('--calibrate', metavar='DIR', help='int8: folder of some hundred typical images')
     add('--data-root', metavar='DIR',
         help="int8: path of the config's test data, which judge the file (default: the config's; without them, the "
              'agreement with PyTorch on a quarter of the images)')
-    add('--allow-loss', action='store_true', help='write an int8 file whatever accuracy it loses')
+    add('--allow-loss', action='store_true', help='write an int8 file in spite of any loss of accuracy')
     return parser
 
 

@@ -6,12 +6,11 @@ from repvit_mm.errors import run_cli
 
 def build_parser() -> Parser:
     parser = Parser(
-        description='Fold the BatchNorms and branches of RepViT, and of its classifier, into single layers. The file '
-                    "that is written loads like any other, into fused and unfused models; the toolboxes' own layers "
-                    'stay as they are, so that their loaders know them.')
+        description='Fold the BatchNorms and branches of RepViT, and of its classifier, into single layers. The '
+                    'written file loads into fused and unfused models. Layers of the toolboxes are left unchanged.')
     parser.add_argument('config', help=MODEL)
     parser.add_argument('checkpoint', help=CHECKPOINT)
-    parser.add_argument('out', help='the file to write')
+    parser.add_argument('out', help='file to write')
     return parser
 
 

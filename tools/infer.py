@@ -16,7 +16,7 @@ def build_parser() -> Parser:
     parser.add_argument('--out', default='outputs/infer', metavar='DIR',
                         help='folder of the drawings and of predictions.json (default: %(default)s)')
     parser.add_argument('--score-threshold', type=fraction, default=0.3, metavar='P',
-                        help='skip objects, and labels of an image that may have several, with a lower score, 0 to 1 '
+                        help='lowest score of objects, and of labels in multi-label classification '
                              '(default: %(default)s)')
     parser.add_argument('--batch-size', type=positive, default=1, metavar='N',
                         help='images in a batch (default: %(default)s)')

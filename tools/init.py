@@ -16,13 +16,13 @@ def build_parser() -> Parser:
     parser.add_argument('--size', type=side, metavar='PIXELS', help='longer side of the images of a detector, side of '
                                                                     'those of others (default: by the data)')
     parser.add_argument('--out', metavar='DIR', help='folder of the config (default: DATA_MODEL, here)')
-    parser.add_argument('--format', help='of several formats in the folder, take this one', choices=(
+    parser.add_argument('--format', help='format to read if the folder holds several', choices=(
         'coco', 'voc', 'yolo', 'labelme', 'cvat', 'label-studio', 'csv', 'labels', 'folders'))
-    parser.add_argument('--train', metavar='FILE', help='of several files in COCO format, train on this one')
-    parser.add_argument('--val', metavar='FILE', help='of several files in COCO format, validate on this one')
+    parser.add_argument('--train', metavar='FILE', help='COCO annotation file to train on if there are several')
+    parser.add_argument('--val', metavar='FILE', help='COCO annotation file to validate on if there are several')
     parser.add_argument('--crowds-as-objects', action='store_true',
                         help='learn crowds (iscrowd=1, and difficult objects of Pascal VOC) as objects')
-    parser.add_argument('--overwrite', action='store_true', help='overwrite a folder that was written before')
+    parser.add_argument('--overwrite', action='store_true', help='overwrite the folder of an earlier run')
     return parser
 
 

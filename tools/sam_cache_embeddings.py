@@ -12,7 +12,7 @@ def build_parser() -> Parser:
     parser.add_argument('--out', required=True, metavar='DIR', help='folder of the embeddings')
     parser.add_argument('--split', choices=('train', 'val'), default='train',
                         help='images for training or for validation (default: %(default)s)')
-    parser.add_argument('--data-root', metavar='DIR', help='where the data set is (default: where the config says)')
+    parser.add_argument('--data-root', metavar='DIR', help='folder of the data set (default: that of the config)')
     parser.add_argument('--part', nargs=2, type=positive, default=(1, 1), metavar=('I', 'N'),
                         help='only part I of N, to split the work between processes')
     parser.add_argument('--batch-size', type=positive, default=1, metavar='N',

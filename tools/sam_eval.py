@@ -15,7 +15,7 @@ DATA_SETS = {'coco': ('data/coco', None, 'product', 300), 'bsds500': ('data/BSDS
 
 def build_parser() -> Parser:
     parser = Parser(description='Evaluate a SAM on data sets it was not trained on; docs/sam.md has the protocols.')
-    parser.add_argument('data_set', choices=DATA_SETS, help='what to evaluate on')
+    parser.add_argument('data_set', choices=DATA_SETS, help='data set to evaluate on')
     parser.add_argument('--data-root', type=Path, metavar='DIR', help='folder of the data set (default: data/NAME)')
     parser.add_argument('--split', metavar='NAME', help='part of COCO (default: val2017) or BSDS500 (default: test)')
     parser.add_argument('--boxes', type=Path, metavar='FILE',
@@ -48,7 +48,7 @@ def main() -> None:
     args.points_per_side, args.top = args.points_per_side or points, args.top or top
     args.ranking, args.out = args.ranking or ranking, args.out or Path(f'outputs/sam_{args.data_set}')
     if args.data_set in ('seginw', 'mvtec') and args.boxes is None:
-        raise UserError(f"--boxes: {args.data_set} needs a detector's boxes; docs/sam.md says how to make them")
+        raise UserError(f"--boxes: {args.data_set} needs a detector's boxes; docs/sam.md explains how to create them")
     evaluate = EVALUATIONS[args.data_set](args)  # checks the data before the model is built
     sam = model_from(args)
     make_folder(args.out, '--out')

@@ -11,9 +11,9 @@ def build_parser() -> Parser:
     parser = Parser(
         description="Run a toolbox's own script on a config of this package or of yours, with everything that "
                     '`import repvit_mm` provides: operators of mmcv, bases of configs, published checkpoints.')
-    parser.add_argument('toolbox', choices=TOOLBOXES, help='whose script')
-    parser.add_argument('script', nargs='?', help='its name; lists all if left out')
-    parser.add_argument('arguments', nargs=argparse.REMAINDER, metavar='...', help='its arguments; --help lists them')
+    parser.add_argument('toolbox', choices=TOOLBOXES, help='toolbox of the script')
+    parser.add_argument('script', nargs='?', help='name of the script (default: list all)')
+    parser.add_argument('arguments', nargs=argparse.REMAINDER, metavar='...', help='arguments of the script')
     return parser
 
 

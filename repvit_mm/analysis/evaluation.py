@@ -44,13 +44,13 @@ img {{max-width: 100%}} figure {{margin: 1.5em 0}} figcaption {{color: #666}}</s
 
 
 class Judged(NamedTuple):
-    """How well the prediction for one sample fits its ground truth.
+    """The prediction for one sample, compared with its ground truth.
 
     Attributes:
         truth: Indices of true classes, (K,); each makes a pair with the same item of ``predicted``.
         predicted: Indices of predicted classes, (K,).
         mistake: How wrong it is, at least 0, which is right.
-        caption: What is wrong.
+        caption: Description of the mistake.
         draw: Gives the drawing, RGB, uint8 (H, W, 3).
         scored: Scores of predictions, and whether each is right, (M, 2).
     """
@@ -120,7 +120,7 @@ def judge_detection(sample: Any, instances: Sequence[Mapping] | None, meta: Mapp
     missed, wrong = predicted.count(background), actual.count(background)
     confused = sum(a != b for a, b in zip(actual, predicted, strict=True)) - missed - wrong
     return Judged(np.array(actual, int), np.array(predicted, int), float(missed + wrong + confused),
-                  f'ground truth and prediction: {missed} missed, {wrong} not there, {confused} confused',
+                  f'ground truth and prediction: {missed} missed, {wrong} false, {confused} confused',
                   lambda: draw_detection(read_image(sample.img_path), truth, found, classes), scored)
 
 
@@ -153,7 +153,7 @@ def match(boxes: torch.Tensor, labels: torch.Tensor, truth: torch.Tensor, truth_
     return [None if pair == -1 and left_out else pair for pair, left_out in zip(pairs, inside, strict=True)]
 
 
-#: Kind of model -> its judge, and what is counted. Those in _WITH_BACKGROUND have an index more than classes.
+#: Kind of model -> its judge, and the counted unit. Those in _WITH_BACKGROUND have one index more than classes.
 _KINDS = {'classification': (judge_classification, 'images'), 'labels': (judge_labels, 'labels'),
           'segmentation': (judge_segmentation, 'pixels'), 'detection': (judge_detection, 'objects')}
 _WITH_BACKGROUND = ('labels', 'detection')
@@ -280,7 +280,7 @@ def draw_confusion(matrix: np.ndarray, classes: Sequence[str]) -> Figure:
 
 
 def draw_precision(scored: np.ndarray, objects: int) -> Figure:
-    """Draw the precision of the predictions above a score, over the share of the objects that these find.
+    """Draw precision over recall of the predictions above each score.
 
     Args:
         scored: (M, 2), score of each prediction and whether it is right.

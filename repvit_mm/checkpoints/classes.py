@@ -17,7 +17,7 @@ def classes_of(checkpoint: Any, source: str | Path) -> tuple[str, ...] | None:
 
     Args:
         checkpoint: A result of :func:`read_checkpoint`.
-        source: Where it is from, for errors.
+        source: Its origin, for errors.
 
     Raises:
         CheckpointError: If they are not a list of strings.
@@ -40,7 +40,7 @@ def check_classes(checkpoint: Any, classes: Sequence[str] | None, source: str | 
     Args:
         checkpoint: A result of :func:`read_checkpoint`; passes if it does not hold the names of its classes.
         classes: Names of the classes of the data set; None if they are unknown.
-        source: Where the checkpoint is from, for errors.
+        source: Its origin, for errors.
 
     Raises:
         CheckpointError: If it predicts other classes, or these in another order.

@@ -39,7 +39,7 @@ def kind_of(file: IO[bytes]) -> str:
 
 
 def _check_zip(file: IO[bytes], size: int) -> None:
-    """Check what torch does not: checksums, and that the parts are no larger than the file."""
+    """Check checksums, and that the parts are no larger than the file, which torch does not."""
     try:
         with zipfile.ZipFile(file) as archive:
             if any(entry.filename.endswith('/constants.pkl') for entry in archive.filelist):  # torch 2.1 would run it

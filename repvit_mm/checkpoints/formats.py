@@ -127,7 +127,7 @@ def find_backbones(state_dict: Mapping[str, Tensor], source: str | Path = 'the c
 
     Args:
         state_dict: Name -> tensor, without prefixes of wrappers.
-        source: Where it is from, for errors.
+        source: Its origin, for errors.
 
     Raises:
         CheckpointError: If there are implausibly many.
@@ -184,9 +184,9 @@ def rename(state_dict: Mapping[str, Tensor], backbones: Iterable[FoundBackbone],
 
     Args:
         state_dict: Name -> tensor, without prefixes of wrappers.
-        backbones: What :func:`find_backbones` found in it.
+        backbones: Its backbones, from :func:`find_backbones`.
         to: One of :data:`FORMATS`.
-        source: Where it is from, for errors.
+        source: Its origin, for errors.
 
     Returns:
         The tensors under their new names, and the backbones in the new format.

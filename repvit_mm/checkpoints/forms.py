@@ -45,7 +45,7 @@ class LoadsBothForms(nn.Module):
     """A module that loads the tensors of its fused and of its unfused form, whichever form it has itself."""
 
     def to_own_form(self, state_dict: MutableMapping[str, Tensor], prefix: str) -> None:
-        """Convert tensors of the other form in place; what does not fit is left for the loader to report.
+        """Convert tensors of the other form in place; others are left for the loader to report.
 
         Args:
             state_dict: Name -> tensor, in our names; may hold other modules' tensors, too.

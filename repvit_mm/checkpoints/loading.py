@@ -17,7 +17,7 @@ from .reading import check_finite, read_checkpoint, tensors_of
 
 #: Prefixes of RepViT-SAM's other parts beside the image encoder.
 SAM_DECODER = ('prompt_encoder.', 'mask_decoder.')
-#: Each backbone of the file with the one of the model that it is loaded into.
+#: Pairs of a backbone in the file and one in the model.
 Pairs = list[tuple[FoundBackbone, FoundBackbone]]
 
 
@@ -25,7 +25,7 @@ class LoadReport(NamedTuple):
     """The result of loading a checkpoint. Names are those of the model.
 
     Attributes:
-        source: Where the checkpoint is from.
+        source: Origin of the checkpoint.
         found: Its backbone: the format of its names and its architecture.
         taken: Number of tensors of the model that were loaded.
         total: Number of tensors of the model.
@@ -51,7 +51,7 @@ class LoadReport(NamedTuple):
         return ', '.join(f'{len(names)} {kind} ({shortened(names, 3)})' for kind, names in kinds.items() if names)
 
     def __str__(self) -> str:
-        line = f'took {self.taken} of {self.total} tensors from {self.source} ({self.found}, {self.found.arch})'
+        line = f'loaded {self.taken} of {self.total} tensors from {self.source} ({self.found}, {self.found.arch})'
         return line + (f'; {len(self.not_needed)} more are not needed' if self.not_needed else '')
 
 
@@ -70,12 +70,12 @@ def load_checkpoint(model: nn.Module, path_or_name: str | Path, strict: bool = T
         path_or_name: A file, ``repvit://NAME`` (see :func:`repvit_mm.checkpoints.published`), or an address; see
             :func:`repvit_mm.checkpoints.read_checkpoint`. In the authors', timm's or our names.
         strict: Require every tensor of the model with its shape, and allow no others except for known parts
-            that the model does not have. If False, what fits is loaded and the rest is logged, provided that the
+            that the model does not have. If False, fitting tensors are loaded and others logged, provided that the
             architectures are the same and some tensors of the backbone fit.
         trust: Run code from the file if it needs that; see :func:`repvit_mm.checkpoints.read_checkpoint`.
 
     Returns:
-        What was loaded, which is logged, too.
+        The report, which is also logged.
 
     Raises:
         CheckpointError: If the file cannot be downloaded or read, is for another architecture, or does not fit.
@@ -94,7 +94,7 @@ def load_into(model: nn.Module, checkpoint: Any, source: str, strict: bool = Tru
     Args:
         model: The model to load into.
         checkpoint: A result of :func:`repvit_mm.checkpoints.read_checkpoint`, or a state dict.
-        source: Where it is from, for messages.
+        source: Its origin, for messages.
         strict: See :func:`load_checkpoint`.
         prefix: Load only tensors whose names start with this.
     """
@@ -122,7 +122,7 @@ def load_into(model: nn.Module, checkpoint: Any, source: str, strict: bool = Tru
             wanted[name].copy_(value)
     print_log(str(report), logger='current')
     if report.problems:
-        print_log(f'{source} does not fit the model completely; what does not fit was not loaded: '
+        print_log(f'{source} does not fit the model completely; not loaded: '
                   f'{report.problems}', logger='current', level=logging.WARNING)
     return report
 
@@ -175,7 +175,7 @@ def _match(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor], pairs: P
 
 
 def _not_needed(names: list[str], wanted: Mapping[str, Tensor], pairs: Pairs) -> set[str]:
-    """The names that belong to known parts which the model need not have."""
+    """Names in known parts that the model need not have."""
     not_needed = {name for name in names if name.endswith('.num_batches_tracked')}
     for theirs, ours in pairs:
         root = ours.root

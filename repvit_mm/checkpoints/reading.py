@@ -116,7 +116,7 @@ def tensors_of(checkpoint: Any, source: str | Path, prefix: str = '') -> 'Ordere
 
     Args:
         checkpoint: A state dict, a dict with one under one of :data:`WEIGHT_KEYS`, or a module.
-        source: Where it is from, for errors.
+        source: Its origin, for errors.
         prefix: Select tensors whose names start with this.
 
     Returns:

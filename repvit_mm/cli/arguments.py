@@ -13,7 +13,7 @@ class Parser(argparse.ArgumentParser):
     """A tool's parser: it calls the tool as the user did, suggests options, and registers RepViT once all is parsed.
 
     Args:
-        description: What the tool does.
+        description: Description of the tool.
         register: Whether the tool needs RepViT and mmengine, which take seconds to import.
     """
 
@@ -114,7 +114,7 @@ def device(text: str) -> str:
 # Help of arguments that tools share.
 MODEL = 'config of a classifier, segmentor or detector, or an architecture such as m1_1'
 CHECKPOINT = 'weights in any published format, fused or not: path, repvit://NAME or https address'
-PICTURES = 'pictures to compare the outputs on (default: a photograph that comes with matplotlib)'
+PICTURES = 'images to compare the outputs on (default: a photograph of matplotlib)'
 DEVICE = 'cpu, cuda, cuda:1, ... (default: the GPU if there is one)'
 
 
@@ -135,7 +135,7 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
                         help='override settings of the config, e.g. train_dataloader.batch_size=4 '
                              '"param_scheduler.1.milestones=[8,11]"; no spaces inside a value')
     parser.add_argument('--launcher', choices=('none', 'pytorch', 'slurm', 'mpi'), default='none',
-                        help='what started the processes of a distributed run (default: %(default)s)')
+                        help='launcher of the processes of a distributed run (default: %(default)s)')
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
 
 

@@ -24,8 +24,8 @@ class Piece(NamedTuple):
 
     Attributes:
         module: The module to import.
-        disables: What does not work without it.
-        install: What pip installs; for packages of the stack, with the onedl forks and with upstream OpenMMLab.
+        disables: Features that need it.
+        install: Requirement for pip; for packages of the stack, of the onedl forks and of upstream OpenMMLab.
         packages: Its distributions, likewise; named as the module if empty.
     """
 

@@ -23,7 +23,7 @@ def image_size(text: str) -> int | tuple[int, ...]:
     return _side(text)
 
 
-#: Side of a grid of points, each of which is segmented.
+#: Side of a grid of prompt points.
 grid = whole_number(1, 512)
 RANDOM_WEIGHTS = ('Without a checkpoint the weights are random, and the masks are meaningless. '
                   '--checkpoint repvit://sam downloads the published ones.')

@@ -28,7 +28,7 @@ def find_scripts(toolbox: str) -> dict[str, Path]:
     """
     spec = find_spec(toolbox)
     if spec is None or not spec.submodule_search_locations:
-        raise UserError(f'{toolbox} is not installed; `repvit-mm doctor` says how to install it')
+        raise UserError(f'{toolbox} is not installed; `repvit-mm doctor` shows the command')
     folder = Path(spec.submodule_search_locations[0]) / '.mim' / 'tools'
     found: dict[str, Path] = {}
     for path in sorted(folder.rglob('*.py'), key=lambda path: (len(path.parts), path)):
@@ -43,7 +43,7 @@ def find_scripts(toolbox: str) -> dict[str, Path]:
 
 
 def describe_script(path: Path) -> str:
-    """What a script says about itself: the description of its parser, or else its first docstring's first line."""
+    """Description of a script: that of its parser, or else the first line of its docstring."""
     tree = ast.parse(path.read_text(encoding='utf-8'))
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and getattr(node.func, 'attr', getattr(node.func, 'id', '')) == 'ArgumentParser':
@@ -78,7 +78,7 @@ def run_script(toolbox: str, name: str, arguments: Sequence[str]) -> None:
     sys.path[:0] = [str(path.parent), os.getcwd()]
     sys.argv = [str(path), *(str(find_config(word)) if _names_config(word, before) else word
                              for before, word in zip(('', *arguments), arguments, strict=False))]
-    init_default_scope(toolbox)  # of what a base `repvit_mm::` names, in scripts that build before there is a runner
+    init_default_scope(toolbox)  # for scripts that build objects of a base `repvit_mm::` before there is a runner
     runpy.run_path(str(path), run_name='__main__')
 
 

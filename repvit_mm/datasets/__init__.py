@@ -1,1 +1,1 @@
-"""From a folder of data to a config that trains on it, and the data set that is drawn."""
+"""From a folder of data to a config that trains on it, and the drawn data set."""

@@ -33,7 +33,7 @@ def read(tree: Tree, files: Mapping[Path, Any], notes: list[str], train: str | N
 
     Args:
         tree: The files.
-        files: What :func:`find` returned.
+        files: Result of :func:`find`.
         notes: Gets lines for the user.
         train: File for training, a path as such or below the folder.
         val: File for validation.

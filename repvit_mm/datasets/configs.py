@@ -1,4 +1,4 @@
-"""Configs for data that were found: they inherit one of ours, and are the user's to change."""
+"""Configs for recognised data: they inherit one of ours, for the user to edit."""
 import math
 import os
 import re
@@ -64,7 +64,7 @@ MODELS: Mapping[str, Model] = {
     'classifier': Model('classification', 'Classifier', 'finetune_repvit_m0_9', 'm0_9', 'head', slice(3, 4), {})}
 #: Architectures with published detectors and segmentors.
 WHOLE = ('m1_1', 'm1_5', 'm2_3')
-#: Task -> GiB of a GPU's memory from which on an iteration takes so many images; 0 is for a CPU.
+#: Task -> GiB of GPU memory -> batch size from there on; 0 is for a CPU.
 BATCHES: Mapping[str, Mapping[int, int]] = {
     'detection': {0: 2, 6: 4, 20: 8}, 'segmentation': {0: 4, 6: 8, 20: 16}, 'classification': {0: 32, 6: 64}}
 #: Task -> least iterations of a training, least and most epochs, and most iterations of a rising learning rate.
@@ -93,7 +93,7 @@ test_evaluator = val_evaluator
 
 max_epochs = {epochs}
 train_cfg = dict(max_epochs=max_epochs, val_interval={interval})
-auto_scale_lr = dict(base_batch_size={batch})  # what the learning rate is for
+auto_scale_lr = dict(base_batch_size={batch})  # of the learning rate
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end={warm_up}),
     dict(type='CosineAnnealingLR', eta_min_ratio=0.01, by_epoch=True, begin=0, end=max_epochs, T_max=max_epochs,

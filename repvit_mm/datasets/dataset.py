@@ -1,4 +1,4 @@
-"""A data set as it was found: images, classes, annotations, and notes for the user."""
+"""A recognised data set: images, classes, annotations, and notes for the user."""
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -64,7 +64,7 @@ class Dataset:
         splits: ``'train'`` and ``'val'`` -> images.
         masks: Whether every object has a mask.
         read_labels: Reads a label image as class indices, uint8 (H, W).
-        notes: What the user should know or repair, one line each.
+        notes: Warnings and repairs for the user, one line each.
         files: Name -> content of files to write beside the config.
     """
 

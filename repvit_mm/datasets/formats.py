@@ -11,15 +11,15 @@ from .dataset import Dataset
 from .objects import build
 from .tree import Tree, counted, named
 
-#: Value of ``--format`` -> a module with ``KIND``, the name of the format; ``find``, which returns what a tree holds of
-#: it, empty if nothing; and ``read``, which reads that, with a list for notes: the annotations of each split, or for
-#: images without objects the data set.
+#: Value of ``--format`` -> a module with ``KIND``, the name of the format; ``find``, which returns its files in a tree;
+#: and ``read``, which reads these, with a list for notes, and returns the annotations of each split, or for images
+#: without objects the data set.
 KINDS: Mapping[str, ModuleType] = {
     'coco': coco, 'voc': voc, 'yolo': yolo, 'labelme': labelme, 'cvat': cvat, 'label-studio': label_studio,
     'csv': table, 'labels': label_images, 'folders': folders}
-#: Suffixes of files that are neither images nor worth a word.
+#: Suffixes of files that are neither images nor reported.
 KNOWN = ('.json', '.xml', '.txt', '.csv', '.yaml', '.yml', '.names', '.data', '.cache', '.md', '.html', '.py')
-#: Classes with less than this to learn from are named.
+#: Classes with fewer objects or images are listed.
 FEW = 10
 
 
@@ -40,7 +40,7 @@ def recognise(root: str | Path, kind: str | None = None, train: str | None = Non
     """
     tree, notes = Tree(root), []
     if (train or val) and kind not in (None, 'coco'):
-        raise ConfigError(f'--train and --val name annotation files of COCO; they do not go with --format {kind}')
+        raise ConfigError(f'--train and --val take COCO annotation files, which are unsupported with --format {kind}')
     if train or val:
         form, read = coco, coco.read(tree, {}, notes, train, val)
     else:
@@ -73,7 +73,7 @@ def _choose(tree: Tree, kind: str | None) -> dict[str, Any]:
 
 
 def _finish(tree: Tree, dataset: Dataset) -> Dataset:
-    """Note what holds for every task: classes with too little, copies, images and files that are not used."""
+    """Add the notes of every task: rare classes, copies, unused images and files."""
     things = {'detection': 'objects', 'segmentation': 'pixels', 'classification': 'images'}[dataset.task]
     train, val = (dataset.splits[split] for split in ('train', 'val'))
     number, notes = counted(len(dataset.classes), 'classes'), dataset.notes
@@ -89,10 +89,10 @@ def _finish(tree: Tree, dataset: Dataset) -> Dataset:
         raise DatasetError(f'all {counted(len(both), "images")} for validation are also for training, first '
                            f'{min(both)}: are those for validation missing?')
     if both:
-        notes.append(f'{named(both)} of the images are in training and in validation, which makes results too good')
+        notes.append(f'{named(both)} of the images are in training and in validation, which inflates results')
     if copies := tree.copies(*paths):
         notes.append(f'{counted(len(copies), "images")} for validation are exact copies of images for training, which '
-                     f'makes results too good: {shortened((f"{new} of {old}" for old, new in copies), 3)}')
+                     f'inflates results: {shortened((f"{new} of {old}" for old, new in copies), 3)}')
     used = {*paths[0], *paths[1], *(sample.label for split in (train, val) for sample in split.samples)}
     if unused := set(tree.images) - used:
         notes.append(f'{named(unused)} of {counted(len(tree.images), "images")} are not used')

@@ -20,9 +20,9 @@ from .tree import Tree, choose_splits, counted, named
 
 KIND = 'label images'
 IGNORED = 255
-#: What the path of a folder of label images contains.
+#: Word in the path of a folder of label images.
 _NAME = re.compile('label|mask|annotation|ann_dir|segmentation|(?<![a-z])gt(?![a-z])')
-#: What the name of a folder of images may contain, but hardly that of a class.
+#: Word in the name of a folder of images that is unlikely in a class name.
 _IMAGES = re.compile('im(age|g)|photo|pic|jpe?g|rgb|frame|input|scan')
 #: A line of a colour table: name and R, G, B, in either order.
 _COLOUR = re.compile(r'\s*(?P<name>[^\d,:;#][^,:;]*?)\s*[,:;\s]\s*(?P<rgb>\d+[,\s]+\d+[,\s]+\d+)\s*(?:[:,].*)?$|'
@@ -31,7 +31,7 @@ _COLOUR = re.compile(r'\s*(?P<name>[^\d,:;#][^,:;]*?)\s*[,:;\s]\s*(?P<rgb>\d+[,\
 FITS = 0.5
 #: Part of the value of every colour, and of a grey one after division by its level.
 COLOUR, GREY = 1 << 24, 1 << 16 | 1 << 8 | 1
-#: From this number of values on, they are indices unless most of them are those of blurred borders.
+#: From this number of values on, they are indices, unless most of them are blurred borders.
 DENSE = 20
 
 
@@ -228,7 +228,7 @@ def _classes(tree: Tree, counts: Mapping[Path, Mapping[int, int]], notes: list[s
 
 
 def _strong(paths: Collection[Path]) -> list[int]:
-    """The levels that matter: all, or without those of blurred borders.
+    """The grey levels without those of blurred borders.
 
     A pixel of a blurred border lies between the levels of its neighbours; regions have pixels among similar ones.
     """

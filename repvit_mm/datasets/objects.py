@@ -100,7 +100,7 @@ def convert(tree: Tree, records: Iterable[Record], notes: list[str], classes: Se
     records, name = list(records), str(tree.root)
     objects = [(number, item) for number, record in enumerate(records, 1) for item in record.objects if item]
     if others := sum(len(record.objects) for record in records) - len(objects):
-        notes.append(f'{counted(others, "shapes")} are no boxes or polygons and are not used')
+        notes.append(f'{counted(others, "shapes")} are neither boxes nor polygons and are skipped')
     images = [dict(id=number, file_name=record.image) for number, record in enumerate(records, 1)]
     notes += match_names(images, name, tree.root)
     paths = [tree.root / image['file_name'] for image in images]

@@ -1,4 +1,4 @@
-"""What ``tools/init.py`` prints, and the folder it writes."""
+"""Output of ``tools/init.py``: the printed report and the written folder."""
 import shlex
 from collections import Counter
 from pathlib import Path
@@ -18,7 +18,7 @@ from .tree import counted
 #: Rows of the table of classes.
 ROWS = 25
 SHEET = 'images.png'
-#: What a folder written before may hold.
+#: Files of an earlier run.
 OWN_FILES = {SHEET, 'train.json', 'val.json', 'train.txt', 'val.txt', 'labels'}
 THINGS = {'detection': 'objects', 'segmentation': 'pixels in %', 'classification': 'images'}
 
@@ -34,14 +34,14 @@ def choose_folder(root: Path, name: str, out: str | Path | None, overwrite: bool
     if not folder.exists():
         return folder
     if foreign := {path.name for path in folder.iterdir()} - OWN_FILES - {f'{name}.py'}:
-        raise ConfigError(f'{folder} holds {min(foreign)}, which is not from here; name another folder with --out')
+        raise ConfigError(f'{folder} holds {min(foreign)}, which init did not write; name another folder with --out')
     if not overwrite:
         raise ConfigError(f'{folder} exists; --overwrite replaces it, --out names another folder')
     return folder
 
 
 def write(dataset: Dataset, folder: Path, config: Config) -> int:
-    """Write config, contact sheet, and what the config needs: the whole folder, or nothing.
+    """Write config, contact sheet, and the files of the config: the whole folder, or nothing.
 
     Returns:
         The number of images on the sheet.
@@ -60,7 +60,7 @@ def write(dataset: Dataset, folder: Path, config: Config) -> int:
 
 
 def describe(dataset: Dataset, console: Console) -> None:
-    """Print what was found."""
+    """Print the findings."""
     masks = ' with masks' if dataset.masks else ''
     console.print(f'{dataset.root}: {dataset.kind}, {dataset.task}{masks}', style='bold', highlight=False,
                   markup=False)
@@ -88,7 +88,7 @@ def describe(dataset: Dataset, console: Console) -> None:
 
 
 def next_commands(dataset: Dataset, folder: Path, config: Config, shown: int) -> str:
-    """What was written, and the commands from here to an exported model."""
+    """The written files, and the commands from here to an exported model."""
     name = config.name
     path, work_dir = shlex.quote(str(folder / f'{name}.py')), f'work_dirs/{name}'
     last, image = f'{work_dir}/{config.checkpoint}', shlex.quote(str(dataset.splits['val'].samples[0].path))

@@ -202,7 +202,7 @@ def _save(image: np.ndarray, path: Path, palette: list[int] | None = None) -> No
     image.save(path, compress_level=1)
 
 
-#: Layout of a toolbox -> what writes a split, the top-level folders, and whether each image has one object.
+#: Layout of a toolbox -> writer of a split, top-level folders, and whether each image has one object.
 LAYOUTS: dict[str, tuple[Callable[[Path, str, Iterable[tuple[str, Scene]]], None], tuple[str, ...], bool]] = {
     'detection': (_write_detection, ('images', 'annotations'), False),
     'segmentation': (_write_segmentation, ('img_dir', 'ann_dir'), False),
@@ -213,7 +213,7 @@ LAYOUTS: dict[str, tuple[Callable[[Path, str, Iterable[tuple[str, Scene]]], None
 def write_shapes(layout: str, root: str | Path, size: int = 192, seed: int = 0, train: int = 1200, val: int = 150,
                  quiet: bool = False) -> Path:
     """Write scenes in a folder. The same arguments give the same scenes in every layout; a folder that has them already
-    is left as it is, and one with other scenes is replaced.
+    is left unchanged, and one with other scenes is replaced.
 
     Args:
         layout: A key of :data:`LAYOUTS`. With ``'classification'``, each image has one object.

@@ -103,7 +103,7 @@ class Tree:
         return '' if text == '.' else text
 
     def split_of(self, path: Path) -> str | None:
-        """``'train'``, ``'val'`` or ``'test'``, if a word in the path below the root says so."""
+        """``'train'``, ``'val'`` or ``'test'`` by a word in the path below the root, or None."""
         return split_in(self.relative(path)) if path.is_relative_to(self.root) else split_in(path.stem)
 
     def class_names(self) -> list[str] | None:
@@ -119,7 +119,7 @@ class Tree:
         Args:
             paths: The images.
             name: Name of their annotations, for messages.
-            skip_damaged: Leave out what cannot be decoded.
+            skip_damaged: Skip images that cannot be decoded.
 
         Returns:
             Image -> width and height.
@@ -157,7 +157,7 @@ def _look(path: Path) -> Look | None:
 
 
 def split_in(name: str) -> str | None:
-    """The split that the last such word in a name says, see :data:`WORDS`."""
+    """The split by the last word of :data:`WORDS` in a name."""
     words = re.findall('[a-z]+', name.lower())
     return next((WORDS[word] for word in reversed(words) if word in WORDS), None)
 
@@ -219,6 +219,6 @@ def counted(number: int, things: str) -> str:
 
 
 def named(paths: Iterable[Path]) -> str:
-    """How many paths, and the first one, for a message."""
+    """Number of paths, and the first one, for a message."""
     paths = sorted(paths)
     return f'{len(paths)} ({"first " * (len(paths) > 1)}{paths[0]})'

@@ -89,8 +89,8 @@ def _objects(path: Path, size: tuple[int, int], classes: Sequence[str], most: in
             raise DatasetError(f'{path}, line {number}: the class {words[0]} is not one of the {len(classes)}, which '
                                f'are counted from 0: {shortened(classes)}')
         if max(values) > LARGEST:
-            raise DatasetError(f'{path}, line {number}: {max(values):g} is no share of the image; YOLO labels hold '
-                               'shares from 0 to 1, not pixels')
+            raise DatasetError(f'{path}, line {number}: {max(values):g} is not a fraction of the image size; YOLO '
+                               'labels hold fractions from 0 to 1, not pixels')
         if not outline:
             x, y, width, height = values
             values = [x - width / 2, y - height / 2, x + width / 2, y + height / 2]
@@ -99,7 +99,7 @@ def _objects(path: Path, size: tuple[int, int], classes: Sequence[str], most: in
 
 
 def _splits(tree: Tree, settings: Mapping[str, Any], file: Path, images: Sequence[Path]) -> dict[Path, str]:
-    """Image -> split, as the settings say; empty if they do not."""
+    """Image -> split, from the settings; empty without any."""
     splits = {}
     for split in ('train', 'val', 'test') if settings.get('train') else ():
         places = settings.get(split) or []

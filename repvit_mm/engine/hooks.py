@@ -161,7 +161,7 @@ def is_shown(record: logging.LogRecord) -> bool:
 
 
 def quietly(function: Callable) -> Callable:
-    """A function without what it prints: pycocotools reports every step."""
+    """Silence a function: pycocotools prints every step."""
     @wraps(function)
     def call(*arguments: Any, **settings: Any) -> Any:
         with contextlib.redirect_stdout(io.StringIO()):
@@ -170,10 +170,10 @@ def quietly(function: Callable) -> Callable:
 
 
 class SummaryHook(Hook):
-    """Says what is trained, which settings nothing has read, and which checkpoint to test."""
+    """Logs a summary of the training, unread settings, and the checkpoint to test."""
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Save what is from the config, names of classes or settings of an optimiser's groups, under ordinary keys."""
+        """Save class names and settings of optimiser groups, which come from the config, under plain keys."""
         for key in checkpoint.keys() & {'meta', 'message_hub', 'optimizer', 'param_schedulers'}:
             checkpoint[key] = observed(checkpoint[key], str)
 
@@ -189,7 +189,7 @@ class SummaryHook(Hook):
             runner.report_unread('test')
 
     def before_train(self, runner: Runner) -> None:
-        """Say what is trained: model, data, batch and device."""
+        """Log model, data, batch and device."""
         self._has_validated = False
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         counts = [sum(p.numel() for p in model.parameters() if p.requires_grad or not trained) for trained in (0, 1)]

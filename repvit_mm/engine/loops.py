@@ -1,4 +1,4 @@
-"""Training loops whose random numbers follow from the seed and the place in the training, and from nothing else.
+"""Training loops whose random numbers depend on the seed and the place in the training only.
 
 mmengine's loops draw them from generators that run on from the start of a process: a resumed run goes on with other
 numbers, each worker and each process has its own. Here the generators are seeded anew for each sample and for each
@@ -120,7 +120,7 @@ def _end_with_parent(init: Callable[[int], None] | None, worker: int) -> None:
 def place_samples(loader: DataLoader, seed: int) -> DataLoader:
     """Make each sample of a loader depend on its place alone.
 
-    A loader without batches to sample, as of an iterable data set, stays as it is.
+    A loader without a sampler, as of an iterable data set, is left unchanged.
 
     Args:
         loader: Changed in place, before it is iterated over.
@@ -173,10 +173,10 @@ class _Repeatable:
 
 
 class EpochBasedTrainLoop(_Repeatable, mmengine.runner.EpochBasedTrainLoop):
-    """mmengine's loop over epochs, which here goes on inside of an epoch where a checkpoint was saved there."""
+    """mmengine's loop over epochs, which can also resume inside of an epoch."""
 
     def run_epoch(self) -> None:
-        """Run what is left of an epoch."""
+        """Run the rest of an epoch."""
         length = len(self.dataloader)
         done = self._iter - self._epoch * length
         if not 0 <= done <= length:  # batches or data set have changed since
@@ -190,10 +190,10 @@ class EpochBasedTrainLoop(_Repeatable, mmengine.runner.EpochBasedTrainLoop):
 
 
 class IterBasedTrainLoop(_Repeatable, mmengine.runner.IterBasedTrainLoop):
-    """mmengine's loop over iterations, which here goes on at the next batch without loading those before it."""
+    """mmengine's loop over iterations, which resumes at the next batch without loading those before it."""
 
     def run(self) -> nn.Module:
-        """Run what is left of the training."""
+        """Run the rest of the training."""
         self.runner.call_hook('before_train')
         self.runner.call_hook('before_train_epoch')
         batches = self._endless_batches()

@@ -15,7 +15,7 @@ from ..io.toolbox_files import decode_as_we_do
 from .config import settings_in
 
 _UNKNOWN_SETTING = re.compile(r"unexpected keyword argument '(\w+)'")
-#: Where mmengine builds what a config names.
+#: Modules in which mmengine builds objects of a config.
 _BUILDING = 'mmengine.registry.build_functions'
 #: Errors from these are about the config or the data; from anywhere else they may be bugs of ours.
 _LIBRARIES = ('mmengine.', 'mmcv.', 'mmdet.', 'mmseg.', 'mmpretrain.', 'pycocotools.', 'torch.utils.data.')

@@ -16,7 +16,7 @@ from ..errors import CheckpointError, ConfigError, shortened
 from ..toolboxes import LOADERS, datasets_of, toolbox_of
 from .config import settings_in
 
-#: What a run does -> the loaders that it uses.
+#: Task -> the loaders that it uses.
 LOADERS_OF = {'train': ('train_dataloader', 'val_dataloader'), 'test': ('test_dataloader',)}
 
 

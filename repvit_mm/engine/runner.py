@@ -172,12 +172,12 @@ class Runner(mmengine.runner.Runner):
         found = unread(self.cfg._cfg_dict, event)
         own = [text for key, text in found.items() if f'{key}.'.startswith(tuple(f'{asked}.' for asked in self.asked))]
         if own and event != 'val':
-            raise ConfigError(f'nothing reads the --cfg-options {", ".join(own)}')
+            raise ConfigError(f'--cfg-options without effect: {", ".join(own)}')
         if found:
-            print_log(f'settings that nothing reads: {", ".join(found.values())}', 'current', logging.WARNING)
+            print_log(f'settings without effect: {", ".join(found.values())}', 'current', logging.WARNING)
 
     def _init_model_weights(self) -> None:
-        seed_all(self.seed, WEIGHTS)  # whatever was drawn before, for the data sets for example
+        seed_all(self.seed, WEIGHTS)  # independent of earlier draws, such as those of data sets
         try:
             super()._init_model_weights()
         except (CheckpointError, URLError) as error:
@@ -201,7 +201,7 @@ class Runner(mmengine.runner.Runner):
 
     @master_only
     def _remove_leftovers(self) -> None:
-        """Remove the halves of checkpoints that a killed run of the same folder has left."""
+        """Remove half-written checkpoints of a killed run of the same folder."""
         for folder in Path(self.work_dir).glob('.*.partial-*'):
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -216,7 +216,7 @@ class Runner(mmengine.runner.Runner):
 
     def resume(self, filename: str | Path, resume_optimizer: bool = True, resume_param_scheduler: bool = True,
                map_location: str | Callable = 'default') -> None:
-        """Go on with the training of a checkpoint; the arguments are mmengine's.
+        """Resume the training of a checkpoint; the arguments are mmengine's.
 
         Raises:
             CheckpointError: If it cannot be read, or its state is not that of such a training.
@@ -240,7 +240,7 @@ class Runner(mmengine.runner.Runner):
             revise_keys: Not used: published formats are recognised.
 
         Returns:
-            What the file holds, with the weights under ``state_dict``.
+            Content of the file, with the weights under ``state_dict``.
 
         Raises:
             CheckpointError: If the file cannot be downloaded or read, or does not fit.
@@ -272,7 +272,7 @@ class Runner(mmengine.runner.Runner):
         strict = strict or self._complete or self._resume
         if any(isinstance(module, RepViT) for module in model.modules()):
             report = load_into(model, checkpoint, str(filename), strict)
-            if self._complete and report.found.fused:  # exactly as it is in the file, for its speed
+            if self._complete and report.found.fused:  # keep the fused form, for its speed
                 fuse(model, inplace=True)
         else:
             _load_other(model, tensors_of(checkpoint, filename), str(filename), strict)

@@ -1,4 +1,4 @@
-"""Finds settings that nothing reads: they are accepted in silence, by ``**kwargs`` or in dicts, and have no effect."""
+"""Finds unread settings: accepted in silence by ``**kwargs`` or in dicts, without effect."""
 import difflib
 import re
 from collections.abc import Iterator, Mapping

@@ -8,7 +8,7 @@ from ..errors import DatasetError, shortened
 from .files import find_files, is_junk, read_json
 from .image_files import IMAGE_SUFFIXES, choose_images
 
-#: ``split`` -> names of its folder, in the order in which they are looked for.
+#: Split -> names of its folder, in the order of preference.
 SPLITS = {'train': ('train', 'training'), 'val': ('val', 'valid', 'validation', 'test')}
 #: Fraction of the images that is held out for validation if a data set has no split.
 HELD_OUT = 0.2
@@ -55,7 +55,7 @@ def labelled_images(root: str | Path, split: str, classes: Sequence[str], part: 
     Args:
         root: The folder.
         split: ``'train'`` or ``'val'``.
-        classes: What :func:`find_classes` found.
+        classes: Class names, from :func:`find_classes`.
         part: Fraction of each class that is held out for validation if there is no folder for it.
 
     Raises:
@@ -94,7 +94,7 @@ def images_of(folder: Path) -> list[Path]:
 
 
 def held_out(items: Sequence[T], part: float) -> list[T]:
-    """The items that are held out for validation: always the same, if the items are the same and in the same order.
+    """The items that are held out for validation, always the same for the same items in the same order.
 
     Args:
         items: At least two.

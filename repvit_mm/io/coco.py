@@ -25,10 +25,10 @@ def read_coco(path: str | Path, folder: str | Path | None = None) -> tuple[dict[
 
     Args:
         path: The file.
-        folder: Folder that the names of its images start from, see :func:`match_images`; not looked at if None.
+        folder: Folder of the images, see :func:`match_images`; their names are not matched if None.
 
     Returns:
-        The checked content, and what was changed or looks wrong, one line each.
+        The checked content, and repairs and warnings, one line each.
 
     Raises:
         DatasetError: See :func:`check_coco` and :func:`match_images`.
@@ -39,7 +39,7 @@ def read_coco(path: str | Path, folder: str | Path | None = None) -> tuple[dict[
 
 
 def check_coco(content: Any, name: str) -> list[str]:
-    """Check the parts of annotations that are used, and repair what has one meaning.
+    """Check the parts of annotations that are used, and repair unambiguous mistakes.
 
     Missing areas, crowd flags and boxes of polygons are added, polygons of fewer than three points and repeated images
     are dropped. Annotations are numbered from 1 if their ids are not distinct positive integers: COCOeval counts a
@@ -50,7 +50,7 @@ def check_coco(content: Any, name: str) -> list[str]:
         name: Its name, for messages.
 
     Returns:
-        What was changed or looks wrong, one line each.
+        Repairs and warnings, one line each.
 
     Raises:
         DatasetError: If an entry is malformed, ids of images or categories are ambiguous, or a category is not listed.
@@ -151,7 +151,7 @@ def _check_categories(content: dict[str, Any], name: str) -> list[str]:
                             or root['name'] in {other['name'] for other in others}):
         content['categories'] = categories = others
         notes.append(f'{name}: the category {root["name"]} (id 0) has no objects and is the parent of the others, as '
-                     'Roboflow writes it; it is left out')
+                     'Roboflow writes it; it is skipped')
     for key in ('id', 'name'):
         if repeated := [value for value, number in Counter(item[key] for item in categories).items() if number > 1]:
             raise DatasetError(f'{name}: several categories have the {key} {repeated[0]}; give each one its own')
@@ -191,7 +191,7 @@ def count_objects(content: Mapping[str, Any]) -> dict[Any, Counter[str]]:
 
 
 def kind_of(annotation: Mapping[str, Any], size: tuple[float, float] | None) -> str:
-    """Why an object is not learned from, or :data:`LEARNED`.
+    """The reason why an object is not used for training, or :data:`LEARNED`.
 
     Args:
         annotation: The object in COCO format.

@@ -14,16 +14,16 @@ from .files import find_files
 from .image_files import choose_images
 from .images import image_size
 
-#: Headers of images that are read; of more images, so many evenly spaced ones.
+#: Largest number of image headers to read, evenly spaced.
 LOOKED_AT = 5000
 #: Label Studio puts this in front of the name of an upload.
 _UPLOAD = re.compile('^[0-9a-f]{8}-')
 
 
 def name_parts(file_name: str) -> list[str]:
-    """The folders and the name in what tools write as ``file_name``, in a form to compare.
+    """Folders and name in a ``file_name``, normalised for comparison.
 
-    Windows' separators, addresses, ``%20``, ``./`` and ``../``, Unicode's forms and upper case make no difference.
+    Ignores Windows' separators, addresses, ``%20``, ``./`` and ``../``, Unicode's forms and upper case.
     """
     path = unquote(file_name).replace('\\', '/').rpartition('?d=')[2]  # local files of Label Studio
     parts = unicodedata.normalize('NFC', path).casefold().split('/')
@@ -33,17 +33,17 @@ def name_parts(file_name: str) -> list[str]:
 def match_images(content: dict[str, Any], name: str, folder: str | Path) -> list[str]:
     """Match annotations with the images of a folder.
 
-    A ``file_name`` that is not there becomes that of the image with the same last part, if there is one such image. A
-    width and height other than the image's become the image's if the boxes fit it. The sizes of at most
-    :data:`LOOKED_AT` images are compared, and of all if one of these differs.
+    A missing ``file_name`` is replaced by the only image with the same last part, if there is one. A wrong width and
+    height is replaced by the image's if the boxes fit. The sizes of at most :data:`LOOKED_AT` images are compared, or
+    of all if one of these differs.
 
     Args:
-        content: What :func:`repvit_mm.io.coco.check_coco` checked; changed in place.
+        content: Content checked by :func:`repvit_mm.io.coco.check_coco`; changed in place.
         name: Name of the file, for messages.
-        folder: Folder that the names of its images start from.
+        folder: Folder of the images.
 
     Returns:
-        What was changed or looks wrong, one line each.
+        Repairs and warnings, one line each.
 
     Raises:
         DatasetError: If several images match a name, the boxes of an image do not fit it, or all boxes are corners or
@@ -78,7 +78,7 @@ def match_names(images: Sequence[dict[str, Any]], name: str, folder: Path) -> li
 
 
 def _best(parts: Sequence[str], by_last: Mapping[str, Sequence[str]]) -> list[str]:
-    """The paths that have most of the last parts in common with a name."""
+    """The paths that share the most trailing parts with a name."""
     last = parts[-1] if parts else ''
     found = by_last.get(last) or by_last.get(_UPLOAD.sub('', last)) or []
 
@@ -114,7 +114,7 @@ def _match_sizes(content: Mapping[str, Any], name: str, folder: Path) -> list[st
 
 
 def _other_sizes(images: Sequence[dict[str, Any]], folder: Path) -> list[tuple[dict[str, Any], tuple[int, int]]]:
-    """The images whose files have another width or height, with these."""
+    """Images whose files have another size, with that size."""
     with ThreadPoolExecutor() as pool:
         sizes = pool.map(lambda image: image_size(folder / image['file_name']), images)
         return [(image, size) for image, size in zip(images, sizes, strict=True)
@@ -122,12 +122,12 @@ def _other_sizes(images: Sequence[dict[str, Any]], folder: Path) -> list[tuple[d
 
 
 def _check_boxes(content: Mapping[str, Any], name: str) -> list[str]:
-    """Count boxes beyond their images, and refuse what can only be corners or shares."""
+    """Count boxes beyond their images, and reject boxes given as corners or fractions."""
     sizes = {image['id']: (image['width'] + 1, image['height'] + 1) for image in content['images']}
     boxes = [(annotation['bbox'], sizes[annotation['image_id']]) for annotation in content.get('annotations', [])
              if annotation['image_id'] in sizes and all(map(math.isfinite, annotation['bbox']))]
     if boxes and all(max(box) <= 1 for box, _ in boxes):
-        raise DatasetError(f'{name}: all boxes are shares of the image, first {boxes[0][0]}; expected pixels')
+        raise DatasetError(f'{name}: all boxes are fractions of the image size, first {boxes[0][0]}; expected pixels')
     beyond = [box for box, size in boxes
               if min(box[:2]) < -1 or box[0] + box[2] > size[0] or box[1] + box[3] > size[1]]
     if not beyond:

@@ -12,14 +12,14 @@ from pycocotools import mask as mask_utils
 PAPER, INK = (255, 255, 255), (32, 34, 40)
 _VIVID = ((226, 52, 66), (32, 112, 222), (34, 160, 84), (240, 150, 20), (140, 78, 204), (0, 160, 172), (232, 92, 30),
           (222, 70, 150), (116, 160, 24), (84, 86, 214), (160, 100, 52), (20, 130, 110))
-#: Of the colours of labels over an image, 0-1.
+#: Opacity of label colours over an image, 0-1.
 _OPACITY = 0.6
 #: Height of a label relative to the short edge of the image, and its limits in pixels.
 _TEXT, _SMALLEST, _LARGEST = 1 / 32, 12, 28
 
 
 def palette(number: int) -> list[tuple[int, int, int]]:
-    """RGB of each class: the first ones by hand, then hues that keep their distance."""
+    """RGB of each class: chosen by hand for the first ones, then evenly distinct hues."""
     more = [colorsys.hsv_to_rgb(i * 0.618 % 1, (0.85, 0.6)[i % 2], (0.95, 0.75)[i // 2 % 2])
             for i in range(number - len(_VIVID))]
     return [*_VIVID[:number], *(tuple(round(255 * channel) for channel in colour) for colour in more)]
@@ -28,7 +28,7 @@ def palette(number: int) -> list[tuple[int, int, int]]:
 def draw_objects(image: np.ndarray, objects: Sequence[Mapping[str, Any]],
                  colours: Sequence[Sequence[int]] | None = None, smallest: int = 0,
                  size: tuple[int, int] | None = None) -> np.ndarray:
-    """Draw objects over an image, the largest first: masks, thin boxes, and names where no other name is.
+    """Draw objects over an image, largest first: masks, thin boxes, and names that do not overlap.
 
     Args:
         image: RGB, uint8 (H, W, 3).

@@ -20,7 +20,7 @@ from ..errors import ConfigError, DatasetError, UserError
 STALE_SECONDS = 3600
 #: Files and folders of macOS, Windows and Synology.
 _JUNK = ('__MACOSX', 'Thumbs.db', 'desktop.ini', '@eaDir')
-#: What torch and safetensors say where the system refuses to write more, instead of an OSError.
+#: Errors of torch and safetensors on a full disk, instead of an OSError.
 _CANNOT_WRITE = re.compile('PytorchStreamWriter|inline_container|iostream|I/O error')
 
 
@@ -210,7 +210,7 @@ def find_files(folder: str | Path) -> list[Path]:
     """All files below a folder; links are followed. Hidden files and those of operating systems are skipped."""
     found, seen = [], set()
     for place, folders, names in os.walk(folder, followlinks=True):
-        if (real := os.path.realpath(place)) in seen:  # links can make a circle
+        if (real := os.path.realpath(place)) in seen:  # links can be circular
             folders.clear()
             continue
         seen.add(real)
@@ -220,5 +220,5 @@ def find_files(folder: str | Path) -> list[Path]:
 
 
 def is_junk(name: str) -> bool:
-    """Whether a file or folder is hidden, or written by an operating system beside the user's own."""
+    """Whether a file or folder is hidden, or written by an operating system."""
     return name[0] == '.' or name in _JUNK

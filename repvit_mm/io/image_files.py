@@ -27,11 +27,11 @@ IMAGE_SUFFIXES = tuple(suffix for name in IMAGE_FORMATS for suffix in _SUFFIXES[
 
 
 def choose_images(files: Iterable[Path], also: Iterable[str] = ()) -> tuple[list[Path], Counter[str]]:
-    """Choose the images of some files.
+    """Select the images among files.
 
     Args:
         files: Such as :func:`repvit_mm.io.files.find_files` returns.
-        also: Further suffixes to choose, in lower case.
+        also: Further suffixes to select, in lower case.
 
     Returns:
         The images in the order of ``files``, and suffix -> number of the other files.
@@ -49,7 +49,7 @@ def choose_images(files: Iterable[Path], also: Iterable[str] = ()) -> tuple[list
 def skipped_files(where: Any, others: Counter[str]) -> str:
     """A line for the files that :func:`choose_images` did not choose; empty if there are none."""
     kinds = ', '.join(f'{number} {suffix or "without suffix"}' for suffix, number in others.most_common(8))
-    return f'{where}: {others.total()} files are no images and are skipped: {kinds}' if others else ''
+    return f'{where}: {others.total()} files are not images and are skipped: {kinds}' if others else ''
 
 
 def list_images(folder: str | Path) -> list[Path]:

@@ -128,7 +128,7 @@ def _check_size(width: int, height: int, most_pixels: int) -> None:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    image.load()  # what is damaged here is not the EXIF data
+    image.load()  # errors here are not about EXIF data
     try:
         return ImageOps.exif_transpose(image)
     except _DAMAGED:
@@ -138,7 +138,7 @@ def _upright(image: Image.Image) -> Image.Image:
 def _upright_size(image: Image.Image) -> tuple[int, int]:
     """Width and height after :func:`_upright`, without decoding a file that was opened by its path."""
     with suppress(*_DAMAGED):
-        if image.format == 'TIFF':  # Pillow itself turns these, and gives the size as turned
+        if image.format == 'TIFF':  # Pillow rotates these, and returns the rotated size
             return image.size
         if image.format == 'PNG':  # Pillow would decode the file
             content = Path(image.filename).read_bytes()

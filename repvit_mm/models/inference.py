@@ -23,7 +23,7 @@ from ..toolboxes import TOOLBOXES, Task, toolbox_of
 
 #: File of weights in a folder for the Hugging Face Hub.
 WEIGHTS = 'model.safetensors'
-#: Suffixes of checkpoints, beside which their config is looked for.
+#: Suffixes of checkpoints, beside which their config is searched.
 CHECKPOINT_SUFFIXES = ('.pth', '.pt', '.safetensors')
 
 
@@ -212,7 +212,7 @@ def normalisation_of(preprocessor: nn.Module) -> Normalisation:
 
 
 class Named(NamedTuple):
-    """What the name of a model stands for.
+    """Config and weights behind the name of a model.
 
     Attributes:
         source: An architecture, the path of a config, or ``weights`` for a checkpoint without config.

@@ -19,7 +19,7 @@ from .fusion import fuse_layers
 from .layers import pop_folded
 from .recompute import run
 
-#: Which feature map of a stage is returned; see :class:`RepViT`.
+#: Feature map of a stage to return; see :class:`RepViT`.
 FEATURE_TAPS = ('stage_end', 'penultimate')
 
 
@@ -213,7 +213,7 @@ def _pair(stride: int | Sequence[int]) -> tuple[int, ...]:
 
 def _check(num_stages: int, out_indices: Sequence[int], feature_tap: str, strides: Sequence[int | tuple[int, int]],
            frozen_stages: int, drop_path_rate: float, with_cp: bool | str, norm_cfg: Mapping, act_cfg: Mapping) -> None:
-    """Refuse settings that would be ignored, or fail in other words."""
+    """Reject settings that would be ignored, or fail with an unclear error."""
     def require(valid: bool, setting: str, value: Any, expected: str) -> None:
         if not valid:
             raise ConfigError(f'{setting}={value!r} must be {expected}')

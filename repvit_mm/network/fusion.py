@@ -91,7 +91,7 @@ def fuse(model: ModuleT, inplace: bool = False, own_only: bool = False) -> Modul
 
     Takes any module that holds a RepViT: the backbone alone, a classifier, a segmentor, a whole detector. The layers
     of this package fuse themselves; an mmcv ``ConvModule`` with a plain convolution directly followed by a BatchNorm is
-    fused, too. What cannot be fused (GroupNorm, deformable convolutions, ...) is left unchanged. Fusing twice is the
+    fused, too. Other layers (GroupNorm, deformable convolutions, ...) are left unchanged. Fusing twice is the
     same as fusing once.
 
     Args:

@@ -29,7 +29,7 @@ CHEAP = {F.batch_norm, torch.batch_norm_elemt, F.gelu, F.relu, F.hardtanh, F.lea
 
 
 def run(block: nn.Module, x: Tensor, with_cp: bool | str) -> Tensor:
-    """``block(x)``, with the activation memory that ``with_cp`` asks for; see :class:`repvit_mm.RepViT`."""
+    """Run ``block(x)`` with the activation memory of ``with_cp``; see :class:`repvit_mm.RepViT`."""
     # torch.fx traces with proxies, which are no tensors.
     if not (with_cp and block.training and torch.is_grad_enabled() and isinstance(x, Tensor)):
         return block(x)
@@ -55,7 +55,7 @@ class Kept:
 
 
 class Recipe:
-    """A function and its arguments, which make a map again."""
+    """A function and its arguments, to recompute a map."""
 
     def __init__(self, result: Tensor, function: Callable[..., Tensor], args: tuple, kwargs: Mapping[str, Any]):
         self.result, self.facts = weakref.ref(result), _facts(result)
@@ -72,7 +72,7 @@ class Recipe:
 
 
 class CheapMaps(TorchFunctionMode):
-    """Notes the recipes of maps while it is active."""
+    """Records the recipes of maps while it is active."""
 
     def __init__(self):
         super().__init__()
@@ -92,7 +92,7 @@ class CheapMaps(TorchFunctionMode):
         return result
 
     def save(self, tensor: Tensor) -> Kept | Recipe:
-        """What an operation saves for its backward pass instead of ``tensor``."""
+        """The object that an operation saves for its backward pass instead of ``tensor``."""
         kept = self._find(tensor)
         kept.saved = True
         return kept
@@ -130,7 +130,7 @@ def _batch_norm_args(result: Tensor, x: Tensor, running_mean: Tensor | None, run
 
 @contextmanager
 def _statistics_kept(block: nn.Module) -> Iterator[None]:
-    """Let a second forward pass update no running statistics."""
+    """Keep a second forward pass from updating running statistics."""
     norms = [m for m in block.modules() if isinstance(m, _BatchNorm) and m.training and m.running_var is not None]
     before = [(norm.momentum, norm.num_batches_tracked.clone()) for norm in norms]
     for norm in norms:

@@ -1,4 +1,4 @@
-"""The evaluations of ``tools/sam_eval.py``: each checks its data, and gives a function that evaluates a model."""
+"""The evaluations of ``tools/sam_eval.py``: each checks its data, and returns a function that evaluates a model."""
 import argparse
 from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor

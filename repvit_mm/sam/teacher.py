@@ -59,7 +59,7 @@ class SamTeacher:
         return self.sam(inputs.device).image_encoder(inputs)
 
     def identity(self) -> dict[str, Any]:
-        """Everything that its embeddings depend on: encoder, image size, and the SHA-256 of the weights."""
+        """All settings that affect its embeddings: encoder, image size, and the SHA-256 of the weights."""
         digest = None
         if self.checkpoint is not None:
             path = Path(fetch(self.checkpoint))

@@ -12,7 +12,7 @@ from ..io.images import read_image
 from .masks import draw, segment
 from .prompts import BACKGROUND, FOREGROUND, Prompt
 
-#: Bytes of an upload, and pixels: an embedding takes a second whatever the size, but decoding takes memory.
+#: Limits of an upload in bytes and pixels, as decoding takes memory.
 LARGEST_UPLOAD, MOST_PIXELS = 20 << 20, 40_000_000
 #: Seconds after which a session ends and files of the page are deleted, and the largest number of sessions.
 SESSION_SECONDS, MOST_SESSIONS = 3600, 100

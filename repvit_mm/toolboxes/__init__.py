@@ -1,4 +1,4 @@
-"""The toolboxes that RepViT is trained and tested with; each module holds what is particular to one of them.
+"""The toolboxes that RepViT is trained and tested with, one module each.
 
 A toolbox is a module here and an entry of :data:`TOOLBOXES`. It is imported only when a config asks for it.
 """

@@ -1,4 +1,4 @@
-"""What the tools need from a toolbox: its models, configs and data sets. No toolbox is imported here."""
+"""A toolbox as the tools use it: its models, configs and data sets. No toolbox is imported here."""
 import contextlib
 import copy
 import io
@@ -20,7 +20,7 @@ from .datasets import datasets_of
 
 
 class Task:
-    """How inference runs for one kind of model.
+    """Inference for one kind of model.
 
     Attributes:
         name: Name in exported files.
@@ -150,11 +150,11 @@ class Toolbox:
         return self.task
 
     def attach(self, model: nn.Module, cfg: Config, meta: Mapping[str, Any]) -> None:
-        """Attach to a model what the toolbox's own functions for inference expect, and select its scope as they do.
+        """Attach the attributes that the toolbox's inference functions expect, and select its scope.
 
         Args:
             model: Gets the config as ``cfg``, and names and colours of its classes as ``dataset_meta``.
-            cfg: What it was built from.
+            cfg: Its config.
             meta: The ``meta`` of its checkpoint, whose classes go before those of the config.
 
         Raises:
@@ -175,7 +175,7 @@ class Toolbox:
         model.dataset_meta['palette'] = palettes[0] if palettes else 'random'
 
     def data_meta(self, cfg: Config) -> Mapping[str, Any]:
-        """What the test data of a config says about its classes, ``classes`` and ``palette``, without its files."""
+        """``classes`` and ``palette`` of a config's test data, without its files."""
         for _, dataset in datasets_of(cfg, ['test_dataloader']):
             return DATASETS.build(ConfigDict(dataset, lazy_init=True, pipeline=[])).metainfo
         return {}
@@ -185,7 +185,7 @@ class Toolbox:
 
         Args:
             cfg: Changed in place.
-            checkpoint: What :func:`repvit_mm.checkpoints.read_checkpoint` returned.
+            checkpoint: Result of :func:`repvit_mm.checkpoints.read_checkpoint`.
         """
 
     def enable_tta(self, cfg: Config) -> None:
@@ -239,7 +239,7 @@ class Toolbox:
 
         Args:
             cfg: Changed in place.
-            directory: Where the pictures go.
+            directory: Folder of the images.
 
         Raises:
             ConfigError: If the toolbox is not known, or the folder cannot be created.

@@ -69,5 +69,5 @@ def check_samples(dataset: Any, expected: Sequence[str]) -> None:
     paths = [path for path in (dataset.get_data_info(i).get('img_path') for i in numbers)
              if isinstance(path, str) and '://' not in path]
     if missing := [path for path in paths if not os.path.exists(path)]:
-        raise DatasetError(f'{len(missing)} of {len(paths)} images that were looked up are missing, first '
+        raise DatasetError(f'{len(missing)} of {len(paths)} checked images are missing, first '
                            f'{missing[0]}; the data set is that of {where}')

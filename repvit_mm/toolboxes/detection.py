@@ -112,7 +112,7 @@ class Detection(Toolbox):
         return pipeline
 
     def _draw(self, cfg: Config, directory: str) -> None:
-        """Draw the annotated objects beside those found; with mmdet's own hook, what is more than objects."""
+        """Draw annotated objects beside detected ones; panoptic segments with mmdet's own hook."""
         from .drawings import set_drawing
         if 'Panoptic' in str(cfg.get('test_dataloader')):
             set_drawing(cfg, type='DetVisualizationHook', draw=True, test_out_dir=directory)

@@ -96,7 +96,7 @@ class DrawnClasses(_PerImage):
 
 @HOOKS.register_module()
 class DrawnObjects(_PerImage):
-    """Draws the objects of the ground truth and, beside them, those that were found."""
+    """Draws the objects of the ground truth and, beside them, the predicted ones."""
 
     def draw(self, sample: Any, dataset: Any) -> np.ndarray:
         """RGB, uint8 (H, W, 3)."""
@@ -113,7 +113,7 @@ def instances_of(dataset: Any) -> dict[str, list[dict]]:
 
 
 def draw_detection(image: np.ndarray, truth: Sequence[Mapping], found: Any, classes: Sequence[str]) -> np.ndarray:
-    """Draw the annotated objects of an image and, beside them, those found with a score of at least :data:`SCORE`.
+    """Draw the annotated objects of an image and, beside them, those predicted with a score of at least :data:`SCORE`.
 
     Args:
         image: RGB, uint8 (H, W, 3).

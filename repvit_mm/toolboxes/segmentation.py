@@ -133,7 +133,7 @@ def _check(dataset: Any, label_dir: str) -> None:
         line = f'{empty} of {len(pairs)} labels in {label_dir} hold ignored values only'
         if empty == len(pairs):
             raise DatasetError(f'{line}; there is nothing to learn or to test')
-        print_log(f'{line}, which nothing is learned from', 'current', logging.WARNING)
+        print_log(f'{line}; they are not used for training', 'current', logging.WARNING)
     classes = meanings.classes
     print_log(f'{len(pairs)} labels in {label_dir} fit their images and the {classes} classes '
               f'(checked in {time.perf_counter() - start:.1f} s)', logger='current')
@@ -156,12 +156,12 @@ def _check_pairs(dataset: Any, pairs: Sequence[_Pair], label_dir: str) -> None:
 
 
 class _Meanings:
-    """What the values 0-255 in a file stand for.
+    """Meaning of the values 0-255 in a file.
 
     Attributes:
         classes: The number of classes.
-        learned: Which values become a class; bool (256,).
-        valid: Which become a class or are ignored; bool (256,).
+        learned: Values that become a class; bool (256,).
+        valid: Values that become a class or are ignored; bool (256,).
     """
 
     def __init__(self, dataset: Any):
@@ -191,7 +191,7 @@ def _look(pair: _Pair, meanings: _Meanings) -> bool:
 
 
 def _ranges(valid: np.ndarray) -> str:
-    """``0-10 and 255`` for a bool (256,) that is true at these values."""
+    """The true indices of a bool (256,) as text, such as ``0-10 and 255``."""
     edges = np.flatnonzero(np.diff(np.concatenate([[0], valid, [0]]).astype(np.int8)))
     spans = zip(edges[::2], edges[1::2] - 1, strict=True)
     return ' and '.join(str(first) if first == last else f'{first}-{last}' for first, last in spans)

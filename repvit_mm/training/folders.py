@@ -14,7 +14,7 @@ from ..io.files import find_files
 from ..io.image_files import choose_images, skipped_files
 from ..io.images import check_image
 
-#: Values of ``corrupt``: how to treat images that cannot be decoded.
+#: Values of ``corrupt``: handling of images that cannot be decoded.
 CORRUPT = ('stop', 'skip', 'unchecked')
 
 
@@ -36,7 +36,7 @@ class ImageFolder(BaseDataset):
         classes: Expected names of the classes, in order; not checked if None.
         pipeline: Transforms.
         test_mode: Whether the data set is for testing.
-        indices: Use only so many images, or only those with these indices.
+        indices: Number of images to use, or their indices.
 
     Raises:
         ConfigError: For an unknown setting.

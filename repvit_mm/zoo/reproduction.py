@@ -82,12 +82,12 @@ class Settings:
 
 
 class Unavailable(Exception):
-    """Something is missing for a measurement; the message says what."""
+    """Data, weights or packages for a measurement are missing."""
 
 
 @dataclass
 class Figure:
-    """A published figure, and what was measured.
+    """A published figure, and the measured one.
 
     Attributes:
         model: Name of the row.

@@ -83,7 +83,7 @@ def test_the_log_says_how_many_of_how_many_tensors_were_taken(path, log):
     assert len(log.messages) == 1
     total = len(RepViT(TINY).state_dict())
     assert log.messages[0] == (
-        f'took {total} of {total} tensors from {path} (official names, a RepViT with (2, 3, 4, 1) blocks of widths '
+        f'loaded {total} of {total} tensors from {path} (official names, a RepViT with (2, 3, 4, 1) blocks of widths '
         '(16, 24, 32, 40)); 14 more are not needed')
 
 
@@ -130,7 +130,7 @@ def test_a_tensor_that_does_not_fit_is_named_and_left_out_if_that_is_allowed(kin
     assert all(torch.equal(model.state_dict()[name], before[name]) for name in left)
     assert report.taken == report.total - len(left)
     assert [record.levelno for record in log.records] == [logging.INFO, logging.WARNING]
-    assert log.messages[1].startswith('x.pth does not fit the model completely; what does not fit was not loaded: 1 ')
+    assert log.messages[1].startswith('x.pth does not fit the model completely; not loaded: 1 ')
 
 
 def test_a_head_for_other_classes_is_left_out_and_named(log):

@@ -84,8 +84,8 @@ def test_a_toolbox_that_is_not_installed_or_has_no_scripts(toolbox, monkeypatch)
         path.unlink()
     assert 'mmdet has no scripts in' in run_tool('toolbox', 'mmdet').err
     monkeypatch.setattr('repvit_mm.cli.scripts.find_spec', lambda name: None)
-    assert run_tool('toolbox', 'mmseg').err == 'error: mmseg is not installed; `repvit-mm doctor` says how to ' \
-                                              'install it\n'
+    assert run_tool('toolbox', 'mmseg').err == 'error: mmseg is not installed; `repvit-mm doctor` shows the ' \
+                                              'command\n'
 
 
 @pytest.mark.parametrize('name', TOOLBOXES)

@@ -245,7 +245,7 @@ def test_boxes_beyond_their_image_are_counted(read, more, note):
     (lambda x, y, w, h: [x, y, x + w, y + h], r'2 of 4 boxes reach beyond their image, first .*, and all '
                                               'fit as x1, y1, x2, y2; expected x, y, width, height'),
     (lambda x, y, w, h: [x / WIDTH, y / HEIGHT, w / WIDTH, h / HEIGHT],
-     r'all boxes are shares of the image, first \[0.05, .*\]; expected pixels')])
+     r'all boxes are fractions of the image size, first \[0.05, .*\]; expected pixels')])
 def test_boxes_in_other_units_are_an_error(read, boxes, message):
     annotations = content()
     for annotation in annotations['annotations']:

@@ -169,7 +169,7 @@ def damage(data, what):
     ('cut annotations', r'\S+instances_train\.json is not valid JSON: .*char'),
     ('no categories', r'instances_train\.json: categories: expected a list'),
     ('other classes', r'cannot read the data set of .*: it has no samples left; .* classes'),
-    ('missing images', r'4 of 4 images that were looked up are missing, first \S+\.png'),
+    ('missing images', r'4 of 4 checked images are missing, first \S+\.png'),
     ('cut images', r'\S+\.png cannot be read, it is damaged or truncated'),
 ])
 def test_damaged_data_set_is_one_line(detector, tmp_path, what, message):
