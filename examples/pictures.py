@@ -18,8 +18,11 @@ def read(path):
     """An image as the network was trained on: upright, 16 bits scaled to 8, white behind transparent pixels."""
     picture = ImageOps.exif_transpose(Image.open(path))
     if picture.mode.startswith('I'):
-        picture = Image.fromarray(((np.asarray(picture).astype(np.uint32) + 128) // 257).astype(np.uint8))
-    if 'A' in picture.getbands() or 'transparency' in picture.info:
+        values, key = np.asarray(picture), picture.info.get('transparency')
+        picture = Image.fromarray(((values.astype(np.uint32) + 128) // 257).astype(np.uint8))
+        if key is not None:
+            picture = Image.merge('LA', [picture, Image.fromarray(np.uint8(255 * (values != key)))])
+    if picture.has_transparency_data:
         picture = picture.convert('RGBA')
         picture = Image.alpha_composite(Image.new('RGBA', picture.size, 'white'), picture)
     return picture.convert('RGB')

@@ -170,7 +170,9 @@ def _to_8_bits(image: Image.Image, name: Any) -> Image.Image:
         if 0 < most < 1 << bits:
             _note_depth(bits, str(name))
             break
-    return Image.fromarray(((values.astype(np.uint32) + 128) // 257).astype(np.uint8))
+    grey = Image.fromarray(((values.astype(np.uint32) + 128) // 257).astype(np.uint8))
+    key = image.info.get('transparency')  # one value of a PNG
+    return grey if key is None else Image.merge('LA', [grey, Image.fromarray(np.uint8(255 * (values != key)))])
 
 
 _noted: set[int] = set()

@@ -41,6 +41,12 @@ def as_grey_16():
     return Image.fromarray(grey), as_grey()[1]
 
 
+def as_transparent_grey_16():
+    image, colours = as_grey_16()
+    image.info['transparency'] = key = int(np.asarray(image)[2, 3])
+    return image, over_background(colours, np.where(np.asarray(image) == key, 0, 255))
+
+
 def as_rgba():
     return Image.fromarray(pixels(4)), over_background(pixels(), pixels(4)[..., 3])
 
@@ -78,6 +84,7 @@ def as_bits():
 
 #: Mode -> formats that hold it.
 MODES = {as_rgb: 'png jpg webp tif bmp ppm avif', as_grey: 'png jpg tif bmp pgm gif', as_grey_16: 'png tif pgm',
+         as_transparent_grey_16: 'png',
          as_rgba: 'png webp tif avif', as_grey_alpha: 'png', as_palette: 'png gif bmp tif',
          as_transparent_palette: 'png gif', as_transparent_rgb: 'png', as_cmyk: 'jpg tif', as_bits: 'png tif pbm'}
 LOSSY = {'jpg', 'avif'}
