@@ -15,7 +15,7 @@ from .prepare import Options, Subject, prepare
 from .prove import prove, prove_half
 from .report import ExportReport
 from .runtimes import open_exported
-from .tracing import constant_scales, quiet
+from .tracing import quiet, traceable
 
 
 class Format(NamedTuple):
@@ -145,7 +145,7 @@ def export_model(model: InferenceModel, name: str, shape: Sequence[int], out: st
         # They are put in place first: a graph without its weights would be half a file.
         beside = [stack.enter_context(atomic_write(out.with_suffix(suffix))) for suffix in row.beside]
         try:
-            with constant_scales(), quiet():
+            with traceable(), quiet():
                 operations = row.write(subject, path, options)
         except (UserError, OSError, MemoryError):
             raise

@@ -14,7 +14,7 @@ from .files import ExportedFile, as_text, parse_facts
 from .packages import need
 from .prepare import Options, Subject
 from .quantisation import quantise
-from .tracing import constant_scales, quiet
+from .tracing import quiet, traceable
 
 OPSET = 17
 
@@ -92,7 +92,7 @@ def save_graph(model: nn.Module, inputs: Mapping[str, Tensor], path: Path, outpu
     """
     # The tracing exporter works from torch 2.1 on; its successor needs onnxscript.
     legacy = {'dynamo': False} if 'dynamo' in inspect.signature(torch.onnx.export).parameters else {}
-    with constant_scales(), quiet():
+    with traceable(), quiet():
         torch.onnx.export(model, tuple(inputs.values()), str(path), input_names=list(inputs),
                           output_names=list(outputs), dynamic_axes=axes, opset_version=OPSET, **legacy)
 

@@ -9,7 +9,8 @@ from repvit_mm.ops.common import gradients, wide
 
 # CARAFE: upsampling with a separate kernel for each pixel
 
-def _carafe(features: Tensor, masks: Tensor, kernel: int, groups: int, scale: int) -> Tensor:
+def carafe(features: Tensor, masks: Tensor, kernel: int, groups: int, scale: int) -> Tensor:
+    """Sum of each pixel's neighbours, weighted by ``masks`` (N, groups * kernel², scale * H, scale * W)."""
     (n, c, h, w), reach = features.shape, kernel // 2
     features = F.pad(features, (reach, ) * 4).reshape(n, groups, c // groups, h + 2 * reach, 1, w + 2 * reach, 1)
     masks = masks.reshape(n, groups, 1, kernel, kernel, h, scale, w, scale)
@@ -20,19 +21,16 @@ def _carafe(features: Tensor, masks: Tensor, kernel: int, groups: int, scale: in
 
 def carafe_forward(features: Tensor, masks: Tensor, rfeatures: Tensor, routput: Tensor, rmasks: Tensor,
                    output: Tensor, kernel_size: int, group_size: int, scale_factor: int) -> None:
-    """Sum of each pixel's neighbours, weighted by ``masks`` (N, groups * kernel², scale * H, scale * W).
-
-    Keeps the maps in ``rfeatures`` for the backward pass.
-    """
+    """As :func:`carafe`, into ``output``; keeps the maps in ``rfeatures`` for the backward pass."""
     rfeatures.copy_(features)
-    output.copy_(_carafe(*wide(features, masks), kernel_size, group_size, scale_factor))
+    output.copy_(carafe(*wide(features, masks), kernel_size, group_size, scale_factor))
 
 
 def carafe_backward(top_grad: Tensor, rfeatures: Tensor, masks: Tensor, rtop_grad: Tensor, rbottom_grad_hs: Tensor,
                     rbottom_grad: Tensor, rmask_grad: Tensor, bottom_grad: Tensor, mask_grad: Tensor,
                     kernel_size: int, group_size: int, scale_factor: int) -> None:
     """Gradients of the maps and masks."""
-    function = partial(_carafe, kernel=kernel_size, groups=group_size, scale=scale_factor)
+    function = partial(carafe, kernel=kernel_size, groups=group_size, scale=scale_factor)
     found = gradients(function, wide(rfeatures, masks), *wide(top_grad))
     bottom_grad.copy_(found[0])
     mask_grad.copy_(found[1])

@@ -14,13 +14,16 @@ from .common import gradients, wide
 LARGEST = 4
 
 
-def bounded(rois: Tensor, spatial_scale: float, size: torch.Size) -> Tensor:
+def bounded(rois: Tensor, spatial_scale: float, size: torch.Size, inverted: bool = True) -> Tensor:
     """The regions, with those that would end the process moved to where they pool to zero.
 
-    torchvision samples a region at every pixel, inside the map or not: NaN crashes, and 1e9 takes all memory.
+    torchvision samples a region at every pixel, inside the map or not: NaN crashes, 1e9 takes all memory, and on the
+    CPU an aligned region may not be ``inverted``: end before its start.
     """
     limit = LARGEST * max(size) / spatial_scale
     usable = rois.isfinite().all(1) & (rois[:, 1:5].abs().amax(1) <= limit)
+    if not inverted:
+        usable &= (rois[:, 3:] >= rois[:, 1:3]).all(1)
     away = torch.full_like(rois, -limit)
     away[:, 0] = 0
     return torch.where(usable[:, None], rois, away)
@@ -33,7 +36,7 @@ def roi_align_forward(input: Tensor, rois: Tensor, output: Tensor, argmax_y: Ten
     if pool_mode == 0:
         raise UserError("RoIAlign with pool_mode='max' needs an mmcv with compiled operators; use 'avg'")
     input, rois = wide(input, rois)
-    rois = bounded(rois, spatial_scale, input.shape[2:])
+    rois = bounded(rois, spatial_scale, input.shape[2:], not aligned)
     output.copy_(torch.ops.torchvision.roi_align(
         input, rois, spatial_scale, aligned_height, aligned_width, sampling_ratio, aligned))
 
@@ -43,7 +46,7 @@ def roi_align_backward(grad_output: Tensor, rois: Tensor, argmax_y: Tensor, argm
                        pool_mode: int, aligned: bool) -> None:
     """Gradient of the maps, into ``grad_input``."""
     grad_output, rois = wide(grad_output, rois)
-    rois = bounded(rois, spatial_scale, grad_input.shape[2:])
+    rois = bounded(rois, spatial_scale, grad_input.shape[2:], not aligned)
     grad_input.copy_(torch.ops.torchvision._roi_align_backward(
         grad_output, rois, spatial_scale, aligned_height, aligned_width, *grad_input.shape, sampling_ratio, aligned))
 

@@ -57,6 +57,10 @@ DETECTORS = {
     'faster_rcnn': ('faster_rcnn/faster-rcnn_r50_fpn_1x_coco', dict(
         REGIONS, backbone=resnet(0, 1, 2, 3), neck=FPN,
         roi_head=dict(bbox_roi_extractor=dict(out_channels=16), bbox_head=BOXES))),
+    'carafe': ('carafe/mask-rcnn_r50_fpn-carafe_1x_coco', dict(
+        REGIONS, backbone=resnet(0, 1, 2, 3), neck=FPN, roi_head=dict(
+            bbox_roi_extractor=dict(out_channels=16), bbox_head=BOXES, mask_roi_extractor=dict(out_channels=16),
+            mask_head=MASKS))),
     'cascade': ('cascade_rcnn/cascade-mask-rcnn_r50_fpn_1x_coco', dict(
         REGIONS, backbone=resnet(0, 1, 2, 3), neck=FPN, roi_head=dict(
             bbox_roi_extractor=dict(out_channels=16), mask_roi_extractor=dict(out_channels=16), mask_head=MASKS,

@@ -41,7 +41,7 @@ def in_torch(whole):
 #: Kind, format, and whether the file takes several sizes, and images that do not fill them.
 FILES = [
     *((kind, 'onnx', True) for kind in ('mask_rcnn', 'retinanet', 'rtmdet')), ('mask_rcnn', 'openvino', True),
-    *((kind, 'onnx', False) for kind in ('faster_rcnn', 'detr')), ('yolox', 'openvino', False),
+    *((kind, 'onnx', False) for kind in ('carafe', 'faster_rcnn', 'detr')), ('yolox', 'openvino', False),
     *((kind, name, False) for kind in ('rtmdet', 'mask_rcnn_sampled') for name in ('litert', 'executorch')),
     *(pytest.param(*case, False, marks=pytest.mark.slow) for case in (
         ('cascade', 'onnx'), ('fcos', 'onnx'), ('gfl', 'onnx'), ('deformable', 'onnx'), ('dino', 'onnx'),
@@ -106,7 +106,8 @@ def test_a_core_ml_package_in_half_precision_is_small_and_exact(detector, tmp_pa
     assert found.scores[0] == pytest.approx(float(expected.scores[0]), abs=BOUNDS['fp16'].scores)
 
 
-@pytest.mark.parametrize('kind, threshold', [('mask_rcnn', 0.), ('mask_rcnn', 1.), ('rtmdet', 1.)])
+@pytest.mark.parametrize('kind, threshold', [
+    ('mask_rcnn', 0.), ('mask_rcnn', 1.), ('carafe', 1.), ('rtmdet', 1.)])
 def test_an_image_without_detections_and_one_full_of_them_run(kind, threshold, detector, tmp_path):
     options = Options(selection=Selection(threshold, max_detections=7))
     onnx.write(prepare(detector(kind), (64, 64), options), tmp_path / 'model.onnx', options)
@@ -114,7 +115,7 @@ def test_an_image_without_detections_and_one_full_of_them_run(kind, threshold, d
         found = detect(open_exported(tmp_path / 'model.onnx', engine), torch.zeros(1, 3, 64, 64), (64, 64))
         number = 0 if threshold else 7
         assert found.boxes.shape == (number, 4) and found.scores.shape == found.labels.shape == (number,)
-        assert found.masks is None if kind != 'mask_rcnn' else found.masks.shape == (number, 28, 28)
+        assert found.masks is None if kind == 'rtmdet' else found.masks.shape == (number, 28, 28)
 
 
 def test_the_selection_is_an_option_and_written_down(detector):

@@ -93,6 +93,15 @@ def test_focal_loss_of_a_sure_network_is_finite():
     torch.testing.assert_close(logits.grad, torch.tensor([[0., 0.], [-0.25, 0.75]]))
 
 
+@pytest.mark.parametrize('region', [[8, 2, 3, 9], [2, 9, 8, 3], [8, 9, 2, 3]])
+def test_a_region_that_ends_before_its_start_pools_to_zero(region):
+    """As in mmcv on a GPU; learned proposals of Sparse R-CNN can become such regions."""
+    maps, rois = torch.rand(1, 2, 6, 6, requires_grad=True), torch.tensor([[0., *region], [0, 2, 3, 8, 9]])
+    pooled = ops.roi_align(maps, rois, 2, 1., 0, 'avg', True)
+    pooled[0].sum().backward()
+    assert not pooled[0].any() and pooled[1].all() and not maps.grad.any()
+
+
 def test_max_pooling_of_roi_align_says_what_to_do():
     with pytest.raises(UserError, match="pool_mode='max'.*'avg'"):
         ops.roi_align(torch.rand(1, 1, 4, 4), torch.rand(1, 5), 2, 1., 0, 'max', True)
@@ -101,6 +110,8 @@ def test_max_pooling_of_roi_align_says_what_to_do():
 def test_operator_that_is_not_there_is_named():
     with pytest.raises(UserError, match='no operator nms_quadri: install a compiled mmcv'):
         ops.nms_quadri(torch.rand(2, 8), torch.rand(2), 0.5)
+    with pytest.raises(UserError, match='no operator line_nms_forward: install a compiled mmcv'):
+        ops.line_nms(torch.rand(3, 77), torch.rand(3), 0.5, 2)
     assert not hasattr(extension, '__no_such_attribute__')
 
 
