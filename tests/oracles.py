@@ -1,4 +1,4 @@
-"""What several tests compare with: timm's models, and models whose every BatchNorm says something."""
+"""References of several tests: timm's models, and models with randomised BatchNorms."""
 import torch
 from timm.models.repvit import RepVit
 from torch import nn

@@ -16,7 +16,7 @@ TOOLS = Path(__file__).parents[1] / 'tools'
 
 
 class Finished(NamedTuple):
-    """What a tool ended with, and what it wrote."""
+    """Exit status and output of a tool."""
 
     status: int
     out: str

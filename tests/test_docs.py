@@ -99,7 +99,7 @@ def test_command_and_its_options_exist(words):
 
 
 @pytest.mark.parametrize('path', PAGES, ids=lambda path: path.name)
-def test_what_a_page_names_is_there(path):
+def test_links_and_files_of_a_page_exist(path):
     text = path.read_text()
     for target in re.findall(r'\]\(([^)\s]+)\)', text):
         if '://' in target:

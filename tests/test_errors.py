@@ -45,7 +45,7 @@ def interrupted(error):
 
 
 @pytest.mark.parametrize('error', [SystemError('returned a result with an exception set'), RuntimeError('failed')])
-def test_what_a_library_raises_when_it_is_interrupted_is_ctrl_c(capsys, error):
+def test_a_library_error_caused_by_ctrl_c_is_ctrl_c(capsys, error):
     with pytest.raises(SystemExit) as end:
         run_cli(lambda: interrupted(error))
     assert (end.value.code, capsys.readouterr().err) == (130, 'interrupted\n')

@@ -134,7 +134,7 @@ OTHERS = [name for name in PROJECT if name not in DETECTORS]  # the first one im
 
 @pytest.fixture(scope='module')
 def project(stranger, tmp_path_factory):
-    """What a training step of every config gave, all in one process: the imports take longest."""
+    """Results of a training step of every config, in one process, as imports take longest."""
     folder = tmp_path_factory.mktemp('project')
     for name in OTHERS:
         (folder / name).write_text(PROJECT[name][1])

@@ -70,7 +70,7 @@ def test_an_import_that_points_up_is_found(file, text):
     ('repvit_mm_cli, repvit_mm.datasets.formats, repvit_mm.datasets.configs, repvit_mm.datasets.report',
      'torch mmengine mmcv repvit_mm.toolboxes'),
     ('repvit_mm.sam', 'mmcv mmdet mmseg mmpretrain repvit_mm.engine.runner repvit_mm.export')])
-def test_what_is_not_needed_is_not_imported(imports, unwanted):
+def test_unneeded_packages_are_not_imported(imports, unwanted):
     loaded = subprocess.run([sys.executable, '-c', f'import sys, {imports}; print(*sys.modules)'], capture_output=True,
                             text=True, check=True).stdout.split()
     assert not set(unwanted.split()) & set(loaded)

@@ -32,7 +32,7 @@ def test_every_pin_is_exact():
 
 
 @pytest.mark.parametrize('python', PYTHONS)
-def test_what_is_asked_for_is_pinned_for_each_python(python):
+def test_requirements_are_pinned_for_each_python(python):
     names = pinned(python_version=python, python_full_version=f'{python}.0', sys_platform='linux')
     assert {'torch', 'onedl-mmcv', 'numpy', 'timm', 'coremltools', 'pytest', 'opencv-python-headless', 'uv'} <= {*names}
     assert 'opencv-python' not in names  # it would overwrite the files of the other one
@@ -41,7 +41,7 @@ def test_what_is_asked_for_is_pinned_for_each_python(python):
 @pytest.mark.slow
 @pytest.mark.parametrize(('file', 'python'), [('litert', version) for version in PYTHONS[1:]]
                          + [(name, '3.12') for name in ('sam-demo', 'docs')])
-def test_pip_takes_what_is_pinned_for_some_targets(file, python, tmp_path):
+def test_pip_installs_pinned_versions_for_some_targets(file, python, tmp_path):
     """By its own rules, which refuse releases for other Pythons; nothing is installed."""
     subprocess.run([sys.executable, '-m', 'pip', 'install', '--quiet', '--dry-run', '--no-deps', '--ignore-installed',
                     '--only-binary', ':all:', '--python-version', python, '--target', tmp_path, '-r',

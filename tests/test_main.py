@@ -45,7 +45,7 @@ def test_a_new_tool_needs_no_edit(tmp_path):
 
 
 @pytest.mark.parametrize('name', repvit_mm_cli.find_tools())
-def test_every_tool_says_what_it_does(name):
+def test_every_tool_has_a_description(name):
     about = repvit_mm_cli.find_tools()[name].about
     assert about[:1].isupper() and len(about) < 100 and 'tools/' not in about
 
@@ -92,7 +92,7 @@ def test_tool_becomes_the_process(monkeypatch, tmp_path, name, tool, shown):
     ('', 'mmengine, which is not installed'),
     ('raise OSError("libcudart.so: no file\\nmore")', 'mmengine, which cannot be imported: libcudart.so: no file'),
     ('import no_such_torch', 'no_such_torch, which is not installed')])
-def test_what_needs_mmengine_says_so_when_it_is_used(bare, tmp_path, broken, reason):
+def test_functions_that_need_mmengine_say_so_when_used(bare, tmp_path, broken, reason):
     if broken:
         (tmp_path / 'mmengine').mkdir()
         (tmp_path / 'mmengine' / '__init__.py').write_text(broken)
@@ -188,7 +188,7 @@ WHOLE = dict(torch='2.8.0+cpu', torchvision='0.23', onedl_mmengine='1', onedl_mm
     ({name: WHOLE[name] for name in list(WHOLE)[:4]}, [], ('mmseg', 'missing: disables semantic segmentation'),
      'pip install --no-build-isolation "onedl-mmsegmentation'),
 ])
-def test_the_doctor_finds_what_is_wrong(installed, versions, trains, found, command):
+def test_the_doctor_finds_problems(installed, versions, trains, found, command):
     installed(**versions)
     findings, toolboxes = doctor.examine(deep=False)
     assert toolboxes == trains
@@ -199,7 +199,7 @@ def test_the_doctor_finds_what_is_wrong(installed, versions, trains, found, comm
     assert {one.name for one in findings if one.works is None} >= {'timm', 'onnx', 'gradio'}
 
 
-def test_deep_reports_what_cannot_be_imported(installed, monkeypatch):
+def test_deep_reports_packages_that_cannot_be_imported(installed, monkeypatch):
     installed(**WHOLE)
     monkeypatch.setattr(doctor, 'import_error', lambda module: 'undefined symbol: _ZN3c10')
     torch_line = doctor.check(doctor.STACK[0], 0, deep=True)

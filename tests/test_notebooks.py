@@ -1,4 +1,4 @@
-"""The notebooks: executed on a few pictures, and as they are committed."""
+"""The notebooks: executed on a few images, and as committed."""
 import re
 import shutil
 from pathlib import Path

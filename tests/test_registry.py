@@ -11,7 +11,7 @@ from repvit_mm.registry import SCOPE, SeeThroughRegistry
 
 
 def looked_up_in(toolbox, name):
-    """What a name is under our scope while a toolbox's is around it, as in a config with that default scope."""
+    """Look a name up in our scope inside of a toolbox's, as a config with that default scope does."""
     with DefaultScope.overwrite_default_scope(toolbox), MODELS.switch_scope_and_registry(SCOPE) as registry:
         assert isinstance(registry, SeeThroughRegistry)
         return registry.get(name)

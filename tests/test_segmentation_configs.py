@@ -99,7 +99,7 @@ def test_images_are_tested_at_multiples_of_32(size, expected, tmp_path):
     assert tuple(truth.shape[:0:-1]) == size and truth.unique().tolist() == [6]
 
 
-def test_multi_scale_testing_scales_what_is_tested_at_one_scale():
+def test_multi_scale_testing_scales_the_single_scale_test():
     cfg = read('segmentation/fpn_repvit_m1_1')
     resizes, multiples, flips, *_ = cfg.tta_pipeline[1].transforms
     ratios = [scale[1] / 512 for scale in (step.scale for step in resizes)]

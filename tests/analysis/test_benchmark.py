@@ -166,7 +166,7 @@ def test_a_training_is_measured_beside_timms(in_process):
     ({'configs': ['absent.onnx']}, 'there is no file absent.onnx'),
     ({'configs': ['m7']}, 'm7 is neither an architecture nor a config; architectures are m0_6, m0_9'),
 ])
-def test_what_cannot_be_measured_is_one_line(changes, message):
+def test_unsupported_measurements_are_one_line(changes, message):
     with pytest.raises(UserError, match=message):
         run(SMALL._replace(**changes))
 

@@ -4,7 +4,7 @@ from mmengine.logging import MMLogger
 
 @pytest.fixture
 def log(caplog):
-    """What mmengine's logger says, which does not pass it on by itself."""
+    """Messages of mmengine's logger, which does not propagate them."""
     logger = MMLogger.get_current_instance()
     logger.addHandler(caplog.handler)
     yield caplog

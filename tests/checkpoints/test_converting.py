@@ -59,7 +59,7 @@ def test_a_detector_with_official_names_stays_an_openmmlab_file(tmp_path):
 
 
 @pytest.mark.parametrize(('name', 'arch'), [('out.pth', 'm0_9'), ('out.safetensors', 'm1')])
-def test_timm_loads_what_is_written_for_it(tmp_path, name, arch):
+def test_timm_loads_the_written_folder(tmp_path, name, arch):
     model = trained(Classifier(arch))
     torch.save(model.state_dict(), tmp_path / 'x.pth')
     convert_file(tmp_path / 'x.pth', tmp_path / name, 'timm')
@@ -68,7 +68,7 @@ def test_timm_loads_what_is_written_for_it(tmp_path, name, arch):
     torch.testing.assert_close(converted(image), model(image), rtol=1e-4, atol=1e-5)
 
 
-def test_a_safetensors_file_has_what_is_known_of_the_model(tmp_path):
+def test_a_safetensors_file_has_the_metadata_of_the_model(tmp_path):
     history = HistoryBuffer([70., 78.5], [1, 1])
     torch.save({'state_dict': trained(Classifier(TINY, classes=2)).state_dict(), 'message_hub': {'log_scalars': {
         'val/accuracy/top1': history, 'train/loss': history}},
@@ -111,7 +111,7 @@ def test_timm_lacks_some_architectures_and_fused_weights(tmp_path, arch, setting
     assert not (tmp_path / 'hub').exists()
 
 
-def test_the_tool_tells_what_the_file_was_and_what_it_has_become(official, tmp_path):
+def test_the_tool_reports_the_source_and_the_result(official, tmp_path):
     content = read_checkpoint(official)
     torch.save({**content, 'model_ema': dict(content['model'])}, official)
     status, out, _ = run_tool('convert_checkpoint', official, tmp_path / 'out.pth', '--to', 'timm')

@@ -150,7 +150,7 @@ def test_the_encoder_of_repvit_sam_is_recognised_and_its_decoder_is_left_alone()
 
 @pytest.mark.parametrize('arch', ARCHS)
 @pytest.mark.parametrize('format', FORMATS)
-def test_format_and_architecture_are_told_from_a_state_dict(arch, format):
+def test_format_and_architecture_are_recognised_from_a_state_dict(arch, format):
     state_dict = convert_state_dict(tensors(Classifier, arch), format)
     found = find_in(state_dict)[0]
     assert (found.format, found.fused, found.has_head) == (format, False, True)

@@ -1,4 +1,4 @@
-"""What comes in through the loaders of torch and of mmengine."""
+"""Checkpoints through the loaders of torch and of mmengine."""
 import pytest
 import torch
 from checkpoint_samples import TINY, Classifier, Detector, RepViT, fuse, is_same, trained, values
@@ -36,7 +36,7 @@ def test_torch_puts_a_whole_published_classifier_into_any_backbone(format, setti
 
 
 @pytest.mark.parametrize('format', FORMATS)
-def test_torch_still_says_what_is_missing_and_what_is_too_much(format):
+def test_torch_still_reports_missing_and_unexpected_tensors(format):
     tensors = names(trained(RepViT(TINY)), format)
     dropped = list(tensors)[6]
     del tensors[dropped]

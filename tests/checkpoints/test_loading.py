@@ -63,7 +63,7 @@ def test_values_are_rounded_to_the_dtype_of_the_model(path):
 @pytest.mark.parametrize('settings', [
     {'out_indices': (0,)}, {'out_indices': (1, 2)}, {'out_indices': (1,), 'feature_tap': 'penultimate'}], ids=str)
 @pytest.mark.parametrize('format', FORMATS)
-def test_what_the_model_did_not_build_is_not_needed(path, settings, format):
+def test_tensors_of_parts_not_built_are_not_needed(path, settings, format):
     source, model = trained(Classifier(TINY)), RepViT(TINY, **settings)
     report = load_checkpoint(model, save(path, source, format))
     own, published = model.state_dict(), source.backbone.state_dict()
@@ -158,7 +158,7 @@ def test_a_file_of_a_backbone_is_not_enough_for_a_detector():
     assert is_same(source.state_dict(), model.backbone.state_dict())
 
 
-def test_several_backbones_are_told_apart_by_their_prefixes():
+def test_several_backbones_are_distinguished_by_their_prefixes():
     teacher, student = trained(RepViT(TINY)), trained(RepViT({**TINY, 'depths': (1, 1, 1, 1)}), seed=1)
     source = nn.ModuleDict({'teacher': teacher, 'student': student})
     model = nn.ModuleDict({'teacher': RepViT(TINY), 'student': RepViT({**TINY, 'depths': (1, 1, 1, 1)})})

@@ -99,7 +99,7 @@ def cut_safetensors(path):
     (damaged, 'is damaged: the checksum of x/data/0 in it is wrong'),
     (cut_safetensors, 'is damaged'),
 ])
-def test_what_is_no_checkpoint_is_refused_in_one_line_that_says_why(tmp_path, make, message):
+def test_other_files_are_rejected_in_one_line_with_the_reason(tmp_path, make, message):
     path = tmp_path / 'x.pth'
     make(path)
     with pytest.raises(CheckpointError) as error:

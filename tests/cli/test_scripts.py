@@ -43,7 +43,7 @@ def test_the_shortest_name_that_is_unique(toolbox):
                      'mot/browse_dataset': 'analysis/mot/browse_dataset.py'}
 
 
-def test_a_script_says_what_it_does(toolbox):
+def test_a_script_has_a_description(toolbox):
     scripts = find_scripts('mmdet')
     assert describe_script(scripts['train']) == 'What the parser says'
     assert describe_script(scripts['browse_dataset']) == 'What the docstring says.'

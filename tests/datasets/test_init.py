@@ -75,7 +75,7 @@ def test_damaged_images_of_classes_are_skipped(data):
     assert load_config(next(root.parent.glob('folders_*/*.py'))).train_dataloader.dataset.corrupt == 'skip'
 
 
-def test_nothing_is_overwritten_without_a_word(data):
+def test_nothing_is_overwritten_silently(data):
     root = data('folders')
     assert run_tool('init', root).status == 0
     (config,) = root.parent.glob('folders_classifier_m0_9/*.py')

@@ -1,4 +1,4 @@
-"""What is recognised in a folder of data, what is said about it, and what is refused."""
+"""Recognised formats of a folder of data, notes about it, and errors."""
 import codecs
 import json
 import re
@@ -113,7 +113,7 @@ def test_classes_called_like_labels_are_asked_about(tmp_path, split):
 
 
 @pytest.mark.parametrize('folders', [('images', 'mask'), ('my_photos', 'gt'), ('RGB', 'label'), ('a/x', 'b/masks')])
-def test_what_can_only_be_label_images_needs_no_choice(tmp_path, folders):
+def test_unambiguous_label_images_need_no_choice(tmp_path, folders):
     save_images(*(tmp_path / folder for folder in folders))
     assert recognise(tmp_path).kind == 'label images'
 
@@ -232,7 +232,7 @@ def spoil_objects(content):
             del annotation['segmentation']
 
 
-def test_what_looks_wrong_in_objects_is_said(edit):
+def test_suspicious_objects_are_reported(edit):
     root = edit(spoil_objects)
     Image.new('RGB', (9, 9)).save(root / 'images/train/lone.jpg')
     (root / 'film.mp4').touch()
@@ -277,7 +277,7 @@ def as_windows_writes(content):
 
 @pytest.mark.parametrize(('change', 'note'), [
     (without_masks_and_too_small, 'another size'), (as_windows_writes, 'by the last part of their name')])
-def test_what_has_one_meaning_is_repaired_in_a_copy(edit, change, note):
+def test_unambiguous_mistakes_are_repaired_in_a_copy(edit, change, note):
     root = edit(change)
     (root / 'annotations/instances_val.json').unlink()
     shutil.rmtree(root / 'images/val')

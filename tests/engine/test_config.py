@@ -25,7 +25,7 @@ def test_broken_config_is_one_line(tmp_path, text, message):
     assert '\n' not in str(error.value) and 'broken.py' in str(error.value)
 
 
-def test_a_folder_with_an_apostrophe_is_told(tmp_path):
+def test_a_folder_with_an_apostrophe_is_an_error(tmp_path):
     folder = tmp_path / "o'brien"
     folder.mkdir()
     with pytest.raises(ConfigError, match='a path with an apostrophe breaks configs with {{ fileDirname }}: rename'):

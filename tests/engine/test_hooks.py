@@ -1,4 +1,4 @@
-"""What becomes of a run whose loss or weights are no numbers any more."""
+"""Runs whose loss or weights become infinite or NaN."""
 import itertools
 
 import pytest

@@ -79,7 +79,7 @@ class Interrupted:
 
 
 @pytest.mark.parametrize('kept', [-1, 1, 2])
-def test_interrupt_while_saving_leaves_what_was_complete(make_runner, tmp_path, monkeypatch, kept):
+def test_interrupt_while_saving_leaves_complete_files(make_runner, tmp_path, monkeypatch, kept):
     interrupted = Interrupted(3)
     monkeypatch.setattr(LocalBackend, 'put', lambda *arguments: interrupted(*arguments))
     with pytest.raises(KeyboardInterrupt):
@@ -142,7 +142,7 @@ def test_resume_takes_weights_and_state(make_runner, tmp_path):
     assert torch.equal(runner.model.linear.weight, weights['linear.weight'])
 
 
-def test_what_is_resumed_has_to_be_complete(make_runner, tmp_path):
+def test_a_resumed_checkpoint_must_be_complete(make_runner, tmp_path):
     make_runner(epochs=1, model=dict(type='ToyModel', bias=False)).train()
     path = str(tmp_path / 'epoch_1.pth')
     with pytest.raises(CheckpointError, match=r'epoch_1\.pth does not fit the model: .*linear\.bias'):
@@ -235,7 +235,7 @@ def test_a_scheduler_that_ends_the_run_gets_a_checkpoint(make_runner, tmp_path, 
     assert (resumed.epoch, resumed.iter) == (3, 6)
 
 
-def test_a_batch_larger_than_the_data_set_is_told(make_runner):
+def test_a_batch_larger_than_the_data_set_is_an_error(make_runner):
     runner = make_runner()
     loader = {**runner.cfg.train_dataloader, 'batch_size': 3, 'drop_last': True}
     with pytest.raises(DatasetError, match=r'2 samples .* fewer than a batch of 3 .*train_dataloader\.batch_size='):
@@ -257,7 +257,7 @@ def test_settings_of_a_loader_are_not_taken_for_a_mistake_in_the_data(make_runne
     lambda folder: TOOLBOXES['mmseg'].dump_predictions(Config(dict(test_evaluator={})), str(folder)),
     lambda folder: TOOLBOXES['mmdet'].dump_predictions(Config(dict(test_evaluator={})), f'{folder}/x.pkl'),
 ], ids=['--work-dir', '--show-dir', '--out', '--out x.pkl'])
-def test_a_folder_for_the_results_that_cannot_be_made_is_told_before_the_run(tmp_path, make):
+def test_a_results_folder_that_cannot_be_created_is_an_error_before_the_run(tmp_path, make):
     (tmp_path / 'file').write_text('kept')
     for folder in (tmp_path / 'file', tmp_path / 'file' / 'inside'):
         with pytest.raises(ConfigError, match=f'^--.* {folder}: the folder cannot be created: .*; choose another$'):
@@ -265,7 +265,7 @@ def test_a_folder_for_the_results_that_cannot_be_made_is_told_before_the_run(tmp
     assert (tmp_path / 'file').read_text() == 'kept'
 
 
-def test_setting_that_is_not_taken_is_told_with_its_place(make_runner):
+def test_an_unexpected_setting_is_reported_with_its_place(make_runner):
     runner = make_runner()
     runner.cfg.other = dict(steps=[dict(batchsize=1)], batchsize=2)
     runner.cfg.train_dataloader.batchsize = 3
@@ -340,7 +340,7 @@ def test_a_fused_file_is_tested_at_its_speed_and_not_trained(make_runner, tmp_pa
     assert all(torch.equal(value, fused.state_dict()[name]) for name, value in runner.model.state_dict().items())
 
 
-def test_what_mmengine_has_a_scheme_for_is_loaded(make_runner, tmp_path, monkeypatch):
+def test_schemes_of_mmengine_are_loaded(make_runner, tmp_path, monkeypatch):
     weights = {'linear.weight': torch.full((1, 1), 3.), 'linear.bias': torch.full((1,), 4.)}
     torch.save({'state_dict': weights}, tmp_path / 'x.pth')
     monkeypatch.setattr('mmengine.runner.checkpoint.get_file_backend',

@@ -21,7 +21,7 @@ def build(mode='whole', *, lr=1., **kwargs):
     lambda model: 'depth' in model, lambda model: model.pop('depth'), lambda model: copy.deepcopy(model).depth,
     lambda model: dict(model)['depth'], lambda model: (lambda depth, **_: depth)(**model),
     lambda model: {**model, 'other': 1}['depth'], lambda model: Config(dict(model=model)).model.depth])
-def test_what_is_read_of_any_copy_is_noted(read):
+def test_reads_of_any_copy_are_recorded(read):
     cfg = observed(ConfigDict(model=dict(depth=3, width=4)))
     read(cfg['model'])
     assert list(unread(cfg, 'train')) == ['model.width']
@@ -33,7 +33,7 @@ def test_arguments_that_are_swallowed_are_not_read():
     assert list(unread(cfg, 'train')) == ['val_evaluator.iou_metric', 'env_cfg.x']
 
 
-def test_a_section_that_is_passed_through_is_judged_by_what_is_in_it():
+def test_a_section_is_read_if_any_of_its_keys_is():
     cfg = observed(ConfigDict(optim_wrapper=dict(paramwise_cfg=dict(custom_keys=dict(
         norm=dict(decay_mult=0.), backbone=dict(lr_mlt=0.1)))), custom_hooks=[dict(type='A', every=1)]))
     for _, settings in cfg.optim_wrapper.paramwise_cfg.custom_keys.items():
@@ -57,7 +57,7 @@ def test_settings_of_a_wrapper_that_one_process_lacks_are_judged_by_their_names(
 
 @pytest.mark.parametrize('key', [
     'env_cfg.dist_cfg.backend', 'model.neck.init_cfg.checkpoint', 'model.test_cfg.nms.iou'])
-def test_what_is_read_under_conditions_is_left_alone(key):
+def test_conditionally_read_settings_are_not_reported(key):
     cfg = Config({})
     cfg.merge_from_dict({key: 1})
     cfg = observed(cfg._cfg_dict)

@@ -53,7 +53,7 @@ def test_one_package_takes_several_sizes(models, tmp_path):
     assert {(size.height, size.width) for size in sizes} == {(64, 64), (32, 96)}
 
 
-def test_a_classifier_has_its_labels_and_doubles_are_told_apart(tmp_path):
+def test_a_classifier_has_its_labels_and_duplicates_are_numbered(tmp_path):
     model = tiny_model(tmp_path, 'classification')
     model.classes = ('crane', 'dog', 'crane', 'cat', 'cow', 'hen', 'fox')
     export_model(model, 'coreml', (32, 32), tmp_path / 'model.mlpackage')

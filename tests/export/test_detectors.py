@@ -194,7 +194,7 @@ def test_regions_are_pooled_as_torchvision_pools_them(samples):
         torch.testing.assert_close(pooled[here], expected, rtol=1e-4, atol=1e-4)
 
 
-def test_what_cannot_be_exported_is_named(detector, models, tmp_path):
+def test_unsupported_parts_are_named(detector, models, tmp_path):
     model = copy.deepcopy(detector('mask_rcnn'))
     model.model.roi_head.test_cfg.nms = dict(type='soft_nms', iou_threshold=0.5)
     with pytest.raises(ExportError, match='mask_rcnn has MaskRCNN with StandardRoIHead with the suppression .*soft_nms'
@@ -219,7 +219,7 @@ def test_an_operator_that_onnx_lacks_is_named(detector, tmp_path):
 
 
 @pytest.mark.parametrize('name', [marked('coreml'), marked('litert'), marked('executorch')])
-def test_adaptive_sampling_is_refused_with_what_to_change(name, detector, tmp_path):
+def test_adaptive_sampling_is_rejected_with_the_setting_to_change(name, detector, tmp_path):
     with pytest.raises(ExportError, match='mask_rcnn takes as many samples .* roi_layer.sampling_ratio .*--pyramid'):
         export_model(detector('mask_rcnn'), name, SHAPE, tmp_path / f'model{FORMATS[name].suffix}', WHOLE)
     assert why_no_detections(name, detector('mask_rcnn')).startswith('mask_rcnn takes as many samples')

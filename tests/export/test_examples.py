@@ -40,7 +40,7 @@ def run(example, model, folder, options=Options(), size=(64, 96)):  # noqa: B008
 
 
 @pytest.mark.parametrize('example', FORMAT_OF)
-def test_a_picture_is_labelled_without_torch(example, tmp_path):
+def test_an_image_is_labelled_without_torch(example, tmp_path):
     model = tiny_model(tmp_path, 'classification')
     model.classes = ('crane', 'dog', 'cat', 'cow', 'hen', 'fox', 'emu')
     pixels, lines, _ = run(example, model, tmp_path)
@@ -53,7 +53,7 @@ def test_a_picture_is_labelled_without_torch(example, tmp_path):
 
 
 @pytest.mark.parametrize('example', FORMAT_OF)
-def test_a_picture_is_coloured_by_its_classes_without_torch(example, tmp_path):
+def test_an_image_is_coloured_by_class_without_torch(example, tmp_path):
     model = tiny_model(tmp_path, 'segmentation')
     model.classes = ('road', 'sky', 'tree', 'car', 'pole')
     pixels, lines, drawn = run(example, model, tmp_path)

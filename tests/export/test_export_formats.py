@@ -121,7 +121,7 @@ def test_damaged_files_and_those_of_others_are_one_line(name, small, tmp_path):
 
 
 @pytest.mark.parametrize('name', FORMATS)
-def test_what_a_format_does_not_hold_is_one_line(name, small, tmp_path, monkeypatch):
+def test_unsupported_options_of_a_format_are_one_line(name, small, tmp_path, monkeypatch):
     row = FORMATS[name]
     out = tmp_path / f'model{row.suffix}'
     monkeypatch.setattr('repvit_mm.export.formats.need', lambda package: None)

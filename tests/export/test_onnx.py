@@ -26,7 +26,7 @@ def test_one_image_or_any_number_of_them(models, dynamic, tmp_path):
 @pytest.mark.parametrize('options, coreml, nnapi', [
     (Options(), 'YES', 'NO'), (Options(gelu='tanh'), 'YES', 'YES'), (Options(dynamic_batch=True), 'NO', 'NO')])
 def test_phones_run_files_for_one_image(models, options, coreml, nnapi, tmp_path):
-    """What ``python -m onnxruntime.tools.check_onnx_model_mobile_usability`` says; NNAPI lacks Erf."""
+    """Verdict of ``python -m onnxruntime.tools.check_onnx_model_mobile_usability``; NNAPI lacks Erf."""
     from onnxruntime.tools.mobile_helpers import usability_checker as checker
     from onnxruntime.tools.onnx_model_utils import ModelProtoWithShapeInfo
     report = export_model(models('backbone'), 'onnx', (32, 32), tmp_path / 'model.onnx', options)

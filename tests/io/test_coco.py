@@ -59,7 +59,7 @@ def test_ids_that_cocoeval_confuses_are_numbered_anew(read, ids):
         ['1 of 4 annotations have the id of another one, first 7; they are numbered anew'] if 7 in ids else [])
 
 
-def test_perfect_predictions_have_an_ap_of_one_whatever_the_ids(read):
+def test_perfect_predictions_have_an_ap_of_one_for_any_ids(read):
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
     annotations = content()
@@ -79,7 +79,7 @@ def test_perfect_predictions_have_an_ap_of_one_whatever_the_ids(read):
 
 @pytest.mark.parametrize('changes', [dict(area=None), dict(iscrowd=None), dict(segmentation=[]), dict(keypoints=[]),
                                      dict(bbox=None, segmentation=[[2, 3, 12, 3, 12, 15]])], ids=str)
-def test_what_is_missing_is_added(read, changes):
+def test_missing_entries_are_added(read, changes):
     annotations = content(**changes)
     for annotation in annotations['annotations']:
         for key in [key for key, value in changes.items() if value is None]:
@@ -125,7 +125,7 @@ def crowd_of_other_size(annotations):
     (lambda a: a['images'][0].pop('width'), 'images: entry 0 is .*; expected id, file_name, height and width'),
     (lambda a: a.pop('categories'), 'categories: expected a list'),
 ])
-def test_what_has_no_meaning_is_one_line(spoil, message):
+def test_meaningless_combinations_are_one_line(spoil, message):
     annotations = content()
     spoil(annotations)
     with pytest.raises(DatasetError, match=f'^x.json: {message}') as error:

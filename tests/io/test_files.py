@@ -32,7 +32,7 @@ def test_the_new_content_takes_the_place_of_the_old_one(tmp_path, folder):
 
 @pytest.mark.parametrize('error', [KeyboardInterrupt, OSError(28, 'No space left on device')])
 @pytest.mark.parametrize('folder', [False, True])
-def test_what_is_interrupted_leaves_the_old_content(tmp_path, folder, error):
+def test_an_interrupted_write_leaves_the_old_content(tmp_path, folder, error):
     write(tmp_path / 'out', 'old', folder)
     with pytest.raises((KeyboardInterrupt, UserError)) as raised, atomic_write(tmp_path / 'out', folder) as path:
         path.mkdir() if folder else path.write_text('half')
@@ -77,7 +77,7 @@ def test_something_else_of_that_name_is_an_error(tmp_path, folder):
     assert read(tmp_path / 'out') == 'precious' and os.listdir(tmp_path) == ['out']
 
 
-def test_a_place_that_cannot_be_written_is_told_before_the_work(tmp_path):
+def test_an_unwritable_path_is_an_error_before_the_work(tmp_path):
     with pytest.raises(UserError, match='absent/out cannot be written: No such file or directory'):
         check_writable(tmp_path / 'absent' / 'out')
     check_writable(tmp_path / 'out')

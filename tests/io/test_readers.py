@@ -1,4 +1,4 @@
-"""Whatever our tools run sees the same pixels of the same file."""
+"""All tools read the same pixels from a file."""
 import sys
 from pathlib import Path
 from types import SimpleNamespace

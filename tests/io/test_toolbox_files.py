@@ -178,7 +178,7 @@ def test_pickles_are_written_and_not_read(tmp_path):
     assert not (tmp_path / 'made').exists()
 
 
-def test_a_pipe_is_no_picture(tmp_path):
+def test_a_pipe_is_not_an_image(tmp_path):
     os.mkfifo(tmp_path / 'x.png')
     with pytest.raises(OSError, match='x.png is a pipe, socket or device; a file is expected'):
         mmengine.fileio.get(tmp_path / 'x.png')

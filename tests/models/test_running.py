@@ -70,7 +70,7 @@ def folder(tmp_path, monkeypatch):
     (['in'], ['a.JPG', 'b.png']), (['in/b.png', 'in'], ['b.png', 'a.JPG']), (['in/*.png'], ['b.png']),
     (['in/**/*.png'], ['b.png', 'deep/c.png']), (['in/deep/c.png', 'in/b.png'], ['deep/c.png', 'b.png']),
     (['in/deep/../b.png', 'in/deep/c.png', 'in/b.png'], ['b.png', 'deep/c.png'])])
-def test_pictures_keep_their_names_below_the_common_folder(folder, words, names):
+def test_images_keep_their_names_below_the_common_folder(folder, words, names):
     assert [str(name) for name in find_inputs(words).names().values()] == names
 
 
@@ -97,7 +97,7 @@ def test_nothing_is_left_where_no_model_is_found_after_the_check(folder):
     assert not Path('new').exists()
 
 
-def test_pictures_are_drawn_in_batches(folder):
+def test_images_are_drawn_in_batches(folder):
     job, model, results = run(['in', 'in/deep'], 'out', batch_size=2)
     assert (job.failures, model.batches) == (0, [2, 1])
     assert [(Path(found['file']).name, found['mean']) for found in results['pictures']] == [
@@ -164,7 +164,7 @@ def test_drawings_of_equal_names_do_not_overwrite_each_other(folder):
     assert all(Path(drawing).is_file() for drawing in drawings)
 
 
-def test_video_that_ends_early_keeps_what_it_has(folder):
+def test_a_video_that_ends_early_keeps_its_frames(folder):
     path = save_video(folder / 'clip.avi', range(20), size=(160, 120), noise=200)
     path.write_bytes(path.read_bytes()[:path.stat().st_size * 6 // 10])
     job, _, results = run(['clip.avi'], 'out', fails=True)

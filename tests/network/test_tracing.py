@@ -1,4 +1,4 @@
-"""What other people's tools do to the backbone: tracing, compiling, quantising, pruning, hooking, sharding."""
+"""Other tools on the backbone: tracing, compiling, quantising, pruning, hooking, sharding."""
 import copy
 from functools import partial
 

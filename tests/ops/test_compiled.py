@@ -29,7 +29,7 @@ def largest():
 
 
 def both(function):
-    """What a function gives with the compiled operators, and with ours."""
+    """Results of a function with the compiled operators, and with ours."""
     results = []
     for operators in (import_module(EXTENSION), extension):
         with operators_of(operators):

@@ -102,7 +102,7 @@ def test_a_region_that_ends_before_its_start_pools_to_zero(region):
     assert not pooled[0].any() and pooled[1].all() and not maps.grad.any()
 
 
-def test_max_pooling_of_roi_align_says_what_to_do():
+def test_max_pooling_of_roi_align_suggests_average_pooling():
     with pytest.raises(UserError, match="pool_mode='max'.*'avg'"):
         ops.roi_align(torch.rand(1, 1, 4, 4), torch.rand(1, 5), 2, 1., 0, 'max', True)
 
@@ -235,7 +235,7 @@ def test_nms_rotated(count, labelled, clockwise):
 
 
 @pytest.mark.parametrize('threshold', [0.2, 0.4, 0.6, 0.7, 0.8])
-def test_nms_keeps_what_overlaps_as_much_as_the_threshold(threshold):
+def test_nms_keeps_boxes_whose_overlap_equals_the_threshold(threshold):
     """As mmcv's, which compares in float32, on boxes that overlap by 2, 4, 6, 7 and 8 in 10."""
     where = torch.tensor([[0., 0, 10, 1], [0, 0, threshold * 10, 1]])
     assert ops.nms(where, torch.tensor([.9, .8]), threshold)[1].tolist() == [0, 1]

@@ -18,7 +18,7 @@ OURS = repvit_mm.ops.__path__[0] + '/extension.py'
 
 @pytest.fixture
 def find():
-    """What the import of a module from a folder would load."""
+    """The file that the import of a module from a folder would load."""
     finder = repvit_mm.ops._Finder()
     return lambda folder, name=EXTENSION: finder.find_spec(name, [str(folder)])
 

@@ -1,4 +1,4 @@
-"""Small models and drawn pictures for the tests of RepViT-SAM."""
+"""Small models and drawn images for the tests of RepViT-SAM."""
 from pathlib import Path
 
 import numpy as np

@@ -225,7 +225,7 @@ def test_the_embedding_has_72_positions_as_sam_3s():
      'is a SAM with another image encoder: .*pos_embed.*expected a RepViT-SAM'),
     (['layer.weight'], 'no prompt_encoder and no mask_decoder; expected a RepViT-SAM'),
 ])
-def test_checkpoint_of_another_model_is_told_in_one_line(tmp_path, names, message):
+def test_checkpoint_of_another_model_is_a_one_line_error(tmp_path, names, message):
     torch.save({name: torch.zeros(1) for name in names}, tmp_path / 'other.pth')
     with pytest.raises(CheckpointError, match=message) as caught:
         build_sam('m0_6', tmp_path / 'other.pth')
@@ -307,7 +307,7 @@ def test_an_unknown_encoder_is_refused():
 
 @pytest.fixture
 def halves(tmp_path):
-    """What a distillation wrote, and its teacher, a SAM with another image encoder."""
+    """Checkpoints of a distillation and of its teacher, a SAM with another image encoder."""
     student, teacher = small_sam(seed=1), small_sam(seed=2)
     torch.save({'state_dict': {f'student.{name}': value for name, value in
                                student.image_encoder.state_dict().items()}}, tmp_path / 'student.pth')

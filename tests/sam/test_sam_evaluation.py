@@ -274,7 +274,7 @@ def test_prediction_is_thinned_before_it_is_matched():
 
 
 def test_scores_of_known_counts():
-    """Two pictures whose best thresholds differ; worked out by hand."""
+    """Two images whose best thresholds differ; worked out by hand."""
     thresholds = np.array([0.2, 0.8])
     first = Counts(*np.array([[8., 4.], [10., 10.], [8., 4.], [20., 4.]]))  # R .8 .4, P .4 1: F .533 .571
     second = Counts(*np.array([[10., 2.], [10., 10.], [10., 2.], [10., 2.]]))  # R 1 .2, P 1 1: F 1 .333
@@ -309,7 +309,7 @@ def test_ridges_become_thin_and_stay_connected(slope):
     assert suppress_non_maxima(np.zeros((9, 9), np.float32)).max() == 0
 
 
-def test_edge_map_covers_the_picture_and_is_scaled():
+def test_edge_map_covers_the_image_and_is_scaled():
     edges = edge_map(small_sam(), picture(), points_per_side=2)
     assert edges.shape == (60, 80) and edges.dtype == np.float32
     assert edges.max() == 1 and edges.min() == 0 and 0 < (edges > 0).mean() < 0.6
@@ -327,7 +327,7 @@ def write_ground_truth(path, masks):
 
 @pytest.fixture(params=['data', '.'])
 def bsds(tmp_path, request):
-    """Two pictures in the layout of BSDS500, with and without its data folder."""
+    """Two images in the layout of BSDS500, with and without its data folder."""
     base = tmp_path / 'BSDS500' / request.param
     for number in (1, 2):
         path = base / f'images/test/{number}.jpg'

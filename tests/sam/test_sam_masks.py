@@ -38,7 +38,7 @@ def predictor(sam):
     (Prompt(box=(10, 10, 10, 20)), 'has no area'),
     (Prompt(box=(0, 0, float('inf'), 20)), 'must be four finite numbers'),
 ])
-def test_prompts_that_mean_nothing_are_refused(predictor, prompt, message):
+def test_meaningless_prompts_are_rejected(predictor, prompt, message):
     with pytest.raises(UserError, match=message):
         segment(predictor, prompt)
 
@@ -150,7 +150,7 @@ def test_image_size_that_the_model_does_not_take_is_a_usage_error(size, wrong):
 
 
 @pytest.mark.parametrize('arguments', [('--everything',), ('--point', 1, 1)])
-def test_folder_that_cannot_be_made_is_told_before_the_work(tmp_path, monkeypatch, arguments):
+def test_a_folder_that_cannot_be_created_is_an_error_before_the_work(tmp_path, monkeypatch, arguments):
     path = save_picture(tmp_path / 'discs.png')
     monkeypatch.setattr('segment_anything.modeling.Sam.preprocess', None)  # what all the work begins with
     status, out, err = run_tool('sam_demo', path, *arguments, '--out', path, *ARGUMENTS)

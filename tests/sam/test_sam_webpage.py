@@ -31,12 +31,12 @@ def session():
     return Session(build_sam('m0_6', image_size=64))
 
 
-def test_a_click_needs_a_picture(session):
+def test_a_click_needs_an_image(session):
     with pytest.raises(UserError, match='upload an image first'):
         session.click(1, 1, 'Object')
 
 
-def test_a_picture_is_encoded_once_however_many_clicks_follow(session, picture):
+def test_an_image_is_encoded_once_for_any_number_of_clicks(session, picture):
     calls = []
     session._predictor.model.image_encoder.register_forward_hook(lambda *_: calls.append(1))
     session.upload(str(picture))
@@ -56,7 +56,7 @@ def test_clicks_add_up_until_they_are_cleared(session, picture):
     assert (session.clear() == original).all() and session.prompt.points == ()
 
 
-def test_two_clicks_give_a_box_whatever_their_order(session, picture):
+def test_two_clicks_give_a_box_in_any_order(session, picture):
     session.upload(str(picture))
     _, text = session.click(110, 90, 'Box')
     assert 'opposite corner' in text and session.prompt.box is None
@@ -69,7 +69,7 @@ def test_two_clicks_give_a_box_whatever_their_order(session, picture):
     assert 'opposite corner' in text and session.prompt == (((50, 50),), (1,), None)
 
 
-def test_a_bad_picture_is_told_and_the_last_one_is_gone(session, picture, tmp_path):
+def test_a_bad_image_is_reported_and_the_last_one_is_removed(session, picture, tmp_path):
     session.upload(str(picture))
     (tmp_path / 'text.png').write_text('no picture')
     with pytest.raises(UserError, match='not in a supported image format'):
@@ -87,7 +87,7 @@ def test_a_bad_picture_is_told_and_the_last_one_is_gone(session, picture, tmp_pa
     (lambda path: bad_files.picture(path, 3000, 1), '3000 x 1, expected one side'),
     (lambda path: bad_files.png_header(path, 80, 80), 'the image cannot be read'),
 ])
-def test_a_visitor_is_told_what_is_wrong_with_a_picture(session, tmp_path, make, message):
+def test_a_visitor_sees_why_an_image_is_rejected(session, tmp_path, make, message):
     path = tmp_path / 'secret' / 'picture.png'
     path.parent.mkdir()
     make(path)
@@ -97,7 +97,7 @@ def test_a_visitor_is_told_what_is_wrong_with_a_picture(session, tmp_path, make,
 
 
 @pytest.mark.skipif(importlib.util.find_spec('gradio') is None, reason='gradio is not installed')
-def test_each_visitor_has_a_session_and_is_told_what_is_wrong_with_an_upload(session, picture, tmp_path):
+def test_each_visitor_has_a_session_and_sees_why_an_upload_is_rejected(session, picture, tmp_path):
     from gradio_client import Client, handle_file
     from gradio_client.exceptions import AppError
     (tmp_path / 'text.jpg').write_text('hello')

@@ -134,7 +134,7 @@ def test_a_training_set_without_anything_to_learn_is_refused(check_training, use
     assert '\n' not in str(info.value)
 
 
-def test_objects_that_nothing_is_learned_from_are_counted(check_training, lines):
+def test_unusable_objects_are_counted(check_training, lines):
     check_training({}, *(useless for useless, _ in USELESS))
     for number, reason in ((2, 'outside'), (2, 'NaN'), (3, 'no area'), (1, 'crowds'), (1, 'of an image')):
         assert sum(f' {number} of 11 objects' in line and reason in line for line in lines) == 1, lines

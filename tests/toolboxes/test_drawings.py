@@ -30,7 +30,7 @@ def test_colours_are_mixed_into_grey():
     assert np.abs(drawing[100, 600].astype(int) - expected).max() <= 1
 
 
-def test_what_is_ignored_stays_grey():
+def test_ignored_pixels_stay_grey():
     drawing = draw_segmentation(np.full((300, 400, 3), (200, 100, 0), np.uint8),
                                 {'ground truth': np.full((300, 400), 255)}, CLASSES, PALETTE)
     assert len(set(drawing[100, 600].tolist())) == 1
@@ -50,7 +50,7 @@ def test_a_short_legend_names_every_class():
     assert all(count(drawing, colour) > 100 for colour in PALETTE)  # in the overlay, none is unmixed
 
 
-def test_a_long_legend_names_what_occurs():
+def test_a_long_legend_lists_only_classes_that_occur():
     classes = [f'class {i}' for i in range(MAX_LEGEND + 1)]
     palette = [[10 * i, 255 - 10 * i, 77] for i in range(MAX_LEGEND + 1)]
     labels = np.zeros((300, 400), int)

@@ -1,4 +1,4 @@
-"""What cannot be segmented is told before a run starts, in one line that names the file."""
+"""Unusable labels are an error before a run starts, in one line that names the file."""
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +34,7 @@ def root(tmp_path) -> Path:
 
 @pytest.fixture
 def lines(monkeypatch) -> list[str]:
-    """What the checks log."""
+    """Log of the checks."""
     lines = []
     monkeypatch.setattr(segmentation, 'print_log', lambda line, *_, **__: lines.append(line))
     return lines
@@ -108,7 +108,7 @@ def test_each_mistake_names_its_file(root, spoil, expected):
     (dict(ignore_index=9), [0, 9, 255], True),
     (dict(ignore_index=9), [8], False),
 ])
-def test_the_settings_of_the_data_set_decide_what_fits(root, changes, values, fits):
+def test_labels_are_checked_by_the_settings_of_the_data_set(root, changes, values, fits):
     write_label(root / 'labels/2.png', values)
     if fits:
         check(root, **changes)

@@ -58,7 +58,7 @@ def checkpoint(data, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope='module')
 def figures(checkpoint, data, tmp_path_factory) -> dict:
-    """What ``tools/test.py`` says of it."""
+    """Output of ``tools/test.py``."""
     work_dir = tmp_path_factory.mktemp('tested')
     run(checkpoint, '--data-root', data, '--work-dir', work_dir, '--out', work_dir / 'maps')
     return metrics_of_test(work_dir) | {'work_dir': work_dir}

@@ -1,4 +1,4 @@
-"""What the toolboxes change in a config for a test; none of them needed."""
+"""Changes by the toolboxes to a config for a test; none of them is imported."""
 import pytest
 from mmengine.config import Config
 

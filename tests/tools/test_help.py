@@ -110,7 +110,7 @@ def test_an_option_of_several_tools_is_one(options):
 
 
 @pytest.mark.parametrize('name', NAMES)
-def test_each_argument_says_what_it_is(name):
+def test_each_argument_has_a_help_text(name):
     for action in actions(name):
         text = expanded(action)
         assert text and text[-1] != '.' and len(text) < 300, action.dest
@@ -122,7 +122,7 @@ def test_each_argument_says_what_it_is(name):
 
 
 @pytest.mark.parametrize('name', NAMES)
-def test_defaults_are_told_as_they_are(name):
+def test_help_shows_the_defaults(name):
     for action in actions(name):
         shown = re.findall(r'\(default: (.*?)[,;)]', expanded(action))
         default = action.default
@@ -134,7 +134,7 @@ def test_defaults_are_told_as_they_are(name):
 
 
 @pytest.mark.parametrize('name', NAMES)
-def test_a_tool_says_in_sentences_what_it_does(name):
+def test_the_description_of_a_tool_is_a_sentence(name):
     text = load_tool(name).build_parser().description
     assert text[0].isupper() and text[-1] == '.'
 

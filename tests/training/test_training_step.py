@@ -32,7 +32,7 @@ def wrapper_of(model, kind='AdaptiveClipOptimWrapper'):
 
 
 def by_our_names(twin, values):
-    """What timm's model has, under our names."""
+    """State of timm's model, under our names."""
     return convert_state_dict({name: values(tensor) for name, tensor in twin.named_parameters()})
 
 

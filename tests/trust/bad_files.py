@@ -136,7 +136,7 @@ def png_header(path, width, height):
 
 
 def picture(path, width, height, mode='RGB', value=0):
-    """A picture of one colour."""
+    """An image of one colour."""
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     Image.new(mode, (width, height), value).save(path)
 

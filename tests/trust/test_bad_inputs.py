@@ -29,7 +29,7 @@ SHORTCUTS = {
 
 
 class Hang(BaseException):
-    """What no tool catches."""
+    """Raised to end a tool; no tool catches it."""
 
 
 class Row(NamedTuple):

@@ -62,7 +62,7 @@ def kill_after(process, iterations, at_iteration, seconds):
 
 @pytest.mark.trust
 @pytest.mark.parametrize('toolbox', KILLS)
-def test_a_training_that_is_killed_again_and_again_ends_as_if_nothing_had_happened(toolbox, tmp_path, monkeypatch):
+def test_a_repeatedly_killed_training_ends_as_an_uninterrupted_one(toolbox, tmp_path, monkeypatch):
     monkeypatch.setattr(Config, 'pretty_text', '')  # takes longer than an iteration
     chance = random.Random(toolbox)
     cfg = make_config(toolbox, tmp_path / 'data')

@@ -113,7 +113,7 @@ def test_two_processes_resume_to_the_same_bits(toolbox, tmp_path):
 
 
 @pytest.mark.trust
-def test_two_processes_of_which_one_is_killed_again_and_again_end_as_if_nothing_had_happened(tmp_path):
+def test_two_processes_end_equal_after_one_is_killed_repeatedly(tmp_path):
     """The one that is left ends by itself."""
     chance = random.Random(0)
     cfg = make_config('mmseg', tmp_path / 'data')

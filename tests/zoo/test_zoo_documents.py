@@ -32,7 +32,7 @@ def test_a_document_without_marks_is_an_error(tmp_path):
         documents(ROWS, tmp_path)
 
 
-def test_the_plot_is_a_picture_of_the_rows(tmp_path):
+def test_the_plot_shows_the_rows(tmp_path):
     draw_family(ROWS, tmp_path / 'all.png')
     draw_family([row for row in ROWS if row.arch != 'm2_3'], tmp_path / 'fewer.png')
     assert (tmp_path / 'all.png').read_bytes()[:4] == b'\x89PNG'
