@@ -116,13 +116,13 @@ def summarise(results: Mapping[System, tuple[Mapping[str, float], Sequence[float
     """Compute the figures from the result of :func:`repvit_mm.analysis.turns.take_turns`."""
     medians = {system: float(np.median(times)) for system, (_, times) in results.items()}
     latencies = {}
-    for system, (facts, times) in results.items():
+    for system, (details, times) in results.items():
         median = medians[system]
         baseline = next((value for other, value in medians.items() if other.implementation == TIMM
                          and (other.model, other.batch_size) == (system.model, system.batch_size)), None)
         low, high = np.percentile(times, [25, 75])
         latencies[system] = Latency(median, float(low), float(high), len(times), 1000 * system.batch_size / median,
-                                    baseline and baseline / median, **facts)
+                                    baseline and baseline / median, **details)
     return latencies
 
 
@@ -130,10 +130,10 @@ def describe_machine(device: str, threads: int) -> dict[str, Any]:
     """The machine and the versions of a measurement."""
     info = Path('/proc/cpuinfo').read_text() if sys.platform == 'linux' else ''
     processor = info.partition('model name')[2].partition('\n')[0].strip(' \t:') or platform.processor()
-    facts = {'device': device, 'processor': processor, 'cores': os.cpu_count(), 'threads': threads,
-             'system': platform.platform(), 'python': platform.python_version(), 'repvit-mm': __version__}
+    machine = {'device': device, 'processor': processor, 'cores': os.cpu_count(), 'threads': threads,
+               'system': platform.platform(), 'python': platform.python_version(), 'repvit-mm': __version__}
     if device == 'cuda':
-        facts |= {'gpu': torch.cuda.get_device_name(), 'cuda': torch.version.cuda,
-                  'cudnn': torch.backends.cudnn.version(), 'tf32_convolutions': torch.backends.cudnn.allow_tf32}
-    return facts | {package: version(package) for package in ('torch', 'timm', 'onnxruntime', 'openvino')
-                    if find_spec(package) is not None}
+        machine |= {'gpu': torch.cuda.get_device_name(), 'cuda': torch.version.cuda,
+                    'cudnn': torch.backends.cudnn.version(), 'tf32_convolutions': torch.backends.cudnn.allow_tf32}
+    return machine | {package: version(package) for package in ('torch', 'timm', 'onnxruntime', 'openvino')
+                      if find_spec(package) is not None}

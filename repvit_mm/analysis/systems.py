@@ -159,16 +159,16 @@ class Task(NamedTuple):
         chosen = implementations(model, system.implementation == TIMM)[system.implementation]
         try:
             if request.train:
-                call, facts = training_step(chosen, system, image.to(request.device), request.frozen_statistics)
+                call, details = training_step(chosen, system, image.to(request.device), request.frozen_statistics)
             else:
-                call, facts = prepare(chosen, system, image.to(request.device), request.threads), {}
+                call, details = prepare(chosen, system, image.to(request.device), request.threads), {}
                 if isinstance(model, nn.Module):
-                    facts['difference'] = difference(call(), torch.inference_mode()(model)(image))
+                    details['difference'] = difference(call(), torch.inference_mode()(model)(image))
             call()
         except Exception as error:  # each engine has its own
             raise UserError(f'{self.source} does not run on {system.batch_size} images of {request.shape[0]} x '
                             f'{request.shape[1]}: {error}; see --shape and --batch-size') from error
-        return Prepared(call if request.device == 'cpu' else lambda: (call(), torch.cuda.synchronize()), facts)
+        return Prepared(call if request.device == 'cpu' else lambda: (call(), torch.cuda.synchronize()), details)
 
 
 def prepare(source: Source, system: System, image: Tensor, threads: int) -> Callable[[], Any]:

@@ -27,11 +27,11 @@ class Prepared(NamedTuple):
 
     Attributes:
         call: Runs it once, to the end.
-        facts: Any picklable object.
+        details: Any picklable object.
     """
 
     call: Callable[[], Any]
-    facts: Any = None
+    details: Any = None
 
 
 class Worker:
@@ -44,7 +44,7 @@ class Worker:
         make: Prepares the function; called in the process.
 
     Attributes:
-        facts: Facts of the :class:`Prepared`.
+        details: Details of the :class:`Prepared`.
 
     Raises:
         UserError: As ``make`` does.
@@ -59,7 +59,7 @@ class Worker:
         self.process.start()
         theirs.close()
         try:
-            self.facts = self._receive()
+            self.details = self._receive()
         except BaseException:
             self.close()
             raise
@@ -99,7 +99,7 @@ def take_turns(makers: Mapping[Any, Callable[[], Prepared]], rounds: int) -> dic
         rounds: Turns of each function, in another random order each time.
 
     Returns:
-        Key -> facts, and the times of all calls in milliseconds.
+        Key -> details, and the times of all calls in milliseconds.
     """
     workers: dict[Any, Worker] = {}
     try:
@@ -111,7 +111,7 @@ def take_turns(makers: Mapping[Any, Callable[[], Prepared]], rounds: int) -> dic
             shuffle(order)
             for key in order:
                 times[key] += workers[key].turn()
-        return {key: (worker.facts, times[key]) for key, worker in workers.items()}
+        return {key: (worker.details, times[key]) for key, worker in workers.items()}
     finally:
         for worker in workers.values():
             worker.close()
@@ -131,7 +131,7 @@ def _serve(make: Callable[[], Prepared], connection: Connection) -> None:
         prepared.call()
     while time.perf_counter() - start < WARMUP_SECONDS:
         prepared.call()
-    connection.send(prepared.facts)
+    connection.send(prepared.details)
     while True:
         calls = connection.recv()
         prepared.call()

@@ -81,7 +81,7 @@ def convert_file(source: str | Path, destination: str | Path, to: str = 'repvit_
     content = _arrange(converted, results[0], checkpoint)
     with atomic_write(destination) as part:
         if destination.suffix == '.safetensors':
-            _save_safetensors(converted, part, _facts(checkpoint, found[0].arch, source))
+            _save_safetensors(converted, part, _metadata(checkpoint, found[0].arch, source))
         else:
             torch.save(content, part)
     entries = checkpoint.items() if isinstance(checkpoint, Mapping) and checkpoint is not weights else ()
@@ -116,14 +116,14 @@ def write_hub_folder(source: str | Path, folder: str | Path, trust: bool = False
     if found.fused or len(arch.names) != 1 or arch.names == ['m0_6']:
         raise CheckpointError(f'{source} holds {"fused weights" if found.fused else arch}; timm has the unfused '
                               'architectures m0_9 to m2_3 and m1 to m3')
-    facts = _facts(checkpoint, arch, source)
+    metadata = _metadata(checkpoint, arch, source)
     number = len(converted['head.head.l.weight']) if found.has_head else 0
     with atomic_write(folder, folder=True) as part:
         part.mkdir()
-        _save_safetensors(converted, part / 'model.safetensors', facts)
-        config = _timm_config(arch, number, 'head.head_dist.l.weight' in converted, facts['dataset_meta']['classes'])
+        _save_safetensors(converted, part / 'model.safetensors', metadata)
+        config = _timm_config(arch, number, 'head.head_dist.l.weight' in converted, metadata['dataset_meta']['classes'])
         (part / 'config.json').write_text(json.dumps(config, indent=2) + '\n')
-        figures = '\n'.join(f'- {name}: {value:g}' for name, value in facts['metrics'].items())
+        figures = '\n'.join(f'- {name}: {value:g}' for name, value in metadata['metrics'].items())
         (part / 'README.md').write_text(_CARD.format(
             title=folder.name, arch=arch, parameters=sum(value.numel() for value in converted.values()),
             classes=f'a classifier of {number} classes' if number else 'a backbone without classifier',
@@ -173,7 +173,7 @@ def _arrange(tensors: Mapping[str, Tensor], found: FoundBackbone, checkpoint: An
     return content
 
 
-def _facts(checkpoint: Any, arch: FoundArch, source: str | Path) -> dict[str, Any]:
+def _metadata(checkpoint: Any, arch: FoundArch, source: str | Path) -> dict[str, Any]:
     """Contents of a safetensors file besides its tensors, laid out as mmengine's ``meta``."""
     hub = checkpoint.get('message_hub') if isinstance(checkpoint, Mapping) else None
     scalars = hub.get('log_scalars') if isinstance(hub, Mapping) else None
@@ -184,7 +184,7 @@ def _facts(checkpoint: Any, arch: FoundArch, source: str | Path) -> dict[str, An
             'metrics': dict(weights.metrics) if weights else metrics, 'cfg': meta_of(checkpoint).get('cfg')}
 
 
-def _save_safetensors(tensors: Mapping[str, Tensor], path: Path, facts: Mapping[str, Any]) -> None:
+def _save_safetensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, Any]) -> None:
     from safetensors.torch import save_file
     save_file({name: value.contiguous() for name, value in tensors.items()}, path,
-              {'format': 'pt', METADATA: json.dumps(facts)})
+              {'format': 'pt', METADATA: json.dumps(metadata)})

@@ -107,8 +107,8 @@ def _read_safetensors(file: Path | IO[bytes]) -> dict[str, Any]:
         return load(file.read())
     with safe_open(file, 'pt') as opened:
         tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118, it is no dict
-        facts = (opened.metadata() or {}).get(METADATA)
-    return pickles.plain({'state_dict': tensors, 'meta': json.loads(facts)}) if facts else tensors
+        meta = (opened.metadata() or {}).get(METADATA)
+    return pickles.plain({'state_dict': tensors, 'meta': json.loads(meta)}) if meta else tensors
 
 
 def tensors_of(checkpoint: Any, source: str | Path, prefix: str = '') -> 'OrderedDict[str, Tensor]':

@@ -56,17 +56,17 @@ class Run:
             raise ConfigError(f'--out {out} holds {file.relative_to(self.out)}, but no {RESULTS} of an earlier run; '
                               'choose another folder')
 
-    def start(self, predictor: Predictor, facts: Mapping[str, Any]) -> None:
+    def start(self, predictor: Predictor, entries: Mapping[str, Any]) -> None:
         """Predict, draw and write.
 
         Args:
             predictor: The model.
-            facts: Further entries of the results.
+            entries: Further entries of the results.
 
         Raises:
             UserError: If results cannot be written; or, after all inputs, if files could not be decoded.
         """
-        results = {**facts, 'task': predictor.task, 'classes': predictor.classes, 'pictures': [], 'videos': []}
+        results = {**entries, 'task': predictor.task, 'classes': predictor.classes, 'pictures': [], 'videos': []}
         images, videos = self.inputs.images, self.inputs.videos
         try:
             with Progress(console=Console(stderr=True), transient=True) as progress:

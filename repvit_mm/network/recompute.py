@@ -58,7 +58,7 @@ class Recipe:
     """A function and its arguments, to recompute a map."""
 
     def __init__(self, result: Tensor, function: Callable[..., Tensor], args: tuple, kwargs: Mapping[str, Any]):
-        self.result, self.facts = weakref.ref(result), _facts(result)
+        self.result, self.state = weakref.ref(result), _state(result)
         self.function, self.args, self.kwargs = function, args, kwargs
         self.saved, self.made = False, None
 
@@ -99,7 +99,7 @@ class CheapMaps(TorchFunctionMode):
 
     def _find(self, tensor: Tensor) -> Kept | Recipe:
         recipe = self.recipes.get(tensor.data_ptr())
-        if recipe is None or recipe.result() is None or recipe.facts != _facts(tensor):  # freed, or changed in place
+        if recipe is None or recipe.result() is None or recipe.state != _state(tensor):  # freed, or changed in place
             return Kept(tensor)
         return recipe
 
@@ -111,7 +111,7 @@ def load(kept: Kept | Recipe) -> Tensor:
     return made
 
 
-def _facts(tensor: Tensor) -> tuple:
+def _state(tensor: Tensor) -> tuple:
     return tensor._version, tensor.dtype, tensor.shape, tensor.stride()
 
 

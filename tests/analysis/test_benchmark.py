@@ -84,7 +84,7 @@ def in_process(m0_9, monkeypatch):
     for module in (benchmark, systems):
         monkeypatch.setattr(module, 'random_model', lambda source: m0_9)
     monkeypatch.setattr(benchmark, 'take_turns', lambda tasks, rounds: {
-        system: (task().facts, [1., 2., 3.]) for system, task in tasks.items()})
+        system: (task().details, [1., 2., 3.]) for system, task in tasks.items()})
 
 
 def test_a_benchmark_has_a_row_for_every_combination(in_process):
@@ -129,10 +129,10 @@ def test_a_training_step_is_one_step_of_training(small, frozen):
     kept = {}
     try:
         for way in ('channels_last', 'cheap'):
-            step, facts = systems.training_step(
+            step, details = systems.training_step(
                 small, System('small', OURS, way, 'bf16', 2), torch.randn(2, 3, 32, 32), frozen)
             step()
-            kept[way] = facts['activations']
+            kept[way] = details['activations']
     finally:
         torch.optim.SGD.step = original
     assert len(steps) == 2 and all(map(all, steps))

@@ -47,11 +47,11 @@ def test_an_engine_that_spins_takes_nothing_from_the_others_turns(tmp_path):
     spinner, log = Worker(spinning_engine), tmp_path / 'taken'
     try:
         spinner.turn()
-        other = Worker(lambda: busy_engine(spinner.facts, log))
+        other = Worker(lambda: busy_engine(spinner.details, log))
         try:
             other.turn()
             assert int(log.read_text()) <= 1
-            os.kill(spinner.facts, turns.signal.SIGCONT)  # so it does spin
+            os.kill(spinner.details, turns.signal.SIGCONT)  # so it does spin
             deadline = time.monotonic() + 30
             while int(log.read_text()) < 5 and time.monotonic() < deadline:
                 other.turn()
@@ -60,7 +60,7 @@ def test_an_engine_that_spins_takes_nothing_from_the_others_turns(tmp_path):
             other.close()
     finally:
         spinner.close()
-    assert not Path(f'/proc/{spinner.facts}').exists()
+    assert not Path(f'/proc/{spinner.details}').exists()
 
 
 def test_functions_are_measured_in_turns(tmp_path):
@@ -72,8 +72,8 @@ def test_functions_are_measured_in_turns(tmp_path):
                 file.write(name)
         return lambda: Prepared(call, name.upper())
     results = take_turns({name: make(name) for name in 'abc'}, rounds=4)
-    for name, (facts, times) in results.items():
-        assert (facts, len(times)) == (name.upper(), 4 * CALLS_PER_TURN)
+    for name, (details, times) in results.items():
+        assert (details, len(times)) == (name.upper(), 4 * CALLS_PER_TURN)
     order = log.read_text()
     assert order[:9] == 'aaabbbccc'  # warming up
     rounds = [''.join(order[i:i + 12:4]) for i in range(9, len(order), 12)]
