@@ -83,7 +83,8 @@ class RepViT(BaseModule, LoadsBothForms):
             strides = [4, *[2] * (num_stages - 2), last_stride][:num_stages]
         elif last_stride != 2:
             raise ConfigError(f'strides={strides!r} includes the last one: leave out last_stride={last_stride!r}')
-        _check(num_stages, out_indices, feature_tap, strides, frozen_stages, drop_path_rate, with_cp, norm_cfg, act_cfg)
+        _check(num_stages, in_channels, out_indices, feature_tap, strides, frozen_stages, drop_path_rate, with_cp,
+               norm_cfg, act_cfg)
         strides = [_pair(stride) for stride in strides]
         if deploy and norm_cfg.get('type') not in ('BN', 'SyncBN'):
             raise ConfigError(f'deploy=True needs a norm_cfg of type BN or SyncBN; {dict(norm_cfg)} cannot be fused')
@@ -211,14 +212,17 @@ def _pair(stride: int | Sequence[int]) -> tuple[int, ...]:
     return tuple(stride) if isinstance(stride, list | tuple) else (stride, stride)
 
 
-def _check(num_stages: int, out_indices: Sequence[int], feature_tap: str, strides: Sequence[int | tuple[int, int]],
-           frozen_stages: int, drop_path_rate: float, with_cp: bool | str, norm_cfg: Mapping, act_cfg: Mapping) -> None:
+def _check(num_stages: int, in_channels: int, out_indices: Sequence[int], feature_tap: str,
+           strides: Sequence[int | tuple[int, int]], frozen_stages: int, drop_path_rate: float, with_cp: bool | str,
+           norm_cfg: Mapping, act_cfg: Mapping) -> None:
     """Reject settings that would be ignored, or fail with an unclear error."""
     def require(valid: bool, setting: str, value: Any, expected: str) -> None:
         if not valid:
             raise ConfigError(f'{setting}={value!r} must be {expected}')
 
     stages = range(num_stages)
+    require(isinstance(in_channels, int) and 0 < in_channels <= 4096, 'in_channels', in_channels,
+            'a number from 1 to 4096')
     require(isinstance(out_indices, list | tuple) and len(out_indices) > 0
             and list(out_indices) == [i for i in stages if i in out_indices],
             'out_indices', out_indices, f'ascending numbers from {tuple(stages)}')

@@ -206,6 +206,8 @@ def test_configs_choose_activation_and_normalisation():
 
 @pytest.mark.parametrize(('settings', 'message'), [
     ({'arch': 'm3_0'}, 'choose one of m0_6'),
+    ({'in_channels': ()}, 'in_channels=() must be a number from 1'),
+    ({'in_channels': 0}, 'in_channels=0 must be a number from 1'),
     ({'out_indices': (0, 4)}, 'ascending numbers from (0, 1, 2, 3)'),
     ({'out_indices': (1, 1)}, 'ascending'),
     ({'out_indices': ()}, 'ascending'),
