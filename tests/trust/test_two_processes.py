@@ -105,6 +105,8 @@ def test_two_processes_resume_to_the_same_bits(toolbox, tmp_path):
     cfg = make_config(toolbox, tmp_path / 'data')
     cfg.optim_wrapper.accumulative_counts = 2
     cfg.default_hooks.checkpoint.max_keep_ckpts = -1
+    if 'max_epochs' in cfg.train_cfg:
+        cfg.train_cfg.max_epochs = 4  # of two iterations
     whole, resumed = tmp_path / 'whole', tmp_path / 'resumed'
     train_in_two(cfg, whole)
     leave_checkpoint(whole / 'iter_4.pth', resumed)
