@@ -24,7 +24,7 @@ def build_parser() -> Parser:
                              'channels_last)')
     parser.add_argument('--device', choices=['cpu', 'cuda'], default='cpu',
                         help='where the models run (default: %(default)s)')
-    parser.add_argument('--dtype', choices=('fp32', 'bf16', 'fp16'), nargs='+', default=['fp32'],
+    parser.add_argument('--precision', choices=('fp32', 'bf16', 'fp16'), nargs='+', default=['fp32'],
                         help='precision of the models (default: fp32)')
     parser.add_argument('--threads', type=positive, metavar='N',
                         help="CPU threads of each engine (default: torch's number)")
@@ -51,7 +51,7 @@ def main() -> None:
         raise UserError('--frozen-statistics is for --train')
     if args.json:
         check_writable(args.json)
-    result = run(Request(args.configs, args.shape, args.batch_size, args.backend, args.dtype, args.device,
+    result = run(Request(args.configs, args.shape, args.batch_size, args.backend, args.precision, args.device,
                          args.threads, args.rounds, args.train, args.frozen_statistics, not args.no_timm))
     console = Console()
     console.width = max(console.width, 140)  # in a file or a pipe it would be 80, too narrow for the table

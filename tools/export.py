@@ -16,7 +16,7 @@ def build_parser() -> Parser:
     parser = Parser(description='Export the fused form of a model, and compare each file with PyTorch before it is put '
                                 'in place.')
     add = parser.add_argument
-    add('config', help=MODEL)
+    add('config', help=f'{MODEL}; or a checkpoint in the folder of its training, or repvit://NAME')
     add('checkpoint', nargs='?', help=f'{CHECKPOINT}; random if left out, which is enough for timing')
     add('--to', choices=FORMATS, nargs='+', required=True, help='formats')
     add('--precision', choices=['fp32', 'fp16', 'bf16', 'int8'], nargs='+', default=[None],
@@ -54,7 +54,9 @@ def main() -> None:
     from repvit_mm.export.detectors import spread_outputs
     from repvit_mm.export.formats import why_no_detections
     from repvit_mm.export.prepare import size_of_test
-    from repvit_mm.models.inference import build_inference_model, randomise_weights
+    from repvit_mm.models.inference import CHECKPOINT_SUFFIXES, build_inference_model, find_model, randomise_weights
+    if args.checkpoint is None and ('://' in args.config or args.config.endswith(CHECKPOINT_SUFFIXES)):
+        args.config, args.checkpoint = find_model(args.config)
     jobs = jobs_of(args)
     model = build_inference_model(args.config, args.checkpoint)
     args.shape = args.shape or size_of_test(model) or (224, 224)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-from ..errors import UserError, did_you_mean
+from ..errors import TRACEBACK_VARIABLE, UserError, did_you_mean, explain
 
 #: Those with scripts.
 TOOLBOXES = ('mmdet', 'mmpretrain', 'mmseg')
@@ -62,7 +62,7 @@ def run_script(toolbox: str, name: str, arguments: Sequence[str]) -> None:
         arguments: Its arguments. Configs that are not files are looked up among those installed with this package.
 
     Raises:
-        UserError: If there is no such script.
+        UserError: If there is no such script, or it fails.
         ConfigError: If a config does not exist.
     """
     from mmengine.registry import init_default_scope
@@ -79,7 +79,13 @@ def run_script(toolbox: str, name: str, arguments: Sequence[str]) -> None:
     sys.argv = [str(path), *(str(find_config(word)) if _names_config(word, before) else word
                              for before, word in zip(('', *arguments), arguments, strict=False))]
     init_default_scope(toolbox)  # for scripts that build objects of a base `repvit_mm::` before there is a runner
-    runpy.run_path(str(path), run_name='__main__')
+    try:
+        runpy.run_path(str(path), run_name='__main__')
+    except Exception as error:  # a script can raise anything, such as a KeyError for a metric that a log lacks
+        if explain(error) is None:
+            raise UserError(f'{toolbox} {path.stem} ends with {type(error).__name__}: {error}; {TRACEBACK_VARIABLE}=1 '
+                            'shows where') from error
+        raise
 
 
 def _names_config(word: str, before: str) -> bool:

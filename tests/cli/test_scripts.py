@@ -71,10 +71,12 @@ def test_installed_configs_are_found_those_here_come_first_and_one_to_write_stay
 
 @pytest.mark.parametrize(('arguments', 'error'), [
     (('mmdet', 'browse_datasets'), 'error: mmdet has no script browse_datasets; did you mean browse_dataset?\n'),
-    (('mmdet', 'zzz'), 'error: mmdet has no script zzz; it has browse_dataset, misc/browse_dataset, '),
+    (('mmdet', 'zzz'), 'error: mmdet has no script zzz; it has browse_dataset, fails, misc/browse_dataset, '),
     (('mmdet', 'train', 'detection/maskrcnn_repvit_m1_2.py'), 'did you mean detection/maskrcnn_repvit_m1_'),
+    (('mmdet', 'fails'), "error: mmdet fails ends with KeyError: 'no bbox_mAP'; REPVIT_MM_TRACEBACK=1 shows where\n"),
 ])
 def test_mistakes_are_one_line(toolbox, arguments, error):
+    (toolbox / 'fails.py').write_text("if __name__ == '__main__':\n    raise KeyError('no bbox_mAP')")
     result = run_tool('toolbox', *arguments)
     assert (result.status, result.out) == (1, '') and error in result.err and result.err.count('\n') == 1
 

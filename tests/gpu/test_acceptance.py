@@ -46,7 +46,7 @@ class Extent(NamedTuple):
 
 
 EXTENTS = {
-    'cuda': Extent({}, [], 0.6, ['--dtype', 'fp16', '--rounds', '10']),
+    'cuda': Extent({}, [], 0.6, ['--precision', 'fp16', '--rounds', '10']),
     'cpu': Extent(dict(backend='eager'), [
         '--train-scenes', '6', '--val-scenes', '2', '--cfg-options', 'train_cfg.max_iters=2',
         'train_cfg.val_interval=2', 'train_dataloader.batch_size=2'], 0., ['--rounds', '1', '--shape', '64', '64'])}

@@ -9,6 +9,7 @@ from mmengine.registry import MODELS, DefaultScope
 from mmengine.runner.checkpoint import _load_checkpoint_to_model
 from running import run_tool
 
+from repvit_mm import register
 from repvit_mm.engine.config import load_config
 from repvit_mm.export import FORMATS, Options
 from repvit_mm.models.inference import build_inference_model
@@ -52,13 +53,15 @@ def test_a_fused_checkpoint_loads_by_itself(trained, tmp_path):
 
 
 @pytest.mark.parametrize(('shape', 'noted'), [([], False), (['--shape', 192, 160], True)])
-def test_an_export_takes_the_size_of_the_configs_test(shape, noted, tmp_path, monkeypatch):
+def test_an_export_takes_the_size_of_the_test_and_a_checkpoint_its_config(shape, noted, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    register()  # so that bases of mmseg are found
+    torch.save({'state_dict': tiny_model(tmp_path, 'segmentation').model.state_dict()}, 'trained.pth')
     config = write_config(tmp_path, 'segmentation')
     pipeline = [dict(type='LoadImageFromFile'), dict(type='Resize', scale=(150, 96)), dict(type='PackSegInputs')]
     config.write_text(f'{config.read_text()}test_dataloader = dict(dataset=dict(pipeline={pipeline}))\n')
-    status, printed, _ = run_tool('export', config, '--to', 'onnx', *shape)
-    assert status == 0 and 'has random weights' in printed
+    status, printed, _ = run_tool('export', 'trained.pth' if noted else config, '--to', 'onnx', *shape)
+    assert status == 0 and ('has random weights' in printed) != noted
     assert ('scales images to 96 x 160, not 192 x 160: results differ' in printed) == noted
     assert (tmp_path / f'tiny_segmentation_{192 if noted else 96}x160.onnx').is_file()
 

@@ -75,7 +75,7 @@ def test_choices_are_those_of_the_tables():
     assert choices['convert_checkpoint', 'to'] == tuple(FORMATS)
     assert choices['init', 'format'] == tuple(formats.KINDS)
     assert choices['sam_demo', 'encoder'] == ENCODERS
-    assert choices['benchmark', 'dtype'] == tuple(DTYPES)
+    assert choices['benchmark', 'precision'] == tuple(DTYPES)
     assert choices['draw_shapes', 'layout'] == tuple(shapes.LAYOUTS)
     assert choices['sam_eval', 'ranking'] == RANKINGS
     assert set(choices['sam_eval', 'data_set']) == set(EVALUATIONS)
