@@ -86,7 +86,8 @@ class Toolbox:
         """
         if not self.scope:
             return
-        warnings.filterwarnings('ignore', category=UserWarning, module=rf'{self.scope}|mmengine|mmcv|torch\.functional')
+        noisy = r'mm(det|seg|pretrain|engine|cv)|torch\.functional'
+        warnings.filterwarnings('ignore', category=UserWarning, module=noisy)
         try:
             with contextlib.redirect_stdout(io.StringIO()):  # they print what optional packages are missing
                 import_module(self.scope)
