@@ -19,7 +19,7 @@ BACKEND = $(if $(CPU),--torch-backend cpu)
 UPSTREAM_DAY = 2026-11-25
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart sam-demo sam-demo-setup test check-slow check-upstream check-newest check-operators check-devices check-trust check-peers check-gpu lint docs lock clean
+.PHONY: help setup quickstart sam-demo sam-demo-setup test check-slow check-upstream check-newest check-operators check-devices check-web check-trust check-peers check-gpu lint docs lock clean
 
 help:  ## list the targets
 	@echo 'usage: make TARGET [VENV=.venv] [PYTHON=python3] [ARGS=...]'
@@ -74,6 +74,10 @@ check-devices:  ## test the exports to all formats, ExecuTorch and LiteRT too (P
 	@$(INTO_DEVICES) -c requirements.txt executorch
 	@$(INTO_DEVICES) --no-deps -r requirements-litert.txt
 	@$(call PYTEST,$(VENV_DEVICES)) tests/export $(ARGS)
+
+check-web: setup  ## test examples/web in a headless Chromium; needs npm and chromium (a minute)
+	@npm install --prefix examples/web --no-audit --no-fund --silent
+	@$(call PYTEST,$(VENV)) tests/export/test_web.py $(ARGS)
 
 check-trust: setup  ## kill trainings, fuzz what reads files, and try a table of bad inputs (20 minutes)
 	@$(call PYTEST,$(VENV)) tests/trust --trust $(ARGS)

@@ -31,10 +31,10 @@ def read(path):
 def prepare(path, facts, height, width):
     """A picture, and the inputs that hold it: float32 `image` (1, 3, height, width), normalised, and `size` (2,).
 
-    For a detector the picture keeps its ratio, zeros fill the rest, and `size` is its height and width there."""
+    If a detector takes `size`, the picture keeps its ratio, zeros fill the rest, and `size` is its size there."""
     picture = read(path)
     rows, columns = height, width
-    if facts['task'] == 'detection':
+    if 'keeping its ratio' in facts.get('preprocessing', ''):
         scale = min(height / picture.height, width / picture.width)
         rows, columns = round(picture.height * scale), round(picture.width * scale)
     pixels = np.asarray(picture.resize((columns, rows), Image.Resampling.BILINEAR), np.float32)

@@ -31,7 +31,8 @@ def copy_sources(folder, names):
     source.mkdir()
     for name in names:
         if (ROOT / name).is_dir():
-            shutil.copytree(ROOT / name, source / name, symlinks=True, ignore=shutil.ignore_patterns('__pycache__'))
+            shutil.copytree(ROOT / name, source / name, symlinks=True,
+                            ignore=shutil.ignore_patterns('__pycache__', 'node_modules'))
         else:
             shutil.copy(ROOT / name, source)
     return source

@@ -86,7 +86,9 @@ def test_command_and_its_options_exist(words):
     elif program == 'python' and arguments[0].startswith('tools/'):
         check_tool(arguments[0].removeprefix('tools/'), arguments[1:])
     elif program == 'python' and arguments[0].startswith('examples/'):  # tests/export/test_examples.py runs them
-        assert (ROOT / arguments[0]).is_file() and len(arguments) == 4
+        assert (ROOT / arguments[0]).is_file() and len(arguments) == (1 if 'web' in arguments[0] else 4)
+    elif program == 'npm':
+        assert arguments[:2] == ['install', '--prefix'] and (ROOT / arguments[2] / 'package.json').is_file()
     elif program in ('repvit-mm', 'mim'):
         check_command(program, arguments)
     else:

@@ -72,17 +72,20 @@ def test_an_image_is_coloured_by_class_without_torch(example, tmp_path):
 def test_objects_are_outlined_without_torch(example, kind, tmp_path):
     model = spread_detector(tmp_path, kind)
     model.classes = ('car', 'bus', 'man', 'dog', 'cat')
-    # Half as large again as the image, and of another ratio: it is scaled, and zeros fill the rest.
+    # Half as large again as the image, and of another ratio: it is scaled, and where the file takes `size`, zeros fill
+    # the rest.
     pixels, lines, drawn = run(example, model, tmp_path, Options(selection=Selection()), (90, 144))
-    picture = Image.fromarray(pixels[0]).resize((96, 60), Image.Resampling.BILINEAR)
+    size = (64, 96) if example == 'litert' else (60, 96)
+    picture = Image.fromarray(pixels[0]).resize(size[::-1], Image.Resampling.BILINEAR)
     image = to_input(np.asarray(picture)[None], model.normalisation)
-    found = by_mmdet(model, torch.nn.functional.pad(image, (0, 0, 0, 4)), (64, 96) if example == 'litert' else (60, 96))
+    found = by_mmdet(model, torch.nn.functional.pad(image, (0, 0, 0, 64 - size[0])), size)
     names = [model.classes[label] for label in found.labels]
     printed = [line.split() for line in lines]
     assert len(found) > 5 and sorted(name for _, name, *_ in printed) == sorted(names)
     best, (score, _, *box) = found[:1], printed[0]
     assert float(score) == pytest.approx(float(best.scores), abs=1e-3)
-    expected = (best.bboxes[0] * 1.5).clamp(max=torch.tensor([144., 90.] * 2))
+    width_height = torch.tensor([144., 90.] * 2)
+    expected = (best.bboxes[0] * width_height / torch.tensor(size[::-1] * 2)).minimum(width_height)
     assert [float(value) for value in box] == pytest.approx(expected.tolist(), abs=0.1)
     left, top, right, _ = (int(value) for value in expected)
     row = np.abs(drawn[min(top, 89), left:right].astype(int) - pixels[0, min(top, 89), left:right]).sum(1)
