@@ -83,7 +83,7 @@ check-trust: setup  ## kill trainings, fuzz what reads files, and try a table of
 	@$(call PYTEST,$(VENV)) tests/trust --trust $(ARGS)
 
 check-peers: setup  ## train and predict with RepViT in a config of every folder of the toolboxes' zoos (30 minutes)
-	@'$(PY)' -m pytest -s tests/peers --peers $(ARGS)
+	@OMP_NUM_THREADS=1 '$(PY)' -m pytest -s -m peers tests/peers --peers $(ARGS)
 
 check-gpu: setup  ## test on a GPU, within ten minutes; DEVICE=cpu rehearses on a CPU
 	@'$(PY)' -m pytest tests/gpu --device '$(DEVICE)' $(ARGS)
