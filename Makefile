@@ -82,7 +82,7 @@ check-web: setup  ## test examples/web in a headless Chromium; needs npm and chr
 check-trust: setup  ## kill trainings, fuzz what reads files, and try a table of bad inputs (20 minutes)
 	@$(call PYTEST,$(VENV)) tests/trust --trust $(ARGS)
 
-check-peers: setup  ## train and predict with RepViT in a config of every folder of the toolboxes' zoos (30 minutes)
+check-peers: setup  ## train and predict with RepViT in a config of every folder of the toolboxes' zoos (10 minutes)
 	@OMP_NUM_THREADS=1 '$(PY)' -m pytest -s -m peers tests/peers --peers $(ARGS)
 
 check-gpu: setup  ## test on a GPU, within ten minutes; DEVICE=cpu rehearses on a CPU
