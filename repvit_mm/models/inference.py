@@ -16,7 +16,7 @@ from ..checkpoints import classes_of, load_into, meta_of, published, read_checkp
 from ..checkpoints.download import HUB, SCHEME
 from ..checkpoints.formats import convert_state_dict, find_in
 from ..engine.config import CONFIG_SUFFIXES, find_config, installed_configs, load_config
-from ..errors import CheckpointError, ConfigError
+from ..errors import CheckpointError, ConfigError, did_you_mean
 from ..io.images import IMAGENET, Normalisation
 from ..network.backbone import RepViT
 from ..toolboxes import TOOLBOXES, Task, toolbox_of
@@ -175,7 +175,8 @@ def _build_from_weights(checkpoint: Any, source: str) -> InferenceModel:
 def _build_from_config(path: Path, checkpoint: Any, source: Any,
                        head: Mapping[str, Any] | None = None) -> InferenceModel:
     if not path.suffix and not path.exists() and str(path) not in installed_configs():
-        raise ConfigError(f'{path} is neither an architecture nor a config; architectures are {", ".join(ARCHS)}')
+        hint = did_you_mean(str(path), [*ARCHS, *installed_configs()], f'; architectures are {", ".join(ARCHS)}')
+        raise ConfigError(f'{path} is neither an architecture nor a config{hint}')
     config = load_config(path)
     toolbox = toolbox_of(config)
     if not toolbox.scope or 'model' not in config:

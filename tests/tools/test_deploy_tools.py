@@ -137,6 +137,7 @@ def test_one_command_writes_what_it_can_of_a_fused_checkpoint(tmp_path, monkeypa
 
 @pytest.mark.parametrize('tool, arguments, message', [
     ('get_flops', ['m9'], 'm9 is neither an architecture nor a config'),
+    ('get_flops', ['maskrcn_repvit_m1_1'], 'did you mean maskrcnn_repvit_m1_1?'),
     ('get_flops', ['absent.py'], 'there is no config absent.py'),
     ('get_flops', ['m0_6', '--json', 'absent/x.json'], 'absent/x.json cannot be written'),
     ('benchmark', ['m0_6', '--backend', 'eager', 'tpu'], "unknown backend 'tpu'; choose from unfused"),
