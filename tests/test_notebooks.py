@@ -10,7 +10,7 @@ from nbclient import NotebookClient
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / 'notebooks').glob('*.ipynb'))
 #: What makes a notebook short: pattern -> what stands there instead.
-SHORTER = {r'^epochs = \d+': 'epochs = 1', r'--train \d+ --val \d+': '--train 8 --val 8',
+SHORTER = {r'^(epochs|steps) = \d+': r'\1 = 1', r'--train \d+ --val \d+': '--train 8 --val 8',
            r'draw-shapes classification \{work\}/data$': r'\g<0> --train 96 --val 48'}
 
 
