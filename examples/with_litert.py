@@ -8,7 +8,10 @@ model, path, out = sys.argv[1:]
 facts, interpreter = facts_at_the_end(model), Interpreter(model)
 interpreter.allocate_tensors()
 picture, inputs = prepare(path, facts, *facts['shape'][2:])
-interpreter.set_tensor(interpreter.get_input_details()[0]['index'], inputs['image'])
+last = facts['layout'] == 'nhwc'  # the channels of the picture, and of maps
+image = inputs['image'].transpose(0, 2, 3, 1) if last else inputs['image']
+interpreter.set_tensor(interpreter.get_input_details()[0]['index'], image)
 interpreter.invoke()
 found = [interpreter.get_tensor(output['index']) for output in interpreter.get_output_details()]
+found = [value.transpose(0, 3, 1, 2) if last and value.ndim == 4 else value for value in found]
 draw(picture, inputs, dict(zip(facts['outputs'], found, strict=True)), facts, out)

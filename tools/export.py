@@ -19,7 +19,7 @@ def build_parser() -> Parser:
     add('config', help=f'{MODEL}; or a checkpoint in the folder of its training, or repvit://NAME')
     add('checkpoint', nargs='?', help=f'{CHECKPOINT}; random if left out, which is enough for timing')
     add('--to', choices=FORMATS, nargs='+', required=True, help='formats')
-    add('--precision', choices=['fp32', 'fp16', 'bf16', 'int8'], nargs='+', default=[None],
+    add('--precision', choices=['fp32', 'fp16', 'bf16', 'int8', 'int8-weights'], nargs='+', default=[None],
         help='one file for each (default: fp16 for Core ML, fp32 for the others)')
     add('--shape', type=side, nargs=2, metavar=('H', 'W'),
         help="height and width of the image (default: those of the config's test, else 224 224)")
@@ -35,6 +35,8 @@ def build_parser() -> Parser:
     add('--gelu', choices=['tanh'], help="approximate GELU: with it, Android's NNAPI takes the whole of an ONNX file")
     add('--weights', choices=('float', 'int8'), default='float',
         help='Core ML: how weights are stored; int8 is an approximation (default: %(default)s)')
+    add('--layout', choices=('nchw', 'nhwc'), default='nchw',
+        help='LiteRT: nhwc takes the channels of the image last, as cameras give them (default: %(default)s)')
     add('--pyramid', action='store_true', help='export only the backbone and neck of a detector, without its heads')
     add('--score-threshold', type=fraction, metavar='P', help="lowest score of a detection (default: the config's)")
     add('--iou-threshold', type=fraction, metavar='P',
@@ -92,13 +94,13 @@ def jobs_of(args: argparse.Namespace) -> list[tuple[str, Any]]:
     from repvit_mm.export import Options
     from repvit_mm.export.calibration import Quantisation, find_images
     from repvit_mm.export.formats import check_options
-    if args.calibrate is not None and 'int8' not in args.precision:
+    if args.calibrate is not None and not {'int8', 'int8-weights'} & {*args.precision}:
         raise UserError('--calibrate is for --precision int8')
     int8 = args.calibrate and Quantisation(find_images(args.calibrate), args.data_root, args.allow_loss)
     asked = Options(None, args.pictures, None, args.dynamic_batch, args.dynamic_size, tuple(args.also_shape),
-                    args.gelu, args.weights)
-    return [(name, check_options(name, asked._replace(precision=precision,
-                                                      quantisation=int8 if precision == 'int8' else None)))
+                    args.gelu, args.weights, args.layout)
+    return [(name, check_options(name, asked._replace(
+        precision=precision, quantisation=int8 if precision in ('int8', 'int8-weights') else None)))
             for name in args.to for precision in args.precision]
 
 

@@ -60,6 +60,7 @@ class WholeDetector(nn.Module):
         self.steps = Steps() if fixed is None else FixedSteps()
         detector = fused.model
         head = detector.roi_head if hasattr(detector, 'roi_head') else detector.bbox_head
+        head.loss_cls = getattr(head, 'loss_cls', None)  # mmdet's SSDHead lacks it, and its prediction reads it
         self.selection = _apply(selection, head)
         self.mask_threshold = head.test_cfg.mask_thr_binary if getattr(head, 'with_mask', False) else None
         self.eval()  # torch.onnx.export returns to the mode of the outermost module

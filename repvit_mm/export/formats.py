@@ -23,7 +23,7 @@ class Format(NamedTuple):
 
     Attributes:
         suffix: Of its files.
-        precisions: Keys of :data:`repvit_mm.export.report.BOUNDS`, and ``'int8'``; the first one is the default.
+        precisions: Those of :class:`Options`; the first one is the default.
         packages: Required packages.
         write: ``(subject, path, options)`` writes the file and returns the number of each of its operations.
         engine: Runs the file; a key of :data:`repvit_mm.export.runtimes.ENGINES`.
@@ -52,11 +52,11 @@ FORMATS = {
                        beside=('.bin',)),
     'coreml': Format('.mlpackage', ('fp16', 'fp32'), ('coremltools',), coreml.write, 'coreml',
                      frozenset({'selection', 'more_shapes', 'weights'}), is_folder=True, fixed=True),
-    'litert': Format('.tflite', ('fp32', 'fp16'), ('litert_torch', 'ai_edge_litert'), litert.write, 'litert',
-                     frozenset({'selection'}), fixed=True),
+    'litert': Format('.tflite', ('fp32', 'fp16', 'int8', 'int8-weights'), ('litert_torch', 'ai_edge_litert'),
+                     litert.write, 'litert', frozenset({'selection', 'layout'}), fixed=True),
     'ncnn': Format('.ncnn.param', ('fp32', 'fp16'), ('ncnn', 'pnnx'), ncnn.write, 'ncnn', beside=('.bin',), fixed=True),
-    'executorch': Format('.pte', ('fp32',), ('executorch',), executorch.write, 'executorch', frozenset({'selection'}),
-                         fixed=True),
+    'executorch': Format('.pte', ('fp32', 'int8'), ('executorch',), executorch.write, 'executorch',
+                         frozenset({'selection'}), fixed=True),
 }
 #: Option -> its name on the command line, and the reason why a format lacks it.
 _OPTIONAL = {
@@ -65,10 +65,11 @@ _OPTIONAL = {
     'dynamic_size': ('--dynamic-size', 'its files are for images of one size'),
     'more_shapes': ('--also-shape', 'only Core ML lists its sizes'),
     'weights': ('--weights', 'it is for Core ML'),
+    'layout': ('--layout', 'it is for LiteRT'),
 }
 #: Reasons why a format lacks a precision.
 _NO_PRECISION = {'bf16': '; bf16 is how an engine computes, not how a file is stored',
-                 'int8': '; ONNX and OpenVINO have int8, and Core ML --weights int8'}
+                 'int8': '; Core ML has --weights int8'}
 
 
 def check_options(name: str, options: Options) -> Options:
@@ -85,7 +86,7 @@ def check_options(name: str, options: Options) -> Options:
     if precision not in row.precisions:
         why = _NO_PRECISION.get(precision, '')
         raise ExportError(f'{name} has no precision {precision}: choose from {", ".join(row.precisions)}{why}')
-    if (precision == 'int8') != (options.quantisation is not None):
+    if precision.startswith('int8') != (options.quantisation is not None):
         raise ExportError('--precision int8 and --calibrate DIR need each other: the folder holds some hundred '
                           'images like those that the model will see')
     for option, (asked, reason) in _OPTIONAL.items():
@@ -153,7 +154,7 @@ def export_model(model: InferenceModel, name: str, shape: Sequence[int], out: st
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise ExportError(f'{name} cannot express {model.name}: {reason}') from error
         file, comparisons, verdict = open_exported(path, row.engine), [], None
-        if options.precision == 'int8':
+        if options.quantisation is not None:
             from .judging import judge  # with the engine of training and test, which only this needs
             verdict = judge(subject, file, row.engine, options)
         else:

@@ -22,7 +22,8 @@ class Options(NamedTuple):
     """How a model is exported. :data:`repvit_mm.export.formats.FORMATS` says which options a format has.
 
     Attributes:
-        precision: A key of :data:`repvit_mm.export.report.BOUNDS`, or ``'int8'``; None for the format's default.
+        precision: A key of :data:`repvit_mm.export.report.BOUNDS`, ``'int8'``, or ``'int8-weights'``, which computes
+            in single precision; None for the format's default.
         images: Files to compare the outputs on; see :func:`repvit_mm.export.images.load_images`.
         selection: Detections that a whole detector keeps; None exports backbone and neck of a detector.
         dynamic_batch: Accept any number of images.
@@ -30,7 +31,8 @@ class Options(NamedTuple):
         more_shapes: Further sizes that the file accepts.
         gelu: ``'tanh'`` approximates GELU by operations that NNAPI has; None is exact.
         weights: How the weights are stored, a key of :data:`repvit_mm.export.coreml.WEIGHTS`.
-        quantisation: How an int8 file is made and judged; only for that precision.
+        layout: ``'nhwc'`` puts the channels of the image, and of maps among the outputs, last.
+        quantisation: How an int8 file is made and judged; only for both int8 precisions.
     """
 
     precision: str | None = None
@@ -41,6 +43,7 @@ class Options(NamedTuple):
     more_shapes: Sequence[Sequence[int]] = ()
     gelu: str | None = None
     weights: str = 'float'
+    layout: str = 'nchw'
     quantisation: Quantisation | None = None
 
 

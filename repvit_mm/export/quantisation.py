@@ -1,21 +1,38 @@
-"""8-bit ONNX graphs: weights with a scale for each output channel, maps with a range measured on images.
+"""8-bit graphs: weights with a scale for each output channel, maps with a range measured on images.
 
 Convolutions and linear layers compute in 8 bits. In single precision stay all other operations, and the layers where
 rounding shows most: the first, the depthwise ones (little to compute, channels of very different ranges), those of
-squeeze-and-excitation (which scale whole channels), and the last before each output. OpenVINO takes the same graph.
+squeeze-and-excitation (which scale whole channels), and the last before each output. OpenVINO takes the graph of ONNX.
 """
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 
-#: Operations with weights.
-WEIGHTED = ('Conv', 'ConvTranspose', 'Gemm', 'MatMul')
-#: Those of them that compute in 8 bits.
+#: Kinds of operations with weights; a ``'product'`` of two maps and a grouped layer never compute in 8 bits.
+LAYERS = ('layer', 'grouped', 'product')
+#: ONNX's operations that compute in 8 bits.
 QUANTISED = ('Conv', 'Gemm')
-#: How a map becomes one value for each channel.
-_POOLING = ('ReduceMean', 'GlobalAveragePool')
+_KINDS = {'Conv': 'layer', 'Gemm': 'layer', 'ConvTranspose': 'product', 'MatMul': 'product', 'ReduceMean': 'pool',
+          'GlobalAveragePool': 'pool', 'Relu': 'passing', 'Flatten': 'passing'}
+
+
+class Operation(NamedTuple):
+    """An operation of a graph.
+
+    Attributes:
+        name: Its name.
+        kind: One of :data:`LAYERS`; ``'pool'``: a map becomes one value for each channel; ``'moving'``: only moves
+            values; ``'passing'``: moves them, or an activation; or ``''``.
+        inputs: Names of values; of a layer the map first.
+        outputs: Names of values.
+    """
+
+    name: str
+    kind: str
+    inputs: Sequence[str]
+    outputs: Sequence[str]
 
 
 def quantise(path: Path, inputs: Iterable[Mapping[str, np.ndarray]]) -> None:
@@ -35,25 +52,36 @@ def quantise(path: Path, inputs: Iterable[Mapping[str, np.ndarray]]) -> None:
         def get_next(self) -> Mapping[str, np.ndarray] | None:
             return next(self.inputs, None)
 
-    kept = sorted(float_layers(onnx.load(path).graph))
+    graph = onnx.load(path).graph
+    kept = sorted(float_layers([Operation(
+        node.name, 'grouped' if any(part.name == 'group' and part.i > 1 for part in node.attribute)
+        else _KINDS.get(node.op_type, ''), node.input, node.output) for node in graph.node],
+        [graph.input[0].name], [output.name for output in graph.output]))
     # Seven bits for the weights: with eight, the sums of processors without VNNI overflow.
     quantize_static(path, path, Reader(), QuantFormat.QDQ, QUANTISED, per_channel=True, reduce_range=True,
                     activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8, nodes_to_exclude=kept)
 
 
-def float_layers(graph: Any) -> set[str]:
-    """Names of the layers of an ONNX graph that stay in single precision; see above."""
-    producers = {output: node for node in graph.node for output in node.output}
-    image = graph.input[0].name
-    found = set(_nearest_layers(producers, [output.name for output in graph.output]))
-    for node in graph.node:
-        if node.op_type in WEIGHTED and (node.input[0] == image or _is_grouped(node)
-                                         or _is_pooled(producers, node.input[0])):
-            found.add(node.name)
+def float_layers(operations: Iterable[Operation], inputs: Iterable[str], outputs: Iterable[str]) -> set[str]:
+    """Names of the layers of a graph that stay in single precision; see above.
+
+    Args:
+        operations: All of the graph.
+        inputs: Names of the graph's inputs.
+        outputs: Names of its outputs.
+    """
+    producers = {output: operation for operation in operations for output in operation.outputs}
+    images, found = set(inputs), set(_nearest_layers(producers, outputs))
+    for operation in producers.values():
+        if operation.kind in LAYERS and (
+                operation.kind == 'grouped' or _source(producers, operation, ('moving',)) in images
+                or getattr(producers.get(_source(producers, operation, ('moving', 'passing', *LAYERS))), 'kind', '')
+                == 'pool'):
+            found.add(operation.name)
     return found
 
 
-def _nearest_layers(producers: Mapping[str, Any], names: Iterable[str]) -> Iterator[str]:
+def _nearest_layers(producers: Mapping[str, Operation], names: Iterable[str]) -> Iterator[str]:
     """The first layers on the ways back from some values."""
     todo, seen = list(names), set()
     while todo:
@@ -61,21 +89,15 @@ def _nearest_layers(producers: Mapping[str, Any], names: Iterable[str]) -> Itera
         if name in seen or name not in producers:
             continue
         seen.add(name)
-        node = producers[name]
-        if node.op_type in WEIGHTED:
-            yield node.name
+        if producers[name].kind in LAYERS:
+            yield producers[name].name
         else:
-            todo += node.input
+            todo.extend(producers[name].inputs)  # arrays, of LiteRT
 
 
-def _is_grouped(node: Any) -> bool:
-    return any(attribute.name == 'group' and attribute.i > 1 for attribute in node.attribute)
-
-
-def _is_pooled(producers: Mapping[str, Any], name: str) -> bool:
-    """Whether a value comes from pooling a whole map, through layers and activations alone."""
-    while name in producers and producers[name].op_type not in _POOLING:
-        if producers[name].op_type not in (*WEIGHTED, 'Relu', 'Flatten'):
-            return False
-        name = producers[name].input[0]
-    return name in producers
+def _source(producers: Mapping[str, Operation], operation: Operation, kinds: Sequence[str]) -> str:
+    """The value that an operation's map comes from, through operations of some kinds alone."""
+    name = operation.inputs[0]
+    while name in producers and producers[name].kind in kinds:
+        name = producers[name].inputs[0]
+    return name

@@ -72,6 +72,9 @@ DETECTORS = {
         backbone=dict(deepen_factor=0.1, widen_factor=0.125), bbox_head=dict(in_channels=16, feat_channels=16,
                                                                              num_classes=5),
         neck=dict(in_channels=[32, 64, 128], out_channels=16, num_csp_blocks=1))),
+    'ssd': ('ssd/ssdlite_mobilenetv2-scratch_8xb24-600e_coco', dict(
+        backbone=dict(widen_factor=0.25), neck=dict(in_channels=[24, 1280], out_channels=[24, 1280, 16, 16, 16, 16]),
+        bbox_head=dict(in_channels=[24, 1280, 16, 16, 16, 16], num_classes=5))),
     'detr': ('detr/detr_r50_8xb2-150e_coco', transformer(3)),
     'deformable': ('deformable_detr/deformable-detr_r50_16xb2-50e_coco', transformer(1, 2, 3)),
     'dino': ('dino/dino-4scale_r50_8xb2-12e_coco', transformer(1, 2, 3)),
@@ -101,6 +104,8 @@ def by_mmdet(model, image, size):
     from mmdet.structures import DetDataSample
     sample = DetDataSample(metainfo=dict(img_shape=size, ori_shape=size, scale_factor=(1., 1.),
                                          batch_input_shape=tuple(image.shape[2:])))
+    head = getattr(model.model, 'bbox_head', model.model)
+    head.loss_cls = getattr(head, 'loss_cls', None)  # that of SSD has none, and mmdet's prediction reads it
     with torch.no_grad():
         return model.model.predict(image, [sample])[0].pred_instances
 

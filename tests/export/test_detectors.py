@@ -44,8 +44,8 @@ FILES = [
     *((kind, 'onnx', False) for kind in ('carafe', 'faster_rcnn', 'detr')), ('yolox', 'openvino', False),
     *((kind, name, False) for kind in ('rtmdet', 'mask_rcnn_sampled') for name in ('litert', 'executorch')),
     *(pytest.param(*case, False, marks=pytest.mark.slow) for case in (
-        ('cascade', 'onnx'), ('fcos', 'onnx'), ('gfl', 'onnx'), ('deformable', 'onnx'), ('dino', 'onnx'),
-        ('yolox', 'coreml'), ('mask_rcnn_sampled', 'coreml')))]
+        ('cascade', 'onnx'), ('fcos', 'onnx'), ('gfl', 'onnx'), ('ssd', 'onnx'), ('deformable', 'onnx'),
+        ('dino', 'onnx'), ('yolox', 'coreml'), ('mask_rcnn_sampled', 'coreml')))]
 
 
 @pytest.mark.parametrize('kind, name, dynamic', FILES)

@@ -92,6 +92,20 @@ def test_the_file_computes_what_the_unfused_model_computes(name, task, models, t
         assert (found['classes'] == expected['logits'].argmax(1).numpy()).mean() > 0.98
 
 
+@pytest.mark.parametrize('name', [marked('litert')])
+def test_channels_come_last_on_request(name, models, tmp_path):
+    from ai_edge_litert.interpreter import Interpreter
+    path, image = tmp_path / 'model.tflite', torch.randn(1, 3, 64, 96, generator=torch.Generator().manual_seed(0))
+    export_model(models('segmentation'), name, (64, 96), path, Options(layout='nhwc'))
+    (source,), (target,) = Interpreter(str(path)).get_input_details(), Interpreter(str(path)).get_output_details()
+    assert source['shape'].tolist() == [1, 64, 96, 3] and target['shape'][1:3].tolist() == [64, 96]
+    file = open_exported(path, name)
+    with torch.no_grad():
+        (expected,) = models('segmentation')(image)
+    assert file.shape == (1, 3, 64, 96) and file.facts['layout'] == 'nhwc'
+    np.testing.assert_allclose(file.run({'image': image.numpy()})['logits'], expected, rtol=0, atol=1e-4)
+
+
 @pytest.mark.parametrize('name', [marked('ncnn'), marked('onnx'), marked('litert'), marked('coreml')])
 def test_weights_are_kept_in_fewer_bits_on_request(name, tmp_path):
     wide = InferenceModel('wide', RepViT({'widths': (64, 128), 'depths': (1, 1)}, out_indices=(0, 1)), BACKBONE)
@@ -126,7 +140,7 @@ def test_unsupported_options_of_a_format_are_one_line(name, small, tmp_path, mon
     out = tmp_path / f'model{row.suffix}'
     monkeypatch.setattr('repvit_mm.export.formats.need', lambda package: None)
     for option, value in {'selection': Selection(), 'dynamic_batch': True, 'dynamic_size': True,
-                          'more_shapes': ((64, 64),), 'weights': 'int8'}.items():
+                          'more_shapes': ((64, 64),), 'weights': 'int8', 'layout': 'nhwc'}.items():
         if option not in row.options:
             with pytest.raises(ExportError, match=f'{name} does not take '):
                 export_model(small, name, (32, 32), out, Options(**{option: value}))

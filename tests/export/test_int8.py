@@ -7,9 +7,10 @@ import torch
 from inference_models import CONFIGS, TINY, WIDTHS, tiny_model
 from PIL import Image
 from small_detectors import write_detector
+from test_export_formats import marked
 
 from repvit_mm.errors import DatasetError, ExportError, UserError
-from repvit_mm.export import Options, Selection, export_model, judging
+from repvit_mm.export import FORMATS, Options, Selection, export_model, judging
 from repvit_mm.export.calibration import Images, Quantisation, find_images
 from repvit_mm.export.detections import Detections
 from repvit_mm.export.images import load_fitted
@@ -95,6 +96,32 @@ def test_openvino_takes_the_same_graph(classifier, images, tmp_path):
     assert (tmp_path / 'model.bin').stat().st_size < 0.7 * weights(folder / 'float.onnx')
 
 
+@pytest.mark.parametrize('name, precision, layout', [
+    marked('litert', 'int8', 'nhwc'), marked('litert', 'int8-weights', 'nchw'), marked('executorch', 'int8', 'nchw')])
+def test_files_for_phones_decide_alike(name, precision, layout, classifier, images, tmp_path):
+    model, folder, _ = classifier
+    options = Options(precision, layout=layout, quantisation=Quantisation(images, allow_loss=True))
+    report = export_model(model, name, (64, 64), tmp_path / f'model{FORMATS[name].suffix}', options)
+    assert report.size < 0.75 * (folder / 'float.onnx').stat().st_size and report.verdict.file['agreement'] >= 75
+    if name == 'litert':
+        layers = [*read_layers(report.path)]
+        assert all(of_map == np.float32 for kind, _, of_map, _ in layers if kind != 'CONV_2D')
+        in_8_bits = {output for _, output, of_map, _ in layers if of_map == np.int8}
+        assert all('ChannelMixer' in output or 'channel;' in output or 'conv2;' in output for output in in_8_bits)
+        assert (len(in_8_bits) > 10) == (precision == 'int8') and np.int8 in {of_weight for *_, of_weight in layers}
+
+
+def read_layers(path):
+    """Kind, name of the output, and types of map and weight of each layer of a LiteRT file."""
+    from ai_edge_litert.interpreter import Interpreter
+    file = Interpreter(str(path))
+    for operation in file._get_ops_details():
+        if operation['op_name'] in ('CONV_2D', 'DEPTHWISE_CONV_2D', 'FULLY_CONNECTED'):
+            image, weight, _, output = (file._get_tensor_details(index, 0)
+                                        for index in (*operation['inputs'], *operation['outputs']))
+            yield operation['op_name'], output['name'], image['dtype'], weight['dtype']
+
+
 @pytest.mark.parametrize('task', ['segmentation', 'detection'])
 def test_whole_models_of_every_task_are_calibrated(task, models, images, tmp_path):
     model = models(task) if task == 'segmentation' else build_inference_model(write_detector(tmp_path, 'mask_rcnn'))
@@ -160,7 +187,7 @@ def test_mistakes_are_one_line(models, images, tmp_path):
             ('detection', 'onnx', Options('int8', quantisation=quantisation), 'a backbone or a pyramid decides'),
             ('backbone', 'onnx', Options('int8'), 'int8 and --calibrate DIR need each other'),
             ('backbone', 'onnx', Options(quantisation=quantisation), 'int8 and --calibrate DIR need each other'),
-            ('backbone', 'coreml', Options('int8'), 'ONNX and OpenVINO have int8, and Core ML --weights int8')):
+            ('backbone', 'coreml', Options('int8'), 'Core ML has --weights int8')):
         with pytest.raises(ExportError, match=message):
             export_model(models(task), name, (64, 64), tmp_path / ('x.onnx' if name == 'onnx' else 'x.mlpackage'),
                          options)
