@@ -75,6 +75,8 @@ def test_config(config: Config, data_root: str | None) -> Config | None:
     cfg.visualizer = None  # a config's own is one for all runs of a process, and may write elsewhere
     settings = Namespace(config=cfg.filename, launcher='none', work_dir='.', seed=None, data_root=data_root)
     prepare(cfg, settings, 'test')
+    # Exporters start threads (JAX in LiteRT's), and a worker forked then may wait for ever.
+    cfg.test_dataloader.update(num_workers=0, persistent_workers=False)
     return cfg
 
 

@@ -56,6 +56,17 @@ def test_a_few_configs(toolbox):
     check(toolbox, FEW[toolbox])
 
 
+@pytest.mark.slow
+def test_the_table_of_exports(tmp_path):
+    command = [sys.executable, Path(__file__).with_name('zoo_export.py'), tmp_path / 'results', '--to', 'onnx',
+               '--only', 'v3-small|centernet']
+    for _ in range(2):  # the second time, from the file
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert '| mmpretrain mobilenet-v3-small_8xb128_in1k | proven |  |  |  |' in done.stdout.splitlines()
+        assert '| refused: centernet_r18_8xb16-crop512-140e_coco has CenterNet with CenterNetHead' in done.stdout
+    assert len((tmp_path / 'results').read_text().splitlines()) == 2
+
+
 @pytest.mark.peers
 @pytest.mark.parametrize('toolbox', FEW)
 def test_a_config_of_every_folder(toolbox):

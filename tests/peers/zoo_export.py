@@ -1,6 +1,6 @@
 """Export configs of the toolboxes' zoos, with random weights of plausible scale, and print which files are proven.
 
-``python tests/peers/zoo_export.py RESULTS [--to FORMAT ...] [--only TEXT]`` exports what the file RESULTS (a line of
+``python tests/peers/zoo_export.py RESULTS [--to FORMAT ...] [--only REGEX]`` exports what the file RESULTS (a line of
 JSON for each export) lacks, each config in a process of its own, and prints RESULTS as a table.
 """
 import argparse
@@ -51,9 +51,9 @@ CONFIGS = {
         'deit/deit-tiny_4xb256_in1k', 'swin_transformer/swin-tiny_16xb64_in1k']),
 }
 #: Seconds for the exports of one config.
-LIMIT = 1200
-#: What errors say of a model that a format, or the toolbox itself, cannot express.
-INEXPRESSIBLE = re.compile('cannot express|does not define|cannot be exported|holds no detections')
+LIMIT = 3600
+#: What errors say of a model for which a format, or its converter, lacks an operation.
+INEXPRESSIBLE = re.compile('cannot express|does not define|holds no detections')
 
 
 def export(toolbox, name, formats, sender):
@@ -93,7 +93,8 @@ def run(toolbox, name, formats):
     with contextlib.suppress(EOFError):
         while receiver.poll(max(0, end - time.monotonic())):
             to, found[to] = receiver.recv()
-    process.kill()
+    if time.monotonic() > end:
+        process.kill()
     process.join()
     last = f'the process ended with {process.exitcode}' if time.monotonic() < end else f'{LIMIT} s were not enough'
     return {to: found.get(to, last) for to in formats}
@@ -103,7 +104,7 @@ def in_words(outcome):
     """An outcome for the table."""
     if outcome is None or outcome.startswith('proven'):
         return outcome or ''
-    reason = outcome.splitlines()[0]
+    reason = re.split('[;\n]', outcome)[0].strip()[:160].replace('|', '/')
     return f'{"not expressible" if INEXPRESSIBLE.search(reason) else "refused"}: {reason}'
 
 
@@ -111,14 +112,14 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('results', type=Path)
     parser.add_argument('--to', nargs='*', choices=COLUMNS, default=[])
-    parser.add_argument('--only', default='', help='a part of the names of the configs')
+    parser.add_argument('--only', default='', help='a regular expression for the names of the configs')
     args = parser.parse_args()
     args.results.touch()
     results = {(name, to): outcome for name, to, outcome in map(json.loads, args.results.open())}
     for toolbox, (_, names) in CONFIGS.items():
         import_module(f'{toolbox}.models')
         for name in names:
-            missing = [to for to in args.to if args.only in name and (name, to) not in results]
+            missing = [to for to in args.to if re.search(args.only, name) and (name, to) not in results]
             for to, outcome in (run(toolbox, name, missing) if missing else {}).items():
                 results[name, to] = outcome
                 with args.results.open('a') as file:
