@@ -8,7 +8,7 @@ model, path, out = sys.argv[1:]
 facts, interpreter = facts_at_the_end(model), Interpreter(model)
 interpreter.allocate_tensors()
 picture, inputs = prepare(path, facts, *facts['shape'][2:])
-last = facts['layout'] == 'nhwc'  # the channels of the picture, and of maps
+last = facts.get('layout') == 'nhwc'  # the channels of the picture, and of maps
 image = inputs['image'].transpose(0, 2, 3, 1) if last else inputs['image']
 interpreter.set_tensor(interpreter.get_input_details()[0]['index'], image)
 interpreter.invoke()

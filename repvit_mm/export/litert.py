@@ -72,9 +72,9 @@ def _layers_in_8_bits(path: Path) -> list[str]:
     return [operation.name for operation in operations if operation.kind == 'layer' and operation.name not in kept]
 
 
-def _laid_out(image: np.ndarray, layout: str, back: bool = False) -> np.ndarray:
+def _laid_out(image: np.ndarray, layout: str | None, back: bool = False) -> np.ndarray:
     """A map (N, C, H, W) in a layout, or back from it; what is no map stays."""
-    if layout == 'nchw' or image.ndim != 4:
+    if layout != 'nhwc' or image.ndim != 4:
         return image
     return np.ascontiguousarray(image.transpose((0, 3, 1, 2) if back else (0, 2, 3, 1)))
 
@@ -85,10 +85,11 @@ def open_file(path: Path, threads: int = 0) -> ExportedFile:
     interpreter = interpreters.Interpreter(str(path), num_threads=threads or None)
     interpreter.allocate_tensors()
     source, targets = interpreter.get_input_details()[0]['index'], interpreter.get_output_details()
+    layout = facts.get('layout')  # files of version 0.2 have none
 
     def run(inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        interpreter.set_tensor(source, _laid_out(inputs['image'], facts['layout']))
+        interpreter.set_tensor(source, _laid_out(inputs['image'], layout))
         interpreter.invoke()
-        return {name: _laid_out(interpreter.get_tensor(target['index']), facts['layout'], back=True)
+        return {name: _laid_out(interpreter.get_tensor(target['index']), layout, back=True)
                 for name, target in zip(facts['outputs'], targets, strict=True)}
     return ExportedFile(path, run, tuple(facts['shape']), facts)
