@@ -99,16 +99,16 @@ def test_openvino_takes_the_same_graph(classifier, images, tmp_path):
 @pytest.mark.parametrize('name, precision, layout', [
     marked('litert', 'int8', 'nhwc'), marked('litert', 'int8-weights', 'nchw'), marked('executorch', 'int8', 'nchw')])
 def test_files_for_phones_decide_alike(name, precision, layout, classifier, images, tmp_path):
-    model, folder, _ = classifier
+    model, *_ = classifier
     options = Options(precision, layout=layout, quantisation=Quantisation(images, allow_loss=True))
     report = export_model(model, name, (64, 64), tmp_path / f'model{FORMATS[name].suffix}', options)
-    assert report.size < 0.75 * (folder / 'float.onnx').stat().st_size and report.verdict.file['agreement'] >= 75
+    assert report.verdict.file['agreement'] >= 75
     if name == 'litert':
         layers = [*read_layers(report.path)]
-        assert all(of_map == np.float32 for kind, _, of_map, _ in layers if kind != 'CONV_2D')
-        in_8_bits = {output for _, output, of_map, _ in layers if of_map == np.int8}
+        assert all(of_map == of_weight for *_, of_map, of_weight in layers)
+        in_8_bits = {output for kind, output, of_map, _ in layers if of_map == np.int8 and kind == 'CONV_2D'}
         assert all('ChannelMixer' in output or 'channel;' in output or 'conv2;' in output for output in in_8_bits)
-        assert (len(in_8_bits) > 10) == (precision == 'int8') and np.int8 in {of_weight for *_, of_weight in layers}
+        assert len(in_8_bits) == (26 if precision == 'int8' else 0) and report.operations['DEQUANTIZE'] >= 26
 
 
 def read_layers(path):

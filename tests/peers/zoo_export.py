@@ -35,7 +35,7 @@ CONFIGS = {
         'ssd/ssdlite_mobilenetv2-scratch_8xb24-600e_coco', 'centernet/centernet_r18_8xb16-crop512-140e_coco',
         'detr/detr_r50_8xb2-150e_coco', 'conditional_detr/conditional-detr_r50_8xb2-50e_coco',
         'deformable_detr/deformable-detr_r50_16xb2-50e_coco', 'dino/dino-4scale_r50_8xb2-12e_coco']),
-    'mmseg': ((128, 128), [
+    'mmseg': ((192, 192), [
         'deeplabv3plus/deeplabv3plus_r18-d8_4xb2-80k_cityscapes-512x1024',
         'pspnet/pspnet_r18-d8_4xb2-80k_cityscapes-512x1024', 'upernet/upernet_r18_4xb4-80k_ade20k-512x512',
         'hrnet/fcn_hr18s_4xb2-80k_cityscapes-512x1024', 'segformer/segformer_mit-b0_8xb2-160k_ade20k-512x512',
