@@ -34,7 +34,7 @@ quickstart: setup  ## train, evaluate and fuse a small Mask R-CNN on a data set 
 sam-demo: sam-demo-setup  ## serve a web page to segment images on; ARGS="--checkpoint repvit://sam" takes the published weights
 	@'$(PY)' tools/sam_demo.py $(ARGS)
 
-sam-demo-setup: setup  ## install what the web page needs; where Chromium is too, the tests open it
+sam-demo-setup: setup  ## install the packages of the web page
 	$(INSTALL) -c requirements.txt -r requirements-sam-demo.txt
 
 # One process for each core, as most tests keep only one busy; a file's tests share what they prepare.

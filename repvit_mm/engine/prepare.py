@@ -1,6 +1,7 @@
 """Prepares a config for a run: the options of the tools, and defaults of the machine."""
 import argparse
 import logging
+import math
 import os
 from collections.abc import Mapping
 from contextlib import suppress
@@ -142,7 +143,8 @@ def set_epochs(cfg: Config, epochs: int) -> None:
         return value and max(least, round(value * epochs / old))
     cfg.train_cfg.max_epochs = epochs
     schedulers = cfg.get('param_scheduler') or []
-    for settings in [schedulers] if isinstance(schedulers, Mapping) else schedulers:
+    schedulers = [schedulers] if isinstance(schedulers, Mapping) else schedulers
+    for settings in schedulers:
         is_warm_up = settings.get('type') == 'LinearLR' and not settings.get('begin') and settings.get('end')
         if is_warm_up and not settings.get('convert_to_iter_based'):
             settings['end'] = min(settings['end'], scaled(settings['end'], 2))  # one step would never end
@@ -154,6 +156,9 @@ def set_epochs(cfg: Config, epochs: int) -> None:
                 settings['T_max'] = settings.get('end', epochs) - settings.get('begin', 0)
             if 'milestones' in settings:
                 settings['milestones'] = [scaled(epoch) for epoch in settings['milestones']]
+    # Of a few epochs, a warm-up may leave none to the schedule after it.
+    cfg.param_scheduler = [settings for settings in schedulers
+                           if settings.get('begin', 0) < settings.get('end', math.inf)]
     for hook in cfg.get('custom_hooks') or []:
         if 'switch_epoch' in hook:  # of mmdet, which changes the augmentation
             hook['switch_epoch'] = scaled(hook['switch_epoch'])

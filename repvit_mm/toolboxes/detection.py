@@ -90,10 +90,10 @@ class Detection(Toolbox):
         Raises:
             DatasetError: If classes are missing, or in another order, or nothing can be learned.
         """
-        datasets = list(innermost(dataset))
+        datasets = [inner for inner in innermost(dataset) if hasattr(inner, 'cat_ids')]
         for inner in datasets:
             _check_categories(inner)
-        if not any(getattr(inner, 'test_mode', True) for inner in datasets):
+        if datasets and not any(getattr(inner, 'test_mode', True) for inner in datasets):
             from .coco import check_objects
             check_objects(datasets)
 

@@ -74,6 +74,8 @@ def test_schedules_follow_the_length_of_the_training():
     assert cfg.train_cfg.max_epochs == 30 and warmup.end == 100 and linear.end == 2
     assert (cosine.begin, cosine.end, cosine.T_max) == (1, 30, 29) and steps.milestones == [20, 28]
     assert cfg.custom_hooks[0].switch_epoch == 28
+    set_epochs(cfg, 1)
+    assert cosine not in cfg.param_scheduler and len(cfg.param_scheduler) == 5
     with pytest.raises(ConfigError, match='counts iterations'):
         set_epochs(Config(dict(train_cfg=dict(max_iters=9))), 3)
 
