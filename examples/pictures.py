@@ -1,4 +1,4 @@
-"""Pictures in and out of an exported file, with numpy and Pillow only."""
+"""Images in and out of an exported file, with numpy and Pillow only."""
 import colorsys
 import json
 import sys
@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageOps
 
 
-def facts_at_the_end(path):
+def metadata_at_the_end(path):
     """The metadata of a file for ncnn, LiteRT or ExecuTorch: a zip archive at its end."""
     with zipfile.ZipFile(path) as archive:
         return json.loads(archive.read('metadata.json'))
@@ -28,34 +28,34 @@ def read(path):
     return picture.convert('RGB')
 
 
-def prepare(path, facts, height, width):
+def prepare(path, metadata, height, width):
     """A picture, and the inputs that hold it: float32 `image` (1, 3, height, width), normalised, and `size` (2,).
 
     If a detector takes `size`, the picture keeps its ratio, zeros fill the rest, and `size` is its size there."""
     picture = read(path)
     rows, columns = height, width
-    if 'keeping its ratio' in facts.get('preprocessing', ''):
+    if 'keeping its ratio' in metadata.get('preprocessing', ''):
         scale = min(height / picture.height, width / picture.width)
         rows, columns = round(picture.height * scale), round(picture.width * scale)
     pixels = np.asarray(picture.resize((columns, rows), Image.Resampling.BILINEAR), np.float32)
-    if facts['channels'] == 'BGR':
+    if metadata['channels'] == 'BGR':
         pixels = pixels[..., ::-1]
     image = np.zeros((1, 3, height, width), np.float32)
-    image[0, :, :rows, :columns] = ((pixels - facts['mean']) / facts['std']).transpose(2, 0, 1)
+    image[0, :, :rows, :columns] = ((pixels - metadata['mean']) / metadata['std']).transpose(2, 0, 1)
     return picture, {'image': image, 'size': np.array([rows, columns], np.float32)}
 
 
-def draw(picture, inputs, outputs, facts, out):
+def draw(picture, inputs, outputs, metadata, out):
     """Draw the predictions over the image, write it, and print them; outputs are arrays by name."""
-    names = facts.get('classes') or []
-    if facts['task'] == 'classification':
+    names = metadata.get('classes') or []
+    if metadata['task'] == 'classification':
         label_best(picture, outputs['logits'][0], names)
-    elif facts['task'] == 'segmentation':
+    elif metadata['task'] == 'segmentation':
         picture = colour(picture, outputs['logits'][0], names)
     elif 'boxes' in outputs:
-        picture = outline(picture, inputs['size'], outputs, names, facts.get('mask_threshold', 0.5))
+        picture = outline(picture, inputs['size'], outputs, names, metadata.get('mask_threshold', 0.5))
     else:
-        sys.exit(f'{facts["description"]}: this file gives maps, and there is nothing to draw')
+        sys.exit(f'{metadata["description"]}: this file gives maps, and there is nothing to draw')
     picture.save(out)
 
 

@@ -7,9 +7,10 @@ from pictures import draw, prepare
 
 model, path, out = sys.argv[1:]
 session = onnxruntime.InferenceSession(model, providers=['CPUExecutionProvider'])
-facts = dict(session.get_modelmeta().custom_metadata_map)
-facts.update({key: json.loads(facts[key]) for key in ('mean', 'std', 'classes', 'mask_threshold') if key in facts})
-picture, inputs = prepare(path, facts, *session.get_inputs()[0].shape[2:])
+metadata = dict(session.get_modelmeta().custom_metadata_map)
+for key in metadata.keys() & {'mean', 'std', 'classes', 'mask_threshold'}:
+    metadata[key] = json.loads(metadata[key])
+picture, inputs = prepare(path, metadata, *session.get_inputs()[0].shape[2:])
 names = [output.name for output in session.get_outputs()]
 found = session.run(names, {value.name: inputs[value.name] for value in session.get_inputs()})
-draw(picture, inputs, dict(zip(names, found, strict=True)), facts, out)
+draw(picture, inputs, dict(zip(names, found, strict=True)), metadata, out)

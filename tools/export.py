@@ -17,7 +17,7 @@ def build_parser() -> Parser:
                                 'in place.')
     add = parser.add_argument
     add('config', help=f'{MODEL}; or a checkpoint in the folder of its training, or repvit://NAME')
-    add('checkpoint', nargs='?', help=f'{CHECKPOINT}; random if left out, which is enough for timing')
+    add('checkpoint', nargs='?', help=f'{CHECKPOINT} (default: random weights, for timing only)')
     add('--to', choices=FORMATS, nargs='+', required=True, help='formats')
     add('--precision', choices=['fp32', 'fp16', 'bf16', 'int8', 'int8-weights'], nargs='+', default=[None],
         help='one file for each (default: fp16 for Core ML, fp32 for the others)')
@@ -32,7 +32,7 @@ def build_parser() -> Parser:
         help='ONNX, OpenVINO: accept any height and width; for a segmentor or detector, any multiple of 32')
     add('--also-shape', type=side, nargs=2, action='append', default=[], metavar=('H', 'W'),
         help='Core ML: another size for the package to accept; several are allowed')
-    add('--gelu', choices=['tanh'], help="approximate GELU: with it, Android's NNAPI takes the whole of an ONNX file")
+    add('--gelu', choices=['tanh'], help="approximate GELU, so that Android's NNAPI runs the whole ONNX file")
     add('--weights', choices=('float', 'int8'), default='float',
         help='Core ML: how weights are stored; int8 is an approximation (default: %(default)s)')
     add('--layout', choices=('nchw', 'nhwc'), default='nchw',

@@ -29,18 +29,18 @@ function* fieldsOf(message) {
 }
 
 /** Metadata of an ONNX file, which onnxruntime-web does not expose: metadata_props, field 14 of ModelProto. */
-function readFacts(bytes) {
-  const facts = {}, decoder = new TextDecoder();
+function readMetadata(bytes) {
+  const metadata = {}, decoder = new TextDecoder();
   for (const [number, entry] of fieldsOf(bytes)) {
     if (number !== 14) continue;
     const [key, value] = [...fieldsOf(entry)].map(([, text]) => decoder.decode(text));
     try {
-      facts[key] = JSON.parse(value);
+      metadata[key] = JSON.parse(value);
     } catch {
-      facts[key] = value;
+      metadata[key] = value;
     }
   }
-  return facts;
+  return metadata;
 }
 
 /** ImageData of an image file or a video: upright, on white where transparent, colour profiles ignored. */
@@ -108,10 +108,11 @@ async function loadRuntime() {
 
 /** Opens the content of an ONNX file. */
 async function openModel(bytes) {
-  const facts = readFacts(bytes), task = facts.task ?? ('image_size' in facts ? 'prompts' : null);  // of SAM's decoder
+  const metadata = readMetadata(bytes);
+  const task = metadata.task ?? ('image_size' in metadata ? 'prompts' : null);  // of SAM's decoder
   if (!task) throw new Error('expected an ONNX file of the exporters of repvit-mm, with their metadata');
   const {ort, providers} = await (runtime ??= loadRuntime());
-  return {facts, task, session: await ort.InferenceSession.create(bytes, {executionProviders: providers})};
+  return {metadata, task, session: await ort.InferenceSession.create(bytes, {executionProviders: providers})};
 }
 
 /** Runs a file on values and shape of each input; returns tensors by name, and milliseconds. */
@@ -124,13 +125,14 @@ async function run({session}, inputs) {
 
 /** Runs a file on an image; returns also the height and width to which the image was scaled. */
 async function predict(model, image) {
-  const {session, facts, task} = model, given = [image.height, image.width];
+  const {session, metadata, task} = model, given = [image.height, image.width];
   const shape = session.inputMetadata[0].shape.slice(2).map((side, axis) => typeof side === 'number' ? side
     : Math.ceil(given[axis] * Math.min(1, LONGEST / Math.max(...given)) / STEP) * STEP);
   const keepsRatio = session.inputNames.includes('size') || task === 'embedding';
   const scale = Math.min(shape[0] / given[0], shape[1] / given[1]);
   const size = keepsRatio ? given.map((side) => Math.max(1, Math.round(scale * side))) : shape;
-  return {...await run(model, {image: toInput(image, facts, size, shape), size: [Float32Array.from(size), [2]]}), size};
+  const inputs = {image: toInput(image, metadata, size, shape), size: [Float32Array.from(size), [2]]};
+  return {...await run(model, inputs), size};
 }
 
 /** Segments the object at points of an image that SAM has encoded: [x, y, 1], or 0 for background. */
@@ -201,16 +203,16 @@ function pasteMask(mask, side, [left, top, right, bottom], threshold) {
 
 /** Task -> draws a result; returns text and class of each line to list. */
 const DRAW = {
-  classification(context, {outputs}, facts) {
+  classification(context, {outputs}, metadata) {
     const logits = outputs.logits.data, most = Math.max(...logits), powers = logits.map((logit) => Math.exp(logit - most));
     const total = powers.reduce((sum, power) => sum + power);
     const best = [...powers.keys()].sort((one, other) => powers[other] - powers[one]).slice(0, 3);
-    const lines = best.map((index) => [`${percent(powers[index] / total)} ${nameOf(facts, index)}`, index]);
+    const lines = best.map((index) => [`${percent(powers[index] / total)} ${nameOf(metadata, index)}`, index]);
     drawText(context, lines[0][0], 8, 4);
     return lines;
   },
 
-  segmentation(context, {outputs: {logits: {data, dims: [, classes, ...shape]}}}, facts) {
+  segmentation(context, {outputs: {logits: {data, dims: [, classes, ...shape]}}}, metadata) {
     const area = shape[0] * shape[1], counts = new Array(classes).fill(0), colours = counts.map((_, i) => colourOf(i));
     drawCells(context, shape, (cell) => {
       let best = 0;
@@ -218,11 +220,11 @@ const DRAW = {
       counts[best]++;
       return colours[best];
     }, 0.55, 0, 0, context.canvas.width, context.canvas.height);
-    const lines = counts.map((count, index) => [`${percent(count / area)} ${nameOf(facts, index)}`, index]);
+    const lines = counts.map((count, index) => [`${percent(count / area)} ${nameOf(metadata, index)}`, index]);
     return lines.filter(([, index]) => counts[index]);
   },
 
-  detection(context, {outputs: {boxes, scores, labels, masks}, size}, facts) {
+  detection(context, {outputs: {boxes, scores, labels, masks}, size}, metadata) {
     if (!boxes) throw new Error('the file returns maps of a neck: export it without --pyramid');
     const sides = [context.canvas.width, context.canvas.height], cells = masks?.dims[2] ** 2;
     const found = [...scores.data.keys()].filter((index) => scores.data[index] > 0).map((index) => ({
@@ -232,7 +234,7 @@ const DRAW = {
         Math.min(Math.max(edge * sides[axis % 2] / size[1 - axis % 2], 0), sides[axis % 2])),
     }));
     for (const {mask, label, box} of masks ? found : []) {
-      const {inside, x, y, rows, columns} = pasteMask(mask, masks.dims[2], box, facts.mask_threshold);
+      const {inside, x, y, rows, columns} = pasteMask(mask, masks.dims[2], box, metadata.mask_threshold);
       const colour = colourOf(label);
       drawCells(context, [rows, columns], (cell) => inside[cell] && colour, 0.5, x, y);
     }
@@ -240,10 +242,10 @@ const DRAW = {
       context.lineWidth = Math.max(1, context.canvas.width / 300);
       context.strokeStyle = `rgb(${colourOf(label)})`;
       context.strokeRect(left, top, right - left, bottom - top);
-      drawText(context, `${nameOf(facts, label)} ${score.toFixed(2)}`, left + 3, top);
+      drawText(context, `${nameOf(metadata, label)} ${score.toFixed(2)}`, left + 3, top);
     }
     return found.map(({score, label, box}) => [
-      `${score.toFixed(3)} ${nameOf(facts, label)} ${box.map((edge) => edge.toFixed(1)).join(' ')}`, label]);
+      `${score.toFixed(3)} ${nameOf(metadata, label)} ${box.map((edge) => edge.toFixed(1)).join(' ')}`, label]);
   },
 
   prompts(context, {mask, shape, score, points}) {
@@ -301,7 +303,7 @@ async function show() {
   page.result = null;
   if (!embedding !== !prompts) return say(`SAM is two files: add the ${prompts ? 'encoder' : 'decoder'}.`);
   if (!model) return say('Choose an ONNX file.');
-  if (!image) return say(`${model.facts.description}. Choose an image.`);
+  if (!image) return say(`${model.metadata.description}. Choose an image.`);
   if (!page.encoded) await announce('Running ...');
   let result = page.encoded ?? await predict(model, image);
   if (embedding) {
@@ -315,7 +317,7 @@ async function show() {
   context.putImageData(image, 0, 0);
   const draw = DRAW[result.points ? 'prompts' : model.task];
   if (!draw && !embedding) throw new Error(`the file returns ${model.session.outputNames.join(', ')}: nothing to draw`);
-  element('found').replaceChildren(...(draw?.(context, result, model.facts) ?? []).map(([text, index]) => {
+  element('found').replaceChildren(...(draw?.(context, result, model.metadata) ?? []).map(([text, index]) => {
     const line = Object.assign(document.createElement('li'), {textContent: text});
     line.style.borderColor = `rgb(${colourOf(index)})`;
     return line;

@@ -20,7 +20,7 @@ class Images(NamedTuple):
 
 
 def find_images(folder: str | Path) -> Images:
-    """Find the images in a folder and its subfolders; of many, some that are spread evenly.
+    """Find the images in a folder and its subfolders; evenly spaced ones if there are many.
 
     Raises:
         UserError: If the folder is missing, or has too few images, or one of them is unreadable.
@@ -37,12 +37,12 @@ def find_images(folder: str | Path) -> Images:
 
 
 class Quantisation(NamedTuple):
-    """How an int8 file is made and judged.
+    """Calibration and judgement of an int8 file.
 
     Attributes:
         images: See :func:`find_images`.
         data_root: Path of the config's test data; None for the config's own.
-        allow_loss: Write the file whatever it loses.
+        allow_loss: Write the file in spite of any loss.
     """
 
     images: Images

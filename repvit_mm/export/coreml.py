@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..errors import ExportError
 from ..models.inference import InferenceModel
 from .detectors import WholeDetector
-from .files import ExportedFile, as_text, parse_facts
+from .files import ExportedFile, as_text, parse_metadata
 from .mil import MILProgram
 from .prepare import Options, Subject
 
@@ -115,10 +115,10 @@ def class_labels(model: InferenceModel, number: int) -> list[str]:
 
 
 def _set_metadata(package: Any, subject: Subject, shapes: Sequence[Sequence[int]]) -> None:
-    facts = subject.facts
-    package.short_description, package.version = facts['description'], facts['repvit_mm_version']
-    package.author, package.license = facts.get('source', ''), facts.get('license', '')
-    package.user_defined_metadata.update(as_text({**facts, 'outputs': subject.outputs}))
+    metadata = subject.metadata
+    package.short_description, package.version = metadata['description'], metadata['repvit_mm_version']
+    package.author, package.license = metadata.get('source', ''), metadata.get('license', '')
+    package.user_defined_metadata.update(as_text({**metadata, 'outputs': subject.outputs}))
     package.input_description['image'] = (
         f'{subject.fused.normalisation.channels} image of {" or ".join(f"{w} x {h}" for h, w in shapes)} pixels '
         '(width x height), values from 0 to 255; normalised inside')
@@ -131,16 +131,16 @@ def open_file(path: Path, threads: int = 0) -> ExportedFile:
     """
     program = MILProgram(path)
     description = program.spec.description
-    facts = parse_facts(description.metadata.userDefined)
+    metadata = parse_metadata(description.metadata.userDefined)
     image = description.input[0].type.imageType
     flexible = image.WhichOneof('SizeFlexibility') is not None
-    shift, scale = (np.array(facts[name], np.float32)[:, None, None] for name in ('mean', 'std'))
-    task, predict = facts['task'], _core_ml(path, program) if sys.platform == 'darwin' else None
+    shift, scale = (np.array(metadata[name], np.float32)[:, None, None] for name in ('mean', 'std'))
+    task, predict = metadata['task'], _core_ml(path, program) if sys.platform == 'darwin' else None
 
     def run(inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         pixels = (inputs['image'] * scale + shift).round().clip(0, 255).astype(np.float32)
         if predict is not None:
-            found = predict(pixels[0, ::-1 if facts['channels'] == 'BGR' else 1].transpose(1, 2, 0))
+            found = predict(pixels[0, ::-1 if metadata['channels'] == 'BGR' else 1].transpose(1, 2, 0))
         else:
             found = program.run({'image': pixels})
             if task in _DECISIONS:
@@ -148,9 +148,9 @@ def open_file(path: Path, threads: int = 0) -> ExportedFile:
         if task == 'classification':
             found['probabilities'] = found['classLabel_probs'].reshape(1, -1)
         names = {'classification': ['logits', 'probabilities'], 'segmentation': ['logits', 'classes']}
-        return {name: np.asarray(found[name]) for name in names.get(task, facts['outputs']) if name in found}
+        return {name: np.asarray(found[name]) for name in names.get(task, metadata['outputs']) if name in found}
     shape = (1, 3, *((None, None) if flexible else (image.height, image.width)))
-    return ExportedFile(path, run, shape, facts)
+    return ExportedFile(path, run, shape, metadata)
 
 
 #: Task -> the operation that decides, whose input are the logits.

@@ -1,4 +1,4 @@
-"""Detections in an image: masks pasted into it, and the proof that an exported file finds what mmdet finds."""
+"""Detections in an image: masks pasted into it, and the proof that an exported file equals mmdet."""
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -125,7 +125,7 @@ def prove_detections(file: ExportedFile, whole: WholeDetector, shape: Sequence[i
 
     Args:
         file: To prove.
-        whole: What it was exported from.
+        whole: The detector that it was exported from.
         shape: Height and width of the image.
         bounds: Largest differences.
         paths: See :func:`repvit_mm.export.load_images`.

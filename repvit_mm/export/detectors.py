@@ -21,7 +21,7 @@ MAX_DETECTIONS = 300
 
 
 class Selection(NamedTuple):
-    """Which detections are kept; None stands for the config's setting.
+    """Detections to keep; None stands for the config's setting.
 
     Attributes:
         score_threshold: Lowest score, 0 to 1.
@@ -35,11 +35,11 @@ class Selection(NamedTuple):
 
 
 class WholeDetector(nn.Module):
-    """A fused detector with all that mmdet does behind its layers.
+    """A fused detector with mmdet's postprocessing.
 
     Args:
         fused: The model; its head gets the selection as its ``test_cfg``.
-        selection: Which detections are kept.
+        selection: Detections to keep.
         fixed: Height and width of the image, in pixels, to fix all shapes; None for shapes that follow the content of
             the image.
 
@@ -75,11 +75,11 @@ class WholeDetector(nn.Module):
         image = {'image': torch.zeros(1, self.fused.in_channels, *shape)}
         return image if self.fixed else {**image, 'size': torch.tensor(shape, dtype=torch.float)}
 
-    def facts(self, shape: Sequence[int], dynamic_size: bool) -> dict[str, Any]:
+    def metadata(self, shape: Sequence[int], dynamic_size: bool) -> dict[str, Any]:
         """How to use the exported graph, for its metadata."""
         sizes = f'any multiple of {self.fused.stride}' if dynamic_size else ' x '.join(map(str, shape))
         normalise = 'channels in the order `channels`, (pixel - mean) / std'
-        facts = {
+        metadata = {
             'description': f'{self.fused.network}, {type(self.fused.model).__name__}',
             'task': 'detection', 'covers': 'the whole detector',
             'preprocessing': f'scale the image to height x width = {sizes}; {normalise}' if self.fixed else
@@ -92,7 +92,7 @@ class WholeDetector(nn.Module):
                               'interpolate linearly between the centres of the cells; an object is where they are at '
                               'least mask_threshold',
             **self.selection._asdict()}
-        return facts if self.mask_threshold is None else {**facts, 'mask_threshold': self.mask_threshold}
+        return metadata if self.mask_threshold is None else {**metadata, 'mask_threshold': self.mask_threshold}
 
     def forward(self, image: Tensor, size: Tensor | None = None) -> tuple[Tensor, ...]:
         """Detect.
@@ -131,7 +131,7 @@ def kind_of(model: InferenceModel) -> Kind:
 
 
 def why_not_fixed(model: InferenceModel) -> str:
-    """Why a supported detector lacks a form of fixed shapes; empty if it has one."""
+    """The reason why a supported detector has no fixed shapes; empty if it has."""
     layers = [module for module in model.modules() if hasattr(module, 'sampling_ratio')]
     if any(layer.sampling_ratio <= 0 or not layer.aligned for layer in layers):
         return ('takes as many samples of a region as its size asks for (RoIAlign with sampling_ratio=0), and a graph '

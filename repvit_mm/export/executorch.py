@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from .files import ExportedFile, append_facts, read_facts
+from .files import ExportedFile, append_metadata, read_metadata
 from .packages import need
 from .prepare import Options, Subject
 from .quantisation import Operation, float_layers
@@ -29,7 +29,7 @@ def write(subject: Subject, path: Path, options: Options) -> Counter[str]:
         exported = _quantised(exported, subject, options)
     lowered = to_edge_transform_and_lower(exported, partitioner=[XnnpackPartitioner()])
     path.write_bytes(lowered.to_executorch().buffer)
-    append_facts(path, subject)
+    append_metadata(path, subject)
     targets = [str(node.target) for node in lowered.exported_program().graph.nodes if node.op == 'call_function']
     return Counter(target for target in targets if target[0] != '<')  # those take from a list, or reserve room
 
@@ -65,11 +65,11 @@ def open_file(path: Path, threads: int = 0) -> ExportedFile:
     """Open a program, on the CPU. Its Python runtime chooses the number of threads itself."""
     need('executorch')
     from executorch.runtime import Runtime
-    facts, program = read_facts(path), Runtime.get().load_program(path)
+    metadata, program = read_metadata(path), Runtime.get().load_program(path)
     method = program.load_method('forward')
 
     def run(inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         # The values belong to the program until it runs again.
         found = method.execute([torch.from_numpy(np.ascontiguousarray(inputs['image']))])
-        return {name: value.numpy().copy() for name, value in zip(facts['outputs'], found, strict=True)}
-    return ExportedFile(path, run, tuple(facts['shape']), facts)
+        return {name: value.numpy().copy() for name, value in zip(metadata['outputs'], found, strict=True)}
+    return ExportedFile(path, run, tuple(metadata['shape']), metadata)

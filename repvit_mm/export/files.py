@@ -13,7 +13,7 @@ from .prepare import Subject
 #: Name of each input -> array; returns name of each output -> array.
 Run = Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]
 #: The entry of the zip archive at the end of a file; engines do not read that far.
-FACTS = 'metadata.json'
+METADATA = 'metadata.json'
 
 
 class ExportedFile(NamedTuple):
@@ -23,13 +23,13 @@ class ExportedFile(NamedTuple):
         path: Its path.
         run: Runs it. A file for one image takes the images of a batch in turn.
         shape: Shape of the input ``image``: batch, channels, height, width; None for any.
-        facts: Its metadata, see :func:`repvit_mm.export.prepare.describe`.
+        metadata: Its metadata, see :func:`repvit_mm.export.prepare.describe`.
     """
 
     path: Path
     run: Run
     shape: tuple[int | None, ...]
-    facts: dict[str, Any]
+    metadata: dict[str, Any]
 
 
 def one_by_one(run: Run) -> Run:
@@ -40,37 +40,37 @@ def one_by_one(run: Run) -> Run:
     return run_all
 
 
-def append_facts(path: Path, subject: Subject) -> None:
+def append_metadata(path: Path, subject: Subject) -> None:
     """End a file with its metadata, the shape of its image and the names of its outputs."""
-    facts = {**subject.facts, 'shape': list(subject.inputs['image'].shape), 'outputs': subject.outputs}
+    metadata = {**subject.metadata, 'shape': list(subject.inputs['image'].shape), 'outputs': subject.outputs}
     with zipfile.ZipFile(path, 'a') as archive:
-        archive.writestr(FACTS, json.dumps(facts))
+        archive.writestr(METADATA, json.dumps(metadata))
 
 
-def read_facts(path: Path) -> dict[str, Any]:
-    """Read what :func:`append_facts` wrote.
+def read_metadata(path: Path) -> dict[str, Any]:
+    """Read the metadata written by :func:`append_metadata`.
 
     Raises:
         ExportError: If there is no metadata.
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            return json.loads(archive.read(FACTS))
+            return json.loads(archive.read(METADATA))
     except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
         raise ExportError(f'{path} has no metadata: it was not written by the exporters of repvit_mm') from error
 
 
-def as_text(facts: Mapping[str, Any]) -> dict[str, str]:
+def as_text(metadata: Mapping[str, Any]) -> dict[str, str]:
     """Metadata for a format that stores strings: all but strings as JSON."""
-    return {key: value if isinstance(value, str) else json.dumps(value) for key, value in facts.items()}
+    return {key: value if isinstance(value, str) else json.dumps(value) for key, value in metadata.items()}
 
 
-def parse_facts(entries: Mapping[str, str]) -> dict[str, Any]:
-    """Read what :func:`as_text` wrote."""
-    facts = {}
+def parse_metadata(entries: Mapping[str, str]) -> dict[str, Any]:
+    """Read the metadata converted by :func:`as_text`."""
+    metadata = {}
     for key, value in entries.items():
         try:
-            facts[key] = json.loads(value)
+            metadata[key] = json.loads(value)
         except (TypeError, ValueError):
-            facts[key] = value
-    return facts
+            metadata[key] = value
+    return metadata

@@ -96,7 +96,7 @@ def check_options(name: str, options: Options) -> Options:
 
 
 def why_no_detections(name: str, model: InferenceModel) -> str:
-    """Why a format does not hold a whole detector; empty if it does."""
+    """The reason why a format cannot hold a whole detector; empty if it can."""
     row = FORMATS[name]
     if 'selection' not in row.options:
         return _OPTIONAL['selection'][1]
@@ -139,8 +139,8 @@ def export_model(model: InferenceModel, name: str, shape: Sequence[int], out: st
     subject = prepare(model, shape, options, row.fixed)
     half = prove_half(subject, options) if options.precision == 'fp16' else None
     if half is not None:
-        subject.facts['half_precision'] = {'largest_activation': half.largest, 'share_of_half_precision': half.share,
-                                           'layer': half.layer}
+        subject.metadata['half_precision'] = {'largest_activation': half.largest, 'share_of_half_precision': half.share,
+                                              'layer': half.layer}
     with ExitStack() as stack:
         path = stack.enter_context(atomic_write(out, row.is_folder))
         # They are put in place first: a graph without its weights would be half a file.
@@ -163,7 +163,7 @@ def export_model(model: InferenceModel, name: str, shape: Sequence[int], out: st
             path.with_suffix(other.suffix).rename(other)
         size = sum(map(size_on_disk, (path, *beside)))
     return ExportReport(out, size, operations, tuple(comparisons), row.engine, verdict, half,
-                        subject.facts.get('gelu_by_tanh'))
+                        subject.metadata.get('gelu_by_tanh'))
 
 
 def size_on_disk(path: Path) -> int:

@@ -36,7 +36,7 @@ def judge(subject: Subject, file: ExportedFile, engine_name: str, options: Optio
     """Measure the accuracy of a file.
 
     Args:
-        subject: What it was exported from.
+        subject: The model that it was exported from.
         file: To judge.
         engine_name: Runs it; a key of :data:`repvit_mm.export.runtimes.ENGINES`.
         options: Of the export.

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from .files import ExportedFile, append_facts, read_facts
+from .files import ExportedFile, append_metadata, read_metadata
 from .packages import need
 from .prepare import Options, Subject
 from .quantisation import Operation, float_layers
@@ -35,7 +35,7 @@ def write(subject: Subject, path: Path, options: Options) -> Counter[str]:
     if options.precision != 'fp32':
         _quantise(path, subject, options)
     operations = need('ai_edge_litert.interpreter').Interpreter(str(path))._get_ops_details()
-    append_facts(path, subject._replace(facts={**subject.facts, 'layout': options.layout}))
+    append_metadata(path, subject._replace(metadata={**subject.metadata, 'layout': options.layout}))
     return Counter(operation['op_name'] for operation in operations)
 
 
@@ -81,15 +81,15 @@ def _laid_out(image: np.ndarray, layout: str | None, back: bool = False) -> np.n
 
 def open_file(path: Path, threads: int = 0) -> ExportedFile:
     """Open a graph, on the CPU; 0 threads leaves their number to LiteRT."""
-    interpreters, facts = need('ai_edge_litert.interpreter'), read_facts(path)
+    interpreters, metadata = need('ai_edge_litert.interpreter'), read_metadata(path)
     interpreter = interpreters.Interpreter(str(path), num_threads=threads or None)
     interpreter.allocate_tensors()
     source, targets = interpreter.get_input_details()[0]['index'], interpreter.get_output_details()
-    layout = facts.get('layout')  # files of version 0.2 have none
+    layout = metadata.get('layout')  # files of version 0.2 have none
 
     def run(inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         interpreter.set_tensor(source, _laid_out(inputs['image'], layout))
         interpreter.invoke()
         return {name: _laid_out(interpreter.get_tensor(target['index']), layout, back=True)
-                for name, target in zip(facts['outputs'], targets, strict=True)}
-    return ExportedFile(path, run, tuple(facts['shape']), facts)
+                for name, target in zip(metadata['outputs'], targets, strict=True)}
+    return ExportedFile(path, run, tuple(metadata['shape']), metadata)

@@ -1,6 +1,6 @@
 """Evaluates the program of a saved Core ML package, operation by operation.
 
-Core ML itself runs on macOS only. On other systems, this shows that the file on disk computes what the model computes:
+Core ML itself runs on macOS only. On other systems, this shows that the file on disk equals the model:
 program and weights are read from the package. coremltools evaluates most operations itself, as for folding constants;
 layers are computed in torch. Values are rounded to half precision between operations where the program says so; sums
 within an operation use single precision.

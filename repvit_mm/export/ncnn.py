@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from ..errors import ExportError
-from .files import ExportedFile, append_facts, read_facts
+from .files import ExportedFile, append_metadata, read_metadata
 from .packages import need
 from .prepare import Options, Subject
 
@@ -32,14 +32,15 @@ def write(subject: Subject, path: Path, options: Options) -> Counter[str]:
                                  f'ncnnbin={path.with_suffix(".bin")}', f'fp16={int(options.precision == "fp16")}'],
                                 capture_output=True, text=True)
     if result.returncode or not path.is_file():
-        raise ExportError(f'pnnx cannot convert {subject.facts["config"]}: {(result.stderr.splitlines() or ["?"])[-1]}')
-    append_facts(path.with_suffix('.bin'), subject)
+        reason = (result.stderr.splitlines() or ['?'])[-1]
+        raise ExportError(f'pnnx cannot convert {subject.metadata["config"]}: {reason}')
+    append_metadata(path.with_suffix('.bin'), subject)
     return Counter(line.split()[0] for line in path.read_text().splitlines()[2:])
 
 
 def open_file(path: Path, threads: int = 0) -> ExportedFile:
     """Open a graph, in single precision on the CPU; 0 threads leaves their number to ncnn."""
-    ncnn, facts = need('ncnn'), read_facts(path.with_suffix('.bin'))
+    ncnn, metadata = need('ncnn'), read_metadata(path.with_suffix('.bin'))
     net = ncnn.Net()
     for option in ('use_fp16_packed', 'use_fp16_storage', 'use_fp16_arithmetic', 'use_bf16_storage'):
         setattr(net.opt, option, False)
@@ -51,5 +52,5 @@ def open_file(path: Path, threads: int = 0) -> ExportedFile:
     def run(inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         with net.create_extractor() as extractor:
             extractor.input('in0', ncnn.Mat(np.ascontiguousarray(inputs['image'][0])).clone())
-            return {name: np.array(extractor.extract(f'out{i}')[1])[None] for i, name in enumerate(facts['outputs'])}
-    return ExportedFile(path, run, tuple(facts['shape']), facts)
+            return {name: np.array(extractor.extract(f'out{i}')[1])[None] for i, name in enumerate(metadata['outputs'])}
+    return ExportedFile(path, run, tuple(metadata['shape']), metadata)

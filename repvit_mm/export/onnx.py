@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..errors import ExportError
 from .detectors import WholeDetector
-from .files import ExportedFile, as_text, parse_facts
+from .files import ExportedFile, as_text, parse_metadata
 from .packages import need
 from .prepare import Options, Subject
 from .quantisation import quantise
@@ -30,12 +30,12 @@ def write(subject: Subject, path: Path, options: Options) -> Counter[str]:
     graph = onnx.load(path)
     if custom := sorted({f'{node.domain}::{node.op_type}' for node in graph.graph.node if node.domain}):
         raise ExportError(f'{subject.fused.name} needs {", ".join(custom)}, which ONNX does not define')
-    graph.producer_name, graph.doc_string = 'repvit-mm', subject.facts['description']
+    graph.producer_name, graph.doc_string = 'repvit-mm', subject.metadata['description']
     if options.precision == 'fp16':
         graph = _halved(graph, isinstance(subject.model, WholeDetector))
     onnx.checker.check_model(graph, full_check=True)
     onnx.save(graph, path)
-    add_facts(path, subject.facts)
+    add_metadata(path, subject.metadata)
     if options.precision == 'int8':
         quantise(path, map(subject.load, options.quantisation.images.calibration))
     return count_operations(path)
@@ -97,11 +97,11 @@ def save_graph(model: nn.Module, inputs: Mapping[str, Tensor], path: Path, outpu
                           output_names=list(outputs), dynamic_axes=axes, opset_version=OPSET, **legacy)
 
 
-def add_facts(path: Path, facts: Mapping[str, Any]) -> None:
+def add_metadata(path: Path, metadata: Mapping[str, Any]) -> None:
     """Add metadata to a file."""
     onnx = need('onnx')
     graph = onnx.load(path)
-    onnx.helper.set_model_props(graph, as_text(facts))
+    onnx.helper.set_model_props(graph, as_text(metadata))
     onnx.save(graph, path)
 
 
@@ -129,5 +129,5 @@ def open_file(path: Path, threads: int = 0) -> ExportedFile:
         return dict(zip(names, session.run(names, feed), strict=True))
 
     shape = tuple(size if isinstance(size, int) else None for size in session.get_inputs()[0].shape)
-    facts = parse_facts(session.get_modelmeta().custom_metadata_map)
-    return ExportedFile(path, run, shape, facts)
+    metadata = parse_metadata(session.get_modelmeta().custom_metadata_map)
+    return ExportedFile(path, run, shape, metadata)

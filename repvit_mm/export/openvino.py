@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from . import onnx
-from .files import ExportedFile, parse_facts
+from .files import ExportedFile, parse_metadata
 from .packages import need
 from .prepare import Options, Subject
 
@@ -26,7 +26,7 @@ def write(subject: Subject, path: Path, options: Options) -> Counter[str]:
         graph = Path(folder) / 'model.onnx'
         onnx.write(subject, graph, options)
         converted = openvino.convert_model(graph)
-    converted.set_rt_info(json.dumps(subject.facts), METADATA)
+    converted.set_rt_info(json.dumps(subject.metadata), METADATA)
     openvino.save_model(converted, path, compress_to_fp16=options.precision == 'fp16')
     return Counter(operation.get_type_name() for operation in converted.get_ops())
 
@@ -48,13 +48,13 @@ def open_file(path: Path, threads: int = 0) -> ExportedFile:
     taken = {value.get_any_name() for value in graph.inputs}
     if path.suffix == '.onnx':
         entries = need('onnx').load(path, load_external_data=False).metadata_props
-        facts = parse_facts({entry.key: entry.value for entry in entries})
+        metadata = parse_metadata({entry.key: entry.value for entry in entries})
     else:
-        facts = json.loads(graph.get_rt_info(METADATA).astype(str)) if graph.has_rt_info(METADATA) else {}
+        metadata = json.loads(graph.get_rt_info(METADATA).astype(str)) if graph.has_rt_info(METADATA) else {}
 
     def run(inputs: Mapping[str, Any]) -> dict[str, Any]:
         request.infer({name: value for name, value in inputs.items() if name in taken})
         return {name: request.get_output_tensor(index).data.copy() for index, name in enumerate(names)}
 
     shape = tuple(size.get_length() if size.is_static else None for size in graph.input('image').partial_shape)
-    return ExportedFile(path, run, shape, facts)
+    return ExportedFile(path, run, shape, metadata)

@@ -19,7 +19,7 @@ PAPER = 'RepViT: Revisiting Mobile CNN From ViT Perspective (CVPR 2024), https:/
 
 
 class Options(NamedTuple):
-    """How a model is exported. :data:`repvit_mm.export.formats.FORMATS` says which options a format has.
+    """Options of an export; :data:`repvit_mm.export.formats.FORMATS` lists those of each format.
 
     Attributes:
         precision: A key of :data:`repvit_mm.export.report.BOUNDS`, ``'int8'``, or ``'int8-weights'``, which computes
@@ -48,19 +48,19 @@ class Options(NamedTuple):
 
 
 class Subject(NamedTuple):
-    """What is exported.
+    """A model prepared for export.
 
     Attributes:
         model: In its fused form.
         inputs: Name -> an example; the first one is the image, of the shape that is exported.
         outputs: Names of the outputs.
-        facts: Metadata: preparation of the image, meaning of the outputs, origin of the weights.
+        metadata: Metadata: preparation of the image, meaning of the outputs, origin of the weights.
     """
 
     model: InferenceModel | WholeDetector
     inputs: dict[str, Tensor]
     outputs: list[str]
-    facts: dict[str, Any]
+    metadata: dict[str, Any]
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -69,7 +69,7 @@ class Subject(NamedTuple):
 
     @property
     def fused(self) -> InferenceModel:
-        """The fused model, without what a whole detector puts around it."""
+        """The fused model, without the wrapper of a whole detector."""
         return self.model.fused if isinstance(self.model, WholeDetector) else self.model
 
     def load(self, path: str | Path) -> dict[str, np.ndarray]:
@@ -98,18 +98,18 @@ def prepare(model: InferenceModel, shape: Sequence[int], options: Options, fixed
         raise ExportError(f'{model.name} takes {model.in_channels} channels, and only models of colour images are '
                           'exported')
     fused = fuse_model(model).float().cpu().requires_grad_(False)
-    facts = describe(fused)
+    metadata = describe(fused)
     if options.gelu is not None:
-        facts['gelu_by_tanh'] = _approximate_gelu(fused, shape, options)
+        metadata['gelu_by_tanh'] = _approximate_gelu(fused, shape, options)
     if options.selection is None:
         inputs = {'image': torch.zeros(1, fused.in_channels, *shape)}
-        return Subject(fused, inputs, fused.output_names(len(fused(inputs['image']))), facts)
+        return Subject(fused, inputs, fused.output_names(len(fused(inputs['image']))), metadata)
     one_size = not kind_of(fused).suppresses
     if one_size and options.dynamic_size:
         raise ExportError(f'{model.name} with its detections takes images of one size: leave out --dynamic-size')
     whole = WholeDetector(fused, options.selection, tuple(shape) if fixed or one_size else None)
-    facts.update(whole.facts(shape, options.dynamic_size))
-    return Subject(whole, whole.example(shape), whole.output_names, facts)
+    metadata.update(whole.metadata(shape, options.dynamic_size))
+    return Subject(whole, whole.example(shape), whole.output_names, metadata)
 
 
 def _approximate_gelu(fused: InferenceModel, shape: Sequence[int], options: Options) -> float:
@@ -159,7 +159,7 @@ def size_of_test(model: InferenceModel) -> tuple[int, int] | None:
 def describe(model: InferenceModel) -> dict[str, Any]:
     """The metadata of an exported file: name -> text, number or list."""
     from .. import version
-    facts = {
+    metadata = {
         'description': f'{model.network}, {model.task.covers}',
         'arch': model.arch,
         'task': model.task.name,
@@ -171,7 +171,7 @@ def describe(model: InferenceModel) -> dict[str, Any]:
         'channels': model.normalisation.channels,
     }
     if model.backbone is not None:
-        facts.update(source=PAPER, license='Apache-2.0')
+        metadata.update(source=PAPER, license='Apache-2.0')
     if model.classes:
-        facts['classes'] = list(model.classes)
-    return facts
+        metadata['classes'] = list(model.classes)
+    return metadata

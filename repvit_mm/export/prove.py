@@ -24,7 +24,7 @@ def prove(file: ExportedFile, subject: Subject, options: Options) -> list[Compar
 
     Args:
         file: To prove.
-        subject: What it was exported from.
+        subject: The model that it was exported from.
         options: Of the export.
 
     Raises:
@@ -61,7 +61,7 @@ def _file_of(half: HalfPrecision, subject: Subject) -> ExportedFile:
     def run(inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         outputs = half(*(torch.from_numpy(inputs[name]) for name in subject.inputs))
         return {name: value.numpy() for name, value in zip(subject.outputs, outputs, strict=True)}
-    return ExportedFile(Path(f'{subject.fused.name} in half precision'), run, (), subject.facts)
+    return ExportedFile(Path(f'{subject.fused.name} in half precision'), run, (), subject.metadata)
 
 
 def _prove_size(file: ExportedFile, subject: Subject, half: HalfPrecision | None, shape: tuple[int, int],

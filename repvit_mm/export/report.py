@@ -1,4 +1,4 @@
-"""Results of an export: differences from PyTorch, and what they may be."""
+"""Results of an export: differences from PyTorch, and their bounds."""
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +31,7 @@ class Verdict(NamedTuple):
     """Accuracy of an int8 file.
 
     Attributes:
-        judge: What was measured, on how many images.
+        judge: Measured data and number of images.
         pytorch: Metric -> PyTorch's value, 0 to 100.
         file: Metric -> the file's value.
         limit: Points that the file may lose.

@@ -33,7 +33,7 @@ def open_exported(path: str | Path, engine: str) -> ExportedFile:
         raise
     except Exception as error:  # each engine has its own
         raise ExportError(f'{engine} cannot read {path}: {(str(error).strip() or "?").splitlines()[0]}') from error
-    if missing := {'task', 'description', 'mean', 'std', 'channels'} - set(file.facts):
+    if missing := {'task', 'description', 'mean', 'std', 'channels'} - set(file.metadata):
         raise ExportError(f'{path} has no {", ".join(sorted(missing))} in its metadata: it was not written by the '
                           'exporters of repvit_mm')
     return file._replace(run=one_by_one(file.run)) if file.shape[0] == 1 else file

@@ -173,14 +173,14 @@ def export_decoder(sam: PaddedSam, out: str | Path, checkpoint: str | None = Non
         UserError: If it cannot be written.
     """
     out, name, size = Path(out), _format_of(out), sam.padded_size
-    facts = {'description': 'SAM mask decoder for the embeddings of RepViT-SAM',
-             'image_size': max(size), 'checkpoint': checkpoint or 'random weights'}
+    metadata = {'description': 'SAM mask decoder for the embeddings of RepViT-SAM',
+                'image_size': max(size), 'checkpoint': checkpoint or 'random weights'}
     embedding = np.zeros((1, 256, *sam.prompt_encoder.image_embedding_size))
     example = decoder_inputs(Prompt(((1., 1.),), (1,)), embedding, size, max(size))
     inputs = {name: torch.from_numpy(value) for name, value in example.items()}
     with atomic_write(out, FORMATS[name].is_folder) as path:
         write = _write_onnx if name == 'onnx' else _write_coreml
-        run, operations = write(SamDecoder(sam).eval(), inputs, path, facts)
+        run, operations = write(SamDecoder(sam).eval(), inputs, path, metadata)
         return ExportReport(out, size_on_disk(path), operations, tuple(_prove(run, sam, images)), FORMATS[name].engine)
 
 
@@ -192,17 +192,17 @@ def _format_of(out: str | Path) -> str:
 
 
 def _write_onnx(decoder: SamDecoder, inputs: Mapping[str, Tensor], path: Path,
-                facts: Mapping[str, Any]) -> tuple[Run, Mapping[str, int]]:
+                metadata: Mapping[str, Any]) -> tuple[Run, Mapping[str, int]]:
     axes = {'point_coords': {1: 'points'}, 'point_labels': {1: 'points'}, 'masks': {2: 'height', 3: 'width'}}
     onnx.save_graph(decoder, inputs, path, OUTPUTS, axes)
-    onnx.add_facts(path, facts)
+    onnx.add_metadata(path, metadata)
     need('onnx').checker.check_model(path, full_check=True)
     return onnx.open_file(path).run, onnx.count_operations(path)
 
 
 @torch.no_grad()
 def _write_coreml(decoder: SamDecoder, inputs: Mapping[str, Tensor], path: Path,
-                  facts: Mapping[str, Any]) -> tuple[Run, Mapping[str, int]]:
+                  metadata: Mapping[str, Any]) -> tuple[Run, Mapping[str, int]]:
     ct = need('coremltools')
     points = ct.RangeDim(lower_bound=1, upper_bound=MAX_POINTS, default=inputs['point_labels'].shape[1])
     flexible = {'point_coords': (1, points, 2), 'point_labels': (1, points)}
@@ -213,8 +213,8 @@ def _write_coreml(decoder: SamDecoder, inputs: Mapping[str, Tensor], path: Path,
                 ct.TensorType(name, flexible.get(name, tuple(value.shape)), dtype=np.float32)
                 for name, value in inputs.items()],
             outputs=[ct.TensorType(name) for name in OUTPUTS], compute_precision=ct.precision.FLOAT32)
-        package.user_defined_metadata.update(as_text(facts))
-        package.short_description = facts['description']
+        package.user_defined_metadata.update(as_text(metadata))
+        package.short_description = metadata['description']
         package.save(str(path))
     program = MILProgram(path)
     return program.run, program.counts()

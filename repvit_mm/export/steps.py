@@ -117,8 +117,8 @@ class FixedSteps(Steps):
         sides = (boxes[:, 2:] - boxes[:, :2]).clamp(min=0)
         scale = (sides[:, 0] * sides[:, 1]).sqrt() / extractor.finest_scale + 1e-6
         levels = sum(((scale >= 2. ** level).long() for level in range(1, len(layers))), torch.zeros_like(scale).long())
-        cells, facts = _join(maps[:len(layers)], [layer.spatial_scale for layer in layers])
-        scale, start, height, width = facts[levels].split(1, 1)
+        cells, geometry = _join(maps[:len(layers)], [layer.spatial_scale for layer in layers])
+        scale, start, height, width = geometry[levels].split(1, 1)
         edges, samples = boxes * scale - 0.5, layers[0].sampling_ratio  # in cells, whose centres are at whole numbers
         down, across = (parts * samples for parts in layers[0].output_size)
         rows = _between(edges[:, 1:2], edges[:, 3:], down, height)
@@ -153,8 +153,8 @@ def _join(maps: Sequence[Tensor], scales: Sequence[float]) -> tuple[Tensor, Tens
     """
     sizes = [tuple(map(int, features.shape[2:])) for features in maps]
     starts = itertools.accumulate((height * width for height, width in sizes), initial=0)
-    facts = [(scale, start, *size) for scale, start, size in zip(scales, starts, sizes, strict=False)]
-    return torch.cat([features[0].flatten(1) for features in maps], 1).T, torch.tensor(facts)
+    geometry = [(scale, start, *size) for scale, start, size in zip(scales, starts, sizes, strict=False)]
+    return torch.cat([features[0].flatten(1) for features in maps], 1).T, torch.tensor(geometry)
 
 
 def _between(start: Tensor, end: Tensor, samples: int, length: Tensor) -> tuple[tuple[Tensor, Tensor], ...]:

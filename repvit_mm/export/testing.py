@@ -50,14 +50,14 @@ class ExportedModel(BaseModel):
 
     def __init__(self, model: Mapping[str, Any], task: str, path: str, engine: str):
         file = open_exported(path, engine)
-        if file.facts['task'] != task or (task == 'detection' and 'score_threshold' not in file.facts):
-            raise ExportError(f'{path} holds {file.facts["description"]}; the config needs its whole model')
+        if file.metadata['task'] != task or (task == 'detection' and 'score_threshold' not in file.metadata):
+            raise ExportError(f'{path} holds {file.metadata["description"]}; the config needs its whole model')
         module = MODELS.build(model)
         super().__init__(data_preprocessor=module.data_preprocessor)
         for key, value in normalisation_of(module.data_preprocessor)._asdict().items():
-            if file.facts[key] != (value if isinstance(value, str) else list(value)):
-                raise ExportError(f'{path} has {key}={file.facts[key]}, and the config {key}={value}: it is of another '
-                                  'model')
+            if file.metadata[key] != (value if isinstance(value, str) else list(value)):
+                raise ExportError(f'{path} has {key}={file.metadata[key]}, and the config {key}={value}: it is of '
+                                  'another model')
         _replace(module, task, file)
         self.module = module
 
@@ -71,7 +71,7 @@ def _replace(module: nn.Module, task: str, file: ExportedFile) -> None:
     def predict(inputs: Tensor, samples: Sequence[Any], rescale: bool = True) -> Sequence[Any]:
         images = _fitted(file, inputs).cpu()
         results = [_instances(detect(file, images[i:i + 1], sample.img_shape[:2]), sample,
-                              file.facts.get('mask_threshold')) for i, sample in enumerate(samples)]
+                              file.metadata.get('mask_threshold')) for i, sample in enumerate(samples)]
         return module.add_pred_to_datasample(samples, results)
 
     if task == 'classification':
@@ -107,7 +107,7 @@ def _fitted(file: ExportedFile, inputs: Tensor) -> Tensor:
     Raises:
         ExportError: If the file does not take images of this size.
     """
-    task, given = file.facts['task'], tuple(inputs.shape[2:])
+    task, given = file.metadata['task'], tuple(inputs.shape[2:])
     multiple = 1 if task == 'classification' else 32
     wanted = tuple(size or -(-now // multiple) * multiple for size, now in zip(file.shape[2:], given, strict=True))
     if wanted == given:

@@ -46,7 +46,7 @@ def test_classifiers_and_segmentors_of_the_zoos_are_exported(name, other, tmp_pa
     file = open_exported(report.path, FORMATS[name].engine)
     found = file.run({'image': image.numpy()})['logits']
     np.testing.assert_allclose(found, expected.numpy(), atol=1e-4 * float(expected.abs().max()))
-    assert 'RepViT' not in file.facts['description']
+    assert 'RepViT' not in file.metadata['description']
 
 
 def test_they_are_counted_and_got_by_their_config(other):

@@ -65,8 +65,8 @@ def test_the_file_finds_what_mmdet_finds_with_the_unfused_model(kind, name, dyna
     assert len(expected) > 5 and found.labels.tolist() == expected.labels.tolist()
     np.testing.assert_allclose(found.scores, expected.scores, atol=1e-3)
     np.testing.assert_allclose(found.boxes, expected.bboxes.minimum(torch.tensor(size[::-1] * 2)), atol=2e-2)
-    assert file.facts['max_detections'] == 20
-    assert ('are empty' in file.facts['postprocessing']) == (FORMATS[name].fixed or kind in (
+    assert file.metadata['max_detections'] == 20
+    assert ('are empty' in file.metadata['postprocessing']) == (FORMATS[name].fixed or kind in (
         'detr', 'deformable', 'dino'))
 
 
@@ -121,10 +121,10 @@ def test_an_image_without_detections_and_one_full_of_them_run(kind, threshold, d
 def test_the_selection_is_an_option_and_written_down(detector):
     model = detector('mask_rcnn')
     subject = prepare(model, (64, 64), Options(selection=Selection(0.25, 0.3, 4)))
-    facts = subject.facts
-    assert (facts['score_threshold'], facts['iou_threshold'], facts['max_detections']) == (0.25, 0.3, 4)
-    assert facts['mask_threshold'] == 0.5 and 'divide by the scale' in facts['postprocessing']
-    assert 'zeros' in facts['preprocessing'] and facts['mean'] == [123.675, 116.28, 103.53]
+    metadata = subject.metadata
+    assert (metadata['score_threshold'], metadata['iou_threshold'], metadata['max_detections']) == (0.25, 0.3, 4)
+    assert metadata['mask_threshold'] == 0.5 and 'divide by the scale' in metadata['postprocessing']
+    assert 'zeros' in metadata['preprocessing'] and metadata['mean'] == [123.675, 116.28, 103.53]
     found = detect(in_torch(subject.model), torch.randn(1, 3, 64, 64), (64, 64))
     assert 0 < len(found.scores) <= 4 and (found.scores > 0.25).all()
     assert model.model.roi_head.test_cfg.score_thr == 0.2  # the model stays as it is

@@ -71,10 +71,11 @@ def test_the_file_computes_what_the_unfused_model_computes(name, task, models, t
     assert report.comparisons and not any('norm' in operation.lower() for operation in report.operations)
     file, shape = open_exported(path, row.engine), (32, 160) if dynamic else (64, 96)
     assert file.shape == ((None, 3, None, None) if dynamic else (1, 3, 64, 96))
-    facts = file.facts
-    assert (tuple(facts['mean']), tuple(facts['std'])) == tuple(map(tuple, IMAGENET)) and facts['channels'] == 'RGB'
-    assert (facts['task'], facts['checkpoint'], facts['license']) == (task, 'random weights', 'Apache-2.0')
-    assert '2307.09283' in facts['source']
+    metadata = file.metadata
+    assert (tuple(metadata['mean']), tuple(metadata['std'])) == tuple(map(tuple, IMAGENET))
+    assert metadata['channels'] == 'RGB'
+    assert (metadata['task'], metadata['checkpoint'], metadata['license']) == (task, 'random weights', 'Apache-2.0')
+    assert '2307.09283' in metadata['source']
     # Other images than those of the proof, with values that a picture can have.
     mean, std = torch.tensor(IMAGENET)[:, :, None, None]
     images = (torch.randint(0, 256, (2, 3, *shape), generator=torch.Generator().manual_seed(1)) - mean) / std
@@ -102,7 +103,7 @@ def test_channels_come_last_on_request(name, models, tmp_path):
     file = open_exported(path, name)
     with torch.no_grad():
         (expected,) = models('segmentation')(image)
-    assert file.shape == (1, 3, 64, 96) and file.facts['layout'] == 'nhwc'
+    assert file.shape == (1, 3, 64, 96) and file.metadata['layout'] == 'nhwc'
     np.testing.assert_allclose(file.run({'image': image.numpy()})['logits'], expected, rtol=0, atol=1e-4)
 
 

@@ -45,9 +45,9 @@ def test_an_inner_map_beyond_half_precision_is_refused_by_the_name_of_its_layer(
 
 def test_the_largest_activation_is_in_report_and_metadata(tmp_path):
     report = export_model(network(6550.4), 'onnx', (64, 64), tmp_path / 'model.onnx', Options('fp16'))
-    facts = open_exported(report.path, 'onnxruntime').facts['half_precision']
-    assert facts == {'largest_activation': report.half.largest, 'share_of_half_precision': report.half.share,
-                     'layer': report.half.layer}
+    metadata = open_exported(report.path, 'onnxruntime').metadata['half_precision']
+    assert metadata == {'largest_activation': report.half.largest, 'share_of_half_precision': report.half.share,
+                        'layer': report.half.layer}
     assert report.half.largest == pytest.approx(6550, rel=0.1) and report.half.share == report.half.largest / 65504
     assert report.half.layer == 'stages.0.blocks.0.channel_mixer.conv1'
     assert f'largest activation {report.half.share:.1%} of 65,504 ({report.half.layer})' in str(report)

@@ -44,5 +44,5 @@ def test_another_gelu_is_measured(models, tmp_path):
     with torch.no_grad():
         differences = [np.abs(found - exact.numpy()).max() / exact.abs().max() for found, exact in zip(
             file.run({'image': image.numpy()}).values(), models('backbone')(image), strict=True)]
-    assert max(differences) == pytest.approx(report.gelu, rel=0.05) == file.facts['gelu_by_tanh']
+    assert max(differences) == pytest.approx(report.gelu, rel=0.05) == file.metadata['gelu_by_tanh']
     assert {module.approximate for module in models('backbone').modules() if hasattr(module, 'approximate')} == {'none'}

@@ -85,10 +85,10 @@ def test_page_finds_what_python_finds(kind, export, browser, site, tmp_path, cap
     for size in (SHAPE, (240, 360)):
         shape = (256, 384) if None in file.shape and size != SHAPE else SHAPE
         Image.fromarray(load_images(size, 1)[0]).save(path := tmp_path / f'{size}.png')
-        picture, inputs = pictures.prepare(path, file.facts, *shape)
+        picture, inputs = pictures.prepare(path, file.metadata, *shape)
         expected = file.run(inputs)
         capsys.readouterr()
-        pictures.draw(picture, inputs, expected, file.facts, drawn := tmp_path / 'drawn.png')
+        pictures.draw(picture, inputs, expected, file.metadata, drawn := tmp_path / 'drawn.png')
         browser.choose('#images', path)
         browser.wait(f'{PAGE}.image?.height == {size[0]} && {DONE}')
         found = {name: np.reshape(values, shape) for name, (shape, values) in browser.evaluate(OUTPUTS).items()}

@@ -50,8 +50,8 @@ def through_examples(path):
         import pictures
     finally:
         sys.path.remove(str(EXAMPLES))
-    facts = dict(task='segmentation', channels='RGB', mean=0, std=1)
-    return np.asarray(pictures.prepare(path, facts, 8, 8)[0])
+    metadata = dict(task='segmentation', channels='RGB', mean=0, std=1)
+    return np.asarray(pictures.prepare(path, metadata, 8, 8)[0])
 
 
 READERS = {

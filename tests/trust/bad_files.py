@@ -110,10 +110,10 @@ def zipped(path, **entries):
             archive.writestr(f'x/{name.replace("_", ".")}', content)
 
 
-def with_facts(path, **facts):
+def with_metadata(path, **metadata):
     """An exported file of which only the metadata are there."""
     with zipfile.ZipFile(path, 'w') as archive:
-        archive.writestr('metadata.json', json.dumps(facts))
+        archive.writestr('metadata.json', json.dumps(metadata))
 
 
 def deflated_pickle(path='x.pth', megabytes=4000):
