@@ -36,6 +36,7 @@ def other(request, tmp_path_factory):
     return path, built
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', ['onnx', 'coreml'])
 def test_classifiers_and_segmentors_of_the_zoos_are_exported(name, other, tmp_path):
     _, model = other

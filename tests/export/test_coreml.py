@@ -45,6 +45,7 @@ def test_an_operation_that_is_not_known_is_named(bgr, monkeypatch):
         MILProgram(bgr[1]).run({'image': np.zeros((1, 3, 32, 32), np.float32)})
 
 
+@pytest.mark.slow
 def test_one_package_takes_several_sizes(models, tmp_path):
     report = export_model(models('segmentation'), 'coreml', (64, 64), tmp_path / 'model.mlpackage',
                           Options(more_shapes=[(32, 96)]))
@@ -53,6 +54,7 @@ def test_one_package_takes_several_sizes(models, tmp_path):
     assert {(size.height, size.width) for size in sizes} == {(64, 64), (32, 96)}
 
 
+@pytest.mark.slow
 def test_a_classifier_has_its_labels_and_duplicates_are_numbered(tmp_path):
     model = tiny_model(tmp_path, 'classification')
     model.classes = ('crane', 'dog', 'crane', 'cat', 'cow', 'hen', 'fox')

@@ -48,6 +48,7 @@ FILES = [
         ('dino', 'onnx'), ('yolox', 'coreml'), ('mask_rcnn_sampled', 'coreml')))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('kind, name, dynamic', FILES)
 def test_the_file_finds_what_mmdet_finds_with_the_unfused_model(kind, name, dynamic, detector, tmp_path):
     if not all(map(find_spec, FORMATS[name].packages)):
@@ -79,6 +80,7 @@ def test_the_form_of_fixed_shapes_finds_what_mmdet_finds(kind, detector):
         assert {len(values) for values in subject.model(*subject.inputs.values())} == {40}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('kind, shape', [('mask_rcnn', SHAPE), ('rtmdet', (320, 480))])
 def test_in_half_precision_boxes_and_their_selection_stay_in_single_precision(kind, shape, detector, tmp_path):
     out = tmp_path / 'model.onnx'
@@ -95,6 +97,7 @@ def test_in_half_precision_boxes_and_their_selection_stay_in_single_precision(ki
         assert (values != values.astype(np.float16)).mean() > 0.5
 
 
+@pytest.mark.slow
 def test_a_core_ml_package_in_half_precision_is_small_and_exact(detector, tmp_path):
     model = detector('rtmdet')
     report = export_model(model, 'coreml', SHAPE, tmp_path / 'model.mlpackage',
@@ -106,6 +109,7 @@ def test_a_core_ml_package_in_half_precision_is_small_and_exact(detector, tmp_pa
     assert found.scores[0] == pytest.approx(float(expected.scores[0]), abs=BOUNDS['fp16'].scores)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('kind, threshold', [
     ('mask_rcnn', 0.), ('mask_rcnn', 1.), ('carafe', 1.), ('rtmdet', 1.)])
 def test_an_image_without_detections_and_one_full_of_them_run(kind, threshold, detector, tmp_path):

@@ -60,6 +60,7 @@ def test_a_file_that_computes_something_else_is_refused_and_leaves_the_old_one(n
     assert not list(out.iterdir()) if row.is_folder else out.read_text() == 'the old one'
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name, task', [
     marked(name, task, slow=name in ('executorch', 'litert', 'ncnn') and task in ('segmentation', 'detection'))
     for name in FORMATS for task in ('backbone', 'classification', 'segmentation', 'detection')])
@@ -107,6 +108,7 @@ def test_channels_come_last_on_request(name, models, tmp_path):
     np.testing.assert_allclose(file.run({'image': image.numpy()})['logits'], expected, rtol=0, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', [marked('ncnn'), marked('onnx'), marked('litert'), marked('coreml')])
 def test_weights_are_kept_in_fewer_bits_on_request(name, tmp_path):
     wide = InferenceModel('wide', RepViT({'widths': (64, 128), 'depths': (1, 1)}, out_indices=(0, 1)), BACKBONE)

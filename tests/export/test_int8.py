@@ -133,6 +133,7 @@ def test_whole_models_of_every_task_are_calibrated(task, models, images, tmp_pat
     assert report.operations['DequantizeLinear'] > 50 and 0 <= report.verdict.file['agreement'] <= 100
 
 
+@pytest.mark.slow
 def test_the_test_data_of_the_config_judge(images, tmp_path):
     for split in ('train', 'val'):
         for name in ('cat', 'dog'):

@@ -42,6 +42,7 @@ def exported_model(config, path, engine):
         return MODELS.build(cfg.model).eval()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name, task', [
     *(('onnx', task) for task in ('classification', 'segmentation', 'detection')),
     *(marked(name, 'classification') for name in ('ncnn', 'executorch', 'litert'))])

@@ -177,6 +177,7 @@ def call_with(operator, value):
                 assert 'iou' in operator or 'overlaps' in operator or all(x.isfinite().all() for x in results)
 
 
+@pytest.mark.slow
 def test_coordinates_of_a_diverged_network_end_no_process(tmp_path):
     """Nor do they fill the memory or reach the other samples; in a process of its own, as it may end."""
     process = multiprocessing.get_context('spawn').Process(target=diverge, args=(tmp_path / 'survived',))

@@ -317,6 +317,7 @@ def halves(tmp_path):
     return student, teacher, tmp_path
 
 
+@pytest.mark.slow
 def test_distilled_encoder_and_decoder_of_its_teacher_make_a_sam(halves):
     student, teacher, folder = halves
     expected = {name: (student if name.startswith('image_encoder.') else teacher).state_dict()[name]

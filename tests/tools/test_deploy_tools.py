@@ -25,6 +25,7 @@ def trained(request, tmp_path):
     return tmp_path / f'tiny_{request.param}.py', tmp_path / 'trained.pth', model
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_a_fused_checkpoint_loads_by_itself(trained, tmp_path):
     config, checkpoint, model = trained
@@ -119,6 +120,7 @@ def test_exported_files_have_names_of_their_own(options, names, tmp_path, monkey
     assert [str(path) for path in export.outs_of(args, jobs)] == names
 
 
+@pytest.mark.slow
 def test_one_command_writes_what_it_can_of_a_fused_checkpoint(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     config, stem = write_config(tmp_path, 'segmentation'), 'tiny_segmentation_64x64_'

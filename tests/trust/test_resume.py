@@ -10,6 +10,7 @@ def quickly(monkeypatch):
     monkeypatch.setattr(Config, 'pretty_text', '')
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(('toolbox', 'iteration', 'workers'), [
     ('mmdet', 6, 2),  # inside of the second epoch
     ('mmseg', 6, 1), ('mmpretrain', 4, 0)])
