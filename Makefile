@@ -40,7 +40,7 @@ sam-demo-setup: setup  ## install the packages of the web page
 # One process for each core, as most tests keep only one busy; a file's tests share what they prepare.
 PYTEST = OMP_NUM_THREADS=1 '$(abspath $1)/bin/python' -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
-test: setup  ## run the tests (about 8 minutes on two cores)
+test: setup  ## run the tests, but for the slow ones (8 minutes on two cores)
 	@$(call PYTEST,$(VENV)) -m 'not slow' $(ARGS)
 
 check-slow: setup  ## run the tests that train, export or install from end to end
