@@ -54,7 +54,7 @@ def count(model: InferenceModel, shape: Sequence[int], fused: bool = False, prop
     """
     if proposals is not None and not getattr(model.model, 'with_roi_head', False):
         raise ConfigError(f'{model.name} has no RoI heads: leave out the number of proposals')
-    model = (fuse_model(model) if fused else copy.deepcopy(model)).to('meta')
+    model = (fuse_model(model, shape) if fused else copy.deepcopy(model)).to('meta')
     # mmengine.analysis also counts normalisation and resizing, and needs torch's deprecated tracer.
     flops, macs = FlopCounterMode(display=False), Counter()
 

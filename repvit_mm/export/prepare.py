@@ -97,7 +97,7 @@ def prepare(model: InferenceModel, shape: Sequence[int], options: Options, fixed
     if model.in_channels != 3:
         raise ExportError(f'{model.name} takes {model.in_channels} channels, and only models of colour images are '
                           'exported')
-    fused = fuse_model(model).float().cpu().requires_grad_(False)
+    fused = fuse_model(model, shape).float().cpu().requires_grad_(False)
     metadata = describe(fused)
     if options.gelu is not None:
         metadata['gelu_by_tanh'] = _approximate_gelu(fused, shape, options)

@@ -1,5 +1,6 @@
 """Fusion of models with any backbone: pairs of convolution and BatchNorm are found by running the model."""
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -16,17 +17,21 @@ from .inference import InferenceModel
 BOUND = 1e-4
 
 
-def fuse_model(model: InferenceModel) -> InferenceModel:
+def fuse_model(model: InferenceModel, shape: Sequence[int] = (64, 64)) -> InferenceModel:
     """A fused copy: RepViT and mmcv's ConvModules by :func:`repvit_mm.fuse`, and in other modules every BatchNorm that
     is the only reader of a convolution.
 
     If the outputs change by more than rounding, those of other modules are left as they are.
+
+    Args:
+        model: In evaluation mode.
+        shape: Height and width of an image that the model takes.
     """
     fused = fuse(model)
     if not any(isinstance(module, _BatchNorm) for module in fused.modules()):
         return fused
     folded = fuse(model)
-    image = torch.randn(1, model.in_channels, 64, 64, generator=torch.Generator().manual_seed(0))
+    image = torch.randn(1, model.in_channels, *shape, generator=torch.Generator().manual_seed(0))
     fold_pairs(folded, image)
     with torch.no_grad():
         changes = [((new - old).abs().max() / old.abs().max()).item()

@@ -11,7 +11,13 @@ from repvit_mm.export import FORMATS, Options, export_model
 from repvit_mm.export.images import load_inputs
 from repvit_mm.export.runtimes import open_exported
 from repvit_mm.models.folding import fold_pairs, fuse_model
-from repvit_mm.models.inference import build_inference_model, get_model, randomise_weights
+from repvit_mm.models.inference import (
+    BACKBONE,
+    InferenceModel,
+    build_inference_model,
+    get_model,
+    randomise_weights,
+)
 
 OTHERS = {
     'resnet': ('mmpretrain::resnet/resnet18_8xb16_cifar10.py', dict(backbone=dict(base_channels=8, stem_channels=8),
@@ -84,3 +90,13 @@ def test_a_pair_is_folded_only_where_nothing_else_reads_the_map():
     assert fold_pairs(model, image) == 1 and isinstance(model.bn1, nn.Identity)
     assert isinstance(model.bn2, nn.BatchNorm2d) and isinstance(model.bn3, nn.BatchNorm2d)
     torch.testing.assert_close(model(image), expected)
+
+
+def test_pairs_are_found_at_the_size_of_the_export():
+    class Large(Pairs):
+        def forward(self, image):
+            assert image.shape[2:] == (96, 128)  # 64 x 64 would be too small
+            return [super().forward(image)]
+
+    folded = fuse_model(InferenceModel('large', Large(), BACKBONE), (96, 128))
+    assert isinstance(folded.model.bn1, nn.Identity)
