@@ -79,7 +79,7 @@ check-web: setup  ## test examples/web in a headless Chromium; needs npm and chr
 	@npm install --prefix examples/web --no-audit --no-fund --silent
 	@$(call PYTEST,$(VENV)) tests/export/test_web.py $(ARGS)
 
-check-trust: setup  ## kill trainings, fuzz what reads files, and try a table of bad inputs (20 minutes)
+check-trust: setup  ## kill trainings, fuzz what reads files, and try a table of bad inputs (up to 45 minutes)
 	@$(call PYTEST,$(VENV)) tests/trust --trust $(ARGS)
 
 check-peers: setup  ## train and predict with RepViT in a config of every folder of the toolboxes' zoos (10 minutes)
