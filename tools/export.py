@@ -109,7 +109,8 @@ def outs_of(args: argparse.Namespace, jobs: Sequence[tuple[str, Any]]) -> list[P
     from repvit_mm.export import FORMATS as ROWS
     from repvit_mm.io.files import make_folder
     suffixes = [ROWS[name].suffix for name, _ in jobs]
-    if len(jobs) == 1 and args.out is not None and (not args.out.is_dir() or args.out.name.endswith(suffixes[0])):
+    if len(jobs) == 1 and args.out is not None and (
+            args.out.name.endswith(suffixes[0]) or args.out.suffix and not args.out.is_dir()):
         return [args.out]
     folder = Path() if args.out is None else make_folder(args.out, '--out')
     stem = f'{Path(args.config).stem}_{args.shape[0]}x{args.shape[1]}'

@@ -14,6 +14,11 @@ class Isolated(SimpleHTTPRequestHandler):
 
 if __name__ == '__main__':
     port = int(sys.argv[1]) if len(sys.argv) > 1 else 8000
-    with ThreadingHTTPServer(('127.0.0.1', port), partial(Isolated, directory=Path(__file__).parent)) as server:
-        print(f'http://localhost:{port}', flush=True)
-        server.serve_forever()
+    try:
+        with ThreadingHTTPServer(('127.0.0.1', port), partial(Isolated, directory=Path(__file__).parent)) as server:
+            print(f'http://localhost:{port}', flush=True)
+            server.serve_forever()
+    except OSError as error:
+        sys.exit(f'error: port {port}: {error.strerror}; choose another: serve.py PORT')
+    except KeyboardInterrupt:
+        pass

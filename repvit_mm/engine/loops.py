@@ -109,8 +109,12 @@ def announce_waiting(loader: DataLoader, seconds: float = PATIENCE) -> Iterator[
         number += 1
 
 
-def _end_with_parent(init: Callable[[int], None] | None, worker: int) -> None:
-    """Start a data worker that the system kills with its parent; it could wait in a full pipe forever."""
+def start_worker(init: Callable[[int], None] | None, worker: int) -> None:
+    """Start a data worker, which outlives the first SIGTERM: schedulers send it to all processes of a training.
+
+    The system kills the worker with its parent; it could wait in a full pipe forever.
+    """
+    signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, signal.SIG_DFL))
     if sys.platform == 'linux':
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
     if init:
@@ -135,7 +139,6 @@ def place_samples(loader: DataLoader, seed: int) -> DataLoader:
     vars(loader).update(batch_size=loader.batch_size or getattr(loader.batch_sampler, 'batch_size', None),
                         batch_sampler=_PlacedBatches(loader.batch_sampler, seed))
     loader.dataset.__getitems__ = partial(_load, loader.dataset)  # torch calls it with a whole batch
-    loader.worker_init_fn = partial(_end_with_parent, loader.worker_init_fn)
     return loader
 
 

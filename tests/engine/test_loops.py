@@ -1,9 +1,11 @@
 """Which random numbers samples and iterations get."""
 import os
 import random
+import signal
 import subprocess
 import sys
 import time
+from functools import partial
 
 import mmengine.runner
 import numpy as np
@@ -13,7 +15,15 @@ from mmengine.dataset import DefaultSampler, InfiniteSampler
 from torch.utils.data import DataLoader, Dataset
 
 from repvit_mm.engine import loops
-from repvit_mm.engine.loops import TestLoop, announce_waiting, our_loop, parts_of_one_shape, place_samples, seed_all
+from repvit_mm.engine.loops import (
+    TestLoop,
+    announce_waiting,
+    our_loop,
+    parts_of_one_shape,
+    place_samples,
+    seed_all,
+    start_worker,
+)
 
 
 class Noise(Dataset):
@@ -93,12 +103,11 @@ def test_data_workers_end_with_their_killed_parent(tmp_path):
     script = f"""
 import os, sys
 sys.path.insert(0, {os.path.dirname(__file__)!r})
+from functools import partial
 from torch.utils.data import DataLoader
 from test_loops import Slow
-from repvit_mm.engine.loops import place_samples
-loader = place_samples(DataLoader(Slow(), 1, num_workers=1), seed=0)
-loader.batch_sampler.start_at(0, 0)
-batches = iter(loader)
+from repvit_mm.engine.loops import start_worker
+batches = iter(DataLoader(Slow(), 1, num_workers=1, worker_init_fn=partial(start_worker, None)))
 print(next(batches).item(), flush=True)
 os.kill(os.getpid(), 9)
 """
@@ -107,6 +116,13 @@ os.kill(os.getpid(), 9)
     while os.path.exists(f'/proc/{worker}') and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not os.path.exists(f'/proc/{worker}')
+
+
+def test_data_workers_outlive_a_sigterm_to_all_processes():
+    batches = iter(DataLoader(torch.arange(8), 1, num_workers=1, worker_init_fn=partial(start_worker, None)))
+    next(batches)
+    os.kill(batches._workers[0].pid, signal.SIGTERM)
+    assert len(list(batches)) == 7
 
 
 def test_images_of_several_shapes_are_evaluated_apart():
