@@ -198,7 +198,8 @@ class SummaryHook(Hook):
                          for loader, verb in zip(loaders, ('train', 'validate'), strict=False))
         device = next(model.parameters()).device
         threads = f', {torch.get_num_threads()} threads' if device.type == 'cpu' else ''
-        if threads and torch.get_num_threads() > 1 and os.getloadavg()[0] > (os.cpu_count() or 1):
+        load = os.getloadavg()[0] if hasattr(os, 'getloadavg') else 0  # Windows has none
+        if threads and torch.get_num_threads() > 1 and load > (os.cpu_count() or 1):
             threads += ', but other processes keep the cores busy: OMP_NUM_THREADS=1 may be faster'
         for line in (f'model: {type(model).__name__}, {counts[0] / 1e6:.2f} M parameters, {counts[1] / 1e6:.2f} M of '
                      'them trained', f'data: {data}', _batch(runner), f'device: {device}{threads}'):
