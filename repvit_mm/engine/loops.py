@@ -6,13 +6,14 @@ iteration. Nothing has to be saved for that, and neither the number of workers n
 """
 import ctypes
 import logging
+import os
 import random
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
-from threading import Timer
+from threading import Thread, Timer
 from typing import Any
 
 import mmengine.runner
@@ -109,14 +110,22 @@ def announce_waiting(loader: DataLoader, seconds: float = PATIENCE) -> Iterator[
         number += 1
 
 
-def start_worker(init: Callable[[int], None] | None, worker: int) -> None:
-    """Start a data worker, which outlives the first SIGTERM: schedulers send it to all processes of a training.
+def _wait_for_sigterm(parent: int) -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
+        pass
+    os._exit(0)
 
-    The system kills the worker with its parent; it could wait in a full pipe forever.
+
+def start_worker(init: Callable[[int], None] | None, worker: int) -> None:
+    """Start a data worker that on Linux ends with its parent only.
+
+    The system kills it with a killed parent, as it could wait in a full pipe forever. A SIGTERM counts if the parent
+    sent it: schedulers send one to all processes of a training, which still has to finish its iteration.
     """
-    signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, signal.SIG_DFL))
     if sys.platform == 'linux':
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        Thread(target=_wait_for_sigterm, args=(os.getppid(),), daemon=True).start()
     if init:
         init(worker)
 
