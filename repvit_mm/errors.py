@@ -3,7 +3,8 @@ import difflib
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 
 from .memory import keep_freed_memory
 
@@ -31,6 +32,15 @@ class DatasetError(UserError):
 
 class ExportError(UserError):
     """A model that cannot be exported, or an exported file whose outputs differ from the model's."""
+
+
+@contextmanager
+def collect(faults: list[str]) -> Iterator[None]:
+    """Append the message of a DatasetError to a list, so that other faults are found, too."""
+    try:
+        yield
+    except DatasetError as error:
+        faults.append(str(error))
 
 
 def shortened(names: Iterable[str], most: int = 10) -> str:

@@ -34,10 +34,10 @@ def main() -> None:
     from repvit_mm.datasets.formats import recognise
     from repvit_mm.datasets.report import choose_folder, describe, next_commands, write
     dataset = recognise(args.data, args.format, args.train, args.val, args.crowds_as_objects)
-    console = Console(soft_wrap=True)
-    describe(dataset, console)
     config = write_config(dataset, find_gpu_memory(), args.model, args.epochs, args.size)
     folder = choose_folder(dataset.root, config.name, args.out, args.overwrite)
+    console = Console(soft_wrap=True)
+    describe(dataset, console)
     shown = write(dataset, folder, config)
     console.print(next_commands(dataset, folder, config, shown), highlight=False, markup=False)
 

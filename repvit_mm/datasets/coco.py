@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..errors import DatasetError, shortened
+from ..errors import ConfigError, DatasetError, collect, shortened
 from ..io.coco import check_coco
 from ..io.coco_images import match_images
 from ..io.files import read_json
@@ -39,15 +39,20 @@ def read(tree: Tree, files: Mapping[Path, Any], notes: list[str], train: str | N
         val: File for validation.
 
     Raises:
-        DatasetError: If it is not clear which files to take, or they do not fit the images.
+        ConfigError: If it is not clear which files to take.
+        DatasetError: If a file is malformed.
     """
     if train or val:
         named = {split: Path(name).expanduser() for split, name in (('train', train), ('val', val)) if name}
         chosen = {split: path if path.is_file() else tree.root / path for split, path in named.items()}
     else:
         chosen = _by_name(tree, list(files), notes)
-    parts = {split: _part(tree, split, path, files.get(path) or read_json(path), notes)
-             for split, path in chosen.items()}
+    parts = {}
+    for split, path in chosen.items():
+        with collect(tree.faults):
+            parts[split] = _part(tree, split, path, files.get(path) or read_json(path), notes)
+    if len(parts) < len(chosen):
+        tree.check()
     return parts if len(parts) == 2 else split_part(*parts.values(), {}, notes)
 
 
@@ -69,8 +74,8 @@ def _by_name(tree: Tree, files: list[Path], notes: list[str]) -> dict[str, Path]
         by_split[tree.split_of(path)].append(path)
     val = 'val' if by_split['val'] else 'test'
     if len(by_split['train']) != 1 or len(by_split[val]) != 1:
-        raise DatasetError(f'{tree.root} has several annotation files: {shortened(map(tree.relative, files))}; choose '
-                           'with --train FILE --val FILE')
+        raise ConfigError(f'{tree.root} has several annotation files: {shortened(map(tree.relative, files))}; choose '
+                          'with --train FILE --val FILE')
     chosen = dict(train=by_split['train'][0], val=by_split[val][0])
     if unused := sorted(set(files) - set(chosen.values())):
         notes.append(f'not used: {shortened(map(tree.relative, unused))}')
@@ -83,7 +88,8 @@ def _part(tree: Tree, split: str, file: Path, content: Any, notes: list[str]) ->
         raise DatasetError(f'{file} has no objects in COCO format: expected images, annotations and categories')
     repaired = check_coco(content, str(file))
     folder = _folder(tree, tree.split_of(file) or split, content) or tree.root
-    repaired += match_images(content, str(file), folder)
+    with collect(tree.faults):
+        repaired += match_images(content, str(file), folder)
     notes += repaired
     ann_file = tree.relative(file) if file.is_relative_to(tree.root) else str(file.absolute())
     return Part(str(file), content, folder, None if repaired else ann_file)

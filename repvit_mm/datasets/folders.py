@@ -28,7 +28,7 @@ def read(tree: Tree, _: list[str], notes: list[str]) -> Dataset:
     splits = {}
     for split in SPLITS:
         labels = labelled_images(tree.root, split, classes, HELD_OUT)
-        sizes = tree.look(labels, skip_damaged=True)
+        sizes = tree.look(labels)
         settings = {}
         if damaged := labels.keys() - sizes.keys():
             notes.append(f'{named(damaged)} of {counted(len(labels), "images")} of {split} cannot be decoded, and are '

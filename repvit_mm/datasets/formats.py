@@ -4,7 +4,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from ..errors import ConfigError, DatasetError, shortened
+from ..errors import ConfigError, DatasetError, collect, shortened
 from ..io.image_files import choose_images, skipped_files
 from . import coco, cvat, folders, label_images, label_studio, labelme, table, voc, yolo
 from .dataset import Dataset
@@ -36,13 +36,14 @@ def recognise(root: str | Path, kind: str | None = None, train: str | None = Non
 
     Raises:
         ConfigError: If ``train`` or ``val`` is given for another format.
-        DatasetError: If the folder holds no data, data of several formats, or data that cannot be learned.
+        DatasetError: If the folder holds no data, data of several formats, or data that cannot be learned, with all
+            kinds of faults.
     """
     tree, notes = Tree(root), []
     if (train or val) and kind not in (None, 'coco'):
         raise ConfigError(f'--train and --val take COCO annotation files, which are unsupported with --format {kind}')
     if train or val:
-        form, read = coco, coco.read(tree, {}, notes, train, val)
+        form, options = coco, ({}, notes, train, val)
     else:
         chosen = _choose(tree, kind)
         if len(chosen) > 1:
@@ -55,8 +56,22 @@ def recognise(root: str | Path, kind: str | None = None, train: str | None = Non
                                f'{counted(len(tree.files), "files")} (first {tree.relative(tree.files[0])}), '
                                f'{len(tree.images)} of them images; expected '
                                f'{", ".join(form.KIND for form in KINDS.values())}')
-        read = form.read(tree, found, notes)
-    return _finish(tree, read if isinstance(read, Dataset) else build(form.KIND, tree, read, notes, crowds_as_objects))
+        options = found, notes
+    with collect(tree.faults):
+        read = form.read(tree, *options)
+        dataset = read if isinstance(read, Dataset) else build(form.KIND, tree, read, notes, crowds_as_objects)
+        dataset = _finish(tree, dataset)
+    if tree.faults:
+        tree.look(tree.images)
+    damaged = [str(path) for path in tree.damaged if not any(str(path) in fault for fault in tree.faults)]
+    if damaged and form is not folders:
+        tree.faults.append(f'{len(damaged)} of {counted(len(tree.images), "images")} cannot be decoded: '
+                           f'{shortened(damaged)}; repair or remove them')
+    if len(faults := tree.faults) > 1:
+        faults = [f'({number}) {fault}' for number, fault in enumerate(faults, 1)]
+    if faults:
+        raise DatasetError(' '.join(faults))
+    return dataset
 
 
 def _choose(tree: Tree, kind: str | None) -> dict[str, Any]:
@@ -91,10 +106,10 @@ def _finish(tree: Tree, dataset: Dataset) -> Dataset:
     if both:
         notes.append(f'{named(both)} of the images are in training and in validation, which inflates results')
     if copies := tree.copies(*paths):
-        notes.append(f'{counted(len(copies), "images")} for validation are exact copies of images for training, which '
-                     f'inflates results: {shortened((f"{new} of {old}" for old, new in copies), 3)}')
+        notes.append(f'validation has exact copies of {counted(len(copies), "images")} for training, which inflates '
+                     f'results: {shortened((f"{new} of {old}" for old, new in copies), 3)}')
     used = {*paths[0], *paths[1], *(sample.label for split in (train, val) for sample in split.samples)}
-    if unused := set(tree.images) - used:
+    if unused := set(tree.images) - used - {*tree.damaged}:
         notes.append(f'{named(unused)} of {counted(len(tree.images), "images")} are not used')
     if skipped := skipped_files(tree.root, choose_images(tree.files, KNOWN)[1]):
         notes.append(skipped)

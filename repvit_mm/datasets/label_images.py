@@ -12,7 +12,8 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from ..errors import DatasetError, shortened
+from ..errors import DatasetError, collect, shortened
+from ..io.coco_images import EXIF
 from ..io.files import read_text
 from ..io.images import read_label_image
 from .dataset import Dataset, Sample, Split
@@ -134,7 +135,9 @@ def read(tree: Tree, pairs: Sequence[Pair], notes: list[str]) -> Dataset:
                            'and val')
     for pair in pairs:
         _check_files(tree, pair)
-    counts = _count(tree, by_split.values())
+    with collect(tree.faults):
+        counts = _count(tree, by_split.values())
+    tree.check()
     classes, labels = _classes(tree, counts, notes)
     present = {path: set(labels.of([*pixels]).tolist()) - {IGNORED} for path, pixels in counts.items()}
     items = {split: [(pair, stem) for stem in sorted(pair.labels)] for split, pair in by_split.items()}
@@ -147,7 +150,7 @@ def read(tree: Tree, pairs: Sequence[Pair], notes: list[str]) -> Dataset:
 
 def _check_files(tree: Tree, pair: Pair) -> None:
     if are_jpegs([pair]):
-        raise DatasetError(f'the label images in {pair.folder} are JPEGs, whose compression changes values; save them '
+        tree.faults.append(f'the label images in {pair.folder} are JPEGs, whose compression changes values; save them '
                            'as PNG')
     first = next(iter(pair.images.values()))
     for files, fault in (
@@ -156,7 +159,7 @@ def _check_files(tree: Tree, pair: Pair) -> None:
             ([path for path in pair.images.values() if path.suffix != first.suffix],
              f'do not end in {first.suffix}, as the others do, and mmseg reads one kind of files')):
         if files:
-            raise DatasetError(f'{named(files)} of {counted(len(pair.images), "images")} and their label images '
+            tree.faults.append(f'{named(files)} of {counted(len(pair.images), "images")} and their label images '
                                f'{fault}; add, rename or move them')
 
 
@@ -178,9 +181,10 @@ def _count(tree: Tree, pairs: Collection[Pair]) -> dict[Path, dict[int, int]]:
 
     def count(path: Path) -> dict[int, int]:
         values = _read(path)
-        if values.shape[::-1] != sizes[images[path]]:
+        size = sizes.get(images[path])
+        if size and values.shape[::-1] != size:
             raise DatasetError('{} is {} x {} pixels, but its label image {} is {} x {}'.format(
-                images[path], *sizes[images[path]], path, *values.shape[::-1]))
+                images[path], *size, path, *values.shape[::-1]) + EXIF * (values.shape == size))
         if values.dtype == np.uint8:  # much faster
             return {i: number for i, number in enumerate(np.bincount(values.ravel()).tolist()) if number}
         return dict(zip(*(array.tolist() for array in np.unique(values, return_counts=True)), strict=True))
@@ -279,7 +283,8 @@ def _split(tree: Tree, split: str, items: Sequence[tuple[Pair, str]], counts: Ma
             Image.fromarray(labels.read(pair.labels[stem])).save(buffer, 'PNG')
             files[f'labels/{split}/{stem}.png'] = buffer.getvalue()
     sizes, total = tree.look(pair.images[stem] for _, stem in items), Counter()
-    samples = [Sample(pair.images[stem], sizes[pair.images[stem]], label=pair.labels[stem]) for _, stem in items]
+    samples = [Sample(pair.images[stem], sizes[pair.images[stem]], label=pair.labels[stem]) for _, stem in items
+               if pair.images[stem] in sizes]
     for sample in samples:
         for value, number in counts[sample.label].items():
             total[int(labels.of(value))] += number

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from xml.etree import ElementTree
 
-from ..errors import DatasetError, shortened
+from ..errors import DatasetError, collect, shortened
 from ..io.coco import IGNORED, LEARNED, NO_POLYGONS, check_coco, count_objects
 from ..io.coco_images import match_images, match_names
 from .dataset import Dataset, Object, Sample, Split
@@ -95,7 +95,7 @@ def convert(tree: Tree, records: Iterable[Record], notes: list[str], classes: Se
         classes: Class names in order; by default those of the objects, sorted.
 
     Raises:
-        DatasetError: If images are missing or do not fit their annotations.
+        DatasetError: If objects are malformed, or an image is annotated twice.
     """
     records, name = list(records), str(tree.root)
     objects = [(number, item) for number, record in enumerate(records, 1) for item in record.objects if item]
@@ -109,13 +109,15 @@ def convert(tree: Tree, records: Iterable[Record], notes: list[str], classes: Se
         if path in known:
             raise DatasetError(f'{name}: {path} is annotated twice; is another image of that name missing?')
         known.add(path)
-        image['width'], image['height'] = record.size or sizes[path]
+        image['width'], image['height'] = record.size or sizes.get(path, (1, 1))
     classes = list(classes) or sorted({item.name for _, item in objects})
     annotations = [dict(id=i, image_id=number, category_id=classes.index(item.name), bbox=item.box, iscrowd=item.crowd,
                         segmentation=item.mask or []) for i, (number, item) in enumerate(objects, 1)]
     content = dict(images=images, annotations=annotations,
                    categories=[dict(id=i, name=label) for i, label in enumerate(classes)])
-    notes += check_coco(content, name) + match_images(content, name, tree.root)
+    notes += check_coco(content, name)
+    with collect(tree.faults):
+        notes += match_images(content, name, tree.root)
     splits = {image['id']: record.split or tree.split_of(path.parent)
               for image, record, path in zip(images, records, paths, strict=True)}
     return split_part(Part(name, content, tree.root), splits, notes)
@@ -148,12 +150,15 @@ def build(kind: str, tree: Tree, parts: Mapping[str, Part], notes: list[str], cr
         DatasetError: If images are missing or damaged, boxes are not in COCO's units, the splits have different
             classes, or nothing can be learned.
     """
+    name = ' and '.join(part.name for part in parts.values())
     names, theirs = ([category['name'] for category in part.content['categories']] for part in parts.values())
     if names != theirs:
         odd = sorted({*names} ^ {*theirs})
-        raise DatasetError(f'{" and ".join(part.name for part in parts.values())} have different categories: ' + (
+        tree.faults.append(f'{name} have different categories: ' + (
             f'only one of them has {shortened(odd)}' if odd else 'they have them in another order')
             + '; expected the same list')
+    tree.look((part.folder / image['file_name'] for part in parts.values() for image in part.content['images']), name)
+    tree.check()
     parts = {split: _with_crowds(part, crowds_as_objects, notes) for split, part in parts.items()}
     annotations, used = [], set()
     for part in parts.values():
@@ -161,10 +166,10 @@ def build(kind: str, tree: Tree, parts: Mapping[str, Part], notes: list[str], cr
         used |= {known[annotation['category_id']] for annotation in own}
         annotations += own
     if not used:
-        raise DatasetError(f'{" and ".join(part.name for part in parts.values())} have no objects')
-    if unused := [name for name in names if name not in used]:
+        raise DatasetError(f'{name} have no objects')
+    if unused := [label for label in names if label not in used]:
         notes.append(f'{len(unused)} of {len(names)} classes have no objects and are left out: {shortened(unused)}')
-    classes = [name for name in names if name in used]
+    classes = [label for label in names if label in used]
     masks = [bool(annotation.get('segmentation')) for annotation in annotations if not annotation['iscrowd']]
     if any(masks) and not all(masks):
         notes.append(f'{masks.count(False)} of {len(masks)} objects have no mask, so only boxes are learned')
@@ -206,7 +211,7 @@ def _split(tree: Tree, split: str, part: Part, classes: Sequence[str], notes: li
             notes.append(f'{part.name}: {number} of {counted(len(content["annotations"]), "objects")} {reason}')
     paths = {image['id']: part.folder / image['file_name'] for image in content['images']}
     sizes = tree.look(paths.values(), part.name)
-    samples = [Sample(path, sizes[path], objects[number]) for number, path in paths.items()]
+    samples = [Sample(path, sizes[path], objects[number]) for number, path in paths.items() if path in sizes]
     prefix = tree.relative(part.folder)
     settings = dict(ann_file=part.ann_file or f'{{{{ fileDirname }}}}/{split}.json',
                     data_prefix=dict(img=prefix and f'{prefix}/'))

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, TypeVar
 from rich.console import Console
 from rich.progress import track
 
-from ..errors import DatasetError, UserError, shortened
+from ..errors import DatasetError, UserError
 from ..io.class_folders import HELD_OUT
 from ..io.files import find_files, read_json, read_text
 from ..io.image_files import choose_images
@@ -47,6 +47,7 @@ class Tree:
     Attributes:
         root: The folder.
         files: All files below it, without hidden ones.
+        faults: Messages about data that cannot be learned from.
 
     Raises:
         DatasetError: If the folder is missing or empty.
@@ -59,7 +60,9 @@ class Tree:
         self.files = find_files(self.root)
         if not self.files:
             raise DatasetError(f'{self.root} is empty')
+        self.faults: list[str] = []
         self._looks: dict[Path, Look | None] = {}
+        self._missing: set[Path] = set()
 
     def with_suffix(self, *suffixes: str) -> list[Path]:
         """The files with one of these suffixes, in upper or lower case."""
@@ -113,34 +116,38 @@ class Tree:
                 return [line.strip() for line in read_text(path).splitlines() if line.strip()]
         return None
 
-    def look(self, paths: Iterable[Path], name: str = '', skip_damaged: bool = False) -> dict[Path, tuple[int, int]]:
-        """Decode images, each one once, in threads.
+    def look(self, paths: Iterable[Path], name: str = '') -> dict[Path, tuple[int, int]]:
+        """Decode images, each one once, in threads. Those that are missing are a fault.
 
         Args:
             paths: The images.
             name: Name of their annotations, for messages.
-            skip_damaged: Skip images that cannot be decoded.
 
         Returns:
-            Image -> width and height.
-
-        Raises:
-            DatasetError: If images are missing or cannot be decoded.
+            Image -> width and height, without missing and :attr:`damaged` ones.
         """
         paths = list(dict.fromkeys(paths))
-        if missing := set(paths).difference(self.files):
-            raise DatasetError(f'{named(missing)} of {counted(len(paths), "images")} of {name} are missing; add them, '
+        missing = set(paths).difference(self.files)
+        if missing - self._missing:
+            self.faults.append(f'{named(missing)} of {counted(len(paths), "images")} of {name} are missing; add them, '
                                'or remove them from the annotations')
-        new = [path for path in paths if path not in self._looks]
+            self._missing |= missing
+        new = [path for path in paths if path not in self._looks and path not in missing]
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             looks = track(pool.map(_look, new), 'Decoding images', len(new), transient=True,
                           console=Console(stderr=True), disable=len(new) < MANY)
             self._looks.update(zip(new, looks, strict=True))
-        damaged = [str(path) for path in paths if self._looks[path] is None]
-        if damaged and not skip_damaged:
-            raise DatasetError(f'{len(damaged)} of {counted(len(paths), "images")} cannot be decoded: '
-                               f'{shortened(damaged)}; repair or remove them')
-        return {path: look.size for path in paths if (look := self._looks[path])}
+        return {path: look.size for path in paths if (look := self._looks.get(path))}
+
+    def check(self) -> None:
+        """Raise the last fault as a DatasetError, if there is one."""
+        if self.faults:
+            raise DatasetError(self.faults.pop())
+
+    @property
+    def damaged(self) -> list[Path]:
+        """The images that could not be decoded."""
+        return [path for path, look in self._looks.items() if look is None]
 
     def copies(self, train: Iterable[Path], val: Iterable[Path]) -> list[tuple[Path, Path]]:
         """Different files of the same content, in training and in validation."""

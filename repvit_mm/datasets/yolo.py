@@ -49,7 +49,8 @@ def read(tree: Tree, files: Mapping[Path, Path], notes: list[str]) -> dict[str, 
     sizes, splits = tree.look(images), _splits(tree, settings, file, images)
     most = BOX if 'kpt_shape' in settings else None
     return convert(tree, [Record(
-        tree.relative(image), [*_objects(files[image], sizes[image], classes, most)] if image in files else [],
+        tree.relative(image),
+        [*_objects(files[image], sizes.get(image, (1, 1)), classes, most)] if image in files else [],
         splits.get(image, 'unused' if splits else None)) for image in images], notes, classes)
 
 

@@ -9,13 +9,16 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
-from ..errors import DatasetError
+from ..errors import DatasetError, collect
 from .files import find_files
 from .image_files import choose_images
 from .images import image_size
 
 #: Largest number of image headers to read, evenly spaced.
 LOOKED_AT = 5000
+#: Advice where annotations fit an image without its EXIF orientation.
+EXIF = ("; if they were made without the image's EXIF orientation, remove that from the images: "
+        'exiftool -r -Orientation= FOLDER')
 #: Label Studio puts this in front of the name of an upload.
 _UPLOAD = re.compile('^[0-9a-f]{8}-')
 
@@ -49,8 +52,16 @@ def match_images(content: dict[str, Any], name: str, folder: str | Path) -> list
         DatasetError: If several images match a name, the boxes of an image do not fit it, or all boxes are corners or
             shares.
     """
-    return (match_names(content['images'], name, Path(folder)) + _match_sizes(content, name, Path(folder))
-            + _check_boxes(content, name))
+    notes, faults = [], []
+    with collect(faults):
+        notes += match_names(content['images'], name, Path(folder))
+    with collect(faults):
+        notes += _match_sizes(content, name, Path(folder))
+    with collect(faults):
+        notes += _check_boxes(content, name)
+    if faults:
+        raise DatasetError('; '.join(faults))
+    return notes
 
 
 def match_names(images: Sequence[dict[str, Any]], name: str, folder: Path) -> list[str]:
@@ -106,8 +117,7 @@ def _match_sizes(content: Mapping[str, Any], name: str, folder: Path) -> list[st
         if image['id'] in packed or right > width + 1 or bottom > height + 1:
             raise DatasetError(f'{folder / image["file_name"]} is {width} x {height}, but {name} has annotations for '
                                f'{image["width"]} x {image["height"]} that do not fit it'
-                               + ('; were they made before its EXIF orientation was applied?' if (width, height) == (
-                                   image['height'], image['width']) else ''))
+                               + EXIF * ((width, height) == (image['height'], image['width'])))
         image.update(width=width, height=height)
     return [f'{name}: {len(wrong)} of {len(images)} images have another size than their files, first '
             f'{wrong[0][0]["file_name"]}; the size of the file is taken, which the boxes fit'] if wrong else []

@@ -49,7 +49,7 @@ def choose_images(files: Iterable[Path], also: Iterable[str] = ()) -> tuple[list
 def skipped_files(where: Any, others: Counter[str]) -> str:
     """A line for the files that :func:`choose_images` did not choose; empty if there are none."""
     kinds = ', '.join(f'{number} {suffix or "without suffix"}' for suffix, number in others.most_common(8))
-    return f'{where}: {others.total()} files are not images and are skipped: {kinds}' if others else ''
+    return f'{where}: skipped, not images: {kinds}' if others else ''
 
 
 def list_images(folder: str | Path) -> list[Path]:

@@ -241,7 +241,7 @@ def test_suspicious_objects_are_reported(edit):
     for part in (
             'objects have a box outside', 'so only boxes are learned', 'have fewer than 10 objects', '1 .mp4',
             'lone.jpg) of 19 images are not used', '--crowds-as-objects learns them',
-            '1 image for validation are exact copies of images for training'):
+            'validation has exact copies of 1 image for training'):
         assert part in notes, part
 
 
@@ -336,6 +336,11 @@ def truncate(name):
     return apply
 
 
+def turn(root):
+    Image.new('RGB', (64, 32)).save(root / 'img_dir/train/000003.png')
+    Image.new('L', (32, 64)).save(root / 'ann_dir/train/000003.png')
+
+
 VAL = ['--val', 'annotations/instances_val.json']
 BAD = [
     ('coco', lambda root: write_text(root, VAL[1], '[1]'), VAL, 'has no objects in COCO format'),
@@ -353,7 +358,7 @@ BAD = [
     ('coco', lambda root: None, ['--model', 'segformer'], 'expected a model for detection, maskrcnn'),
     ('coco', lambda root: None, ['--model', 'm3'], 'an architecture, m0_6, m0_9, m1_0, m1_1, m1_5, m2_3, or both'),
     ('yolo', lambda root: None, ['--model', 'rtmdet-ins'], 'choose fasterrcnn or rtmdet'),
-    ('coco', truncate('images/val/000001.png'), [], '1 of 6 images cannot be decoded: coco/images/val/000001.png'),
+    ('coco', truncate('images/val/000001.png'), [], '1 of 18 images cannot be decoded: coco/images/val/000001.png'),
     ('labels', truncate('img_dir/val/000001.png'), [], 'cannot be decoded: labels/img_dir/val/000001.png'),
     ('voc', lambda root: write_text(root, 'Annotations/train_000000.xml', '<annotation><object>'), [],
      'train_000000.xml cannot be read'),
@@ -384,6 +389,7 @@ BAD = [
     ('labels', lambda root: [(root / name / 'val').rename(root / name / 'more') for name in ('img_dir', 'ann_dir')], [],
      'expected one, or one for each of train and val'),
     ('labels', lambda root: Image.new('L', (60, 64)).save(root / 'ann_dir/train/000003.png'), [], 'is 64 x 64 pixels'),
+    ('labels', turn, [], "is 32 x 64; if they were made without the image's EXIF"),
     ('folders', lambda root: shutil.rmtree(root / 'train'), [], 'no folder for train'),
 ]
 
@@ -395,8 +401,44 @@ def test_bad_data_is_one_line_and_nothing_is_written(data, name, spoil, options,
     before = sorted(root.parent.rglob('*'))
     done = run_tool('init', root.name, *options)
     assert done.status == 1 and done.err.startswith('error: ') and done.err.count('\n') == 1, done.err
+    assert not (done.out and '--model' in options), 'the table of the data'
     assert message in done.err
     assert sorted(root.parent.rglob('*')) == before
+
+
+def test_all_kinds_of_faults_are_named_at_once(edit):
+    root = edit(lambda content: [item.update(bbox=[0.1, 0.1, 0.2, 0.2]) for item in content['annotations']])
+    path = root / 'annotations/instances_val.json'
+    content = json.loads(path.read_text())
+    content['categories'].reverse()
+    content['images'].append(dict(id=99, file_name='lost.png', width=64, height=64))
+    path.write_text(json.dumps(content))
+    truncate('images/train/000003.png')(root)
+    with pytest.raises(DatasetError) as error:
+        recognise(root)
+    kinds = re.split(r' ?\(\d\) ', str(error.value))[1:]
+    for kind, part in zip(kinds, ('train.json: all boxes are fractions', 'val.json: all boxes are fractions',
+                                  'they have them in another order', r'1 (\S*lost.png) of 19 images of .* are missing',
+                                  '1 of 18 images cannot be decoded: .*000003.png; repair'), strict=True):
+        assert re.search(part.replace('(', r'\(').replace(')', r'\)'), kind), kind
+
+
+def test_a_damaged_image_of_a_class_is_counted_once(data):
+    root = data('folders')
+    truncate('train/ring/000006.png')(root)
+    dataset = recognise(root)
+    assert [note for note in dataset.notes if '000006' in note] == [
+        f'1 ({root}/train/ring/000006.png) of 24 images of train cannot be decoded, and are skipped']
+    assert len(dataset.splits['train'].samples) == 23
+
+
+@pytest.mark.parametrize('name', ['yolo', 'labels', 'csv'])
+def test_a_damaged_image_is_counted_once(data, name):
+    root = data(name)
+    path = next(path for path in sorted(root.rglob('*.png')) if 'train' in str(path) and 'ann_dir' not in str(path))
+    path.write_bytes(path.read_bytes()[:-2000])
+    with pytest.raises(DatasetError, match=rf'^1 of \d+ images cannot be decoded: {path}; repair or remove them$'):
+        recognise(root)
 
 
 @pytest.mark.parametrize(('files', 'message'), [

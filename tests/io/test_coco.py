@@ -217,7 +217,8 @@ def test_a_size_that_is_swapped_or_before_exif_becomes_the_images(read, monkeypa
 
 
 @pytest.mark.parametrize('size, orientation, advice', [
-    ((WIDTH, HEIGHT), 6, r'; were they made before its EXIF orientation was applied\?'),
+    ((WIDTH, HEIGHT), 6, '; if they were made without the image.s EXIF orientation, '
+     'remove that from the images: exiftool -r -Orientation= FOLDER'),
     ((WIDTH // 2, HEIGHT // 2), 1, '')])
 def test_a_size_that_the_boxes_do_not_fit_is_an_error(read, size, orientation, advice):
     real = ' x '.join(map(str, size[::-1] if orientation == 6 else size))

@@ -98,7 +98,7 @@ def test_folders_are_searched_without_junk_and_the_rest_is_counted(tmp_path):
         (tmp_path / name).touch()
     assert [path.name for path in list_images(tmp_path)] == ['c.JPG', 'b.png']
     assert skipped_files('x', choose_images(find_files(tmp_path))[1]) == (
-        'x: 3 files are not images and are skipped: 2 .txt, 1 without suffix')
+        'x: skipped, not images: 2 .txt, 1 without suffix')
     (tmp_path / 'empty').mkdir()
     with pytest.raises(UserError, match='empty holds no images'):
         list_images(tmp_path / 'empty')
