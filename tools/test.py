@@ -1,6 +1,6 @@
 """Test the model of a config, of any OpenMMLab toolbox: tools/test.py CONFIG CHECKPOINT [options]."""
 import repvit_mm_cli  # noqa: F401, before repvit_mm, which then loads no torch
-from repvit_mm.cli.arguments import CHECKPOINT, Parser, add_common_arguments, parse_args, positive
+from repvit_mm.cli.arguments import CHECKPOINT, Parser, add_common_arguments, parse_args, positive, tell
 from repvit_mm.errors import run_cli
 
 
@@ -34,6 +34,7 @@ def main() -> None:
     from repvit_mm.toolboxes import toolbox_of
 
     with one_report():
+        tell(f'reading {args.config}')
         cfg = load_config(args.config, args.cfg_options)
         toolbox = toolbox_of(cfg)
         cfg.load_from, cfg.resume = args.checkpoint, False
@@ -50,6 +51,7 @@ def main() -> None:
             toolbox.enable_tta(cfg)
         if args.out:
             toolbox.dump_predictions(cfg, args.out)
+        tell('building the model and reading the data')
         run(cfg, 'test', args.cfg_options)
 
 

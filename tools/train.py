@@ -1,6 +1,6 @@
 """Train the model of a config, of any OpenMMLab toolbox: tools/train.py CONFIG [options]."""
 import repvit_mm_cli  # noqa: F401, before repvit_mm, which then loads no torch
-from repvit_mm.cli.arguments import Parser, add_common_arguments, parse_args, positive
+from repvit_mm.cli.arguments import Parser, add_common_arguments, parse_args, positive, tell
 from repvit_mm.errors import run_cli
 
 
@@ -36,17 +36,19 @@ def main() -> None:
     from repvit_mm.engine.runner import run
 
     with one_report():
+        tell(f'reading {args.config}')
         cfg = load_config(args.config, args.cfg_options)
         if args.amp:
             enable_amp(cfg)
-        if args.epochs:
-            set_epochs(cfg, args.epochs)
         if args.auto_scale_lr:
             enable_auto_scale_lr(cfg)
         if args.no_pretrained:
             remove_pretrained(cfg)
         prepare(cfg, args, 'train')
+        if args.epochs:
+            set_epochs(cfg, args.epochs)
         set_resume(cfg, args.resume)
+        tell('building the model and reading the data')
         run(cfg, 'train', args.cfg_options)
 
 

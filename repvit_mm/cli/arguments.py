@@ -3,6 +3,7 @@ import argparse
 import math
 import os
 import re
+import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
 
@@ -32,10 +33,17 @@ class Parser(argparse.ArgumentParser):
             self.error(f'unrecognized arguments: {" ".join(unknown)}{"".join(hints)}')
         try:
             if self._register:
+                tell('importing torch and mmengine')
                 import_module('repvit_mm').register()
         except ImportError as error:
             self.exit(1, f'error: {error}\n')
         return parsed
+
+
+def tell(step: str) -> None:
+    """Show on a terminal what starts now: on a busy machine, it takes a minute until the log starts."""
+    if sys.stderr.isatty() and os.environ.get('LOCAL_RANK', '0') == '0':
+        print(f'{step} ...', file=sys.stderr, flush=True)
 
 
 class CfgOptions(argparse.Action):

@@ -38,14 +38,16 @@ def load_config(path: str | Path, options: Mapping[str, Any] | None = None) -> C
     from ..toolboxes import toolbox_of
     patch_readers()
     path = find_config(path)
+    printed = io.StringIO()
     try:
-        with contextlib.redirect_stdout(io.StringIO()) as printed:
+        with contextlib.redirect_stdout(printed):
             cfg = Config.fromfile(path)
-        print(re.sub('Could not import OneDL.*\n', '', printed.getvalue()), end='')  # an optional package's
     except Exception as error:  # a config is a program and can raise anything
         hint = ('; a path with an apostrophe breaks configs with {{ fileDirname }}: rename the folder'
                 if isinstance(error, SyntaxError) and "'" in os.path.abspath(path) else '')
         raise ConfigError(f'config {path} cannot be read: {_one_line(error)}{hint}') from error
+    finally:
+        print(re.sub('Could not import OneDL.*\n', '', printed.getvalue()), end='')  # an optional package's
     for key in options or {}:
         _check_option(cfg, key)
     try:

@@ -7,6 +7,8 @@ import os
 import re
 import signal
 import sys
+import time
+import warnings
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
@@ -19,6 +21,7 @@ from mmengine.fileio import LocalBackend
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
+from mmengine.optim import _ParamScheduler
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch import Tensor
@@ -33,6 +36,10 @@ from .unread import observed
 _SILENT = re.compile(r'(mmengine|mmcv|mmdet|mmseg|mmpretrain)\.(?!hooks\.logger_hook|evaluation)')
 _NOISE = re.compile('FileClient|HardDiskBackend|The prefix is not set|Exp name|dataset metainfo from the resumed'
                     '|`save_param_scheduler` is True|is duplicate. It is skipped|^Evaluating |_mAP_copypaste')
+#: The AP of each class in a line of metrics, which a table shows as well.
+_OF_CLASSES = re.compile(r'  coco/(?:(?!  ).)+_precision: \S+')
+#: Seconds without progress after which an iteration is logged.
+PATIENCE = 20
 _EMPTY = 'The testing results of the whole dataset is empty'
 
 
@@ -65,6 +72,64 @@ class CheckpointHook(mmengine.hooks.CheckpointHook):
         super().before_train(runner)
         if isinstance(self.file_backend, LocalBackend):
             self.file_backend = runner.outdated
+
+
+class LoggerHook(mmengine.hooks.LoggerHook):
+    """mmengine's hook, which also logs where the last line is old: a slow machine takes minutes for an interval."""
+
+    def before_run(self, runner: Runner) -> None:
+        """Start the clock, in a single process: for a line, all processes of a run exchange figures."""
+        super().before_run(runner)
+        self._logged, self._patience = time.monotonic(), math.inf if runner.distributed else PATIENCE
+
+    def every_n_inner_iters(self, batch_idx: int, n: int) -> bool:
+        """Whether a line is due."""
+        now = time.monotonic()
+        is_due = super().every_n_inner_iters(batch_idx, n) or now - self._logged > self._patience
+        self._logged = now if is_due else self._logged
+        return is_due
+
+
+class FollowScheduleHook(Hook):
+    """Lets a resumed training follow the schedules of its config; mmengine restores those of the checkpoint."""
+
+    def before_run(self, runner: Runner) -> None:
+        """Note the schedules of the config."""
+        self._wanted = [_settings(scheduler) for scheduler in _schedulers(runner)]
+
+    def before_train(self, runner: Runner) -> None:
+        """Replace restored schedules that have other settings: step those of the config from the start."""
+        restored = _schedulers(runner)
+        is_behind = any(scheduler._global_step != (runner.epoch if scheduler.by_epoch else runner.iter)
+                        for scheduler in restored)
+        if not is_behind and [_settings(scheduler) for scheduler in restored] == self._wanted:
+            return
+        for group in runner.optim_wrapper.param_groups:
+            group.update({name.removeprefix('initial_'): value for name, value in group.items()
+                          if name.startswith('initial_')})
+        runner.param_schedulers = schedulers = runner.build_param_scheduler(runner.cfg.param_scheduler)
+        length = len(runner.train_dataloader)
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')  # of torch's, that the optimiser has made no step
+            for done in range(1, runner.iter + 1):
+                due = [False] + [True] * (done % length == 0 and done // length <= runner.epoch)
+                for scheduler in [scheduler for kind in due for scheduler in schedulers if scheduler.by_epoch is kind]:
+                    scheduler.step()
+        print_log('the schedules differ from those of the checkpoint: the learning rate follows those of this config',
+                  'current')
+
+
+def _schedulers(runner: Runner) -> list[_ParamScheduler]:
+    """The schedules that can be stepped anew."""
+    found = runner.param_schedulers if isinstance(runner.param_schedulers, list) else []
+    return found if all(isinstance(scheduler, _ParamScheduler) and not getattr(scheduler, 'need_val_args', False)
+                        for scheduler in found) else []
+
+
+def _settings(scheduler: _ParamScheduler) -> dict[str, Any]:
+    """The attributes of a schedule that its steps do not change."""
+    return {name: value for name, value in vars(scheduler).items()
+            if name[0] != '_' and name not in ('optimizer', 'base_values', 'last_step')}
 
 
 class StopOnSignalHook(Hook):
@@ -152,6 +217,8 @@ def is_shown(record: logging.LogRecord) -> bool:
     text = record.getMessage()
     if text.startswith(_EMPTY):  # of an early epoch perhaps, and no error of this run
         record.levelno, record.levelname = logging.WARNING, 'WARNING'
+    if _OF_CLASSES.search(text):
+        record.msg, record.args = _OF_CLASSES.sub('', text), ()
     if _NOISE.search(text) or record.levelno >= logging.WARNING:
         return not _NOISE.search(text)
     frame = sys._getframe(1)
@@ -216,6 +283,12 @@ class SummaryHook(Hook):
             which = 'last' if score is None else f'best ({score:.4g})'
             report = f' --report {os.path.join(runner.work_dir, "report")}' if toolbox_of(runner.cfg).task else ''
             print_log(f'{which} checkpoint: {path}\nnext: repvit-mm test {config} {path}{report}', 'current')
+
+
+#: Hooks of every run.
+ADDED = (StopOnInvalidLossHook, StopOnSignalHook, FollowScheduleHook, SummaryHook)
+#: Hook of mmengine, or its name -> ours.
+REPLACED = {kind: ours for ours in (CheckpointHook, LoggerHook) for kind in (ours.__name__, ours.__base__)}
 
 
 def _batch(runner: Runner) -> str:

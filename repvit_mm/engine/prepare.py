@@ -1,5 +1,6 @@
 """Prepares a config for a run: the options of the tools, and defaults of the machine."""
 import argparse
+import copy
 import logging
 import math
 import os
@@ -11,11 +12,14 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.logging import print_log
+from mmengine.registry import DATASETS, DefaultScope
 
 from ..checkpoints import check_finite, read_checkpoint, tensors_of
 from ..errors import CheckpointError, ConfigError, shortened
 from ..toolboxes import LOADERS, datasets_of, toolbox_of
+from ..toolboxes.datasets import datasets_in, expected_paths
 from .config import settings_in
+from .mistakes import dataset_errors, user_errors
 
 #: Task -> the loaders that it uses.
 LOADERS_OF = {'train': ('train_dataloader', 'val_dataloader'), 'test': ('test_dataloader',)}
@@ -116,6 +120,10 @@ def _use_amp_of_cpu(cfg: Config) -> None:
             wrapper.pop(key, None)
 
 
+#: Launcher -> variable with the number of processes.
+_PROCESSES = {'pytorch': 'WORLD_SIZE', 'slurm': 'SLURM_NTASKS', 'mpi': 'OMPI_COMM_WORLD_SIZE'}
+
+
 def enable_auto_scale_lr(cfg: Config) -> None:
     """Scale the learning rate by the ratio of the batch size to the one that the config was written for."""
     if not (cfg.get('auto_scale_lr') or {}).get('base_batch_size'):
@@ -125,43 +133,52 @@ def enable_auto_scale_lr(cfg: Config) -> None:
 
 
 def set_epochs(cfg: Config, epochs: int) -> None:
-    """Change the length of a training, and in proportion what its schedules count in epochs.
+    """Change the length of a training, and its schedules in proportion.
 
     Args:
-        cfg: Changed in place.
+        cfg: Changed in place, after :func:`prepare`. Where it counts iterations, the data set is read for its length.
         epochs: The new length.
 
     Raises:
-        ConfigError: If the training counts iterations.
+        ConfigError: If the config has no length.
+        DatasetError: If the data set cannot be read.
     """
-    old = (cfg.get('train_cfg') or {}).get('max_epochs')
-    if not old:
-        raise ConfigError('--epochs: this training counts iterations; set --cfg-options train_cfg.max_iters=N, and the '
-                          'end of its param_scheduler')
+    train = cfg.get('train_cfg') or {}
+    unit = 'max_epochs' if train.get('max_epochs') else 'max_iters'
+    if not (old := train.get(unit)):
+        raise ConfigError('--epochs: the config has neither train_cfg.max_epochs nor train_cfg.max_iters')
+    train[unit] = length = epochs if unit == 'max_epochs' else epochs * _iterations_of_an_epoch(cfg)
 
     def scaled(value: int, least: int = 1) -> int:
-        return value and max(least, round(value * epochs / old))
-    cfg.train_cfg.max_epochs = epochs
+        return value and max(least, round(value * length / old))
     schedulers = cfg.get('param_scheduler') or []
     schedulers = [schedulers] if isinstance(schedulers, Mapping) else schedulers
     for settings in schedulers:
         is_warm_up = settings.get('type') == 'LinearLR' and not settings.get('begin') and settings.get('end')
         if is_warm_up and not settings.get('convert_to_iter_based'):
             settings['end'] = min(settings['end'], scaled(settings['end'], 2))  # one step would never end
-        elif settings.get('by_epoch', True):
+        elif settings.get('by_epoch', True) == (unit == 'max_epochs'):
             is_whole = settings.get('T_max') == settings.get('end', old) - settings.get('begin', 0)
             settings.update({key: scaled(settings[key]) for key in ('begin', 'end', 'T_max', 'epochs', 'step_size')
                              if settings.get(key)})
             if is_whole:
-                settings['T_max'] = settings.get('end', epochs) - settings.get('begin', 0)
+                settings['T_max'] = settings.get('end', length) - settings.get('begin', 0)
             if 'milestones' in settings:
                 settings['milestones'] = [scaled(epoch) for epoch in settings['milestones']]
-    # Of a few epochs, a warm-up may leave none to the schedule after it.
+    # A warm-up may leave nothing of a short training to the schedule after it.
     cfg.param_scheduler = [settings for settings in schedulers
                            if settings.get('begin', 0) < settings.get('end', math.inf)]
     for hook in cfg.get('custom_hooks') or []:
         if 'switch_epoch' in hook:  # of mmdet, which changes the augmentation
             hook['switch_epoch'] = scaled(hook['switch_epoch'])
+
+
+def _iterations_of_an_epoch(cfg: Config) -> int:
+    loader = cfg.train_dataloader
+    expected = [path for dataset in datasets_in(loader.dataset) for path in expected_paths(dataset)]
+    with DefaultScope.overwrite_default_scope(cfg.get('default_scope')), user_errors(cfg), dataset_errors(expected):
+        samples = len(DATASETS.build(copy.deepcopy(loader.dataset)))
+    return max(1, samples // (loader.get('batch_size', 1) * int(os.environ.get(_PROCESSES.get(cfg.launcher, ''), 1))))
 
 
 def remove_pretrained(cfg: Config) -> None:

@@ -10,7 +10,6 @@ from typing import Any
 from unittest import mock
 from urllib.error import URLError
 
-import mmengine.hooks
 import mmengine.runner
 import torch
 from mmengine.config import Config
@@ -29,14 +28,14 @@ from torch.utils.data import DataLoader
 
 from ..checkpoints import check_classes, check_finite, load_into, patch_readers, read_checkpoint, tensors_of
 from ..errors import CheckpointError, ConfigError, DatasetError, did_you_mean, shortened
-from ..io.files import atomic_write, make_folder
+from ..io.files import atomic_write, check_folder
 from ..network.backbone import RepViT
 from ..network.fusion import fuse
 from ..toolboxes import TOOLBOXES
 from ..toolboxes.datasets import check_samples, datasets_in, expected_paths, innermost
 from ..toolboxes.detection import keep_boxes_precise
 from ..training import ChannelsLast
-from .hooks import CheckpointHook, LateRemoval, StopOnInvalidLossHook, StopOnSignalHook, SummaryHook, is_shown, quietly
+from .hooks import ADDED, REPLACED, LateRemoval, is_shown, quietly
 from .loops import WEIGHTS, our_loop, place_samples, seed_all, start_worker
 from .mistakes import NamedSamples, dataset_errors, describe, user_errors
 from .prepare import latest_checkpoint
@@ -295,13 +294,13 @@ class Runner(mmengine.runner.Runner):
     def register_default_hooks(self, hooks: dict[str, Hook | dict | None] | None = None) -> None:
         """Register mmengine's hooks and ours."""
         super().register_default_hooks(hooks)
-        for hook in (StopOnInvalidLossHook(), StopOnSignalHook(), SummaryHook()):
-            self.register_hook(hook)
+        for kind in ADDED:
+            self.register_hook(kind())
 
     def register_hook(self, hook: Hook | dict[str, Any], priority: int | str | Priority | None = None) -> None:
-        """Register a hook; see mmengine. Its CheckpointHook becomes ours."""
-        if isinstance(hook, Mapping) and hook.get('type') in ('CheckpointHook', mmengine.hooks.CheckpointHook):
-            hook = {**hook, 'type': CheckpointHook}
+        """Register a hook; see mmengine. Its CheckpointHook and LoggerHook become ours."""
+        if isinstance(hook, Mapping) and hook.get('type') in REPLACED:
+            hook = {**hook, 'type': REPLACED[hook['type']]}
         super().register_hook(hook, priority)
 
     @master_only
@@ -340,7 +339,7 @@ def run(cfg: Config, task: str, asked: Sequence[str] = ()) -> None:
     Raises:
         UserError: If config, data set or checkpoint do not fit, or the work directory cannot be created.
     """
-    make_folder(cfg.work_dir, '--work-dir')
+    check_folder(cfg.work_dir, 'last_checkpoint', '--work-dir')
     cfg = Config(observed(cfg._cfg_dict), cfg_text=cfg.text, filename=cfg.filename)
     with user_errors(cfg):
         runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)

@@ -25,6 +25,12 @@ def test_broken_config_is_one_line(tmp_path, text, message):
     assert '\n' not in str(error.value) and 'broken.py' in str(error.value)
 
 
+def test_what_a_broken_config_prints_is_shown(tmp_path, capsys):
+    with pytest.raises(ConfigError):
+        load_config(write(tmp_path / 'broken.py', "print('here')\nmodel = undefined"))
+    assert capsys.readouterr().out == 'here\n'
+
+
 def test_a_folder_with_an_apostrophe_is_an_error(tmp_path):
     folder = tmp_path / "o'brien"
     folder.mkdir()

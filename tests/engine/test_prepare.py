@@ -5,8 +5,9 @@ import os
 import pytest
 import torch
 from mmengine.config import Config
-from mmengine.registry import OPTIM_WRAPPERS
+from mmengine.registry import DATASETS, OPTIM_WRAPPERS
 from torch import nn
+from torch.utils.data import Dataset
 
 import repvit_mm.training  # noqa: F401  registers
 from repvit_mm.cli.arguments import Parser, add_common_arguments, parse_args
@@ -20,7 +21,7 @@ from repvit_mm.engine.prepare import (
     set_epochs,
     set_resume,
 )
-from repvit_mm.errors import CheckpointError, ConfigError
+from repvit_mm.errors import CheckpointError, ConfigError, DatasetError
 from repvit_mm.toolboxes import datasets_of
 
 
@@ -76,8 +77,35 @@ def test_schedules_follow_the_length_of_the_training():
     assert cfg.custom_hooks[0].switch_epoch == 28
     set_epochs(cfg, 1)
     assert cosine not in cfg.param_scheduler and len(cfg.param_scheduler) == 5
-    with pytest.raises(ConfigError, match='counts iterations'):
-        set_epochs(Config(dict(train_cfg=dict(max_iters=9))), 3)
+    with pytest.raises(ConfigError, match='neither train_cfg.max_epochs nor train_cfg.max_iters'):
+        set_epochs(Config({}), 3)
+
+
+@DATASETS.register_module()
+class Numbers(Dataset):
+    def __init__(self, path=os.devnull):
+        open(path).close()
+
+    def __len__(self):
+        return 100
+
+
+@pytest.mark.parametrize(('launcher', 'iterations'), [('none', 75), ('pytorch', 36)])
+def test_epochs_of_a_training_that_counts_iterations(monkeypatch, launcher, iterations):
+    monkeypatch.setenv('WORLD_SIZE', '2')
+    cfg = Config(dict(launcher=launcher, train_cfg=dict(max_iters=300), train_dataloader=dict(
+        batch_size=4, dataset=dict(type='Numbers')), param_scheduler=[
+            dict(type='LinearLR', by_epoch=False, end=100), dict(type='PolyLR', by_epoch=False, begin=0, end=300)]))
+    set_epochs(cfg, 3)
+    warm_up, poly = cfg.param_scheduler
+    assert (cfg.train_cfg.max_iters, warm_up.end, poly.end) == (iterations, iterations // 3, iterations)
+
+
+def test_epochs_of_a_data_set_that_is_missing(tmp_path):
+    cfg = Config(dict(launcher='none', train_cfg=dict(max_iters=300), train_dataloader=dict(dataset=dict(
+        type='Numbers', path=str(tmp_path / 'no.json')))))
+    with pytest.raises(DatasetError, match='cannot read the data set of .*no.json: No such file'):
+        set_epochs(cfg, 3)
 
 
 @pytest.mark.parametrize(('name', 'seen'), [('cpu', ''), ('cuda:1', '1'), ('gpu', None)])
@@ -92,6 +120,14 @@ def test_device_is_all_that_torch_sees(monkeypatch, name, seen):
             parse_args(parser)
     else:
         assert parse_args(parser).device == name and os.environ['CUDA_VISIBLE_DEVICES'] == seen
+
+
+@pytest.mark.parametrize(('terminal', 'rank', 'lines'), [(True, '0', 1), (True, '1', 0), (False, '0', 0)])
+def test_a_terminal_shows_what_starts(monkeypatch, capsys, terminal, rank, lines):
+    monkeypatch.setattr('sys.stderr.isatty', lambda: terminal)
+    monkeypatch.setenv('LOCAL_RANK', rank)
+    Parser('test').parse_args([])
+    assert capsys.readouterr().err == 'importing torch and mmengine ...\n' * lines
 
 
 def test_loaders_fit_the_machine():

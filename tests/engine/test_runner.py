@@ -9,6 +9,7 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.fileio import LocalBackend
+from mmengine.logging import MMLogger
 from mmengine.model import BaseModel
 from mmengine.registry import DATASETS, MODELS
 from torch import nn
@@ -16,6 +17,7 @@ from torch.utils.data import Dataset
 
 from repvit_mm import RepViT, fuse
 from repvit_mm.checkpoints import read_checkpoint
+from repvit_mm.engine import hooks
 from repvit_mm.engine.mistakes import user_errors
 from repvit_mm.engine.prepare import latest_checkpoint
 from repvit_mm.engine.runner import Runner, run
@@ -140,6 +142,39 @@ def test_resume_takes_weights_and_state(make_runner, tmp_path):
     runner.train()
     assert runner.epoch == 2 and runner.iter == 4
     assert torch.equal(runner.model.linear.weight, weights['linear.weight'])
+
+
+@pytest.mark.parametrize(('before', 'after'), [(1, 3), (2, 3), (3, 3)])
+def test_a_resumed_training_follows_the_schedules_of_its_config(make_runner, tmp_path, capsys, before, after):
+    """The rates of each iteration are those of a training that has had this length from its start."""
+    def rates(epochs, **settings):
+        runner = make_runner(epochs=epochs, log_level='INFO', **settings)
+        runner.cfg.param_scheduler = runner.param_schedulers = [
+            dict(type='LinearLR', start_factor=0.1, by_epoch=False, begin=0, end=3),
+            dict(type='MultiStepLR', milestones=[epochs - 1], by_epoch=True), *[
+                dict(type='CosineAnnealingLR', begin=1, end=epochs, T_max=epochs - 1, convert_to_iter_based=True)
+            ] * (epochs > 1)]
+        runner.train()
+        return runner.message_hub.get_scalar('train/lr').data[0].tolist()  # those before the checkpoint, too
+    whole = rates(after)
+    rates(before)
+    capsys.readouterr()
+    resumed = rates(after, load_from=str(tmp_path / 'epoch_1.pth'), resume=True)
+    assert resumed[2:] == whole[2:] and len(set(whole)) > 4
+    assert ('the schedules differ from those of the checkpoint' in capsys.readouterr().out) == (before != after)
+
+
+def test_on_a_slow_machine_progress_is_logged_between_the_intervals(make_runner, monkeypatch, capsys):
+    monkeypatch.setattr(hooks, 'PATIENCE', 0)
+    make_runner(epochs=1, log_level='INFO').train()
+    assert 'Epoch(train) [1][1/2]' in capsys.readouterr().out
+
+
+def test_the_metrics_of_a_line_are_without_those_of_the_classes(capsys):
+    MMLogger.get_instance('one line').handlers[0].addFilter(hooks.is_shown)
+    MMLogger.get_instance('one line').info('Epoch(test) [1/1]    coco/a cat_precision: 0.1  coco/dog_precision: nan  '
+                                           'coco/bbox_mAP: 0.2  time: 1')
+    assert capsys.readouterr().out.endswith('Epoch(test) [1/1]    coco/bbox_mAP: 0.2  time: 1\n')
 
 
 def test_a_resumed_checkpoint_must_be_complete(make_runner, tmp_path):
