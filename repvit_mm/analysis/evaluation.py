@@ -24,7 +24,7 @@ from mmengine.runner import Runner
 from PIL import Image
 
 from ..errors import ConfigError
-from ..io.files import atomic_write, make_folder
+from ..io.files import atomic_write, check_folder, make_folder
 from ..io.images import read_image
 from ..toolboxes import toolbox_of
 from ..toolboxes.datasets import innermost
@@ -212,6 +212,7 @@ class ReportHook(Hook):
         parts.append((f'The {len(self._worst)} worst images', shown))
         title, note = Path(runner.cfg.filename).stem, f'{runner.cfg.filename}, {runner.cfg.load_from}'
         body = ''.join(f'<h2>{heading}</h2>{content}' for heading, content in parts)
+        make_folder(self.path.parent, '--report')
         with atomic_write(self.path) as part:
             part.write_text(_PAGE.format(title=html.escape(title), note=html.escape(note), body=body), 'utf-8')
         print_log(f'The report is {self.path}', 'current')
@@ -219,17 +220,18 @@ class ReportHook(Hook):
     def _class_table(self, metrics: Mapping[str, float]) -> str:
         known = np.arange(len(self.classes))
         right, of_truth, of_predicted = self._matrix.diagonal()[known], self._matrix.sum(1), self._matrix.sum(0)
-        columns = {'recall': right / of_truth[known].clip(1), 'precision': right / of_predicted[known].clip(1)}
+        totals = {'recall': of_truth[known], 'precision': of_predicted[known]}  # 0 where a class is never predicted
         if self.kind == 'segmentation':
-            columns['IoU'] = right / (of_truth + of_predicted - right).clip(1)
+            totals['IoU'] = of_truth + of_predicted - right
+        columns = {name: np.divide(right, total, np.full(len(right), np.nan), where=total > 0)
+                   for name, total in totals.items()}
         average = [metrics.get(f'coco/{cls}_precision') for cls in self.classes]
         if None not in average:  # mmdet gives that of masks if there are some
             columns['mask AP' if 'coco/segm_mAP' in metrics else 'box AP'] = np.array(average)
         there = of_truth[known] > 0
-        rows = [(cls, f'{of_truth[i]:,}', *(f'{100 * values[i]:.1f}' for values in columns.values()))
+        rows = [(cls, f'{of_truth[i]:,}', *(_percent(values[i:i + 1]) for values in columns.values()))
                 for i, cls in enumerate(self.classes)]
-        mean = ('mean', f'{of_truth[known].sum():,}', *(f'{100 * values[there].mean():.1f}' for values in
-                                                        columns.values()))
+        mean = ('mean', f'{of_truth[known].sum():,}', *(_percent(values[there]) for values in columns.values()))
         return _table(('class', self.unit, *columns), [*rows, mean])
 
 
@@ -250,7 +252,7 @@ def enable_report(cfg: Config, out_dir: str) -> None:
     kind = 'labels' if 'MultiLabel' in str(cfg.model) else task.name
     if get_world_size() > 1 or cfg.get('launcher', 'none') != 'none':
         raise ConfigError('--report needs a test in one process; leave out --launcher')
-    make_folder(out_dir, '--report')
+    check_folder(out_dir, 'report.html', '--report')
     cfg.custom_hooks = [*cfg.get('custom_hooks', []), dict(type='ReportHook', out_dir=out_dir, kind=kind)]
 
 
@@ -328,6 +330,12 @@ def training_log(checkpoint: str | None) -> list[dict]:
             if 'resume = True' not in (run / 'config.py').read_text():
                 break
     return lines
+
+
+def _percent(values: np.ndarray) -> str:
+    """Mean of shares without NaN, in percent."""
+    known = values[~np.isnan(values)]
+    return f'{100 * known.mean():.1f}' if len(known) else '-'
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -224,7 +224,8 @@ def load_predictor(model: str, checkpoint: str | None = None, device: str | None
         raise ConfigError(f'{model} is a backbone alone, which predicts nothing; name a detector, a segmentor or a '
                           'classifier, such as maskrcnn_repvit_m1_1')
     if checkpoint is None and named.weights is None:
-        raise CheckpointError(f'no weights are published for {model}; give yours with --checkpoint')
+        raise CheckpointError(f'no weights are published for {model}; give yours with --checkpoint, or train them: '
+                              f'repvit-mm train {model}')
     device = device or get_device()
     try:
         torch.empty(0, device=device)

@@ -13,7 +13,7 @@ import numpy as np
 from mmengine.logging import print_log
 
 from ..errors import UserError
-from ..io.files import atomic_write, check_regular, is_junk
+from ..io.files import atomic_write, check_regular, find_files, is_junk
 from ..io.image_files import IMAGE_SUFFIXES, choose_images, skipped_files
 
 #: Suffixes of the files that count as videos.
@@ -65,9 +65,11 @@ def find_inputs(words: Sequence[str]) -> Inputs:
 
 
 def _files_of(word: str) -> list[Path]:
-    path = Path(word).expanduser()
+    path, deeper = Path(word).expanduser(), ''
     if path.is_dir():
         found, where = sorted(path.iterdir()), f'{path} holds'
+        inside = choose_images((file for file in find_files(path) if file.parent != path), VIDEOS)[0]
+        deeper = f"images and videos in its folders: {len(inside)}; '{path}/**/*' takes all" if inside else ''
     elif not path.exists() and glob.has_magic(word):
         found, where = sorted(map(Path, glob.glob(str(path), recursive=True))), f'{word} matches'
     elif path.exists():
@@ -77,7 +79,10 @@ def _files_of(word: str) -> list[Path]:
     found = [file for file in found if file.is_file() and not is_junk(file.name)]
     files, others = choose_images(found, VIDEOS)
     if not files:
-        raise UserError(f'{where} no image ({", ".join(IMAGE_SUFFIXES)}) and no video ({", ".join(VIDEOS)})')
+        raise UserError(f'{where} no image ({", ".join(IMAGE_SUFFIXES)}) and no video ({", ".join(VIDEOS)})'
+                        + f'; {deeper}' * bool(deeper))
+    if deeper:
+        print_log(f'{path}: skipped {deeper}', 'current', logging.WARNING)
     if others:
         print_log(skipped_files(word, others), 'current', logging.WARNING)
     return files

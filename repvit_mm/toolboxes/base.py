@@ -15,7 +15,7 @@ from mmengine.registry import DATASETS, init_default_scope
 from torch import Tensor, nn
 
 from ..errors import ConfigError
-from ..io.files import make_folder
+from ..io.files import check_folder
 from .datasets import datasets_of
 
 
@@ -232,7 +232,7 @@ class Toolbox:
         """
         if not out.endswith(('.pkl', '.pickle')):
             raise ConfigError(f'--out {out} must end with .pkl or .pickle')
-        make_folder(os.path.dirname(out) or '.', '--out')
+        check_folder(os.path.dirname(out) or '.', os.path.basename(out), '--out')
         cfg.test_evaluator = [*evaluators_of(cfg), dict(type=self.dump_metric, out_file_path=out)]
 
     def draw_predictions(self, cfg: Config, directory: str) -> None:
@@ -245,7 +245,7 @@ class Toolbox:
         Raises:
             ConfigError: If the toolbox is not known, or the folder cannot be created.
         """
-        self._draw(cfg, str(make_folder(directory, '--show-dir').absolute()))
+        self._draw(cfg, str(check_folder(directory, 'image.png', '--show-dir').absolute()))
 
     def _draw(self, cfg: Config, directory: str) -> None:
         raise ConfigError('--show-dir needs a config for mmdet, mmseg or mmpretrain; this one has '

@@ -17,7 +17,7 @@ from rich.progress import track
 from torch import Tensor, nn
 
 from ..errors import ConfigError, DatasetError, shortened
-from ..io.files import make_folder
+from ..io.files import check_folder
 from ..io.images import image_size, read_label_image
 from .base import Task, Toolbox, heads_in
 from .datasets import datasets_of, innermost
@@ -100,7 +100,7 @@ class Segmentation(Toolbox):
 
     def dump_predictions(self, cfg: Config, out: str) -> None:
         """Save the predictions of a test as label maps in the folder ``out``."""
-        make_folder(out, '--out')
+        check_folder(out, 'image.png', '--out')
         from . import drawings  # noqa: F401, it registers the hook
         cfg.custom_hooks = [*cfg.get('custom_hooks', []), dict(type='LabelMaps', out_dir=out)]
 

@@ -108,7 +108,8 @@ def test_the_page_shows_the_worst_images_and_escapes_names(tmp_path):
     hook.after_test_epoch(runner, {'accuracy/top1': 33.3})
     page = (tmp_path / 'report.html').read_text()
     assert '<td>cat</td><td>2</td><td>50.0</td><td>50.0</td>' in page
-    assert '<td>mean</td><td>3</td><td>25.0</td>' in page, 'classes without images are left out'
+    assert '<td>dog</td><td>1</td><td>0.0</td><td>-</td>' in page, 'a class that is never predicted'
+    assert '<td>mean</td><td>3</td><td>25.0</td><td>50.0</td>' in page, 'classes without images are left out'
     assert 0 < page.index('2.png: dog') < page.index('1.png: cat') and '0.png' not in page
     assert '<bee>' not in page and 'ant/&lt;bee&gt;' in page
 
@@ -132,6 +133,12 @@ def test_labels_are_right_missed_or_too_much():
     assert judged.truth.tolist() == [0, 1, 3] and judged.predicted.tolist() == [3, 1, 2] and judged.mistake == 2
     assert judged.caption == 'cat, ant/<bee>; predicted ant/<bee>, dog'
     assert judged.scored[:, 1].tolist() == [1, 1, 0]
+
+
+def test_a_folder_is_made_with_its_report(tmp_path):
+    cfg = Config(dict(default_scope='mmpretrain', model=dict(type='ImageClassifier')))
+    enable_report(cfg, str(tmp_path / 'new/report'))
+    assert not list(tmp_path.iterdir()) and cfg.custom_hooks[0].kind == 'classification'
 
 
 def test_a_config_without_a_toolbox_has_no_report(tmp_path):

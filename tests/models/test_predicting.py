@@ -131,7 +131,7 @@ def test_checkpoint_alone_takes_the_config_beside_it(task, tmp_path):
 @pytest.mark.parametrize(('arguments', 'message'), [
     (['maskrcnn_repvit_m1_2'], 'there is no model maskrcnn_repvit_m1_2; did you mean maskrcnn_repvit_m1_'),
     (['m1_1'], 'm1_1 is a backbone alone'),
-    (['maskrcnn_repvit_m0_6'], 'no weights are published for maskrcnn_repvit_m0_6; give yours with --checkpoint'),
+    (['maskrcnn_repvit_m0_6'], 'give yours with --checkpoint, or train them: repvit-mm train maskrcnn_repvit_m0_6'),
     (['distill_repvit_m2_3'], 'there is no model distill_repvit_m2_3'),
     (['repvit://m9_9'], 'repvit://m9_9 is not a published checkpoint'),
     (['no.py'], 'there is no config no.py'), (['no.pth'], 'there is no checkpoint no.pth'),

@@ -63,6 +63,7 @@ def folder(tmp_path, monkeypatch):
         save(tmp_path / 'in' / name, 10 * number)
     (tmp_path / 'in/notes.txt').write_text('hello')
     (tmp_path / 'empty').mkdir()
+    save(tmp_path / 'up/in/d.png', 1)
     return tmp_path
 
 
@@ -74,8 +75,17 @@ def test_images_keep_their_names_below_the_common_folder(folder, words, names):
     assert [str(name) for name in find_inputs(words).names().values()] == names
 
 
+def test_images_in_folders_of_a_folder_are_counted(folder, monkeypatch):
+    said = []
+    monkeypatch.setattr(sources, 'print_log', lambda line, *_: said.append(line))
+    assert len(find_inputs(['in']).images) == 2
+    assert said[0] == "in: skipped images and videos in its folders: 1; 'in/**/*' takes all"
+    assert len(find_inputs(['in/**/*']).images) == 3
+
+
 @pytest.mark.parametrize(('words', 'message'), [
     (['no.jpg'], 'there is no image, video or folder no.jpg'), (['empty'], 'empty holds no image'),
+    (['up'], r"up holds no image .*; images and videos in its folders: 1; 'up/\*\*/\*' takes all"),
     (['in/*.txt'], r'in/\*.txt matches no image'), (['camera:0', 'in'], 'a camera is given alone'),
     (['in', 'camera:0'], 'a camera is given alone'), (['camera:front'], 'as camera:0')])
 def test_inputs_that_are_not_there(folder, words, message):
