@@ -33,7 +33,7 @@ def test_every_cell_runs(notebook, tmp_path, monkeypatch):
             cell.source = re.sub(pattern, replacement, cell.source, flags=re.M)
         if '!' in cell.source:  # a command that fails does not end a notebook
             cell.source += '\nassert _exit_code == 0'
-    client = NotebookClient(notebook, timeout=300, kernel_name='python3',
+    client = NotebookClient(notebook, timeout=600, kernel_name='python3',
                             resources={'metadata': {'path': tmp_path / 'notebooks'}})
     client.execute()
     assert any('image/png' in output.get('data', ()) for cell in code_of(notebook) for output in cell.outputs)
