@@ -2,7 +2,6 @@
 import contextlib
 import importlib.util
 import io
-import os
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -54,4 +53,3 @@ def run_tool(name: str, *arguments: object) -> Finished:
     finally:
         sys.argv = argv
         forget_runs()
-        os.environ.pop('LOCAL_RANK', None)

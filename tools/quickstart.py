@@ -13,7 +13,7 @@ from repvit_mm.errors import run_cli
 
 TOOLS = Path(__file__).resolve().parent
 CONFIG = TOOLS.parent / 'configs' / 'quickstart' / 'maskrcnn_repvit_m0_6_shapes.py'
-METRICS = {'box AP': 'coco/bbox_mAP', 'box AP50': 'coco/bbox_mAP_50', 'mask AP': 'coco/segm_mAP',
+SHOWN = {'box AP': 'coco/bbox_mAP', 'box AP50': 'coco/bbox_mAP_50', 'mask AP': 'coco/segm_mAP',
            'mask AP50': 'coco/segm_mAP_50'}
 
 
@@ -60,7 +60,7 @@ def main() -> None:
     console.rule('5/5  Drawing losses and predictions', align='left')
     losses, predictions = job.draw_results()
     table = Table('', 'trained', 'fused', title='On held-out scenes')
-    for name, key in METRICS.items():
+    for name, key in SHOWN.items():
         table.add_row(name, f'{trained[key]:.3f}', f'{fused[key]:.3f}')
     table.add_row('parameters', f'{result.parameters_before:,}', f'{result.parameters_after:,}')
     console.print(table)

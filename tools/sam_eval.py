@@ -42,14 +42,14 @@ def build_parser() -> Parser:
 def main() -> None:
     args = build_parser().parse_args()
     from repvit_mm.io.files import make_folder, write_json
-    from repvit_mm.sam.evaluation import EVALUATIONS
+    from repvit_mm.sam.evaluation import EVALUATORS
     root, points, ranking, top = DATA_SETS[args.data_set]
     args.data_root = args.data_root or Path(root)
     args.points_per_side, args.top = args.points_per_side or points, args.top or top
     args.ranking, args.out = args.ranking or ranking, args.out or Path(f'outputs/sam_{args.data_set}')
     if args.data_set in ('seginw', 'mvtec') and args.boxes is None:
         raise UserError(f"--boxes: {args.data_set} needs a detector's boxes; docs/sam.md explains how to create them")
-    evaluate = EVALUATIONS[args.data_set](args)  # checks the data before the model is built
+    evaluate = EVALUATORS[args.data_set](args)  # checks the data before the model is built
     sam = model_from(args)
     make_folder(args.out, '--out')
     figures = evaluate(sam)

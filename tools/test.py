@@ -1,6 +1,6 @@
 """Test the model of a config, of any OpenMMLab toolbox: tools/test.py CONFIG CHECKPOINT [options]."""
 import repvit_mm_cli  # noqa: F401, before repvit_mm, which then loads no torch
-from repvit_mm.cli.arguments import CHECKPOINT, Parser, add_common_arguments, parse_args, positive, tell
+from repvit_mm.cli.arguments import CHECKPOINT, Parser, add_common_arguments, positive, tell
 from repvit_mm.errors import run_cli
 
 
@@ -24,7 +24,7 @@ def build_parser() -> Parser:
 
 
 def main() -> None:
-    args = parse_args(build_parser())
+    args = build_parser().parse_args()
     from repvit_mm.analysis.evaluation import enable_report
     from repvit_mm.engine.config import load_config
     from repvit_mm.engine.mistakes import one_report

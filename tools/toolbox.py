@@ -3,7 +3,7 @@ import argparse
 
 import repvit_mm_cli  # noqa: F401, before repvit_mm, which then loads no torch
 from repvit_mm.cli.arguments import Parser
-from repvit_mm.cli.scripts import TOOLBOXES, describe_script, find_scripts, run_script
+from repvit_mm.cli.scripts import WITH_SCRIPTS, describe_script, find_scripts, run_script
 from repvit_mm.errors import run_cli
 
 
@@ -11,7 +11,7 @@ def build_parser() -> Parser:
     parser = Parser(
         description="Run a toolbox's own script on a config of this package or of yours, with everything that "
                     '`import repvit_mm` provides: operators of mmcv, bases of configs, published checkpoints.')
-    parser.add_argument('toolbox', choices=TOOLBOXES, help='toolbox of the script')
+    parser.add_argument('toolbox', choices=WITH_SCRIPTS, help='toolbox of the script')
     parser.add_argument('script', nargs='?', help='name of the script (default: list all)')
     parser.add_argument('arguments', nargs=argparse.REMAINDER, metavar='...', help='arguments of the script')
     return parser

@@ -1,6 +1,6 @@
 """Train the model of a config, of any OpenMMLab toolbox: tools/train.py CONFIG [options]."""
 import repvit_mm_cli  # noqa: F401, before repvit_mm, which then loads no torch
-from repvit_mm.cli.arguments import Parser, add_common_arguments, parse_args, positive, tell
+from repvit_mm.cli.arguments import Parser, add_common_arguments, positive, tell
 from repvit_mm.errors import run_cli
 
 
@@ -22,7 +22,7 @@ def build_parser() -> Parser:
 
 
 def main() -> None:
-    args = parse_args(build_parser())
+    args = build_parser().parse_args()
     from repvit_mm.engine.config import load_config
     from repvit_mm.engine.mistakes import one_report
     from repvit_mm.engine.prepare import (

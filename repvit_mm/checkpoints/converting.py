@@ -65,7 +65,7 @@ def convert_file(source: str | Path, destination: str | Path, to: str = 'repvit_
     Args:
         source: File, ``repvit://NAME`` or address, see :func:`repvit_mm.load_checkpoint`.
         destination: The new file; in the format of its suffix ``.safetensors``, else written by ``torch.save``.
-        to: One of :data:`repvit_mm.checkpoints.FORMATS`.
+        to: One of :data:`repvit_mm.checkpoints.NAME_FORMATS`.
         trust: Run code from the file if it needs that; the new file will not.
         overwrite: Replace ``destination`` if it exists.
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..archs import ARCHS
 from ..errors import CheckpointError
-from .names import FORMATS, count_blocks, head_modules, renames
+from .names import NAME_FORMATS, count_blocks, head_modules, renames
 
 # The first 1x1 convolution of the first block is part of every RepViT, fused or not, complete or not.
 _ANCHOR = re.compile(r'(?P<root>|.*\.)'
@@ -73,7 +73,7 @@ class FoundBackbone(NamedTuple):
 
     Attributes:
         root: Prefix of its names: ``''``, ``'backbone.'``, ``'image_encoder.'``, ...
-        format: One of :data:`FORMATS`.
+        format: One of :data:`NAME_FORMATS`.
         fused: Whether its BatchNorms are folded into the convolutions.
         arch: Its architecture.
         has_head: Whether the state dict also has its classifier or RepViT-SAM's neck.
@@ -161,7 +161,7 @@ def convert_state_dict(state_dict: Mapping[str, Tensor], to: str = 'repvit_mm') 
     Args:
         state_dict: Name -> tensor, in any format: a bare backbone, a classification model, or a whole
             detector, segmentor or RepViT-SAM with a RepViT under any prefix.
-        to: One of :data:`FORMATS`.
+        to: One of :data:`NAME_FORMATS`.
 
     Returns:
         The same tensors under their new names.
@@ -185,7 +185,7 @@ def rename(state_dict: Mapping[str, Tensor], backbones: Iterable[FoundBackbone],
     Args:
         state_dict: Name -> tensor, without prefixes of wrappers.
         backbones: Its backbones, from :func:`find_backbones`.
-        to: One of :data:`FORMATS`.
+        to: One of :data:`NAME_FORMATS`.
         source: Its origin, for errors.
 
     Returns:
@@ -194,8 +194,8 @@ def rename(state_dict: Mapping[str, Tensor], backbones: Iterable[FoundBackbone],
     Raises:
         CheckpointError: If two tensors would get the same name.
     """
-    if to not in FORMATS:
-        raise CheckpointError(f'to={to!r} is not a known format; choose one of {", ".join(FORMATS)}')
+    if to not in NAME_FORMATS:
+        raise CheckpointError(f'to={to!r} is not a known format; choose one of {", ".join(NAME_FORMATS)}')
     modules, results = {}, []
     for found in backbones:
         new_root = found.root

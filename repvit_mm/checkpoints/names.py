@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 
 #: The columns of the tables below. ``official`` are the names of the authors' code for classification, detection,
 #: segmentation and RepViT-SAM; the paper's final and first version use different rows.
-FORMATS = ('repvit_mm', 'official', 'timm')
+NAME_FORMATS = ('repvit_mm', 'official', 'timm')
 
 # Parts of a layer, one row each. A layer that is fused, or has no normalisation, has no parts.
 _PLAIN = (('', '', ''),)
@@ -38,7 +38,7 @@ _HEAD = (
     (('head.fc_dist', 'classifier.classifier_dist', 'head.head_dist'), _BN_LINEAR),
     (('head.fc', 'classifier', 'head'), _PLAIN),  # fused: the mean of both
     # The neck of RepViT-SAM has the same names in all formats, and takes the place of a classifier.
-    *(((f'neck.{layer}',) * len(FORMATS), _PLAIN) for layer in range(4)),
+    *(((f'neck.{layer}',) * len(NAME_FORMATS), _PLAIN) for layer in range(4)),
 )
 
 
@@ -72,7 +72,7 @@ def head_modules(format: str) -> list[str]:
 
 
 def _expand(layers: tuple, format: str) -> Iterator[str]:
-    column = FORMATS.index(format)
+    column = NAME_FORMATS.index(format)
     for names, parts in layers:
         yield from (names[column] + part[column] for part in parts)
 

@@ -25,7 +25,7 @@ class Parser(argparse.ArgumentParser):
 
     def parse_args(self, args: Sequence[str] | None = None,
                    namespace: argparse.Namespace | None = None) -> argparse.Namespace:
-        """Parse; the arguments are argparse's."""
+        """Parse; the arguments are argparse's. Device and launcher of a training or test take effect here."""
         parsed, unknown = self.parse_known_args(args, namespace)
         if unknown:
             hints = (did_you_mean(word.partition('=')[0], self._option_string_actions)
@@ -37,6 +37,9 @@ class Parser(argparse.ArgumentParser):
                 import_module('repvit_mm').register()
         except ImportError as error:
             self.exit(1, f'error: {error}\n')
+        if 'launcher' in parsed:
+            _use_device(self, parsed.device)
+            _join(parsed.launcher, parsed.local_rank)
         return parsed
 
 
@@ -111,7 +114,6 @@ side = whole_number(1, 16384)
 seed = whole_number(0, 2 ** 32 - 1)
 
 
-
 def device(text: str) -> str:
     """A ``type`` for argparse: ``cpu``, ``cuda`` or ``cuda:N``."""
     if not re.fullmatch(r'cpu|cuda(:\d+)?', text):
@@ -152,17 +154,21 @@ _LAUNCHED = {'pytorch': ('RANK', 'LOCAL_RANK'), 'slurm': ('SLURM_PROCID', 'SLURM
              'mpi': ('OMPI_COMM_WORLD_RANK', 'OMPI_COMM_WORLD_LOCAL_RANK')}
 
 
-def parse_args(parser: argparse.ArgumentParser) -> argparse.Namespace:
-    """Parse, show torch only the device that is asked for, and give mmengine the local rank of any launcher."""
-    args = parser.parse_args()
-    kind, _, index = (args.device or '').partition(':')
+def _use_device(parser: argparse.ArgumentParser, name: str | None) -> None:
+    """Show torch only this device."""
+    kind, _, index = (name or '').partition(':')
     if kind == 'cpu' or index:
         os.environ['CUDA_VISIBLE_DEVICES'] = index
     if kind == 'cuda' and not import_module('torch').cuda.is_available():
-        parser.exit(1, f'error: --device {args.device}: torch can use no such GPU here\n')
-    rank, local_rank = _LAUNCHED.get(args.launcher, ('', ''))
-    if rank and rank not in os.environ:
-        raise ConfigError(f'--launcher {args.launcher} is for processes that it has started, but {rank} is not set; '
+        parser.exit(1, f'error: --device {name}: torch can use no such GPU here\n')
+
+
+def _join(launcher: str, local_rank: int) -> None:
+    """Give mmengine the local rank of a process of any launcher."""
+    if launcher == 'none':
+        return
+    rank, local = _LAUNCHED[launcher]
+    if rank not in os.environ:
+        raise ConfigError(f'--launcher {launcher} is for processes that it has started, but {rank} is not set; '
                           'use the scripts tools/dist_*.sh or tools/slurm_*.sh, or leave it out to run one process')
-    os.environ.setdefault('LOCAL_RANK', os.environ.get(local_rank, str(args.local_rank)))
-    return args
+    os.environ.setdefault('LOCAL_RANK', os.environ.get(local, str(local_rank)))

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from ..errors import TRACEBACK_VARIABLE, UserError, did_you_mean, explain
 
-#: Those with scripts.
-TOOLBOXES = ('mmdet', 'mmpretrain', 'mmseg')
+#: Toolboxes with scripts.
+WITH_SCRIPTS = ('mmdet', 'mmpretrain', 'mmseg')
 
 
 def find_scripts(toolbox: str) -> dict[str, Path]:
@@ -57,7 +57,7 @@ def run_script(toolbox: str, name: str, arguments: Sequence[str]) -> None:
     """Run a script of a toolbox in this process, as ``python SCRIPT ARGUMENTS`` would.
 
     Args:
-        toolbox: One of :data:`TOOLBOXES`.
+        toolbox: One of :data:`WITH_SCRIPTS`.
         name: The script, see :func:`find_scripts`; dashes count as underscores.
         arguments: Its arguments. Configs that are not files are looked up among those installed with this package.
 

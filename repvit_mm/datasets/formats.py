@@ -14,7 +14,7 @@ from .tree import Tree, counted, named
 #: Value of ``--format`` -> a module with ``KIND``, the name of the format; ``find``, which returns its files in a tree;
 #: and ``read``, which reads these, with a list for notes, and returns the annotations of each split, or for images
 #: without objects the data set.
-KINDS: Mapping[str, ModuleType] = {
+DATA_FORMATS: Mapping[str, ModuleType] = {
     'coco': coco, 'voc': voc, 'yolo': yolo, 'labelme': labelme, 'cvat': cvat, 'label-studio': label_studio,
     'csv': table, 'labels': label_images, 'folders': folders}
 #: Suffixes of files that are neither images nor reported.
@@ -29,7 +29,8 @@ def recognise(root: str | Path, kind: str | None = None, train: str | None = Non
 
     Args:
         root: The folder.
-        kind: A key of :data:`KINDS`; recognised if None. Folders of images are classes only if there is nothing else.
+        kind: A key of :data:`DATA_FORMATS`; recognised if None. Folders of images are classes only if there is nothing
+            else.
         train: Annotation file for training, in COCO format.
         val: Annotation file for validation, in COCO format.
         crowds_as_objects: Learn crowds and difficult objects.
@@ -47,15 +48,15 @@ def recognise(root: str | Path, kind: str | None = None, train: str | None = Non
     else:
         chosen = _choose(tree, kind)
         if len(chosen) > 1:
-            raise DatasetError(f'{tree.root} holds {" and ".join(KINDS[name].KIND for name in chosen)}; choose with '
-                               f'--format {{{",".join(chosen)}}}')
+            kinds = ' and '.join(DATA_FORMATS[name].KIND for name in chosen)
+            raise DatasetError(f'{tree.root} holds {kinds}; choose with --format {{{",".join(chosen)}}}')
         (name, found), = chosen.items()
-        form = KINDS[name]
+        form = DATA_FORMATS[name]
         if not found:
             raise DatasetError(f'{tree.root} has no {form.KIND if kind else "annotations or class folders"}, but '
                                f'{counted(len(tree.files), "files")} (first {tree.relative(tree.files[0])}), '
                                f'{len(tree.images)} of them images; expected '
-                               f'{", ".join(form.KIND for form in KINDS.values())}')
+                               f'{", ".join(form.KIND for form in DATA_FORMATS.values())}')
         options = found, notes
     with collect(tree.faults):
         read = form.read(tree, *options)
@@ -76,8 +77,8 @@ def recognise(root: str | Path, kind: str | None = None, train: str | None = Non
 
 def _choose(tree: Tree, kind: str | None) -> dict[str, Any]:
     if kind:
-        return {kind: KINDS[kind].find(tree)}
-    chosen = {name: found for name, form in KINDS.items() if name != 'folders' and (found := form.find(tree))}
+        return {kind: DATA_FORMATS[kind].find(tree)}
+    chosen = {name: found for name, form in DATA_FORMATS.items() if name != 'folders' and (found := form.find(tree))}
     if not chosen or [*chosen] == ['labels'] and label_images.could_be_classes(chosen['labels']):
         classes = folders.find(tree)
         if classes and 'labels' in chosen and label_images.are_jpegs(chosen['labels']):

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from xml.etree import ElementTree
 
 from ..errors import DatasetError, collect, shortened
-from ..io.coco import IGNORED, LEARNED, NO_POLYGONS, check_coco, count_objects
+from ..io.coco import CROWD, LEARNED, NO_POLYGONS, check_coco, count_objects
 from ..io.coco_images import match_images, match_names
 from .dataset import Dataset, Object, Sample, Split
 from .tree import Tree, choose_splits, counted, named
@@ -207,7 +207,7 @@ def _split(tree: Tree, split: str, part: Part, classes: Sequence[str], notes: li
                 labels[annotation['category_id']], (x, y, x + width, y + height), annotation.get('segmentation')))
     found = count_objects(content)
     for reason, number in sum((found[category] for category in labels), Counter()).items():
-        if reason not in (LEARNED, IGNORED, NO_POLYGONS):
+        if reason not in (LEARNED, CROWD, NO_POLYGONS):
             notes.append(f'{part.name}: {number} of {counted(len(content["annotations"]), "objects")} {reason}')
     paths = {image['id']: part.folder / image['file_name'] for image in content['images']}
     sizes = tree.look(paths.values(), part.name)

@@ -16,7 +16,7 @@ NUMBER = (int, float)
 ID = (*NUMBER, str)
 #: Results of :func:`kind_of` for objects without a fault.
 LEARNED = 'can be learned from'
-IGNORED = 'are crowds (iscrowd) or are to be ignored'
+CROWD = 'are crowds (iscrowd) or are to be ignored'
 NO_POLYGONS = 'have no polygons, and LoadAnnotations with poly2mask=False takes no other masks: leave that setting out'
 
 
@@ -208,5 +208,5 @@ def kind_of(annotation: Mapping[str, Any], size: tuple[float, float] | None) -> 
     if is_outside or annotation['area'] <= 0 or width < 1 or height < 1:
         return 'have no area, or a box of less than a pixel'
     if annotation.get('iscrowd') or annotation.get('ignore'):
-        return IGNORED
+        return CROWD
     return LEARNED if isinstance(annotation.get('segmentation'), list) else NO_POLYGONS

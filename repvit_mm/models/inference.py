@@ -22,7 +22,7 @@ from ..network.backbone import RepViT
 from ..toolboxes import TOOLBOXES, Task, toolbox_of
 
 #: File of weights in a folder for the Hugging Face Hub.
-WEIGHTS = 'model.safetensors'
+HUB_WEIGHTS = 'model.safetensors'
 #: Suffixes of checkpoints, beside which their config is searched.
 CHECKPOINT_SUFFIXES = ('.pth', '.pt', '.safetensors')
 
@@ -295,8 +295,8 @@ def find_model(name: str | Path) -> Named:
         if text.removeprefix(SCHEME) not in published():
             raise CheckpointError(f'{text} is not a published checkpoint; choose from {", ".join(published())}')
         return Named(str(published()[text.removeprefix(SCHEME)].config), text)
-    if (path / WEIGHTS).is_file():
-        return Named(str(path / WEIGHTS), str(path / WEIGHTS))
+    if (path / HUB_WEIGHTS).is_file():
+        return Named(str(path / HUB_WEIGHTS), str(path / HUB_WEIGHTS))
     if text.startswith(HUB):
         return Named(text, text)
     if path.suffix in CHECKPOINT_SUFFIXES:

@@ -14,9 +14,8 @@ from ..archs import get_arch, out_channels
 from ..checkpoints import adapt_names, load_into, read_checkpoint, refuse_random_start
 from ..checkpoints.forms import LoadsBothForms
 from ..errors import ConfigError
-from .blocks import Stage, Stem
 from .fusion import fuse_layers
-from .layers import pop_folded
+from .layers import Stage, Stem, pop_folded
 from .recompute import run
 
 #: Feature map of a stage to return; see :class:`RepViT`.

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from segment_anything.modeling import MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
 from torch import Tensor, nn
 
-from ..checkpoints import check_finite, find_backbones, load_into, read_checkpoint, tensors_of
+from ..checkpoints import check_finite, load_into, read_checkpoint, tensors_of
 from ..errors import CheckpointError, UserError
 from .encoder import SamEncoder, build_encoder
 
@@ -92,7 +92,6 @@ def build_sam(encoder: str | Mapping = 'm2_3', checkpoint: str | Path | None = N
         tensors = tensors_of(read_checkpoint(checkpoint), checkpoint)
         check_finite(tensors, checkpoint)
         if isinstance(sam.image_encoder, SamEncoder):
-            _check_repvit_sam(tensors, checkpoint)
             load_into(sam, tensors, str(checkpoint))
         else:
             _load(sam, tensors, checkpoint, f'a SAM with the image encoder {encoder} for images of {image_size}')
@@ -129,12 +128,3 @@ def _load(module: nn.Module, tensors: Mapping[str, Tensor], checkpoint: str | Pa
     except RuntimeError as error:
         reason = ' '.join(str(error).split())[:200]
         raise CheckpointError(f'{checkpoint} is not {expected}: {reason}') from error
-
-
-def _check_repvit_sam(tensors: Mapping[str, Tensor], checkpoint: str | Path) -> None:
-    expected = 'expected a RepViT-SAM (repvit_sam.pt, repvit://sam, or a file of tools/sam_assemble.py)'
-    others = [name for name in tensors if name.startswith('image_encoder.')]
-    if others and not find_backbones(tensors):
-        raise CheckpointError(f'{checkpoint} is a SAM with another image encoder: it has {others[0]}; {expected}')
-    if lacking := [part for part in DECODER_PARTS if not any(name.startswith(f'{part}.') for name in tensors)]:
-        raise CheckpointError(f'{checkpoint} has no {" and no ".join(lacking)}; {expected}')

@@ -83,5 +83,5 @@ def evaluate_bsds500(args: argparse.Namespace) -> Evaluation:
     return run
 
 
-EVALUATIONS = {'coco': evaluate_coco, 'bsds500': evaluate_bsds500, 'seginw': evaluate_seginw, 'duts': evaluate_duts,
+EVALUATORS = {'coco': evaluate_coco, 'bsds500': evaluate_bsds500, 'seginw': evaluate_seginw, 'duts': evaluate_duts,
                'mvtec': evaluate_mvtec}

@@ -24,7 +24,7 @@ from ..io.images import read_image
 from .masks import Mask
 
 #: Name -> position in ``COCOeval.stats``.
-METRICS = {'AP': 0, 'AP50': 1, 'AP75': 2, 'AP_S': 3, 'AP_M': 4, 'AP_L': 5}
+COCO_METRICS = {'AP': 0, 'AP50': 1, 'AP75': 2, 'AP_S': 3, 'AP_M': 4, 'AP_L': 5}
 #: Scores of the masks: the detector's score times the predicted IoU, or the detector's score.
 RANKINGS = ('product', 'detector')
 #: Annotations of a set of SegInW, relative to the set's folder.
@@ -188,7 +188,7 @@ def evaluate(coco: COCO, results: list[dict[str, Any]], image_ids: Sequence[int]
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
-    return {name: 100 * float(evaluation.stats[position]) for name, position in METRICS.items()}
+    return {name: 100 * float(evaluation.stats[position]) for name, position in COCO_METRICS.items()}
 
 
 def seginw_sets(root: Path, boxes: Path) -> dict[str, tuple[COCO, Path, Path]]:

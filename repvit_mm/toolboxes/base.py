@@ -67,6 +67,7 @@ class Toolbox:
         loader_defaults: Settings of a data loader that its own tools set by default.
         tta_model: Merges the predictions of augmented images, for configs without a ``tta_model``.
         dump_metric: Type of the metric that saves predictions.
+        drawing: Type of the hook that draws predictions.
     """
 
     task: Task | None = None
@@ -74,6 +75,7 @@ class Toolbox:
     loader_defaults: Mapping[str, Any] = {}
     tta_model: Mapping[str, Any] | None = None
     dump_metric = 'mmengine.DumpResults'
+    drawing = ''
 
     def load(self, path: str | Path) -> None:
         """Import the toolbox.
@@ -245,11 +247,12 @@ class Toolbox:
         Raises:
             ConfigError: If the toolbox is not known, or the folder cannot be created.
         """
-        self._draw(cfg, str(check_folder(directory, 'image.png', '--show-dir').absolute()))
-
-    def _draw(self, cfg: Config, directory: str) -> None:
-        raise ConfigError('--show-dir needs a config for mmdet, mmseg or mmpretrain; this one has '
-                          f'default_scope={cfg.get("default_scope")!r}')
+        if not self.drawing:
+            raise ConfigError('--show-dir needs a config for mmdet, mmseg or mmpretrain; this one has '
+                              f'default_scope={cfg.get("default_scope")!r}')
+        from . import drawings  # noqa: F401, it registers the hooks
+        hook = dict(type=self.drawing, out_dir=str(check_folder(directory, 'image.png', '--show-dir').absolute()))
+        cfg.default_hooks = {**cfg.get('default_hooks', {}), 'visualization': hook}
 
 
 def evaluators_of(cfg: Config, key: str = 'test_evaluator') -> list[dict]:

@@ -40,6 +40,7 @@ class Classification(Toolbox):
     scope = 'mmpretrain'
     loader_defaults = dict(pin_memory=True, persistent_workers=True, collate_fn=dict(type='default_collate'))
     tta_model = dict(type='AverageClsScoreTTA')
+    drawing = 'DrawnClasses'
 
     def check_config(self, cfg: Config, loaders: Sequence[str]) -> None:
         """Fit the model to the classes in the image folders or label files of the config.
@@ -96,11 +97,6 @@ class Classification(Toolbox):
         """How inference runs for a model with one label per image, or several."""
         from mmpretrain.models import MultiLabelClsHead
         return MULTI_LABEL if isinstance(getattr(model, 'head', None), MultiLabelClsHead) else self.task
-
-    def _draw(self, cfg: Config, directory: str) -> None:
-        """Write the best classes and their scores over each image."""
-        from .drawings import set_drawing
-        set_drawing(cfg, type='DrawnClasses', out_dir=directory)
 
 
 def _is_image_folder(dataset: Mapping) -> bool:

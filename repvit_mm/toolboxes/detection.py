@@ -52,6 +52,7 @@ class Detection(Toolbox):
     scope = 'mmdet'
     tta_model = dict(type='DetTTAModel', tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100))
     dump_metric = 'mmdet.DumpDetResults'
+    drawing = 'DrawnObjects'
 
     def load(self, path: str | Path) -> None:
         """Import mmdet, and check the files that it reads."""
@@ -111,13 +112,12 @@ class Detection(Toolbox):
         packing['meta_keys'] = tuple(dict.fromkeys((*keys, 'flip', 'flip_direction')))
         return pipeline
 
-    def _draw(self, cfg: Config, directory: str) -> None:
-        """Draw annotated objects beside detected ones; panoptic segments with mmdet's own hook."""
-        from .drawings import set_drawing
+    def draw_predictions(self, cfg: Config, directory: str) -> None:
+        """Draw annotated objects beside predicted ones; panoptic segments with mmdet's own hook."""
+        super().draw_predictions(cfg, directory)
         if 'Panoptic' in str(cfg.get('test_dataloader')):
-            set_drawing(cfg, type='DetVisualizationHook', draw=True, test_out_dir=directory)
-        else:
-            set_drawing(cfg, type='DrawnObjects', out_dir=directory)
+            folder = cfg.default_hooks.visualization.out_dir
+            cfg.default_hooks.visualization = dict(type='DetVisualizationHook', draw=True, test_out_dir=folder)
 
 
 def keep_boxes_precise(model: nn.Module) -> None:

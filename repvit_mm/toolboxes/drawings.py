@@ -7,7 +7,6 @@ from typing import Any
 import cv2
 import mmengine.fileio as fileio
 import numpy as np
-from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
@@ -135,11 +134,6 @@ def draw_detection(image: np.ndarray, truth: Sequence[Mapping], found: Any, clas
     colours = palette(len(classes))
     panels = [draw_objects(image, objects, colours, MIN_SIDE, image.shape[1::-1]) for objects in (known, shown)]
     return np.hstack([panels[0], np.full_like(panels[0][:, :GAP], 255), panels[1]])
-
-
-def set_drawing(cfg: Config, **hook: Any) -> None:
-    """Set the hook that draws the predictions of a test."""
-    cfg.default_hooks = {**cfg.get('default_hooks', {}), 'visualization': hook}
 
 
 def _name(img_path: str, dataset: Any) -> str:

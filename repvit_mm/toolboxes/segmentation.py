@@ -44,6 +44,7 @@ class Segmentation(Toolbox):
     task = Segment()
     scope = 'mmseg'
     tta_model = dict(type='SegTTAModel')
+    drawing = 'DrawnSegmentation'
 
     def check_config(self, cfg: Config, loaders: Sequence[str]) -> None:
         """Check that the heads of a config have as many classes as the data sets.
@@ -103,11 +104,6 @@ class Segmentation(Toolbox):
         check_folder(out, 'image.png', '--out')
         from . import drawings  # noqa: F401, it registers the hook
         cfg.custom_hooks = [*cfg.get('custom_hooks', []), dict(type='LabelMaps', out_dir=out)]
-
-    def _draw(self, cfg: Config, directory: str) -> None:
-        """Draw beside image and ground truth; see :class:`drawings.DrawnSegmentation`."""
-        from .drawings import set_drawing
-        set_drawing(cfg, type='DrawnSegmentation', out_dir=directory)
 
 
 class _Pair(NamedTuple):

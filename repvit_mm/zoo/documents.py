@@ -73,11 +73,11 @@ def short_table(rows: Sequence[Row]) -> str:
                    for row in found for result in row.results}
         shown = (('imagenet', 300, 'Top 1 Accuracy'), ('imagenet', 450, 'Top 1 Accuracy'), ('coco', None, 'box AP'),
                  ('coco', None, 'mask AP'), ('ade20k', None, 'mIoU'))
-        lines.append([arch, f'{found[0].parameters / 1e6:.1f} M', _giga(found[0].macs), _latency(found[0]),
+        lines.append([arch, f'{found[0].parameters / 1e6:.1f}', _giga(found[0].macs), _latency(found[0]),
                       *(figures.get(key, '-') for key in shown)])
     return '\n'.join([
-        markdown_table(['model', 'parameters', 'MACs', 'iPhone 12', 'top-1, 300 epochs', '450 epochs', 'COCO box AP',
-                        'mask AP', 'ADE20K mIoU'], lines), '',
+        markdown_table(['model', 'parameters, M', 'MACs, G', 'iPhone 12, ms', 'top-1, 300 epochs', '450 epochs',
+                        'COCO box AP', 'mask AP', 'ADE20K mIoU'], lines), '',
         'ImageNet top-1 in % with a teacher; parameters, multiply-adds, latency: the fused classifier at 224 x 224; '
         'Mask R-CNN, 12 epochs; Semantic FPN, 40,000 iterations.'])
 
@@ -94,18 +94,18 @@ def full_table(rows: Sequence[Row]) -> str:
                       *(figures.get(name, '-') for name in names), _latency(row),
                       *([f'{row.throughput:,}' if row.throughput else '-'] if throughput else []),
                       _weights(row)])
-    header = ['config', 'parameters', 'MACs', *names, 'latency', *(['GPU images/s'] if throughput else []), 'weights']
+    header = ['config', 'parameters', 'MACs, G', *names, 'latency, ms', *['GPU images/s'] * throughput, 'weights']
     conventions = [f'- {name}: {rows[0].conventions[key]}.'
                    for name, key in (('Parameters', 'Parameters'), ('MACs', 'FLOPs'))]
     return '\n'.join([markdown_table(header, lines), '', *conventions])
 
 
 def _giga(macs: int) -> str:
-    return f'{macs / 1e9:.1f} G' if macs > 1e10 else f'{macs / 1e9:.2f} G'
+    return f'{macs / 1e9:.{1 if macs > 1e10 else 2}f}'
 
 
 def _latency(row: Row) -> str:
-    return f'{row.latencies[0].value:.1f} ms' if row.latencies else '-'
+    return f'{row.latencies[0].value:.1f}' if row.latencies else '-'
 
 
 def _weights(row: Row) -> str:

@@ -6,7 +6,7 @@ from mmengine.runner import CheckpointLoader
 from mmengine.runner import load_checkpoint as mmengine_load_checkpoint
 
 from repvit_mm import convert_state_dict
-from repvit_mm.checkpoints import FORMATS, published
+from repvit_mm.checkpoints import NAME_FORMATS, published
 from repvit_mm.errors import CheckpointError, ConfigError
 
 
@@ -14,7 +14,7 @@ def names(model, format):
     return convert_state_dict(model.state_dict(), format)
 
 
-@pytest.mark.parametrize('format', FORMATS)
+@pytest.mark.parametrize('format', NAME_FORMATS)
 @pytest.mark.parametrize('build', [RepViT, Detector])
 def test_torch_takes_every_format_strictly(build, format):
     source, model = trained(build(TINY)), build(TINY)
@@ -35,7 +35,7 @@ def test_torch_puts_a_whole_published_classifier_into_any_backbone(format, setti
     assert is_same({name: published[name] for name in own}, own)
 
 
-@pytest.mark.parametrize('format', FORMATS)
+@pytest.mark.parametrize('format', NAME_FORMATS)
 def test_torch_still_reports_missing_and_unexpected_tensors(format):
     tensors = names(trained(RepViT(TINY)), format)
     dropped = list(tensors)[6]
@@ -47,7 +47,7 @@ def test_torch_still_reports_missing_and_unexpected_tensors(format):
         RepViT(TINY).load_state_dict(tensors)
 
 
-@pytest.mark.parametrize('format', FORMATS)
+@pytest.mark.parametrize('format', NAME_FORMATS)
 def test_torch_takes_fused_weights_for_an_unfused_backbone_and_the_reverse(format, log):
     unfused = trained(RepViT(TINY))
     source, deployed, model = fuse(unfused), RepViT(TINY, deploy=True), trained(RepViT(TINY), seed=1)
@@ -75,7 +75,7 @@ def test_some_tensors_alone_may_be_loaded_where_torch_is_not_to_be_strict():
 
 # --- mmengine ------------------------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize('format', FORMATS)
+@pytest.mark.parametrize('format', NAME_FORMATS)
 @pytest.mark.parametrize('prefix', ['', 'module.'])
 def test_mmengine_takes_a_whole_detector(tmp_path, format, prefix):
     source, model = trained(Detector(TINY)), trained(Detector(TINY), seed=1)

@@ -7,7 +7,7 @@ from checkpoint_samples import TINY, Classifier, Detector, RepViT, fuse, is_same
 from torch import nn
 
 from repvit_mm import convert_state_dict, load_checkpoint
-from repvit_mm.checkpoints import FORMATS, load_into
+from repvit_mm.checkpoints import NAME_FORMATS, load_into
 from repvit_mm.errors import CheckpointError
 
 IMAGE = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
@@ -24,7 +24,7 @@ def path(tmp_path):
     return tmp_path / 'file.pth'
 
 
-@pytest.mark.parametrize('format', FORMATS)
+@pytest.mark.parametrize('format', NAME_FORMATS)
 @pytest.mark.parametrize(('build', 'key'), [(Classifier, None), (Classifier, 'model'), (Detector, 'state_dict')])
 @pytest.mark.parametrize('arch', [TINY, {**TINY, 'first_version': True}], ids=['final', 'first'])
 def test_a_model_takes_every_tensor_of_every_format(path, format, build, key, arch):
@@ -37,7 +37,7 @@ def test_a_model_takes_every_tensor_of_every_format(path, format, build, key, ar
 
 
 @pytest.mark.parametrize('source', [Classifier, Detector, RepViT])
-@pytest.mark.parametrize('format', FORMATS)
+@pytest.mark.parametrize('format', NAME_FORMATS)
 def test_a_backbone_is_picked_out_of_any_file(path, source, format):
     source, model = trained(source(TINY)), RepViT(TINY)
     report = load_checkpoint(model, save(path, source, format))
@@ -62,7 +62,7 @@ def test_values_are_rounded_to_the_dtype_of_the_model(path):
 
 @pytest.mark.parametrize('settings', [
     {'out_indices': (0,)}, {'out_indices': (1, 2)}, {'out_indices': (1,), 'feature_tap': 'penultimate'}], ids=str)
-@pytest.mark.parametrize('format', FORMATS)
+@pytest.mark.parametrize('format', NAME_FORMATS)
 def test_tensors_of_parts_not_built_are_not_needed(path, settings, format):
     source, model = trained(Classifier(TINY)), RepViT(TINY, **settings)
     report = load_checkpoint(model, save(path, source, format))
@@ -175,7 +175,7 @@ def last(outputs):
 
 
 @pytest.mark.parametrize('build', [Detector, RepViT])
-@pytest.mark.parametrize('format', FORMATS)
+@pytest.mark.parametrize('format', NAME_FORMATS)
 @pytest.mark.parametrize('arch', [TINY, {**TINY, 'first_version': True}], ids=['final', 'first'])
 def test_a_fused_file_gives_a_model_in_evaluation_mode_its_outputs_and_no_other_form(path, arch, build, format):
     source, model = fuse(trained(build(arch))), trained(build(arch), seed=1)
@@ -237,7 +237,7 @@ def test_a_tensor_that_a_layer_cannot_be_fused_without_is_named():
 
 @pytest.mark.parametrize('settings', [{}, {'out_indices': (1,), 'feature_tap': 'penultimate'},
                                       {'norm_cfg': {'type': 'BN', 'eps': 1e-2}}], ids=str)
-@pytest.mark.parametrize('format', FORMATS)
+@pytest.mark.parametrize('format', NAME_FORMATS)
 @pytest.mark.parametrize('arch', [TINY, {**TINY, 'first_version': True}], ids=['final', 'first'])
 def test_a_fused_model_takes_a_file_with_batch_norms(path, settings, format, arch):
     source = trained(RepViT(arch, **settings))

@@ -4,7 +4,7 @@ import sys
 import pytest
 from running import run_tool
 
-from repvit_mm.cli.scripts import TOOLBOXES, describe_script, find_scripts
+from repvit_mm.cli.scripts import WITH_SCRIPTS, describe_script, find_scripts
 
 SCRIPT = """
 '''What the docstring says.
@@ -90,7 +90,7 @@ def test_a_toolbox_that_is_not_installed_or_has_no_scripts(toolbox, monkeypatch)
                                               'command\n'
 
 
-@pytest.mark.parametrize('name', TOOLBOXES)
+@pytest.mark.parametrize('name', WITH_SCRIPTS)
 def test_the_real_ones_have_scripts(name):
     assert {'train', 'test', 'analyze_logs', 'browse_dataset', 'confusion_matrix', 'get_flops', 'print_config'} <= {
         *find_scripts(name)}

@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 import repvit_mm.training  # noqa: F401  registers
-from repvit_mm.cli.arguments import Parser, add_common_arguments, parse_args
+from repvit_mm.cli.arguments import Parser, add_common_arguments
 from repvit_mm.engine.prepare import (
     enable_amp,
     enable_auto_scale_lr,
@@ -111,15 +111,14 @@ def test_epochs_of_a_data_set_that_is_missing(tmp_path):
 @pytest.mark.parametrize(('name', 'seen'), [('cpu', ''), ('cuda:1', '1'), ('gpu', None)])
 def test_device_is_all_that_torch_sees(monkeypatch, name, seen):
     monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '0,1')
-    monkeypatch.setattr('sys.argv', ['train', '--device', name])
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
     parser = Parser('test')
     add_common_arguments(parser)
     if seen is None:
         with pytest.raises(SystemExit):
-            parse_args(parser)
+            parser.parse_args(['--device', name])
     else:
-        assert parse_args(parser).device == name and os.environ['CUDA_VISIBLE_DEVICES'] == seen
+        assert parser.parse_args(['--device', name]).device == name and os.environ['CUDA_VISIBLE_DEVICES'] == seen
 
 
 @pytest.mark.parametrize(('terminal', 'rank', 'lines'), [(True, '0', 1), (True, '1', 0), (False, '0', 0)])

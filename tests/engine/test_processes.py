@@ -9,7 +9,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from repvit_mm.cli.arguments import Parser, add_common_arguments, parse_args
+from repvit_mm.cli.arguments import Parser, add_common_arguments
 from repvit_mm.engine import mistakes
 from repvit_mm.engine.mistakes import one_report
 from repvit_mm.engine.processes import run_tool
@@ -76,11 +76,10 @@ except KeyboardInterrupt:
 def test_launcher_that_did_not_start_the_process(launcher, monkeypatch):
     for variable in ('RANK', 'SLURM_PROCID', 'OMPI_COMM_WORLD_RANK'):
         monkeypatch.delenv(variable, raising=False)
-    monkeypatch.setattr(sys, 'argv', ['train', '--launcher', launcher])
     parser = Parser('')
     add_common_arguments(parser)
     with pytest.raises(ConfigError, match=rf'--launcher {launcher} is for processes that it .*, but \w+ is not set'):
-        parse_args(parser)
+        parser.parse_args(['--launcher', launcher])
 
 
 @pytest.mark.parametrize(('error', 'status'), [(UserError('x'), 1), (KeyboardInterrupt(), 130)])

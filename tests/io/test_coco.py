@@ -59,24 +59,6 @@ def test_ids_that_cocoeval_confuses_are_numbered_anew(read, ids):
         ['1 of 4 annotations have the id of another one, first 7; they are numbered anew'] if 7 in ids else [])
 
 
-def test_perfect_predictions_have_an_ap_of_one_for_any_ids(read):
-    from pycocotools.coco import COCO
-    from pycocotools.cocoeval import COCOeval
-    annotations = content()
-    for number, annotation in enumerate(annotations['annotations']):
-        annotation['id'] = number
-    truth = COCO()
-    truth.dataset = read(annotations)[0]
-    truth.createIndex()
-    evaluation = COCOeval(truth, truth.loadRes([
-        {key: annotation[key] for key in ('image_id', 'category_id', 'bbox')} | {'score': 1.}
-        for annotation in annotations['annotations']]), 'bbox')
-    evaluation.evaluate()
-    evaluation.accumulate()
-    evaluation.summarize()
-    assert evaluation.stats[0] == pytest.approx(1)
-
-
 @pytest.mark.parametrize('changes', [dict(area=None), dict(iscrowd=None), dict(segmentation=[]), dict(keypoints=[]),
                                      dict(bbox=None, segmentation=[[2, 3, 12, 3, 12, 15]])], ids=str)
 def test_missing_entries_are_added(read, changes):

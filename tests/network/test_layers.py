@@ -4,8 +4,7 @@ from oracles import randomise_norms, relative_error
 from torch import nn
 
 from repvit_mm.errors import ConfigError
-from repvit_mm.network.blocks import DropPath
-from repvit_mm.network.layers import BNLinear, ConvBN, RepDWConv, build_act, build_norm
+from repvit_mm.network.layers import BNLinear, ConvBN, DropPath, RepDWConv, build_act, build_norm
 
 FUSIBLE = {
     'ConvBN': lambda: ConvBN(6, 8, 3, stride=2, groups=2),

@@ -11,8 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
 from repvit_mm import RepViT
-from repvit_mm.network.blocks import Downsample, RepViTBlock, Stem
-from repvit_mm.network.layers import ACTIVATIONS, RepDWConv
+from repvit_mm.network.layers import ACTIVATIONS, Downsample, RepDWConv, RepViTBlock, Stem
 from repvit_mm.network.recompute import run
 
 BN, GELU = {'type': 'BN'}, {'type': 'GELU'}

@@ -21,15 +21,6 @@ from repvit_mm.sam.encoder import build_encoder
 
 # SHA-256 over "name shape" of every tensor of the published repvit_sam.pt, a line each, in its order.
 PUBLISHED_SHA256 = '6ce1bc43850b980acbd3453bfd24949c4cea8efcee270906b9dea5e9b833165e'
-PUBLISHED_COUNT = 1598
-PUBLISHED_SAMPLE = {
-    'image_encoder.features.0.0.c.weight': (40, 3, 3, 3),
-    'image_encoder.features.54.channel_mixer.m.2.bn.num_batches_tracked': (),
-    'image_encoder.neck.0.weight': (256, 640, 1, 1),
-    'image_encoder.neck.3.bias': (256,),
-    'prompt_encoder.pe_layer.positional_encoding_gaussian_matrix': (2, 128),
-    'mask_decoder.iou_prediction_head.layers.2.bias': (4,),
-}
 
 
 def lines(tensors):
@@ -47,12 +38,6 @@ def published(tmp_path_factory):
     path = tmp_path_factory.mktemp('sam') / 'repvit_sam.pt'
     torch.save(tensors, path)
     return path, tensors
-
-
-def test_published_checkpoint_has_the_names_that_the_model_converts_to(published):
-    _, tensors = published
-    assert len(tensors) == PUBLISHED_COUNT
-    assert {name: tuple(tensors[name].shape) for name in PUBLISHED_SAMPLE} == PUBLISHED_SAMPLE
 
 
 def test_published_checkpoint_loads_completely_and_converts_back(published):
@@ -220,25 +205,15 @@ def test_the_embedding_has_72_positions_as_sam_3s():
         assert encoder(torch.zeros(1, 3, 1008, 1008)).shape == (1, 1024, 72, 72)
 
 
-@pytest.mark.parametrize('names, message', [
-    (['image_encoder.pos_embed', 'image_encoder.patch_embed.proj.weight', 'mask_decoder.iou_token.weight'],
-     'is a SAM with another image encoder: .*pos_embed.*expected a RepViT-SAM'),
-    (['layer.weight'], 'no prompt_encoder and no mask_decoder; expected a RepViT-SAM'),
-])
-def test_checkpoint_of_another_model_is_a_one_line_error(tmp_path, names, message):
-    torch.save({name: torch.zeros(1) for name in names}, tmp_path / 'other.pth')
-    with pytest.raises(CheckpointError, match=message) as caught:
-        build_sam('m0_6', tmp_path / 'other.pth')
-    assert '\n' not in str(caught.value)
-
-
-def test_checkpoint_of_another_architecture_or_of_the_encoder_alone_is_refused(published, tmp_path):
+def test_checkpoint_of_another_encoder_or_of_the_encoder_alone_is_refused(published, tmp_path):
     with pytest.raises(CheckpointError, match='holds the weights of m2_3, but the model is m0_6'):
         build_sam('m0_6', published[0])
-    torch.save({f'image_encoder.{name}': value for name, value in SamEncoder('m0_6').state_dict().items()},
-               tmp_path / 'encoder.pth')
-    with pytest.raises(CheckpointError, match='has no prompt_encoder and no mask_decoder; expected a RepViT-SAM'):
-        build_sam('m0_6', tmp_path / 'encoder.pth')
+    encoder = {f'image_encoder.{name}': value for name, value in SamEncoder('m0_6').state_dict().items()}
+    for tensors, message in ((encoder, r'does not fit the model: .* missing \(prompt_encoder\.'),
+                             ({'image_encoder.pos_embed': torch.zeros(1)}, 'none of its 1 tensors has a name of')):
+        torch.save(tensors, tmp_path / 'other.pth')
+        with pytest.raises(CheckpointError, match=message):
+            build_sam('m0_6', tmp_path / 'other.pth')
 
 
 @pytest.mark.parametrize(('name', 'parameters'), [('vit_b', 89_670_912), ('vit_l', 308_278_272),

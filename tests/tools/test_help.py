@@ -9,11 +9,11 @@ import pytest
 from running import load_tool
 
 from repvit_mm.analysis.backends import BACKENDS, DTYPES, TRAININGS
-from repvit_mm.checkpoints import FORMATS
+from repvit_mm.checkpoints import NAME_FORMATS
 from repvit_mm.datasets import formats, shapes
 from repvit_mm.export.runtimes import ENGINES
 from repvit_mm.sam.encoder import ENCODERS
-from repvit_mm.sam.evaluation import EVALUATIONS
+from repvit_mm.sam.evaluation import EVALUATORS
 from repvit_mm.sam.instances import RANKINGS
 from repvit_mm.zoo import TABLES
 from repvit_mm.zoo.reproduction import EVALUATIONS as DATA_SETS
@@ -72,13 +72,13 @@ def test_help_loads_no_torch(name):
 def test_choices_are_those_of_the_tables():
     choices = {(name, action.dest): action.choices for name in NAMES for action in actions(name)}
     assert choices['test', 'backend'] == tuple(ENGINES)
-    assert choices['convert_checkpoint', 'to'] == tuple(FORMATS)
-    assert choices['init', 'format'] == tuple(formats.KINDS)
+    assert choices['convert_checkpoint', 'to'] == tuple(NAME_FORMATS)
+    assert choices['init', 'format'] == tuple(formats.DATA_FORMATS)
     assert choices['sam_demo', 'encoder'] == ENCODERS
     assert choices['benchmark', 'precision'] == tuple(DTYPES)
     assert choices['draw_shapes', 'layout'] == tuple(shapes.LAYOUTS)
     assert choices['sam_eval', 'ranking'] == RANKINGS
-    assert set(choices['sam_eval', 'data_set']) == set(EVALUATIONS)
+    assert set(choices['sam_eval', 'data_set']) == set(EVALUATORS)
     benchmark, tables = load_tool('benchmark'), load_tool('reproduce_tables')
     assert (tuple(BACKENDS), tuple(TRAININGS)) == (benchmark.BACKENDS, benchmark.TRAININGS)
     assert tuple(TABLES) == tables.TABLES and tuple(dict.fromkeys(name for _, name in DATA_SETS)) == tables.DATA_SETS

@@ -148,29 +148,19 @@ def build(config, state_dict):
 
 def damage(data, what):
     annotations = data / 'annotations' / 'instances_train.json'
-    if what == 'cut annotations':
-        annotations.write_text(annotations.read_text()[:1000])
-    elif what == 'no categories':
-        annotations.write_text('{"images": []}')
-    elif what == 'other classes':
+    if what == 'other classes':
         content = json.loads(annotations.read_text())
         for category in content['categories']:
             category['name'] = f'other {category["name"]}'
         annotations.write_text(json.dumps(content))
-    elif what == 'missing images':
+    else:
         shutil.rmtree(data / 'images' / 'train')
         (data / 'images' / 'train').mkdir()
-    elif what == 'cut images':
-        for path in (data / 'images' / 'train').iterdir():
-            path.write_bytes(path.read_bytes()[:100])
 
 
 @pytest.mark.parametrize(('what', 'message'), [
-    ('cut annotations', r'\S+instances_train\.json is not valid JSON: .*char'),
-    ('no categories', r'instances_train\.json: categories: expected a list'),
     ('other classes', r'cannot read the data set of .*: it has no samples left; .* classes'),
     ('missing images', r'4 of 4 checked images are missing, first \S+\.png'),
-    ('cut images', r'\S+\.png cannot be read, it is damaged or truncated'),
 ])
 def test_damaged_data_set_is_one_line(detector, tmp_path, what, message):
     data = shutil.copytree(detector.data, tmp_path / 'shapes')
@@ -203,19 +193,6 @@ def test_weights_that_cannot_be_had(detector, tmp_path, monkeypatch):
     arguments = ['train', config, '--data-root', detector.data, '--work-dir', tmp_path / 'work']
     assert_one_line(run_tool(*arguments), r'cannot download repvit://m0_6_distill_300e .*--no-pretrained')
     assert run_tool(*arguments, '--no-pretrained')[0] == 0
-
-
-@pytest.mark.parametrize(('make', 'message'), [
-    (lambda path: path.write_text('text'), r'bad\.pth is not a checkpoint'),
-    (lambda path: torch.save(repvit_mm.RepViT('m0_6').state_dict(), path),
-     r'bad\.pth holds the weights of m0_6, but the model is'),
-    (lambda path: None, r'there is no file .*bad\.pth'),
-], ids=['text', 'another architecture', 'missing'])
-def test_bad_checkpoint_is_one_line(detector, tmp_path, make, message):
-    path = tmp_path / 'bad.pth'
-    make(path)
-    assert_one_line(run_tool('test', detector.config, path, '--data-root', detector.data, '--work-dir',
-                             tmp_path / 'work'), message)
 
 
 def assert_one_line(result, message):
