@@ -55,7 +55,8 @@ def main() -> None:
     from repvit_mm.export import export_model
     from repvit_mm.export.detectors import spread_outputs
     from repvit_mm.export.formats import why_no_detections
-    from repvit_mm.export.prepare import size_of_test
+    from repvit_mm.export.images import load_inputs
+    from repvit_mm.export.prepare import check_input, size_of_test
     from repvit_mm.models.inference import CHECKPOINT_SUFFIXES, build_inference_model, find_model, randomise_weights
     if args.checkpoint is None and ('://' in args.config or args.config.endswith(CHECKPOINT_SUFFIXES)):
         args.config, args.checkpoint = find_model(args.config)
@@ -68,9 +69,10 @@ def main() -> None:
               "results differ from the config's test")
     detections = selection_of(args, model)
     if args.checkpoint is None:
-        randomise_weights(model)
+        check_input(model, [args.shape, *args.also_shape])
+        randomise_weights(model, load_inputs([max(side, 64) for side in args.shape], 4, model.normalisation))
         if detections is not None:
-            spread_outputs(model)
+            spread_outputs(model, args.shape)
         print(f'{model.name} has random weights: give a checkpoint for anything but timing')
     failures = []
     for (name, options), out in zip(jobs, outs_of(args, jobs), strict=True):

@@ -140,9 +140,10 @@ def prove_detections(file: ExportedFile, whole: WholeDetector, shape: Sequence[i
     differences: dict[str, list[np.ndarray]] = {}
     number, differing, allowed, side = 0, 0, 0, max(shape)
     generator = torch.Generator().manual_seed(0)
+    noise = bounds.noise / torch.tensor(whole.fused.normalisation.std)[:, None, None]
     for image, size in _cases(whole, shape, paths):
         expected, found = detect_with_mmdet(whole, image, size), detect(file, image, size)
-        others = [detect_with_mmdet(whole, image + bounds.noise * torch.randn(image.shape, generator=generator), size)
+        others = [detect_with_mmdet(whole, image + noise * torch.randn(image.shape, generator=generator), size)
                   for _ in range(DRAWS)] + ([] if half is None else [detect(half, image, size)])
         number += len(expected.boxes)
         differing += unmatched(expected, found, side, bounds)

@@ -160,7 +160,7 @@ def _apply(selection: Selection, head: nn.Module) -> Selection:
 
 
 @torch.no_grad()
-def spread_outputs(model: InferenceModel, size: int = 128) -> None:
+def spread_outputs(model: InferenceModel, shape: Sequence[int] = (128, 128)) -> None:
     """Scale the layers behind the backbone of a detector with random weights, so that their outputs vary alike.
 
     Otherwise they blow up, scores come to 1 in most places, and rounding decides which of them is the largest: two
@@ -168,7 +168,7 @@ def spread_outputs(model: InferenceModel, size: int = 128) -> None:
 
     Args:
         model: Changed in place.
-        size: Height and width of the photograph that gives the variances, in pixels.
+        shape: Height and width of the photograph that gives the variances, in pixels.
     """
     from mmdet.structures import DetDataSample
     detector, layers = model.model, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear, _BatchNorm)
@@ -188,8 +188,8 @@ def spread_outputs(model: InferenceModel, size: int = 128) -> None:
 
     hooks = {module: module.register_forward_hook(scale) for module in detector.modules()
              if isinstance(module, layers) and module not in leave}
-    sizes = dict.fromkeys(('img_shape', 'ori_shape', 'batch_input_shape'), (size, size))
+    sizes = dict.fromkeys(('img_shape', 'ori_shape', 'batch_input_shape'), tuple(shape))
     sample = DetDataSample(metainfo=dict(**sizes, scale_factor=(1., 1.)))
-    detector(load_inputs((size, size), 1, model.normalisation), [sample], mode='tensor')
+    detector(load_inputs(shape, 1, model.normalisation), [sample], mode='tensor')
     for hook in hooks.values():
         hook.remove()

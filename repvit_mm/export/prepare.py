@@ -1,5 +1,5 @@
 """Input of an exporter: fused model, example inputs, metadata, options."""
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -92,11 +92,7 @@ def prepare(model: InferenceModel, shape: Sequence[int], options: Options, fixed
     Raises:
         ExportError: If it cannot be exported for images of this shape.
     """
-    for size in (shape, *options.more_shapes):
-        check_shape(model, size)
-    if model.in_channels != 3:
-        raise ExportError(f'{model.name} takes {model.in_channels} channels, and only models of colour images are '
-                          'exported')
+    check_input(model, (shape, *options.more_shapes))
     fused = fuse_model(model, shape).float().cpu().requires_grad_(False)
     metadata = describe(fused)
     if options.gelu is not None:
@@ -120,6 +116,19 @@ def _approximate_gelu(fused: InferenceModel, shape: Sequence[int], options: Opti
         if isinstance(module, nn.GELU):
             module.approximate = options.gelu
     return max(((new - old).abs().max() / old.abs().max()).item() for new, old in zip(fused(image), exact, strict=True))
+
+
+def check_input(model: InferenceModel, shapes: Iterable[Sequence[int]]) -> None:
+    """Check that the model can be exported for colour images of some heights and widths.
+
+    Raises:
+        ExportError: If it cannot.
+    """
+    for shape in shapes:
+        check_shape(model, shape)
+    if model.in_channels != 3:
+        raise ExportError(f'{model.name} takes {model.in_channels} channels, and only models of colour images are '
+                          'exported')
 
 
 def check_shape(model: InferenceModel, shape: Sequence[int]) -> None:

@@ -329,15 +329,16 @@ def _config_beside(checkpoint: Path) -> str:
 
 
 @torch.no_grad()
-def randomise_weights(model: InferenceModel) -> None:
+def randomise_weights(model: InferenceModel, images: Tensor | None = None) -> None:
     """Randomise BatchNorms, so that every layer affects the outputs.
 
     The residual branches of a fresh RepViT output zero, so errors in fusing or exporting them would go unnoticed. This
-    draws every BatchNorm's weight and bias, and measures its statistics on random images. They are always the same; the
-    caller's random state is restored.
+    draws every BatchNorm's weight and bias, and measures its statistics. They are always the same; the caller's random
+    state is restored.
 
     Args:
         model: Changed in place.
+        images: (N, channels, H, W), normalised, to measure the statistics on; None for noise of 64 x 64 pixels.
     """
     norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
     with torch.random.fork_rng(devices=[]):
@@ -352,6 +353,6 @@ def randomise_weights(model: InferenceModel) -> None:
         for norm in norms:
             norm.reset_running_stats()
             norm.train().momentum = None  # cumulative average
-        model(torch.randn(4, model.in_channels, 64, 64))
+        model(torch.randn(4, model.in_channels, 64, 64) if images is None else images)
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.eval().momentum = momentum

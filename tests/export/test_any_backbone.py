@@ -2,14 +2,18 @@
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from mmengine.config import Config
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from repvit_mm import RepViT
 from repvit_mm.analysis import count
+from repvit_mm.errors import ExportError
 from repvit_mm.export import FORMATS, Options, export_model
 from repvit_mm.export.images import load_inputs
 from repvit_mm.export.runtimes import open_exported
+from repvit_mm.export.tracing import traceable
 from repvit_mm.models.folding import fold_pairs, fuse_model
 from repvit_mm.models.inference import (
     BACKBONE,
@@ -29,6 +33,9 @@ OTHERS = {
     'deeplab': ('mmseg::deeplabv3plus/deeplabv3plus_r50-d8_4xb4-80k_ade20k-512x512.py', dict(
         backbone=dict(depth=18, base_channels=8), auxiliary_head=None,
         decode_head=dict(in_channels=64, c1_in_channels=8, c1_channels=8, channels=16, num_classes=5))),
+    'pspnet': ('mmseg::pspnet/pspnet_r50-d8_4xb4-80k_ade20k-512x512.py', dict(  # pools 8 x 8 cells to 3 x 3 and 6 x 6
+        backbone=dict(depth=18, base_channels=8), auxiliary_head=None,
+        decode_head=dict(in_channels=64, channels=16, num_classes=5))),
 }
 
 
@@ -54,6 +61,21 @@ def test_classifiers_and_segmentors_of_the_zoos_are_exported(name, other, tmp_pa
     found = file.run({'image': image.numpy()})['logits']
     np.testing.assert_allclose(found, expected.numpy(), atol=1e-4 * float(expected.abs().max()))
     assert 'RepViT' not in file.metadata['description']
+
+
+@pytest.mark.parametrize('length, number', [(8, 3), (8, (3, 6)), (5, 8), (6, (None, 4)), (8, 4), (7, 1)])
+def test_adaptive_pooling_in_a_graph_is_that_of_torch(length, number):
+    maps = torch.randn(2, 3, length, length + 1, generator=torch.Generator().manual_seed(0))
+    expected = F.adaptive_avg_pool2d(maps, number)
+    with traceable():
+        torch.testing.assert_close(F.adaptive_avg_pool2d(maps, number), expected)
+
+
+def test_a_model_that_draws_random_numbers_is_named(tmp_path):
+    backbone = RepViT({'widths': (8,), 'depths': (1,)}, out_indices=(0,))
+    backbone.register_forward_hook(lambda module, inputs, maps: [value + torch.rand_like(value) for value in maps])
+    with pytest.raises(ExportError, match='noisy computes something else in each call, in PyTorch too'):
+        export_model(InferenceModel('noisy', backbone, BACKBONE), 'onnx', (32, 32), tmp_path / 'model.onnx')
 
 
 def test_they_are_counted_and_got_by_their_config(other):

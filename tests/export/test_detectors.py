@@ -14,7 +14,7 @@ from test_export_formats import marked
 from torchvision.ops import batched_nms, roi_align
 
 from repvit_mm.errors import ExportError
-from repvit_mm.export import FORMATS, Options, Selection, export_model, onnx, steps
+from repvit_mm.export import FORMATS, Options, Selection, detections, export_model, onnx, steps
 from repvit_mm.export.detections import detect, prove_detections
 from repvit_mm.export.detectors import kind_of
 from repvit_mm.export.files import ExportedFile
@@ -78,6 +78,16 @@ def test_the_form_of_fixed_shapes_finds_what_mmdet_finds(kind, detector):
     assert results[0].output == 'labels' and results[0].shape[0] > 40
     with torch.no_grad():
         assert {len(values) for values in subject.model(*subject.inputs.values())} == {40}
+
+
+@pytest.mark.parametrize('kind', ['rtmdet', 'yolox'])  # normalised, and pixels as they are
+def test_the_noise_of_the_proof_is_of_pixels(kind, detector, monkeypatch):
+    whole, images, run = prepare(detector(kind), SHAPE, WHOLE).model, [], detections.detect_with_mmdet
+    monkeypatch.setattr(detections, 'detect_with_mmdet',
+                        lambda whole, image, size: images.append(image) or run(whole, image, size))
+    prove_detections(in_torch(whole), whole, SHAPE, BOUNDS['fp32'])
+    noise = (images[1] - images[0]) * torch.tensor(whole.fused.normalisation.std)[:, None, None]
+    assert noise.std().item() == pytest.approx(BOUNDS['fp32'].noise, rel=0.1)
 
 
 @pytest.mark.slow

@@ -1,9 +1,10 @@
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import torch
 
-from repvit_mm.export import Options, export_model
+from repvit_mm.export import Options, Selection, export_model
 from repvit_mm.export.images import load_inputs
 from repvit_mm.export.runtimes import open_exported
 
@@ -34,6 +35,31 @@ def test_phones_run_files_for_one_image(models, options, coreml, nnapi, tmp_path
     found = [checker.check_coreml_partitions(graph, True, 'coreml_supported_mlprogram_ops.md'),
              checker.check_nnapi_partitions(graph, True)]
     assert [answer.suitability().name for answer in found] == [coreml, nnapi]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('precision', ['fp32', 'fp16'])
+@pytest.mark.parametrize('kind', ['classification', 'segmentation', 'detection', 'detr'])
+def test_compilers_get_static_shapes_and_one_type_of_numbers_in_each_node(kind, precision, models, detector, tmp_path):
+    """The claims of docs/deploy.md on the files for TensorRT, QNN and RKNN."""
+    model, selection = (detector(kind), Selection()) if kind == 'detr' else (models(kind), None)
+    path = tmp_path / 'model.onnx'
+    export_model(model, 'onnx', (64, 64), path, Options(precision, selection=selection))
+    graph = onnx.load(path)
+    assert [(opset.domain, opset.version) for opset in graph.opset_import] == [('', 17)]
+    graph = onnx.shape_inference.infer_shapes(graph, strict_mode=True, data_prop=True).graph
+    values = [*graph.input, *graph.value_info, *graph.output]
+    types = {value.name: value.type.tensor_type.elem_type for value in values}
+    types.update({tensor.name: tensor.data_type for tensor in graph.initializer})
+    assert {name for node in graph.node for name in node.output} <= {*types}
+    assert all(size.HasField('dim_value') for value in values for size in value.type.tensor_type.shape.dim)
+    numbers = {onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16}
+    for node in graph.node:
+        names = [*node.input[:1], *node.output] if node.op_type == 'Resize' else [*node.input, *node.output]
+        found = {types[name] for name in names if name} & numbers  # the scales of Resize are single by definition
+        assert len(found) <= (2 if node.op_type == 'Cast' else 1), node
+    assert {types[value.name] for value in (*graph.input, *graph.output)} <= {
+        onnx.TensorProto.FLOAT, onnx.TensorProto.INT64}
 
 
 def test_another_gelu_is_measured(models, tmp_path):

@@ -19,11 +19,12 @@ from zoo_sweep import folder_of
 from repvit_mm.errors import UserError
 from repvit_mm.export import FORMATS, Options, Selection, export_model
 from repvit_mm.export.detectors import spread_outputs, why_not_fixed
+from repvit_mm.export.images import load_inputs
 from repvit_mm.models.inference import build_inference_model, randomise_weights
 
 COLUMNS = ('onnx', 'openvino', 'coreml', 'litert')
 FORK = multiprocessing.get_context('fork')
-#: Toolbox -> its configs, and height and width of the image.
+#: Toolbox -> height and width of the image, and its configs.
 CONFIGS = {
     'mmdet': ((128, 160), [
         'faster_rcnn/faster-rcnn_r50_fpn_1x_coco', 'mask_rcnn/mask-rcnn_r50_fpn_1x_coco',
@@ -50,6 +51,8 @@ CONFIGS = {
         'convnext_v2/convnext-v2-atto_32xb32_in1k', 'mobilevit/mobilevit-xxsmall_8xb128_in1k',
         'deit/deit-tiny_4xb256_in1k', 'swin_transformer/swin-tiny_16xb64_in1k']),
 }
+#: Config -> another height and width, for more places than it has queries.
+OTHER_SHAPES = {'dino/dino-4scale_r50_8xb2-12e_coco': (224, 320)}
 #: Seconds for the exports of one config.
 LIMIT = 3600
 #: What errors say of a model for which a format, or its converter, lacks an operation.
@@ -59,12 +62,12 @@ INEXPRESSIBLE = re.compile('cannot express|does not define|holds no detections')
 def export(toolbox, name, formats, sender):
     """Send format and outcome, in words, of each export of a config."""
     torch.manual_seed(0)
-    shape = CONFIGS[toolbox][0]
+    shape = OTHER_SHAPES.get(name, CONFIGS[toolbox][0])
     selection = Selection(max_detections=20) if toolbox == 'mmdet' else None
     model = build_inference_model(folder_of(toolbox) / f'{name}.py')
-    randomise_weights(model)
+    randomise_weights(model, load_inputs(shape, 4, model.normalisation))
     if selection is not None:
-        spread_outputs(model, shape[0])
+        spread_outputs(model, shape)
     for to in formats:
         outcome = 'proven'
         if selection is not None and FORMATS[to].fixed and why_not_fixed(model):
