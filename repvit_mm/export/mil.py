@@ -117,6 +117,15 @@ def _padding(op: Any) -> list[int]:
     return pad[::2]
 
 
+def _concat(op: Any) -> np.ndarray:
+    if not op.interleave.val:
+        return op.value_inference()  # ignores the setting
+    values, axis = [value.val for value in op.values], op.axis.val % op.values[0].rank
+    shape = [*values[0].shape]
+    shape[axis] *= len(values)
+    return np.stack(values, axis + 1).reshape(shape)
+
+
 def _conv(op: Any) -> Tensor:
     return F.conv2d(_tensor(op.x), _tensor(op.weight), _tensor(op.bias), op.strides.val.tolist(), _padding(op),
                     op.dilations.val.tolist(), int(op.groups.val))
@@ -162,6 +171,7 @@ def _resize_bilinear(op: Any) -> Tensor:
 #: Operation -> its implementation, where coremltools has none or a slow one.
 LAYERS: dict[str, Callable[[Any], Tensor | np.ndarray]] = {
     'avg_pool': _pool,
+    'concat': _concat,
     'conv': _conv,
     'conv_transpose': _conv_transpose,
     'gather_nd': lambda op: op.x.val[tuple(np.moveaxis(op.indices.val, -1, 0))],

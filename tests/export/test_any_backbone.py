@@ -27,6 +27,8 @@ OTHERS = {
     'resnet': ('mmpretrain::resnet/resnet18_8xb16_cifar10.py', dict(backbone=dict(base_channels=8, stem_channels=8),
                                                                     head=dict(in_channels=64))),
     'mobilenet': ('mmpretrain::mobilenet_v2/mobilenet-v2_8xb32_in1k.py', dict(backbone=dict(widen_factor=0.25))),
+    'shufflenet': ('mmpretrain::shufflenet_v2/shufflenet-v2-1x_16xb64_in1k.py', dict(  # Core ML interleaves its maps
+        backbone=dict(widen_factor=0.5))),
     'segformer': ('mmseg::segformer/segformer_mit-b0_8xb2-160k_ade20k-512x512.py', dict(
         backbone=dict(embed_dims=8, num_layers=(1, 1, 1, 1)),
         decode_head=dict(in_channels=(8, 16, 40, 64), channels=16, num_classes=5))),

@@ -103,12 +103,14 @@ def run(toolbox, name, formats):
     return {to: found.get(to, last) for to in formats}
 
 
-def in_words(outcome):
-    """An outcome for the table."""
-    if outcome is None or outcome.startswith('proven'):
+def cell(name, outcome, notes):
+    """An outcome in a word, with the number of its reason among the notes."""
+    if outcome in (None, 'proven'):
         return outcome or ''
-    reason = re.split('[;\n]', outcome)[0].strip()[:160].replace('|', '/')
-    return f'{"not expressible" if INEXPRESSIBLE.search(reason) else "refused"}: {reason}'
+    words = 'not expressible' if INEXPRESSIBLE.search(outcome) else 'refused'
+    words = 'proven' if outcome.startswith('proven') else words
+    reason = re.split('[;\n]', outcome.removeprefix('proven, '))[0].replace(name.partition('/')[2], 'it').strip()[:160]
+    return f'{words} ({notes.setdefault(reason, len(notes) + 1)})'
 
 
 def main():
@@ -127,11 +129,13 @@ def main():
                 results[name, to] = outcome
                 with args.results.open('a') as file:
                     file.write(f'{json.dumps([name, to, outcome])}\n')
+    notes = {}
     print(f'| | {" | ".join(COLUMNS)} |\n|---|{"---|" * len(COLUMNS)}')
     for toolbox, (_, names) in CONFIGS.items():
         for name in names:
-            cells = ' | '.join(in_words(results.get((name, to))) for to in COLUMNS)
+            cells = ' | '.join(cell(name, results.get((name, to)), notes) for to in COLUMNS)
             print(f'| {toolbox} {name.partition("/")[2]} | {cells} |')
+    print(*(f'{number}. {reason}' for reason, number in notes.items()), sep='\n')
 
 
 if __name__ == '__main__':
