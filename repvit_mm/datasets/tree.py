@@ -197,12 +197,11 @@ def choose_splits(parts: Mapping[str | None, Sequence[T]], labels_of: Callable[[
                 val=[item for i, item in enumerate(items) if i in held])
 
 
-def hold_out(labels: Sequence[Collection], part: float = HELD_OUT) -> set[int]:
-    """Choose images for validation, always the same ones, with the same part of every class.
+def hold_out(labels: Sequence[Collection]) -> set[int]:
+    """Choose a part of the images for validation, always the same ones, with the same part of every class.
 
     Args:
         labels: Classes of each image. A class of one or two images stays in training.
-        part: Part of the images, 0-1.
 
     Returns:
         Indices of the images; at least one.
@@ -211,9 +210,9 @@ def hold_out(labels: Sequence[Collection], part: float = HELD_OUT) -> set[int]:
     counts, have, held = Counter(label for image in labels for label in set(image)), Counter(), set()
     order.sort(key=lambda i: min((counts[label] for label in labels[i]), default=len(labels)))  # rare classes first
     fair, most = ({label: f(count) for label, count in counts.items()}
-                  for f in (lambda count: round(part * count), lambda count: count - 2))
+                  for f in (lambda count: round(HELD_OUT * count), lambda count: count - 2))
     for limit, i in [*zip(repeat(fair), order), *zip(repeat(most), order)]:
-        if len(held) < max(1, round(part * len(labels))) and i not in held and all(
+        if len(held) < max(1, round(HELD_OUT * len(labels))) and i not in held and all(
                 have[label] < limit[label] for label in labels[i]):
             held.add(i)
             have.update(labels[i])

@@ -104,7 +104,7 @@ class Frames:
     """
 
     def __init__(self, source: Path | int):
-        self._source, self._capture = source, _open(source)
+        self._capture = _open(source)
         self.rate = self._capture.get(cv2.CAP_PROP_FPS) or RATE
         self.expected, self.times = 0, []
         if isinstance(source, Path):

@@ -98,20 +98,18 @@ def build_sam(encoder: str | Mapping = 'm2_3', checkpoint: str | Path | None = N
     return sam
 
 
-def assemble(encoder: str | Path, decoder: str | Path, arch: str | Mapping = 'm2_3',
-             image_size: int | Sequence[int] = 1024) -> PaddedSam:
+def assemble(encoder: str | Path, decoder: str | Path, arch: str | Mapping = 'm2_3') -> PaddedSam:
     """Combine a distilled image encoder with the prompt encoder and mask decoder of its teacher.
 
     Args:
         encoder: Checkpoint of a distillation, or of a :class:`SamEncoder`.
         decoder: Checkpoint of a whole SAM, with any image encoder.
         arch: Architecture of the encoder.
-        image_size: See :func:`build_sam`.
 
     Raises:
         CheckpointError: If a checkpoint cannot be read, or lacks the part.
     """
-    sam = build_sam(arch, image_size=image_size)
+    sam = build_sam(arch)
     load_into(sam.image_encoder, read_checkpoint(encoder), str(encoder))
     tensors = tensors_of(read_checkpoint(decoder), decoder)
     check_finite(tensors, decoder)

@@ -1,6 +1,5 @@
 """The teacher of a distillation: a whole SAM."""
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -62,10 +61,7 @@ class SamTeacher:
         """All settings that affect its embeddings: encoder, image size, and the SHA-256 of the weights."""
         digest = None
         if self.checkpoint is not None:
-            path = Path(fetch(self.checkpoint))
-            if not path.is_file():
-                raise CheckpointError(f'the checkpoint {path} does not exist')
-            digest = sha256_of(path)
+            digest = sha256_of(fetch(self.checkpoint))
         encoder = self.encoder if isinstance(self.encoder, str) else {
             key: list(value) if isinstance(value, tuple) else value for key, value in self.encoder.items()}
         return {'encoder': encoder, 'image_size': self.image_size, 'checkpoint_sha256': digest}

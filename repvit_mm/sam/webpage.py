@@ -28,16 +28,12 @@ class Session:
 
     Args:
         sam: The model, shared by all visitors.
-
-    Attributes:
-        embeddings: Number of encoded images: one for each upload, not for each click.
     """
 
     def __init__(self, sam: Sam):
         self._predictor = SamPredictor(sam)
         self.image: np.ndarray | None = None
         self.prompt, self._corner = Prompt(), None
-        self.embeddings = 0
 
     def upload(self, path: str) -> np.ndarray:
         """Read an image and compute its embedding; returns the image to draw on.
@@ -53,7 +49,6 @@ class Session:
         except UserError as error:
             raise UserError(str(error).replace(str(path), 'the image')) from error
         self._predictor.set_image(image)
-        self.embeddings += 1
         self.image = image
         return self.clear()
 

@@ -105,7 +105,7 @@ def _giga(macs: int) -> str:
 
 
 def _latency(row: Row) -> str:
-    return f'{row.latencies[0].value:.1f}' if row.latencies else '-'
+    return f'{row.latencies[0]:.1f}' if row.latencies else '-'
 
 
 def _weights(row: Row) -> str:
@@ -130,7 +130,7 @@ def draw_family(rows: Sequence[Row], path: Path) -> None:
         for epochs in (300, 450):
             chosen = [row for row in rows if row.table == 'imagenet' and row.distilled and row.epochs == epochs
                       and '_' in row.arch]
-            x = [row.latencies[0].value if axis is axes[0] else row.macs / 1e9 for row in chosen]
+            x = [row.latencies[0] if axis is axes[0] else row.macs / 1e9 for row in chosen]
             y = [row.result('Top 1 Accuracy') for row in chosen]
             axis.plot(x, y, 'o-', label=f'RepViT, {epochs} epochs')
             for place, row in zip(zip(x, y, strict=True), chosen, strict=True):

@@ -16,20 +16,16 @@ class Table(NamedTuple):
 
     Attributes:
         folder: Folder of its configs and its metafile.
-        title: Title in documents.
         toolbox: Package that its models need.
     """
 
     folder: str
-    title: str
     toolbox: str
 
 
 TABLES: dict[str, Table] = {
-    'imagenet': Table('classification', 'ImageNet-1K', 'mmpretrain'),
-    'coco': Table('detection', 'Mask R-CNN on COCO val2017', 'mmdet'),
-    'ade20k': Table('segmentation', 'Semantic FPN on ADE20K val', 'mmseg'),
-    'sam': Table('sam', 'RepViT-SAM, zero-shot', 'segment_anything'),
+    'imagenet': Table('classification', 'mmpretrain'), 'coco': Table('detection', 'mmdet'),
+    'ade20k': Table('segmentation', 'mmseg'), 'sam': Table('sam', 'segment_anything'),
 }
 
 
@@ -72,22 +68,6 @@ METRICS: dict[tuple[str, str, str], Metric] = {
 }
 
 
-class PublishedLatency(NamedTuple):
-    """A published latency.
-
-    Attributes:
-        value: Milliseconds for one image.
-        hardware: The device.
-        resolution: Height and width of the image, in pixels.
-        part: Part of the model; empty for the whole model.
-    """
-
-    value: float
-    hardware: str
-    resolution: tuple[int, int]
-    part: str = ''
-
-
 class PublishedResult(NamedTuple):
     """A published accuracy.
 
@@ -118,11 +98,10 @@ class Row:
         macs: Multiply-adds of the fused model.
         resolution: Height and width of the image for the multiply-adds.
         published_size: ``'Parameters (M)'`` and ``'MACs (G)'`` as printed in the paper; empty if it gives none.
-        latencies: Published latencies.
+        latencies: Published latencies of one image in milliseconds; the metafile has the hardware.
         throughput: Images per second on a GPU as published, or None.
         results: Published accuracies.
         conventions: What parameters and multiply-adds include.
-        source: URL of the paper.
         weights: The released weights, or None.
         hub: Name of the weights in timm's format, ``hf://OWNER/REPO``, or None.
     """
@@ -136,11 +115,10 @@ class Row:
     macs: int
     resolution: tuple[int, int]
     published_size: Mapping[str, float]
-    latencies: tuple[PublishedLatency, ...]
+    latencies: tuple[float, ...]
     throughput: int | None
     results: tuple[PublishedResult, ...]
     conventions: Mapping[str, str]
-    source: str
     weights: Published | None = None
     hub: str | None = None
 
@@ -196,12 +174,10 @@ def _row(entry: Mapping[str, Any], collection: Mapping[str, Any], table: str) ->
         config=entry['Config'], parameters=metadata['Parameters'],
         training_parameters=metadata['Training Parameters'], macs=metadata['FLOPs'],
         resolution=tuple(metadata['Resolution']), published_size=metadata.get('Published Size', {}),
-        latencies=tuple(
-            PublishedLatency(item['value'], item['hardware'], tuple(item['resolution']), item.get('part', ''))
-            for item in metadata.get('inference time (ms/im)', [])),
+        latencies=tuple(item['value'] for item in metadata.get('inference time (ms/im)', [])),
         throughput=metadata.get('Throughput (im/s)'),
         results=tuple(
             PublishedResult(result['Dataset'], name, value, METRICS[table, result['Dataset'], name])
             for result in entry['Results'] for name, value in result['Metrics'].items()),
-        conventions=collection['Conventions'], source=entry.get('Paper', collection['Paper'])['URL'],
+        conventions=collection['Conventions'],
         weights=published()[name_of(entry)] if 'Weights' in entry else None, hub=entry.get('Hub'))

@@ -297,7 +297,7 @@ def test_distilled_encoder_and_decoder_of_its_teacher_make_a_sam(halves):
     student, teacher, folder = halves
     expected = {name: (student if name.startswith('image_encoder.') else teacher).state_dict()[name]
                 for name in student.state_dict()}
-    whole = assemble(folder / 'student.pth', folder / 'teacher.pth', 'm0_6', image_size=64)
+    whole = assemble(folder / 'student.pth', folder / 'teacher.pth', 'm0_6')
     assert all(torch.equal(value, expected[name]) for name, value in whole.state_dict().items())
     assert not run_tool('sam_assemble', folder / 'student.pth', folder / 'teacher.pth', folder / 'whole.pth', '--arch',
                         'm0_6', '--official').status
