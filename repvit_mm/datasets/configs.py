@@ -228,19 +228,20 @@ def write_config(dataset: Dataset, gpu_memory: float = 0., model: str | None = N
     wanted, least, most, warm_up = SCHEDULES[task]
     epochs = epochs or min(max(math.ceil(wanted / steps), least), most)
     iterations = steps * epochs
+    interval = max(steps, iterations // 10) if task == 'segmentation' else max(1, epochs // 12)
     sizes, shape = _sizes(dataset, bool(gpu_memory), size)
     title, number = f'{chosen.title} on RepViT {arch}', counted(len(dataset.classes), 'classes')
     head = (f'# {title}, for {counted(len(train), "images")} of {number}. Written by `repvit-mm init`; yours to '
             f"change.\n_base_ = 'repvit_mm::{task}/{chosen.base}.py'\n\n{_classes(dataset)}")
     body = TEMPLATES[task].format(
         **sizes, **_loaders(dataset, batch), model=_model(chosen, arch, weights), epochs=epochs, batch=batch,
-        iterations=iterations, interval=max(1, iterations // 10 if task == 'segmentation' else epochs // 12),
+        iterations=iterations, interval=interval,
         warm_up=max(2, min(warm_up, iterations // 10)), masks=masks, best='segm' if masks else 'bbox',
         metric=['bbox', 'segm'] if masks else repr('bbox')) + RTMDET * family.startswith('rtmdet')
     if chosen.trained:
         body += f'\nload_from = {f"repvit://{arch}_{weights.lower()}" if weights else None!r}\n'
     text = head + FormatCode(body, style_config=dict(based_on_style='pep8', column_limit=119))[0]
-    about = (f'{title}, from {weights or "ImageNet"} weights: {epochs} epochs of {steps} iterations of '
+    about = (f'{title}, from {weights or "ImageNet"} weights: {counted(epochs, "epochs")} of {steps} iterations of '
              f'{counted(batch, "images")}')
     data = re.sub(r'\W+', '_', dataset.root.resolve().name, flags=re.ASCII).strip('_') or 'data'
     return Config(f'{data}_{family}_{arch}', text, about,

@@ -68,6 +68,13 @@ def test_models_are_chosen_by_name(drawn, tmp_path, name, model, title, weights)
     MODELS.build(dict(cfg.model, _scope_=cfg.default_scope))
 
 
+def test_a_segmentor_is_validated_once_an_epoch_at_most(drawn):
+    dataset = recognise(drawn / 'labels')
+    for epochs, interval in ((1, 'val_interval=6)'), (40, 'val_interval=24)')):
+        config = write_config(dataset, epochs=epochs)
+        assert interval in config.text and f'{epochs} epoch' + 's' * (epochs > 1) + ' of 6 iterations' in config.about
+
+
 def test_damaged_images_of_classes_are_skipped(data):
     root = data('folders')
     (root / 'train/ring/000006.png').write_text('no')
