@@ -340,6 +340,7 @@ def run(cfg: Config, task: str, asked: Sequence[str] = ()) -> None:
         UserError: If config, data set or checkpoint do not fit, or the work directory cannot be created.
     """
     check_folder(cfg.work_dir, 'last_checkpoint', '--work-dir')
+    # Keys that note that they are read: report_unread names the others.
     cfg = Config(observed(cfg._cfg_dict), cfg_text=cfg.text, filename=cfg.filename)
     with user_errors(cfg):
         runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
