@@ -14,12 +14,13 @@ def need(name: str) -> ModuleType:
     """Import an optional package.
 
     Raises:
-        ExportError: If it is not installed.
+        ExportError: If it is not installed, or cannot be imported.
     """
     try:
         return import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name != name.partition('.')[0]:
-            raise
-        command = INSTALLED_BY.get(error.name, 'pip install "repvit-mm[export]"')
-        raise ExportError(f'{error.name} is not installed: {command}') from error
+    except Exception as error:  # beside other versions than its own, a package may raise anything
+        package = name.partition('.')[0]
+        missing = isinstance(error, ModuleNotFoundError) and error.name == package
+        reason = 'is not installed' if missing else f'cannot be imported ({(str(error) or "?").splitlines()[0]})'
+        command = INSTALLED_BY.get(package, 'pip install "repvit-mm[export]"')
+        raise ExportError(f'{package} {reason}: {command}') from error

@@ -14,7 +14,7 @@ from repvit_mm import RepViT, fuse
 from repvit_mm.cli.doctor import OPTIONAL
 from repvit_mm.errors import ExportError, UserError
 from repvit_mm.export import FORMATS, Options, Selection, export_model
-from repvit_mm.export.packages import INSTALLED_BY
+from repvit_mm.export.packages import INSTALLED_BY, need
 from repvit_mm.export.runtimes import ENGINES, open_exported
 from repvit_mm.models.inference import BACKBONE, InferenceModel, randomise_weights
 
@@ -159,6 +159,13 @@ def test_unsupported_options_of_a_format_are_one_line(name, small, tmp_path, mon
         monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(ExportError, match=r'is not installed: pip install ("repvit-mm\[|--no-deps -r requirements)'):
         export_model(small, name, (32, 32), out)
+
+
+def test_a_package_that_cannot_be_imported_is_one_line(tmp_path, monkeypatch):
+    (tmp_path / 'other_version.py').write_text('import sys\nsys.renamed')
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ExportError, match=r"other_version cannot be imported \(module 'sys' has no .*\): pip install"):
+        need('other_version')
 
 
 def test_the_doctor_names_every_package_of_a_format():
