@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
+from mmengine.runner import load_state_dict
 from torch import Tensor, nn
 
 from ..errors import CheckpointError, shortened
@@ -125,6 +126,17 @@ def load_into(model: nn.Module, checkpoint: Any, source: str, strict: bool = Tru
         print_log(f'{source} does not fit the model completely; not loaded: '
                   f'{report.problems}', logger='current', level=logging.WARNING)
     return report
+
+
+def load_other(model: nn.Module, tensors: Mapping[str, Tensor], source: str, strict: bool = True) -> None:
+    """Load into a model without a RepViT, whose names are its own; see :func:`load_into`."""
+    check_finite(tensors, source)
+    try:
+        load_state_dict(model, tensors, strict)
+    except RuntimeError as error:
+        reason = ' '.join(line.strip() for line in str(error).splitlines() if line.strip())
+        raise CheckpointError(f'{source} does not fit the model: {reason[:500]}') from error
+    print_log(f'loaded {source}', logger='current')
 
 
 def _pair(found: list[FoundBackbone], wanted: list[FoundBackbone], source: str) -> Pairs:

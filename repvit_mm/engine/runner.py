@@ -22,11 +22,18 @@ from mmengine.logging import MMLogger, print_log
 from mmengine.model import BaseTTAModel, is_model_wrapper, revert_sync_batchnorm
 from mmengine.optim import OptimWrapper
 from mmengine.registry import HOOKS, OPTIMIZERS, RUNNERS
-from mmengine.runner import BaseLoop, Priority, load_state_dict
+from mmengine.runner import BaseLoop, Priority
 from torch import nn
 from torch.utils.data import DataLoader
 
-from ..checkpoints import check_classes, check_finite, load_into, patch_readers, read_checkpoint, tensors_of
+from ..checkpoints import (
+    check_classes,
+    load_into,
+    load_other,
+    patch_readers,
+    read_checkpoint,
+    tensors_of,
+)
 from ..errors import CheckpointError, ConfigError, DatasetError, did_you_mean, shortened
 from ..io.files import atomic_write, check_folder
 from ..network.backbone import RepViT
@@ -276,7 +283,7 @@ class Runner(mmengine.runner.Runner):
             if self._complete and report.found.fused:  # keep the fused form, for its speed
                 fuse(model, inplace=True)
         else:
-            _load_other(model, tensors_of(checkpoint, filename), str(filename), strict)
+            load_other(model, tensors_of(checkpoint, filename), str(filename), strict)
         self._has_loaded = True
         return checkpoint
 
@@ -315,17 +322,6 @@ class Runner(mmengine.runner.Runner):
             super().save_checkpoint(str(path.parent) if is_local else out_dir, filename, file_client_args,
                                     save_optimizer, save_param_scheduler, meta, by_epoch, backend_args)
         self.outdated.remove_outdated()
-
-
-def _load_other(model: nn.Module, state_dict: Mapping[str, Any], source: str, strict: bool) -> None:
-    """Load into a model without a RepViT, whose names are its own."""
-    check_finite(state_dict, source)
-    try:
-        load_state_dict(model, state_dict, strict)
-    except RuntimeError as error:
-        reason = ' '.join(line.strip() for line in str(error).splitlines() if line.strip())
-        raise CheckpointError(f'{source} does not fit the model: {reason[:500]}') from error
-    print_log(f'loaded {source}', logger='current')
 
 
 def run(cfg: Config, task: str, asked: Sequence[str] = ()) -> None:

@@ -9,7 +9,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from repvit_mm import RepViT
 from repvit_mm.analysis import count
-from repvit_mm.errors import ExportError
+from repvit_mm.errors import CheckpointError, ExportError
 from repvit_mm.export import FORMATS, Options, export_model
 from repvit_mm.export.images import load_inputs
 from repvit_mm.export.runtimes import open_exported
@@ -78,6 +78,16 @@ def test_a_model_that_draws_random_numbers_is_named(tmp_path):
     backbone.register_forward_hook(lambda module, inputs, maps: [value + torch.rand_like(value) for value in maps])
     with pytest.raises(ExportError, match='noisy computes something else in each call, in PyTorch too'):
         export_model(InferenceModel('noisy', backbone, BACKBONE), 'onnx', (32, 32), tmp_path / 'model.onnx')
+
+
+def test_they_load_their_checkpoints(other, tmp_path):
+    path, model = other
+    torch.save({'state_dict': model.model.state_dict(), 'meta': {}}, tmp_path / 'trained.pth')
+    found = build_inference_model(path, tmp_path / 'trained.pth').model.state_dict()
+    assert all(torch.equal(value, found[name]) for name, value in model.model.state_dict().items())
+    torch.save({'state_dict': {'backbone.other.weight': torch.zeros(1)}}, tmp_path / 'other.pth')
+    with pytest.raises(CheckpointError, match='other.pth does not fit the model: .*unexpected key'):
+        build_inference_model(path, tmp_path / 'other.pth')
 
 
 def test_they_are_counted_and_got_by_their_config(other):
