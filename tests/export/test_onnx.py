@@ -4,7 +4,7 @@ import onnxruntime
 import pytest
 import torch
 
-from repvit_mm.export import Options, Selection, export_model
+from repvit_mm.export import Options, export_model
 from repvit_mm.export.images import load_inputs
 from repvit_mm.export.runtimes import open_exported
 
@@ -39,12 +39,11 @@ def test_phones_run_files_for_one_image(models, options, coreml, nnapi, tmp_path
 
 @pytest.mark.slow
 @pytest.mark.parametrize('precision', ['fp32', 'fp16'])
-@pytest.mark.parametrize('kind', ['classification', 'segmentation', 'detection', 'detr'])
-def test_compilers_get_static_shapes_and_one_type_of_numbers_in_each_node(kind, precision, models, detector, tmp_path):
+@pytest.mark.parametrize('task', ['classification', 'segmentation', 'detection'])
+def test_compilers_get_static_shapes_and_one_type_of_numbers_in_each_node(task, precision, models, tmp_path):
     """The claims of docs/deploy.md on the files for TensorRT, QNN and RKNN."""
-    model, selection = (detector(kind), Selection()) if kind == 'detr' else (models(kind), None)
     path = tmp_path / 'model.onnx'
-    export_model(model, 'onnx', (64, 64), path, Options(precision, selection=selection))
+    export_model(models(task), 'onnx', (64, 64), path, Options(precision))
     graph = onnx.load(path)
     assert [(opset.domain, opset.version) for opset in graph.opset_import] == [('', 17)]
     graph = onnx.shape_inference.infer_shapes(graph, strict_mode=True, data_prop=True).graph
@@ -58,8 +57,7 @@ def test_compilers_get_static_shapes_and_one_type_of_numbers_in_each_node(kind, 
         names = [*node.input[:1], *node.output] if node.op_type == 'Resize' else [*node.input, *node.output]
         found = {types[name] for name in names if name} & numbers  # the scales of Resize are single by definition
         assert len(found) <= (2 if node.op_type == 'Cast' else 1), node
-    assert {types[value.name] for value in (*graph.input, *graph.output)} <= {
-        onnx.TensorProto.FLOAT, onnx.TensorProto.INT64}
+    assert {types[value.name] for value in (*graph.input, *graph.output)} == {onnx.TensorProto.FLOAT}
 
 
 def test_another_gelu_is_measured(models, tmp_path):
