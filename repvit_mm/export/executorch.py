@@ -47,7 +47,7 @@ def _quantised(exported: torch.export.ExportedProgram, subject: Subject,
     quantizer = xnnpack.XNNPACKQuantizer()
     for target in (torch.ops.aten.conv2d.default, torch.ops.aten.linear.default):
         quantizer.set_operator_type(target, xnnpack.get_symmetric_quantization_config(is_per_channel=True))
-    quantizer.set_filter_function(lambda node: _kind(node) == 'layer' and node.name not in kept)
+    quantizer.set_filter_function(lambda node: node.name not in kept)  # asked for weights, too
     prepared = prepare_pt2e(module, quantizer)
     with torch.no_grad():
         for path in options.quantisation.images.calibration:

@@ -103,6 +103,10 @@ def test_files_for_phones_decide_alike(name, precision, layout, classifier, imag
     options = Options(precision, layout=layout, quantisation=Quantisation(images, allow_loss=True))
     report = export_model(model, name, (64, 64), tmp_path / f'model{FORMATS[name].suffix}', options)
     assert report.verdict.file['agreement'] >= 75
+    image, _ = load_fitted(images.held_out[0], (64, 64), False, model.normalisation)
+    with torch.no_grad():
+        (found,), (expected,) = open_exported(report.path, name).run({'image': image.numpy()}).values(), model(image)
+    assert 1e-4 < np.abs(found - expected.numpy()).max() / expected.abs().max() < 0.5  # it does round to 8 bits
     if name == 'litert':
         layers = [*read_layers(report.path)]
         assert all(of_map == of_weight for *_, of_map, of_weight in layers)
