@@ -117,6 +117,19 @@ def _padding(op: Any) -> list[int]:
     return pad[::2]
 
 
+def _batch_norm(op: Any) -> Tensor:
+    values = [_tensor(value) for value in (op.x, op.mean, op.variance, op.gamma, op.beta)]
+    return F.batch_norm(*values, eps=float(op.epsilon.val))
+
+
+def _scatter(op: Any) -> np.ndarray:
+    if op.mode.val != 'update':
+        raise NotImplementedError
+    found = np.moveaxis(np.array(op.data.val), op.axis.val, 0)
+    found[op.indices.val] = op.updates.val
+    return np.moveaxis(found, 0, op.axis.val)
+
+
 def _concat(op: Any) -> np.ndarray:
     if not op.interleave.val:
         return op.value_inference()  # ignores the setting
@@ -171,6 +184,7 @@ def _resize_bilinear(op: Any) -> Tensor:
 #: Operation -> its implementation, where coremltools has none or a slow one.
 LAYERS: dict[str, Callable[[Any], Tensor | np.ndarray]] = {
     'avg_pool': _pool,
+    'batch_norm': _batch_norm,
     'concat': _concat,
     'conv': _conv,
     'conv_transpose': _conv_transpose,
@@ -178,6 +192,7 @@ LAYERS: dict[str, Callable[[Any], Tensor | np.ndarray]] = {
     'gelu': _gelu,
     'max_pool': _pool,
     'resize_bilinear': _resize_bilinear,
+    'scatter': _scatter,
     'silu': lambda op: F.silu(_tensor(op.x)),
     'upsample_bilinear': _upsample,
     'upsample_nearest_neighbor': _upsample,

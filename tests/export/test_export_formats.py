@@ -14,7 +14,11 @@ from repvit_mm import RepViT, fuse
 from repvit_mm.cli.doctor import OPTIONAL
 from repvit_mm.errors import ExportError, UserError
 from repvit_mm.export import FORMATS, Options, Selection, export_model
+from repvit_mm.export.files import ExportedFile
 from repvit_mm.export.packages import INSTALLED_BY, need
+from repvit_mm.export.prepare import prepare
+from repvit_mm.export.prove import prove
+from repvit_mm.export.report import BOUNDS
 from repvit_mm.export.runtimes import ENGINES, open_exported
 from repvit_mm.models.inference import BACKBONE, InferenceModel, randomise_weights
 
@@ -58,6 +62,24 @@ def test_a_file_that_computes_something_else_is_refused_and_leaves_the_old_one(n
         export_model(small, name, (64, 64), out, Options('fp32'))
     assert [path.name for path in tmp_path.iterdir()] == [out.name]
     assert not list(out.iterdir()) if row.is_folder else out.read_text() == 'the old one'
+
+
+@pytest.mark.parametrize('error, is_proven', [(0., True), (1e-3, False)])
+def test_a_file_may_be_more_exact_than_a_model_that_rounding_moves(error, is_proven, small):
+    subject = prepare(small, (32, 32), Options('fp32'))
+    exact = copy.deepcopy(subject.model).double()
+    subject.model.register_forward_hook(lambda _, inputs, maps: tuple(1000 * map.max() + map - 1000 * map.max()
+                                                                      for map in maps))
+
+    def run(inputs):
+        maps = (map.numpy() for map in exact(torch.from_numpy(inputs['image']).double()))
+        return {name: map + error * abs(map).max() for name, map in zip(subject.outputs, maps, strict=True)}
+    file = ExportedFile(Path('exact'), torch.no_grad()(run), (), {})
+    if is_proven:
+        assert max(result.difference for result in prove(file, subject, Options('fp32'))) > BOUNDS['fp32'].outputs
+    else:
+        with pytest.raises(ExportError, match="differs from PyTorch's"):
+            prove(file, subject, Options('fp32'))
 
 
 @pytest.mark.slow
