@@ -70,8 +70,10 @@ def main() -> None:
     detections = selection_of(args, model)
     if args.checkpoint is None:
         check_input(model, [args.shape, *args.also_shape])
-        randomise_weights(model, load_inputs([max(side, 64) for side in args.shape], 4, model.normalisation))
-        if detections is not None:
+        if detections is None:
+            randomise_weights(model, load_inputs([max(side, 64) for side in args.shape], 4, model.normalisation))
+        else:  # statistics of photographs would let rounding decide on the objects
+            randomise_weights(model)
             spread_outputs(model, args.shape)
         print(f'{model.name} has random weights: give a checkpoint for anything but timing')
     failures = []

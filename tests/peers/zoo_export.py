@@ -65,8 +65,10 @@ def export(toolbox, name, formats, sender):
     shape = OTHER_SHAPES.get(name, CONFIGS[toolbox][0])
     selection = Selection(max_detections=20) if toolbox == 'mmdet' else None
     model = build_inference_model(folder_of(toolbox) / f'{name}.py')
-    randomise_weights(model, load_inputs(shape, 4, model.normalisation))
-    if selection is not None:
+    if selection is None:
+        randomise_weights(model, load_inputs(shape, 4, model.normalisation))
+    else:
+        randomise_weights(model)
         spread_outputs(model, shape)
     for to in formats:
         outcome = 'proven'
