@@ -4,16 +4,17 @@ mmengine's loops draw them from generators that run on from the start of a proce
 numbers, each worker and each process has its own. Here the generators are seeded anew for each sample and for each
 iteration. Nothing has to be saved for that, and neither the number of workers nor a validation changes anything.
 """
+import atexit
 import ctypes
 import logging
-import os
 import random
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
-from threading import Thread, Timer
+from multiprocessing import active_children
+from threading import Timer
 from typing import Any
 
 import mmengine.runner
@@ -110,22 +111,23 @@ def announce_waiting(loader: DataLoader, seconds: float = PATIENCE) -> Iterator[
         number += 1
 
 
-def _wait_for_sigterm(parent: int) -> None:
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
-        pass
-    os._exit(0)
+@atexit.register  # after multiprocessing, and so called before it sends the workers a SIGTERM, and waits
+def _end_workers() -> None:
+    workers = [process for process in active_children() if process.daemon]
+    if workers and sys.platform != 'win32':
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch would report killed workers
+        for process in workers:
+            process.kill()
 
 
 def start_worker(init: Callable[[int], None] | None, worker: int) -> None:
-    """Start a data worker that on Linux ends with its parent only.
+    """Start a data worker that ignores SIGTERM: schedulers send it to all processes of a training.
 
-    The system kills it with a killed parent, as it could wait in a full pipe forever. A SIGTERM counts if the parent
-    sent it: schedulers send one to all processes of a training, which still has to finish its iteration.
+    On Linux, the system kills the worker with a killed parent; it could wait in a full pipe forever.
     """
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if sys.platform == 'linux':
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        Thread(target=_wait_for_sigterm, args=(os.getppid(),), daemon=True).start()
     if init:
         init(worker)
 

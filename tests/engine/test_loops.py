@@ -1,6 +1,7 @@
 """Which random numbers samples and iterations get."""
 import os
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -111,7 +112,7 @@ print(next(batches).item(), flush=True)
 """
 
 
-@pytest.mark.skipif(sys.platform != 'linux', reason='the system ends them')
+@pytest.mark.skipif(sys.platform != 'linux', reason='needs PR_SET_PDEATHSIG')
 @pytest.mark.parametrize('end', ['', 'os.kill(os.getpid(), 9)'])
 def test_data_workers_end_with_their_parent(end):
     done = subprocess.run([sys.executable, '-c', WITH_A_WORKER + end], capture_output=True, text=True, timeout=120)
@@ -122,11 +123,10 @@ def test_data_workers_end_with_their_parent(end):
     assert not os.path.exists(f'/proc/{int(done.stdout)}')
 
 
-@pytest.mark.skipif(sys.platform != 'linux', reason='others do not tell who sent a signal')
 def test_data_workers_outlive_a_sigterm_to_all_processes():
     batches = iter(DataLoader(torch.arange(8), 1, num_workers=1, worker_init_fn=partial(start_worker, None)))
     next(batches)
-    subprocess.run(['kill', str(batches._workers[0].pid)], check=True)
+    os.kill(batches._workers[0].pid, signal.SIGTERM)
     assert len(list(batches)) == 7
 
 
