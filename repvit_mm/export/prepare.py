@@ -118,17 +118,23 @@ def _approximate_gelu(fused: InferenceModel, shape: Sequence[int], options: Opti
     return max(((new - old).abs().max() / old.abs().max()).item() for new, old in zip(fused(image), exact, strict=True))
 
 
+@torch.no_grad()
 def check_input(model: InferenceModel, shapes: Iterable[Sequence[int]]) -> None:
     """Check that the model can be exported for colour images of some heights and widths.
 
     Raises:
         ExportError: If it cannot.
     """
-    for shape in shapes:
-        check_shape(model, shape)
     if model.in_channels != 3:
         raise ExportError(f'{model.name} takes {model.in_channels} channels, and only models of colour images are '
                           'exported')
+    for shape in shapes:
+        check_shape(model, shape)
+        try:
+            model(torch.zeros(1, 3, *shape))
+        except (AssertionError, RuntimeError, ValueError) as error:
+            raise ExportError(f'{model.name} cannot run on images of {shape[0]} x {shape[1]}: '
+                              f'{str(error).partition(chr(10))[0]}') from error
 
 
 def check_shape(model: InferenceModel, shape: Sequence[int]) -> None:

@@ -31,6 +31,16 @@ def test_a_backbone_takes_sizes_that_are_not_multiples_of_32(models, tmp_path):
     assert [result.shape[2:] for result in report.comparisons[:4]] == [(13, 18), (7, 9), (4, 5), (2, 3)]
 
 
+def test_a_size_that_the_model_cannot_run_on_is_one_line(tmp_path):
+    def fail(*_):
+        raise AssertionError('smaller than the window\nPlease pad')
+    model = InferenceModel('windows', RepViT({'widths': (8,), 'depths': (1,)}), BACKBONE)
+    model.register_forward_hook(fail)
+    with pytest.raises(ExportError, match='^windows cannot run on images of 20 x 24: smaller than the window$'):
+        export_model(model, 'onnx', (20, 24), tmp_path / 'model.onnx')
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize('task', ['segmentation', 'detection'])
 def test_where_maps_are_added_up_the_size_is_a_multiple_of_32(models, task, tmp_path):
     with pytest.raises(ExportError, match='50 64 must be a multiple of 32 .* the next larger one is 64 64'):
