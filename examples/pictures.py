@@ -31,13 +31,19 @@ def read(path):
 def prepare(path, metadata, height, width):
     """A picture, and the inputs that hold it: float32 `image` (1, 3, height, width), normalised, and `size` (2,).
 
-    If a detector takes `size`, the picture keeps its ratio, zeros fill the rest, and `size` is its size there."""
-    picture = read(path)
+    If a detector takes `size`, the picture keeps its ratio, zeros fill the rest, and `size` is its size there. A
+    classifier sees the middle of the picture, as in its test."""
+    picture = seen = read(path)
+    if 'crop_pct' in metadata:
+        scale = metadata['crop_pct'] * min(picture.width / width, picture.height / height)
+        size = int(scale * width + 0.5), int(scale * height + 0.5)
+        left, top = (picture.width - size[0]) // 2, (picture.height - size[1]) // 2
+        seen = picture.crop((left, top, left + size[0], top + size[1]))
     rows, columns = height, width
     if 'keeping its ratio' in metadata.get('preprocessing', ''):
         scale = min(height / picture.height, width / picture.width)
         rows, columns = round(picture.height * scale), round(picture.width * scale)
-    pixels = np.asarray(picture.resize((columns, rows), Image.Resampling.BILINEAR), np.float32)
+    pixels = np.asarray(seen.resize((columns, rows), Image.Resampling.BILINEAR), np.float32)
     if metadata['channels'] == 'BGR':
         pixels = pixels[..., ::-1]
     image = np.zeros((1, 3, height, width), np.float32)

@@ -8,7 +8,7 @@ from pictures import draw, prepare
 model, path, out = sys.argv[1:]
 session = onnxruntime.InferenceSession(model, providers=['CPUExecutionProvider'])
 metadata = dict(session.get_modelmeta().custom_metadata_map)
-for key in metadata.keys() & {'mean', 'std', 'classes', 'mask_threshold'}:
+for key in metadata.keys() & {'mean', 'std', 'classes', 'crop_pct', 'mask_threshold'}:
     metadata[key] = json.loads(metadata[key])
 picture, inputs = prepare(path, metadata, *session.get_inputs()[0].shape[2:])
 names = [output.name for output in session.get_outputs()]

@@ -78,6 +78,16 @@ function scaleAxis(values, length, inner, size) {
   return scaled;
 }
 
+/** The middle of an image in the ratio of a size: crop_pct of the largest such part. */
+function cropMiddle(image, crop, [height, width]) {
+  const scale = crop * Math.min(image.width / width, image.height / height);
+  const size = [scale * width, scale * height].map((length) => Math.floor(length + 0.5));
+  const context = new OffscreenCanvas(...size).getContext('2d');
+  const [left, top] = [image.width - size[0], image.height - size[1]].map((rest) => Math.floor(rest / 2));
+  context.putImageData(image, -left, -top);
+  return context.getImageData(0, 0, ...size);
+}
+
 /** An image, scaled to a size and normalised, at the upper left of zeros: values and shape (1, 3, height, width). */
 function toInput(image, {mean, std, channels}, [rows, columns], [height, width]) {
   const lines = scaleAxis(image.data, image.width, 4, columns);
@@ -131,7 +141,8 @@ async function predict(model, image) {
   const keepsRatio = session.inputNames.includes('size') || task === 'embedding';
   const scale = Math.min(shape[0] / given[0], shape[1] / given[1]);
   const size = keepsRatio ? given.map((side) => Math.max(1, Math.round(scale * side))) : shape;
-  const inputs = {image: toInput(image, metadata, size, shape), size: [Float32Array.from(size), [2]]};
+  const seen = metadata.crop_pct ? cropMiddle(image, metadata.crop_pct, shape) : image;
+  const inputs = {image: toInput(seen, metadata, size, shape), size: [Float32Array.from(size), [2]]};
   return {...await run(model, inputs), size};
 }
 

@@ -67,7 +67,7 @@ def recognise(root: str | Path, kind: str | None = None, train: str | None = Non
     damaged = [str(path) for path in tree.damaged if not any(str(path) in fault for fault in tree.faults)]
     if damaged and form is not folders:
         tree.faults.append(f'{len(damaged)} of {counted(len(tree.images), "images")} cannot be decoded: '
-                           f'{shortened(damaged)}; repair or remove them')
+                           f'{shortened(damaged)}; repair them, or remove them and their annotations')
     if len(faults := tree.faults) > 1:
         faults = [f'({number}) {fault}' for number, fault in enumerate(faults, 1)]
     if faults:

@@ -225,8 +225,8 @@ def _classes(tree: Tree, counts: Mapping[Path, Mapping[int, int]], notes: list[s
         notes.append(f'{len(unused)} of the values 0 to {number - 1} do not occur: {shortened(map(str, unused))}')
     if len(names) < number:
         notes.append(f'there are {counted(len(names), "class names")} for the values 0 to {number - 1}; change the '
-                     'names in the config' if names else 'the class names are not known: write them into the config, '
-                     'in the order of the values')
+                     'names in the config' if names else 'the class names are not known: write them into '
+                     'classes.txt or the config, in the order of the values')
         names = [f'class {i}' for i in range(number)]
     return names, Labels(values, levels.astype(np.uint8))
 

@@ -151,6 +151,16 @@ def check_shape(model: InferenceModel, shape: Sequence[int]) -> None:
                           f'adds feature maps of several resolutions; the next larger one is {fit}')
 
 
+def crop_of_test(model: InferenceModel) -> float | None:
+    """The share of the shorter side that the test of a classifier's config crops from the middle; None for all."""
+    for _, dataset in datasets_of(model.config or {}, ['test_dataloader']):
+        steps = {step.get('type'): step for step in dataset.get('pipeline') or ()}
+        edge, crop = steps.get('ResizeEdge', {}).get('scale'), steps.get('CenterCrop', {}).get('crop_size')
+        if isinstance(edge, int) and isinstance(crop, int):
+            return min(1., crop / edge)
+    return None
+
+
 def size_of_test(model: InferenceModel) -> tuple[int, int] | None:
     """Height and width of the images in the test of a model's config; None if unknown.
 
@@ -185,6 +195,8 @@ def describe(model: InferenceModel) -> dict[str, Any]:
         'std': list(model.normalisation.std),
         'channels': model.normalisation.channels,
     }
+    if (crop := crop_of_test(model)) is not None:
+        metadata['crop_pct'] = crop
     if model.backbone is not None:
         metadata.update(source=PAPER, license='Apache-2.0')
     if model.classes:

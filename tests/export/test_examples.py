@@ -5,14 +5,17 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
+import pictures
 import pytest
 import torch
 from inference_models import tiny_model
 from PIL import Image
 from small_detectors import by_mmdet, spread_detector
+from torchvision import transforms
 
 from repvit_mm.export import FORMATS, Options, Selection, export_model, load_images
 from repvit_mm.export.images import to_input
+from repvit_mm.export.prepare import describe
 
 EXAMPLES = Path(__file__).parents[2] / 'examples'
 #: Runs the script that follows with the arguments that follow, where neither torch nor this package can be imported.
@@ -39,13 +42,27 @@ def run(example, model, folder, options=Options(), size=(64, 96)):  # noqa: B008
     return pixels, result.stdout.splitlines(), drawn
 
 
+@pytest.mark.parametrize('size', [(90, 120), (200, 150)])
+def test_a_classifier_sees_the_middle_as_in_its_test(size, tmp_path):
+    rows, columns = np.mgrid[:size[1], :size[0]]
+    image = Image.fromarray(np.uint8(np.stack([rows, columns, rows + columns // 2], 2) % 256))
+    image.save(path := tmp_path / 'image.png')
+    metadata = dict(crop_pct=0.875, channels='RGB', mean=[0] * 3, std=[1] * 3)
+    picture, inputs = pictures.prepare(path, metadata, 56, 56)
+    middle = transforms.Compose([transforms.Resize(64), transforms.CenterCrop(56), transforms.PILToTensor()])(image)
+    assert picture.size == size
+    assert np.abs(inputs['image'][0] - middle.numpy()).mean() < 1.5
+
+
 @pytest.mark.parametrize('example', FORMAT_OF)
 def test_an_image_is_labelled_without_torch(example, tmp_path):
     model = tiny_model(tmp_path, 'classification')
     model.classes = ('crane', 'dog', 'cat', 'cow', 'hen', 'fox', 'emu')
-    pixels, lines, _ = run(example, model, tmp_path)
+    _, lines, _ = run(example, model, tmp_path, size=(100, 120))
+    assert (metadata := describe(model))['crop_pct'] == 0.875
+    image = pictures.prepare(tmp_path / 'picture.png', metadata, 64, 96)[1]['image']
     with torch.no_grad():
-        shares = model(to_input(pixels, model.normalisation))[0].softmax(1)[0]
+        shares = model(torch.from_numpy(image))[0].softmax(1)[0]
     printed = [line.split('% ') for line in lines[-3:]]
     best = shares.argsort(descending=True)[:3]
     assert [name for _, name in printed] == [model.classes[i] for i in best]

@@ -34,7 +34,7 @@ def test_a_backbone_takes_sizes_that_are_not_multiples_of_32(models, tmp_path):
 def test_a_size_that_the_model_cannot_run_on_is_one_line(tmp_path):
     def fail(*_):
         raise AssertionError('smaller than the window\nPlease pad')
-    model = InferenceModel('windows', RepViT({'widths': (8,), 'depths': (1,)}), BACKBONE)
+    model = InferenceModel('windows', RepViT({'widths': (8,), 'depths': (1,)}, out_indices=(0,)), BACKBONE)
     model.register_forward_hook(fail)
     with pytest.raises(ExportError, match='^windows cannot run on images of 20 x 24: smaller than the window$'):
         export_model(model, 'onnx', (20, 24), tmp_path / 'model.onnx')
