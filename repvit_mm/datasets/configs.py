@@ -294,13 +294,14 @@ def _sizes(dataset: Dataset, gpu: bool, size: int | None) -> tuple[dict[str, Any
     shorter, longer = (int(median(side)) for side in zip(*sides, strict=True))
     if dataset.task == 'segmentation':
         side = max(STRIDE, (size or min(512 if gpu else 256, (1 + gpu) * shorter)) // STRIDE * STRIDE)
-        return dict(side=side), (side, side)
-    # Small objects profit from larger images, but not from ever larger ones.
-    limits = (1333, 800) if gpu else (640, 480)
-    scale = (size, size) if size else (min(limits[0], (1 + gpu) * longer), min(limits[1], (1 + gpu) * shorter))
+        sizes, fit = dict(side=side), (side, side * longer / shorter)
+    else:  # small objects profit from larger images, but not from ever larger ones
+        limits = (1333, 800) if gpu else (640, 480)
+        scale = (size, size) if size else (min(limits[0], (1 + gpu) * longer), min(limits[1], (1 + gpu) * shorter))
+        sizes, fit = dict(scale=scale), (size * shorter / longer, size) if size else scale
     portrait = median(sample.size[1] - sample.size[0] for sample in dataset.splits['val'].samples) > 0
-    height, width = (-(-side // STRIDE) * STRIDE for side in sorted(scale, reverse=portrait))
-    return dict(scale=scale), (height, width)
+    height, width = (math.ceil(side / STRIDE) * STRIDE for side in sorted(fit, reverse=portrait))
+    return sizes, (height, width)
 
 
 def _code(value: Any) -> str:

@@ -75,6 +75,15 @@ def test_a_segmentor_is_validated_once_an_epoch_at_most(drawn):
         assert interval in config.text and f'{epochs} epoch' + 's' * (epochs > 1) + ' of 6 iterations' in config.about
 
 
+@pytest.mark.parametrize(('name', 'size', 'shape'), [
+    ('labels', (480, 360), (256, 352)), ('labels', (360, 480), (352, 256)), ('coco', (480, 360), (256, 320))])
+def test_the_export_has_the_ratio_of_the_images(drawn, name, size, shape):
+    dataset = recognise(drawn / name)
+    for split in dataset.splits.values():
+        split.samples[:] = [sample._replace(size=size) for sample in split.samples]
+    assert write_config(dataset, model='m0_6', size=None if name == 'labels' else 320).shape == shape
+
+
 def test_damaged_images_of_classes_are_skipped(data):
     root = data('folders')
     (root / 'train/ring/000006.png').write_text('no')
