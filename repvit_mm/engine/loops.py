@@ -4,7 +4,6 @@ mmengine's loops draw them from generators that run on from the start of a proce
 numbers, each worker and each process has its own. Here the generators are seeded anew for each sample and for each
 iteration. Nothing has to be saved for that, and neither the number of workers nor a validation changes anything.
 """
-import atexit
 import ctypes
 import logging
 import random
@@ -14,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
 from multiprocessing import active_children
+from multiprocessing.util import Finalize
 from threading import Timer
 from typing import Any
 
@@ -111,25 +111,37 @@ def announce_waiting(loader: DataLoader, seconds: float = PATIENCE) -> Iterator[
         number += 1
 
 
-@atexit.register  # after multiprocessing, and so called before it sends the workers a SIGTERM, and waits
-def _end_workers() -> None:
-    workers = [process for process in active_children() if process.daemon]
-    if workers and sys.platform != 'win32':
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch would report killed workers
-        for process in workers:
-            process.kill()
+def protect_workers(loader: DataLoader) -> DataLoader:
+    """Let data workers ignore SIGTERM, which schedulers send to all processes of a training.
 
+    They end with this process: it kills them where multiprocessing would send them a SIGTERM, and wait. On Linux, the
+    system kills them with a killed parent; they could wait in a full pipe forever.
 
-def start_worker(init: Callable[[int], None] | None, worker: int) -> None:
-    """Start a data worker that ignores SIGTERM: schedulers send it to all processes of a training.
+    Args:
+        loader: Changed in place, before it is iterated over.
 
-    On Linux, the system kills the worker with a killed parent; it could wait in a full pipe forever.
+    Returns:
+        The loader.
     """
+    loader.worker_init_fn = partial(_start_worker, loader.worker_init_fn)
+    Finalize(None, _kill_workers, exitpriority=0)
+    return loader
+
+
+def _start_worker(init: Callable[[int], None] | None, worker: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if sys.platform == 'linux':
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
     if init:
         init(worker)
+
+
+def _kill_workers() -> None:
+    workers = [process for process in active_children() if process.daemon]
+    if workers and sys.platform != 'win32':
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch would report killed workers
+        for process in workers:
+            process.kill()
 
 
 def place_samples(loader: DataLoader, seed: int) -> DataLoader:

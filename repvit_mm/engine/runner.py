@@ -4,7 +4,6 @@ import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -43,7 +42,7 @@ from ..toolboxes.datasets import check_samples, datasets_in, expected_paths, inn
 from ..toolboxes.detection import keep_boxes_precise
 from ..training import ChannelsLast
 from .hooks import ADDED, REPLACED, LateRemoval, is_shown, quietly
-from .loops import WEIGHTS, our_loop, place_samples, seed_all, start_worker
+from .loops import WEIGHTS, our_loop, place_samples, protect_workers, seed_all
 from .mistakes import NamedSamples, dataset_errors, describe, user_errors
 from .prepare import latest_checkpoint
 from .unread import observed, unread
@@ -105,7 +104,7 @@ class Runner(mmengine.runner.Runner):
         expected = [path for dataset in datasets for path in expected_paths(dataset)]
         with dataset_errors(expected):
             loader = quietly(mmengine.runner.Runner.build_dataloader)(dataloader, seed, diff_rank_seed)
-        loader.worker_init_fn = partial(start_worker, loader.worker_init_fn)
+        protect_workers(loader)
         for toolbox in TOOLBOXES.values():
             toolbox.check_dataset(loader.dataset)
         check_samples(loader.dataset, expected)

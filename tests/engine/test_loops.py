@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import time
-from functools import partial
 
 import mmengine.runner
 import numpy as np
@@ -21,8 +20,8 @@ from repvit_mm.engine.loops import (
     our_loop,
     parts_of_one_shape,
     place_samples,
+    protect_workers,
     seed_all,
-    start_worker,
 )
 
 
@@ -98,24 +97,25 @@ def test_a_worker_that_gives_no_batch_is_named(monkeypatch, workers):
     assert any(text.startswith(f'no batch for 0.2 s: waiting for {where}') for text in said)
 
 
-#: A training that has data workers when it ends.
+#: Starts a training's data worker, and prints its number.
 WITH_A_WORKER = f"""
-import os, sys
+import multiprocessing, os, sys
 sys.path.insert(0, {os.path.dirname(__file__)!r})
-from functools import partial
 from torch.utils.data import DataLoader
 from test_loops import Slow
-from repvit_mm.engine.loops import start_worker
-loader = DataLoader(Slow(), 1, num_workers=1, worker_init_fn=partial(start_worker, None), persistent_workers=True)
-batches = iter(loader)
-print(next(batches).item(), flush=True)
+from repvit_mm.engine.loops import protect_workers
+def train():
+    global batches
+    batches = iter(protect_workers(DataLoader(Slow(), 1, num_workers=1, persistent_workers=True)))
+    print(next(batches).item(), flush=True)
 """
 
 
 @pytest.mark.skipif(sys.platform != 'linux', reason='needs PR_SET_PDEATHSIG')
-@pytest.mark.parametrize('end', ['', 'os.kill(os.getpid(), 9)'])
-def test_data_workers_end_with_their_parent(end):
-    done = subprocess.run([sys.executable, '-c', WITH_A_WORKER + end], capture_output=True, text=True, timeout=120)
+@pytest.mark.parametrize('run', ['train()', 'train(); os.kill(os.getpid(), 9)', (
+    'process = multiprocessing.get_context("fork").Process(target=train); process.start(); process.join()')])
+def test_data_workers_end_with_their_parent(run):
+    done = subprocess.run([sys.executable, '-c', WITH_A_WORKER + run], capture_output=True, text=True, timeout=120)
     assert done.stderr == ''
     deadline = time.monotonic() + 3  # torch's own watch takes 5 s, and forever if a pipe is full
     while os.path.exists(f'/proc/{int(done.stdout)}') and time.monotonic() < deadline:
@@ -124,7 +124,7 @@ def test_data_workers_end_with_their_parent(end):
 
 
 def test_data_workers_outlive_a_sigterm_to_all_processes():
-    batches = iter(DataLoader(torch.arange(8), 1, num_workers=1, worker_init_fn=partial(start_worker, None)))
+    batches = iter(protect_workers(DataLoader(torch.arange(8), 1, num_workers=1)))
     next(batches)
     os.kill(batches._workers[0].pid, signal.SIGTERM)
     assert len(list(batches)) == 7
