@@ -5,12 +5,12 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
 
-from ..errors import ExportError, UserError
+from ..errors import ExportError
 from ..io.files import atomic_write
 from ..models.inference import InferenceModel
 from . import coreml, executorch, litert, ncnn, onnx, openvino
 from .detectors import why_not_fixed
-from .packages import need
+from .packages import need, one_line
 from .prepare import Options, Subject, prepare
 from .prove import prove, prove_half
 from .report import ExportReport
@@ -145,14 +145,8 @@ def export_model(model: InferenceModel, name: str, shape: Sequence[int], out: st
         path = stack.enter_context(atomic_write(out, row.is_folder))
         # They are put in place first: a graph without its weights would be half a file.
         beside = [stack.enter_context(atomic_write(out.with_suffix(suffix))) for suffix in row.beside]
-        try:
-            with traceable(), quiet():
-                operations = row.write(subject, path, options)
-        except (UserError, OSError, MemoryError):
-            raise
-        except Exception as error:  # each converter has its own
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise ExportError(f'{name} cannot express {model.name}: {reason}') from error
+        with one_line(f'{name} cannot express {model.name}'), traceable(), quiet():
+            operations = row.write(subject, path, options)
         file, comparisons, verdict = open_exported(path, row.engine), [], None
         if options.quantisation is not None:
             from .judging import judge  # with the engine of training and test, which only this needs

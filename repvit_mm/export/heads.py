@@ -81,7 +81,7 @@ def detect_in_regions(head: nn.Module, maps: Sequence[Tensor], regions: Sequence
         logits, deltas = bbox_head(steps.pool(extractor, maps, regions))
         total, coder = total + logits / len(stages), bbox_head.bbox_coder
         if number < len(stages):
-            deltas = _of_class(deltas, torch.arange(len(deltas)), logits[:, :-1].argmax(1), bbox_head)
+            deltas = _of_class(deltas, torch.arange(deltas.shape[0]), logits[:, :-1].argmax(1), bbox_head)
             regions = _clip(coder.decode(regions, deltas), size)
     scores = total.softmax(1)[:, :-1] * (objectness > 0).to(total)[:, None]  # with fixed shapes, some are empty
     scores, rows, labels = steps.pairs(scores, steps.candidates(config.max_per_img), config.score_thr)

@@ -115,6 +115,7 @@ def open_session(path: Path, threads: int = 0) -> Any:
     onnxruntime = need('onnxruntime')
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
+    options.log_severity_level = 4  # errors are raised
     return onnxruntime.InferenceSession(str(path), options, providers=['CPUExecutionProvider'])
 
 

@@ -1,8 +1,10 @@
 """Optional packages, imported where they are used."""
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from types import ModuleType
 
-from ..errors import ExportError
+from ..errors import ExportError, UserError
 
 #: Packages that the extra ``export`` does not install.
 INSTALLED_BY = {'executorch': 'pip install "repvit-mm[executorch]"', 'ai_edge_litert': 'pip install ai-edge-litert',
@@ -24,3 +26,19 @@ def need(name: str) -> ModuleType:
         reason = 'is not installed' if missing else f'cannot be imported ({(str(error) or "?").splitlines()[0]})'
         command = INSTALLED_BY.get(package, 'pip install "repvit-mm[export]"')
         raise ExportError(f'{package} {reason}: {command}') from error
+
+
+@contextmanager
+def one_line(what: str) -> Iterator[None]:
+    """Turn any error of a converter or engine into an ExportError of one line.
+
+    Args:
+        what: Beginning of the line.
+    """
+    try:
+        yield
+    except (UserError, OSError, MemoryError):
+        raise
+    except Exception as error:  # each package has its own
+        lines = [line for line in str(error).splitlines() if line.strip() and not line.startswith('Exception from ')]
+        raise ExportError(f'{what}: {lines[0] if lines else type(error).__name__}') from error

@@ -1,9 +1,13 @@
 """The engines that run exported files."""
+from collections.abc import Mapping
 from pathlib import Path
+
+import numpy as np
 
 from ..errors import ExportError
 from . import coreml, executorch, litert, ncnn, onnx, openvino
 from .files import ExportedFile, one_by_one
+from .packages import one_line
 
 #: Engine -> ``(path, threads)`` opens a file, and suffixes of the files that it runs.
 ENGINES = {'onnxruntime': (onnx.open_file, ('.onnx',)), 'openvino': (openvino.open_file, ('.xml', '.onnx')),
@@ -19,7 +23,8 @@ def open_exported(path: str | Path, engine: str) -> ExportedFile:
         engine: A key of :data:`ENGINES`.
 
     Raises:
-        ExportError: If the file is missing or not ours, or the engine is not installed or does not run it.
+        ExportError: If the file is missing or not ours, or the engine is not installed or does not run it;
+            running it raises the same.
     """
     path, (opener, endings) = Path(path), ENGINES[engine]
     if path.suffix not in endings:
@@ -27,13 +32,13 @@ def open_exported(path: str | Path, engine: str) -> ExportedFile:
     for part in (path, path.with_suffix('.bin')):  # a pipe would be waited for
         if not (part.is_file() or part.is_dir()) and (part == path or part.exists()):
             raise ExportError(f'there is no file {part}')
-    try:
+    with one_line(f'{engine} cannot read {path}'):
         file = opener(path)
-    except ExportError:
-        raise
-    except Exception as error:  # each engine has its own
-        raise ExportError(f'{engine} cannot read {path}: {(str(error).strip() or "?").splitlines()[0]}') from error
     if missing := {'task', 'description', 'mean', 'std', 'channels'} - set(file.metadata):
         raise ExportError(f'{path} has no {", ".join(sorted(missing))} in its metadata: it was not written by the '
                           'exporters of repvit_mm')
-    return file._replace(run=one_by_one(file.run)) if file.shape[0] == 1 else file
+
+    def run(inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        with one_line(f'{engine} cannot run {path}'):
+            return file.run(inputs)
+    return file._replace(run=one_by_one(run) if file.shape[0] == 1 else run)

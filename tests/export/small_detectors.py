@@ -62,7 +62,9 @@ DETECTORS = {
             bbox_roi_extractor=dict(out_channels=16), bbox_head=BOXES, mask_roi_extractor=dict(out_channels=16),
             mask_head=MASKS))),
     'cascade': ('cascade_rcnn/cascade-mask-rcnn_r50_fpn_1x_coco', dict(
-        REGIONS, backbone=resnet(0, 1, 2, 3), neck=FPN, roi_head=dict(
+        backbone=resnet(0, 1, 2, 3), neck=FPN, rpn_head=REGIONS['rpn_head'],
+        test_cfg=dict(rpn=dict(nms_pre=100, max_per_img=100), rcnn=REGIONS['test_cfg']['rcnn']),  # fewer in some images
+        roi_head=dict(
             bbox_roi_extractor=dict(out_channels=16), mask_roi_extractor=dict(out_channels=16), mask_head=MASKS,
             bbox_head=[dict(type='Shared2FCBBoxHead', reg_class_agnostic=True, **BOXES)] * 3))),
     'fcos': ('fcos/fcos_r50-caffe_fpn_gn-head_1x_coco', dict(DENSE, backbone=resnet(0, 1, 2, 3))),

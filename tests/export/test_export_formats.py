@@ -159,6 +159,16 @@ def test_damaged_files_and_those_of_others_are_one_line(name, small, tmp_path):
         open_exported(path, name)
 
 
+@pytest.mark.parametrize('name', [marked('onnx'), marked('openvino'), marked('litert'), marked('executorch')])
+def test_a_run_that_fails_is_one_line(name, small, tmp_path, capfd):
+    row, path = FORMATS[name], tmp_path / f'model{FORMATS[name].suffix}'
+    file = open_exported(export_model(small, name, (32, 32), path).path, row.engine)
+    capfd.readouterr()
+    with pytest.raises(ExportError, match=rf'{row.engine} cannot run .*{path.name}: (?!Exception from)[^\n]+$'):
+        file.run({'image': np.zeros((1, 3, 64, 64), np.float32)})
+    assert name == 'executorch' or not capfd.readouterr().err  # its runtime prints errors, too
+
+
 @pytest.mark.parametrize('name', FORMATS)
 def test_unsupported_options_of_a_format_are_one_line(name, small, tmp_path, monkeypatch):
     row = FORMATS[name]
