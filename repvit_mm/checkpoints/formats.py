@@ -86,9 +86,12 @@ class FoundBackbone(NamedTuple):
     has_head: bool
 
     def check_fits(self, built: 'FoundBackbone', source: str) -> None:
-        """Raise a CheckpointError if the backbone ``built`` has another architecture than this one from ``source``."""
+        """Raise a CheckpointError if the backbone ``built`` cannot take the weights of this one from ``source``."""
         if not self.arch.fits(built.arch):
             raise CheckpointError(f'{source} holds the weights of {self.arch}, but the model is {built.arch}')
+        if built.fused and not self.fused:
+            raise CheckpointError(f'{source} is not fused, but the model is: build it without deploy=True, load the '
+                                  'weights, then call fuse()')
 
     def __str__(self) -> str:
         version = ' of the first version' if self.arch.first_version else ''

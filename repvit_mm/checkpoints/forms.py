@@ -1,4 +1,4 @@
-"""The fused and the unfused form of a layer's tensors: a model loads both."""
+"""Fused tensors for unfused layers: a model with BatchNorms loads both forms."""
 import sys
 from collections.abc import Callable, Mapping, MutableMapping
 
@@ -42,10 +42,10 @@ def unfold_in(state_dict: MutableMapping[str, Tensor], fused: str, prefix: str,
 
 
 class LoadsBothForms(nn.Module):
-    """A module that loads the tensors of its fused and of its unfused form, whichever form it has itself."""
+    """A module that also loads the tensors of its fused form."""
 
     def to_own_form(self, state_dict: MutableMapping[str, Tensor], prefix: str) -> None:
-        """Convert tensors of the other form in place; others are left for the loader to report.
+        """Convert fused tensors in place; others are left for the loader to report.
 
         Args:
             state_dict: Name -> tensor, in our names; may hold other modules' tensors, too.
@@ -58,7 +58,7 @@ class LoadsBothForms(nn.Module):
 
 
 def to_own_form(model: nn.Module, state_dict: MutableMapping[str, Tensor]) -> None:
-    """Convert a state dict in place: fused tensors for unfused layers of ``model``, and the reverse.
+    """Convert fused tensors for unfused layers of ``model``, in place.
 
     Args:
         model: A model that holds a RepViT.

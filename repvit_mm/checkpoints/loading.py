@@ -63,8 +63,8 @@ def load_checkpoint(model: nn.Module, path_or_name: str | Path, strict: bool = T
     The model can be a bare backbone, for which the rest of the file is ignored, or a classifier, detector or
     segmentor. After an error, the model is unchanged.
 
-    A fused checkpoint can be loaded into an unfused model in evaluation mode, which then gives the fused outputs. An
-    unfused checkpoint can be loaded into a fused model.
+    A fused checkpoint can be loaded into an unfused model in evaluation mode, which then gives the fused outputs, but
+    not the reverse.
 
     Args:
         model: The model to load into.

@@ -12,10 +12,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..archs import get_arch, out_channels
 from ..checkpoints import adapt_names, load_into, read_checkpoint, refuse_random_start
-from ..checkpoints.forms import LoadsBothForms
 from ..errors import ConfigError
 from .fusion import fuse_layers
-from .layers import Stage, Stem, pop_folded
+from .layers import Stage, Stem
 from .recompute import run
 
 #: Feature map of a stage to return; see :class:`RepViT`.
@@ -23,7 +22,7 @@ FEATURE_TAPS = ('stage_end', 'penultimate')
 
 
 @MODELS.register_module()
-class RepViT(BaseModule, LoadsBothForms):
+class RepViT(BaseModule):
     """RepViT (Wang et al., CVPR 2024, https://arxiv.org/abs/2307.09283).
 
     Computes the same function as timm's ``repvit_*`` models. Only layers that ``out_indices`` needs are built, so every
@@ -186,15 +185,6 @@ class RepViT(BaseModule, LoadsBothForms):
             source = str(settings.checkpoint)
             load_into(self, read_checkpoint(source), source, prefix=settings.prefix or '')
         self._is_init = True
-
-    def to_own_form(self, state_dict: MutableMapping[str, Tensor], prefix: str) -> None:
-        if not self.deploy:  # each layer converts its own tensors
-            return
-        for name, module in self.named_modules():
-            if isinstance(module, nn.Conv2d) and (
-                    folded := pop_folded(state_dict, f'{prefix}{name}.', self.norm_cfg)):
-                state_dict[f'{prefix}{name}.weight'], state_dict[f'{prefix}{name}.bias'] = (
-                    value.to(module.weight) for value in folded)
 
     def _load_from_state_dict(self, state_dict: MutableMapping[str, Tensor], prefix: str, *args) -> None:
         adapt_names(self, state_dict, prefix)  # here, so that it works with every loader

@@ -1,5 +1,5 @@
 """Layers of RepViT (https://arxiv.org/abs/2307.09283), which fuse themselves; its stem, blocks and stages."""
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -394,38 +394,3 @@ class Stage(nn.Module):
             if number == self.depth:
                 tapped = x
         return x, tapped
-
-
-def pop_folded(state_dict: MutableMapping[str, Tensor], prefix: str,
-               norm_cfg: Mapping = {'type': 'BN'}) -> tuple[Tensor, Tensor] | None:
-    """Remove the tensors of a layer from a state dict, and fold them as the layer itself does.
-
-    Args:
-        state_dict: Name -> tensor. The folded tensors are removed.
-        prefix: Prefix of the names of the layer's tensors.
-        norm_cfg: See :func:`build_norm`.
-
-    Returns:
-        Weight and bias of the fused layer, in :func:`repvit_mm.network.fusion.fusion_dtype`; None if the tensors are
-        not exactly those of a :class:`ConvBN`, :class:`RepDWConv` or :class:`BNLinear`.
-    """
-    tensors = {name[len(prefix):]: value for name, value in state_dict.items() if name.startswith(prefix)}
-    shapes = {name: value.shape for name, value in tensors.items()}
-    try:
-        with torch.device('meta'):
-            if 'conv.weight' in shapes:
-                out_channels, in_channels, size = shapes['conv.weight'][:3]
-                layer = ConvBN(in_channels, out_channels, size, norm_cfg=norm_cfg)
-            elif 'dw3x3.conv.weight' in shapes:
-                layer = RepDWConv(shapes['dw3x3.conv.weight'][0], 'dw1x1.conv.weight' in shapes, norm_cfg)
-            else:
-                layer = BNLinear(*reversed(shapes['linear.weight']))
-        missing, unexpected = layer.load_state_dict(tensors, strict=False, assign=True)
-    except (KeyError, IndexError, ValueError, TypeError, RuntimeError):  # another kind of layer, or other shapes
-        return None
-    if unexpected or any(not name.endswith('num_batches_tracked') for name in missing):
-        return None
-    for name in tensors:
-        del state_dict[prefix + name]
-    with torch.no_grad():
-        return layer.folded(fusion_dtype(next(layer.parameters())))

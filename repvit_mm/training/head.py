@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from ..checkpoints.forms import unfold_in
 from ..errors import ConfigError
 from ..network.fusion import Fusible, fusion_dtype, make_layer
-from ..network.layers import BNLinear, pop_folded
+from ..network.layers import BNLinear
 
 
 @MODELS.register_module()
@@ -63,13 +63,7 @@ class RepViTClsHead(ClsHead, Fusible):
         return scores if scores_dist is None else (scores + scores_dist) / 2
 
     def to_own_form(self, state_dict: dict[str, Tensor], prefix: str) -> None:
-        fused = f'{prefix}fc.weight', f'{prefix}fc.bias'
-        if self.deploy:
-            layers = [pop_folded(state_dict, f'{prefix}{layer}.') for layer in ('fc', 'fc_dist')]
-            values = zip(*(layer for layer in layers if layer), strict=True)
-            state_dict.update((name, (sum(pair) / len(pair)).to(self.fc.weight))
-                              for name, pair in zip(fused, values, strict=False))
-        else:
+        if not self.deploy:
             unfold_in(state_dict, f'{prefix}fc.', prefix, self.unfolded)
 
     def _layers(self) -> list[BNLinear]:

@@ -48,11 +48,8 @@ def test_torch_still_reports_missing_and_unexpected_tensors(format):
 
 
 @pytest.mark.parametrize('format', NAME_FORMATS)
-def test_torch_takes_fused_weights_for_an_unfused_backbone_and_the_reverse(format, log):
-    unfused = trained(RepViT(TINY))
-    source, deployed, model = fuse(unfused), RepViT(TINY, deploy=True), trained(RepViT(TINY), seed=1)
-    deployed.load_state_dict(names(unfused, format))
-    assert is_same(source.state_dict(), deployed.state_dict()) and not log.messages
+def test_torch_takes_fused_weights_for_an_unfused_backbone(format, log):
+    source, model = fuse(trained(RepViT(TINY))), trained(RepViT(TINY), seed=1)
     before = list(model.state_dict())
     model.load_state_dict(names(source, format))
     assert len(log.messages) == 1 and 'the checkpoint is fused: ' in log.messages[0]

@@ -228,30 +228,15 @@ def test_a_file_with_both_forms_of_a_layer_is_not_guessed_at():
             load_into(model, {**tensors, name: model.state_dict()[name]}, 'x')
 
 
-def test_a_tensor_that_a_layer_cannot_be_fused_without_is_named():
-    tensors = trained(RepViT(TINY)).state_dict()
-    del tensors['stages.1.blocks.0.token_mixer.dw1x1.weight']
-    with pytest.raises(CheckpointError, match='2 missing .stages.1.blocks.0.token_mixer.weight, '):
-        load_into(RepViT(TINY, deploy=True), tensors, 'x.pth')
-
-
-@pytest.mark.parametrize('settings', [{}, {'out_indices': (1,), 'feature_tap': 'penultimate'},
-                                      {'norm_cfg': {'type': 'BN', 'eps': 1e-2}}], ids=str)
-@pytest.mark.parametrize('format', NAME_FORMATS)
-@pytest.mark.parametrize('arch', [TINY, {**TINY, 'first_version': True}], ids=['final', 'first'])
-def test_a_fused_model_takes_a_file_with_batch_norms(path, settings, format, arch):
-    source = trained(RepViT(arch, **settings))
-    model = RepViT(arch, deploy=True, **settings).eval()
-    report = load_checkpoint(model, save(path, source, format))
-    assert report.taken == report.total
-    torch.testing.assert_close(model(IMAGE)[-1], source(IMAGE)[-1], rtol=1e-4, atol=1e-5)
-
-
-def test_a_fused_backbone_leaves_the_head_beside_it_as_it_is():
-    source, model = trained(Classifier(TINY)), Classifier(TINY)
-    model.backbone = RepViT(TINY, deploy=True)
-    load_into(model.eval(), source.state_dict(), 'x.pth')
-    torch.testing.assert_close(model(IMAGE), source(IMAGE), rtol=1e-4, atol=1e-5)
+@pytest.mark.parametrize('build', [Classifier, RepViT])
+def test_a_file_with_batch_norms_for_a_fused_model_is_refused(build):
+    source, model = trained(build(TINY)), build(TINY, deploy=True)
+    before = values(model)
+    for load in (lambda: load_into(model, source.state_dict(), 'x.pth'),
+                 lambda: model.load_state_dict(source.state_dict(), strict=False)):
+        with pytest.raises(CheckpointError, match=r' is not fused, but the model is: build it without deploy=True, .*'):
+            load()
+    assert is_same(before, model.state_dict())
 
 
 # --- Values ----------------------------------------------------------------------------------------------------------

@@ -130,10 +130,9 @@ def test_an_arch_chooses_its_attention_and_branches(se, number, reparameterise):
     assert sum(type(module).__name__ == 'RepDWConv' for module in model.modules()) == 10 * reparameterise
     sum(x.sum() for x in model.train()(torch.randn(2, 3, 64, 64))).backward()
     assert all(p.grad is not None for p in model.parameters())
-    deployed.load_state_dict(model.eval().state_dict())
+    deployed.load_state_dict(fuse(model.eval()).state_dict())
     x = torch.randn(1, 3, 64, 64)
     assert relative_error(deployed(x)[-1], model(x)[-1]) < 5e-6
-    assert deployed.state_dict().keys() == fuse(model).state_dict().keys()
 
 
 def test_layers_have_depths_for_learning_rates_that_decay():
