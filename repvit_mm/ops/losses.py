@@ -1,4 +1,4 @@
-"""Focal losses of N predictions of C classes, forward and backward in closed form."""
+"""Focal loss of N predictions of C classes, forward and backward in closed form."""
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -31,34 +31,3 @@ def _signed(input: Tensor, target: Tensor, weight: Tensor, alpha: float) -> tupl
     if weight.numel():
         scale = scale * F.pad(weight, (0, 1), value=1.)[target][:, None]
     return sign, scale, input * sign
-
-
-def softmax_focal_loss_forward(input: Tensor, target: Tensor, weight: Tensor, output: Tensor, gamma: float,
-                               alpha: float) -> None:
-    """Loss of each prediction, from probabilities (N, C), into ``output`` (N); negative targets are ignored."""
-    probability, scale = _of_target(input, target, weight, alpha)
-    output.copy_(-scale * (1 - probability) ** gamma * _log(probability))
-
-
-def softmax_focal_loss_backward(input: Tensor, target: Tensor, weight: Tensor, buff: Tensor, grad_input: Tensor,
-                                gamma: float, alpha: float) -> None:
-    """Its derivative for the logits before the softmax, into ``grad_input`` (N, C)."""
-    probability, scale = _of_target(input, target, weight, alpha)
-    missing = (1 - probability).clamp(min=torch.finfo(probability.dtype).tiny)
-    slope = gamma * missing ** (gamma - 1) * probability * _log(probability) - missing ** gamma
-    one_hot = target[:, None] == torch.arange(input.shape[1], device=target.device)
-    grad_input.copy_((scale * slope)[:, None] * (one_hot.to(probability.dtype) - input))
-
-
-def _of_target(input: Tensor, target: Tensor, weight: Tensor, alpha: float) -> tuple[Tensor, Tensor]:
-    """For each prediction: the probability of its target, and its factor."""
-    input, weight = wide(input, weight)
-    classes = target.clamp(min=0)
-    scale = (target >= 0).to(input.dtype) * alpha
-    if weight.numel():
-        scale = scale * weight[classes]
-    return input.gather(1, classes[:, None])[:, 0], scale
-
-
-def _log(probability: Tensor) -> Tensor:
-    return probability.clamp(min=torch.finfo(probability.dtype).tiny).log()

@@ -78,11 +78,6 @@ def align(ratio: int, aligned: bool, rois: Callable[[int], Tensor], images: int 
                 lambda x, r: oracles.roi_align(x, r, *arguments, aligned), maps_and(rois, images))
 
 
-def pool(rois: Callable[[int], Tensor], images: int = 2) -> Case:
-    return Case(lambda x, r: ops.roi_pool(x, r, 3, 0.5), lambda x, r: oracles.roi_pool(x, r, 3, 0.5),
-                maps_and(rois, images))
-
-
 def some(size: int) -> Tensor:
     return regions(3 * size ** 2, 2, 12. * size)
 
@@ -149,18 +144,15 @@ def deform(modulated: bool, kernel: int = 3, stride: int = 1, padding: int = 1, 
                 lambda x, offset, weight: oracles.deform_conv(x, offset, None, weight, None, *settings), tensors, 3)
 
 
-# Losses; a class more than there are is the background.
+# Loss; a class more than there are is the background.
 
-def focal(name: str, gamma: float = 2., weighted: bool = False, count: int = 5) -> Case:
-    background = name == 'sigmoid_focal_loss'
-
+def focal(gamma: float = 2., weighted: bool = False, count: int = 5) -> Case:
     def tensors(size: int) -> list[Tensor]:
         weight = [torch.rand(3 * size, dtype=torch.float64)] * weighted
-        return [random(count * size, 3 * size) * 4, torch.randint(3 * size + background, (count * size, )), *weight]
+        return [random(count * size, 3 * size) * 4, torch.randint(3 * size + 1, (count * size, )), *weight]
 
-    # mmcv multiplies the softmax's gradient (N, C) by that of the loss as it is: it has to be one number.
-    return Case(lambda x, target, weight=None: getattr(ops, name)(x, target, gamma, 0.3, weight, 'sum'),
-                lambda x, target, weight=None: getattr(oracles, name)(x, target, gamma, 0.3, weight).sum(), tensors)
+    return Case(lambda x, target, weight=None: ops.sigmoid_focal_loss(x, target, gamma, 0.3, weight, 'sum'),
+                lambda x, target, weight=None: oracles.sigmoid_focal_loss(x, target, gamma, 0.3, weight).sum(), tensors)
 
 
 # Maps
@@ -219,7 +211,6 @@ CASES: dict[str, dict[str, Case]] = {
     'roi_align': {
         **{name: align(0, True, rois) for name, rois in REGIONS.items()},
         'ratio_2': align(2, True, some), 'not_aligned': align(0, False, some), 'legacy': align(2, False, some)},
-    'roi_pool': {name: pool(rois) for name, rois in REGIONS.items()},
     'deform_conv': {
         'plain': deform(False), 'strided': deform(False, stride=2, padding=2, dilation=2),
         'groups': deform(False, groups=2, deform_groups=2, images=2), 'one_tap': deform(False, kernel=1, padding=0)},
@@ -231,10 +222,7 @@ CASES: dict[str, dict[str, Case]] = {
     'ms_deform_attn': {'plain': Case(attend, lambda value, locations, weights: oracles.attention(
         value, LEVELS, locations, weights), attention_tensors, 3)},
     'sigmoid_focal_loss': {
-        'plain': focal('sigmoid_focal_loss'), 'gamma_half': focal('sigmoid_focal_loss', 0.5),
-        'weighted': focal('sigmoid_focal_loss', weighted=True), 'empty': focal('sigmoid_focal_loss', count=0)},
-    'softmax_focal_loss': {
-        'plain': focal('softmax_focal_loss'), 'gamma_half': focal('softmax_focal_loss', 0.5)},
+        'plain': focal(), 'gamma_half': focal(0.5), 'weighted': focal(weighted=True), 'empty': focal(count=0)},
     'carafe': {'plain': carafe_case(1), 'images': carafe_case(2)},
     'masked_conv': {'plain': masked_conv_case()},
     'psamask': {f'{kind}_{h}x{w}': psa(kind, (h, w)) for kind in ('collect', 'distribute')

@@ -104,14 +104,6 @@ def grid(function, *sizes):
     return torch.stack([grid(lambda *rest, i=i: function(i, *rest), *sizes[1:]) for i in range(sizes[0])])
 
 
-def per_region(function, maps, rois, size):
-    """(K, C, size, size) of function(the region's maps, its box, bin's row, bin's column)."""
-    if not len(rois):
-        return maps.new_zeros(0, maps.shape[1], size, size) + maps.sum() * 0
-    return grid(lambda k, row, column: function(maps[int(rois[k, 0])], rois[k, 1:].tolist(), row, column),
-                len(rois), size, size).permute(0, 3, 1, 2)
-
-
 def average(maps, rows, columns, place):
     """The mean of rows x columns samples of a bin; place(i, j) is where the sample at these fractions is, y and x."""
     height, width = maps.shape[1:]
@@ -156,19 +148,6 @@ def deform_roi_pool(maps, rois, offset, size, scale, ratio, gamma):
                                      x1 * scale - 0.5 + width * ((column + j) / size[1] + dx)))
 
     return grid(one, len(rois), *size).permute(0, 3, 1, 2)
-
-
-def roi_pool(maps, rois, size, scale):
-    def largest(maps, box, row, column):
-        x1, y1, x2, y2 = box[0] * scale, box[1] * scale, (box[2] + 1) * scale, (box[3] + 1) * scale
-        bin_h, bin_w = (y2 - y1) / size, (x2 - x1) / size
-        if min(bin_h, bin_w) <= 0:
-            return maps[:, 0, 0] * 0
-        found = maps[:, max(0, math.floor(y1 + row * bin_h)):max(0, math.ceil(y1 + (row + 1) * bin_h)),
-                     max(0, math.floor(x1 + column * bin_w)):max(0, math.ceil(x1 + (column + 1) * bin_w))]
-        return found.flatten(1).max(dim=1).values if found.numel() else maps[:, 0, 0] * 0
-
-    return per_region(largest, maps, rois, size)
 
 
 def deform_conv(maps, offset, mask, weight, bias, stride, padding, dilation, groups, deform_groups):
@@ -225,20 +204,10 @@ def psa_mask(masks, kind, mask_size):
     return laid if kind == 'collect' else laid.flatten(2).transpose(1, 2).reshape(laid.shape)
 
 
-# Losses
+# Loss
 
 def sigmoid_focal_loss(logits, targets, gamma, alpha, weight):
     classes = logits.shape[1]
     positive = F.one_hot(targets, classes + 1)[:, :classes].to(logits)
     found = torchvision.ops.sigmoid_focal_loss(logits, positive, alpha, gamma)
     return found if weight is None else found * torch.cat([weight, weight.new_ones(1)])[targets][:, None]
-
-
-def softmax_focal_loss(logits, targets, gamma, alpha, weight):
-    def one(n):
-        if targets[n] < 0:
-            return logits.new_zeros(())
-        p = logits[n].softmax(0)[targets[n]]
-        return -(1 if weight is None else weight[targets[n]]) * alpha * (1 - p) ** gamma * torch.log(p)
-
-    return grid(one, len(logits)) if len(logits) else logits.sum(1)

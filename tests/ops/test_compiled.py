@@ -13,8 +13,7 @@ if is_provided():
     pytest.skip('needs a compiled mmcv: make check-operators', allow_module_level=True)
 
 #: Compiled for CUDA alone.
-ON_GPUS = ('carafe', 'deform_roi_pool', 'masked_conv', 'ms_deform_attn', 'roi_pool',
-           'sigmoid_focal_loss', 'softmax_focal_loss')
+ON_GPUS = ('carafe', 'deform_roi_pool', 'masked_conv', 'ms_deform_attn', 'sigmoid_focal_loss')
 DEVICES = ['cpu', *(['cuda'] if torch.cuda.is_available() else [])]
 
 

@@ -39,8 +39,6 @@ def converted(tensors, dtype, memory_format=torch.contiguous_format):
 @pytest.mark.parametrize('case', ROWS)
 def test_operator_is_its_definition(case, dtype):
     """Half precision loses what the rounding of results loses, and nothing in between."""
-    if case in CASES['softmax_focal_loss'].values() and dtype.itemsize == 2:
-        pytest.skip('mmcv works out the softmax itself, in half precision')
     tensors = converted(case.tensors(1), dtype)
     found = run(case.call, tensors, case.gradients)
     expected = run(case.oracle, converted(tensors, torch.float64), case.gradients)
@@ -62,7 +60,7 @@ def test_channels_last(case):
 
 
 @pytest.mark.parametrize('case', [
-    CASES['roi_align']['none'], CASES['roi_pool']['none'], CASES['carafe']['plain'], CASES['psamask']['collect_5x5']])
+    CASES['roi_align']['none'], CASES['carafe']['plain'], CASES['psamask']['collect_5x5']])
 def test_batch_of_nothing(case):
     tensors = case.tensors(1)
     images = len(tensors[0])
@@ -110,8 +108,8 @@ def test_max_pooling_of_roi_align_suggests_average_pooling():
 def test_operator_that_is_not_there_is_named():
     with pytest.raises(UserError, match='no operator nms_quadri: install a compiled mmcv'):
         ops.nms_quadri(torch.rand(2, 8), torch.rand(2), 0.5)
-    with pytest.raises(UserError, match='no operator line_nms_forward: install a compiled mmcv'):
-        ops.line_nms(torch.rand(3, 77), torch.rand(3), 0.5, 2)
+    with pytest.raises(UserError, match='no operator roi_pool_forward: install a compiled mmcv'):
+        ops.roi_pool(torch.rand(1, 1, 4, 4), torch.rand(1, 5), 2)
     assert not hasattr(extension, '__no_such_attribute__')
 
 
@@ -139,7 +137,7 @@ def test_offsets_have_no_gradient_at_minus_one(modulated):
 
 #: Operator -> which of its tensors are coordinates.
 COORDINATES = {
-    'roi_align': [1], 'roi_pool': [1], 'roi_align_rotated': [1], 'deform_roi_pool': [1, 2], 'deform_conv': [1],
+    'roi_align': [1], 'roi_align_rotated': [1], 'deform_roi_pool': [1, 2], 'deform_conv': [1],
     'modulated_deform_conv': [1], 'ms_deform_attn': [1], 'bbox_overlaps': [0, 1], 'box_iou_rotated': [0, 1]}
 SUPPRESSION = {
     'nms': lambda boxes, scores: ops.nms(boxes, scores, 0.5),
