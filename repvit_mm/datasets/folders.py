@@ -2,7 +2,7 @@
 from collections import Counter
 from pathlib import Path
 
-from ..io.class_folders import HELD_OUT, SPLITS, find_classes, labelled_images, split_folders, subfolders
+from ..io.class_folders import SPLITS, find_classes, labelled_images, split_folders, subfolders
 from .dataset import Dataset, Sample, Split
 from .tree import Tree, counted, named
 
@@ -27,7 +27,7 @@ def read(tree: Tree, _: list[str], notes: list[str]) -> Dataset:
     classes = find_classes(tree.root)
     splits = {}
     for split in SPLITS:
-        labels = labelled_images(tree.root, split, classes, HELD_OUT)
+        labels = labelled_images(tree.root, split, classes)
         sizes = tree.look(labels)
         settings = {}
         if damaged := labels.keys() - sizes.keys():

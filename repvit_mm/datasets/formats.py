@@ -9,7 +9,7 @@ from ..io.image_files import choose_images, skipped_files
 from . import coco, cvat, folders, label_images, label_studio, labelme, table, voc, yolo
 from .dataset import Dataset
 from .objects import build
-from .tree import Tree, counted, named
+from .tree import Tree, copies, counted, named
 
 #: Value of ``--format`` -> a module with ``KIND``, the name of the format; ``find``, which returns its files in a tree;
 #: and ``read``, which reads these, with a list for notes, and returns the annotations of each split, or for images
@@ -106,11 +106,11 @@ def _finish(tree: Tree, dataset: Dataset) -> Dataset:
                            f'{min(both)}: are those for validation missing?')
     if both:
         notes.append(f'{named(both)} of the images are in training and in validation, which inflates results')
-    if copies := tree.copies(*paths):
-        notes.append(f'validation has exact copies of {counted(len(copies), "images")} for training, which inflates '
-                     f'results: {shortened((f"{new} of {old}" for old, new in copies), 3)}')
+    if same := copies(*paths):
+        notes.append(f'validation has exact copies of {counted(len(same), "images")} for training, which inflates '
+                     f'results: {shortened((f"{new} of {old}" for old, new in same), 3)}')
     used = {*paths[0], *paths[1], *(sample.label for split in (train, val) for sample in split.samples)}
-    if unused := set(tree.images) - used - {*tree.damaged}:
+    if unused := set(tree.images) - used - tree.damaged.keys():
         notes.append(f'{named(unused)} of {counted(len(tree.images), "images")} are not used')
     if skipped := skipped_files(tree.root, choose_images(tree.files, KNOWN)[1]):
         notes.append(skipped)

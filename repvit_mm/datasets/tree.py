@@ -1,41 +1,27 @@
 """The files of a folder: images, splits and class names by their names, and a look at every image."""
 import hashlib
-import os
 import random
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from itertools import repeat
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
-from rich.console import Console
-from rich.progress import track
-
-from ..errors import DatasetError, UserError
+from ..errors import DatasetError
 from ..io.class_folders import HELD_OUT
 from ..io.files import find_files, read_json, read_text
 from ..io.image_files import choose_images
-from ..io.images import check_image
+from ..io.images import check_images
 
 #: Word in a path -> split.
 WORDS = {**dict.fromkeys(('train', 'training'), 'train'), **dict.fromkeys(('val', 'valid', 'validation'), 'val'),
          **dict.fromkeys(('test', 'testing'), 'test')}
 #: Files with a class name in each line.
 NAME_FILES = ('classes.txt', 'labels.txt', 'obj.names')
-#: From this number of images on, a progress bar is shown.
-MANY = 200
 
 T = TypeVar('T')
-
-
-class Look(NamedTuple):
-    """Width and height of an image, and a digest of its file."""
-
-    size: tuple[int, int]
-    digest: bytes
 
 
 class Tree:
@@ -48,6 +34,7 @@ class Tree:
         root: The folder.
         files: All files below it, without hidden ones.
         faults: Messages about data that cannot be learned from.
+        damaged: Image -> reason, of those that could not be decoded.
 
     Raises:
         DatasetError: If the folder is missing or empty.
@@ -61,7 +48,8 @@ class Tree:
         if not self.files:
             raise DatasetError(f'{self.root} is empty')
         self.faults: list[str] = []
-        self._looks: dict[Path, Look | None] = {}
+        self.damaged: dict[Path, str] = {}
+        self._sizes: dict[Path, tuple[int, int]] = {}
         self._missing: set[Path] = set()
 
     def with_suffix(self, *suffixes: str) -> list[Path]:
@@ -117,7 +105,7 @@ class Tree:
         return None
 
     def look(self, paths: Iterable[Path], name: str = '') -> dict[Path, tuple[int, int]]:
-        """Decode images, each one once, in threads. Those that are missing are a fault.
+        """Decode images, each one once. Those that are missing are a fault.
 
         Args:
             paths: The images.
@@ -132,35 +120,17 @@ class Tree:
             self.faults.append(f'{named(missing)} of {counted(len(paths), "images")} of {name} are missing; add them, '
                                'or remove them from the annotations')
             self._missing |= missing
-        new = [path for path in paths if path not in self._looks and path not in missing]
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            looks = track(pool.map(_look, new), 'Decoding images', len(new), transient=True,
-                          console=Console(stderr=True), disable=len(new) < MANY)
-            self._looks.update(zip(new, looks, strict=True))
-        return {path: look.size for path in paths if (look := self._looks.get(path))}
+        seen = missing.union(self._sizes, self.damaged)
+        sizes, errors = check_images([path for path in paths if path not in seen])
+        self._sizes.update(sizes)
+        self.damaged.update(errors)
+        return {path: self._sizes[path] for path in paths if path in self._sizes}
 
     def check(self) -> None:
         """Raise the last fault as a DatasetError, if there is one."""
         if self.faults:
             raise DatasetError(self.faults.pop())
 
-    @property
-    def damaged(self) -> list[Path]:
-        """The images that could not be decoded."""
-        return [path for path, look in self._looks.items() if look is None]
-
-    def copies(self, train: Iterable[Path], val: Iterable[Path]) -> list[tuple[Path, Path]]:
-        """Different files of the same content, in training and in validation."""
-        known = {self._looks[path].digest: path for path in train}
-        return [(known[digest], path) for path in val
-                if (digest := self._looks[path].digest) in known and known[digest] != path]
-
-
-def _look(path: Path) -> Look | None:
-    try:
-        return Look(check_image(path), hashlib.blake2b(path.read_bytes(), digest_size=16).digest())
-    except UserError:
-        return None
 
 
 def split_in(name: str) -> str | None:
@@ -217,6 +187,16 @@ def hold_out(labels: Sequence[Collection]) -> set[int]:
             held.add(i)
             have.update(labels[i])
     return held or set(order[-1:])
+
+
+def copies(train: Iterable[Path], val: Iterable[Path]) -> list[tuple[Path, Path]]:
+    """Different files of the same content, in training and in validation."""
+    train, val = ({path: path.stat().st_size for path in paths} for paths in (train, val))
+    sizes = {*train.values()} & {*val.values()}  # only these are read again
+    train, val = ({path: hashlib.sha256(path.read_bytes()).digest() for path, size in files.items() if size in sizes}
+                  for files in (train, val))
+    known = {digest: path for path, digest in train.items()}
+    return [(known[digest], path) for path, digest in val.items() if known.get(digest, path) != path]
 
 
 def counted(number: int, things: str) -> str:

@@ -2,7 +2,7 @@
 import random
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from ..errors import DatasetError, shortened
 from .files import find_files, is_junk, read_json
@@ -14,8 +14,6 @@ SPLITS = {'train': ('train', 'training'), 'val': ('val', 'valid', 'validation', 
 HELD_OUT = 0.2
 _LABEL_FORMAT = ('{"metainfo": {"classes": [NAME, ...]}, '
                  '"data_list": [{"img_path": PATH, "gt_label": [NUMBER, ...]}, ...]}')
-
-T = TypeVar('T')
 
 
 def find_classes(data_root: str | Path) -> list[str]:
@@ -49,14 +47,13 @@ def find_classes(data_root: str | Path) -> list[str]:
     return classes
 
 
-def labelled_images(root: str | Path, split: str, classes: Sequence[str], part: float) -> dict[Path, int]:
-    """The images of a split, and the index of the class of each.
+def labelled_images(root: str | Path, split: str, classes: Sequence[str]) -> dict[Path, int]:
+    """The images of a split, and the index of the class of each; a part is held out if there is no folder for it.
 
     Args:
         root: The folder.
         split: ``'train'`` or ``'val'``.
         classes: Class names, from :func:`find_classes`.
-        part: Fraction of each class that is held out for validation if there is no folder for it.
 
     Raises:
         DatasetError: If there is a folder for validation, but none for training.
@@ -72,7 +69,8 @@ def labelled_images(root: str | Path, split: str, classes: Sequence[str], part: 
     for label, name in enumerate(classes):
         images = images_of(splits.get(split, root) / name)  # none for a class without validation images
         if not splits:
-            val = held_out(images, part)
+            held = max(1, round(HELD_OUT * len(images)))
+            val = sorted(random.Random(0).sample(images, len(images))[:held])  # always the same
             images = val if split == 'val' else sorted(set(images) - set(val))
         found.update(dict.fromkeys(images, label))
     return found
@@ -91,17 +89,6 @@ def subfolders(folder: Path) -> list[str]:
 
 def images_of(folder: Path) -> list[Path]:
     return sorted(choose_images(find_files(folder))[0])
-
-
-def held_out(items: Sequence[T], part: float) -> list[T]:
-    """The items that are held out for validation, always the same for the same items in the same order.
-
-    Args:
-        items: At least two.
-        part: Their fraction, 0-1; at least one is held out, and one is left.
-    """
-    count = min(max(1, round(len(items) * part)), len(items) - 1)
-    return sorted(random.Random(0).sample(items, len(items))[:count])
 
 
 def read_label_file(path: str | Path) -> list[str]:

@@ -1,8 +1,11 @@
 """The one reader of pixels: an image of any format and mode becomes upright 8-bit RGB."""
 import io
 import logging
+import os
 import struct
 import warnings
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +21,8 @@ from .image_files import IMAGE_FORMATS
 MOST_PIXELS = 150_000_000
 #: Narrower images are rejected: resizing their short edge to that of a model would take gigabytes.
 LARGEST_RATIO = 200
+#: From this number of images on, decoding shows a progress bar.
+MANY = 200
 #: Colour behind transparent pixels.
 BACKGROUND = (255, 255, 255)
 _ORIENTATION, _TURNED = 0x0112, (5, 6, 7, 8)
@@ -110,6 +115,24 @@ def check_image(path: str | Path) -> tuple[int, int]:
                 image.load()
                 return size
     return read_image(path).shape[1::-1]
+
+
+def check_images(paths: Sequence[Path]) -> tuple[dict[Path, tuple[int, int]], dict[Path, str]]:
+    """Call :func:`check_image` in threads: image -> width and height, and image -> reason if it cannot be decoded."""
+    from rich.console import Console
+    from rich.progress import track  # takes longer to import than most tools take to read their image
+
+    def check(path: Path) -> tuple[int, int] | str:
+        try:
+            return check_image(path)
+        except UserError as error:
+            return str(error).removeprefix(str(path)).lstrip(': ')
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        results = dict(zip(paths, track(pool.map(check, paths), 'Decoding images', len(paths), transient=True,
+                                        console=Console(stderr=True), disable=len(paths) < MANY), strict=True))
+    errors = {path: result for path, result in results.items() if isinstance(result, str)}
+    return {path: size for path, size in results.items() if path not in errors}, errors
 
 
 def _open(source: Path | bytes) -> Image.Image:

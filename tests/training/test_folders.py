@@ -46,11 +46,11 @@ def test_folders_are_classes_in_alphabetical_order(split_root):
 
 def test_without_splits_a_part_of_each_class_is_kept_for_validation(flat_root):
     write_images(flat_root / 'train', 10)  # a class may be called like a split
-    train, val = (names(ImageFolder(flat_root, split, val_part=0.3)) for split in ('train', 'val'))
-    assert len(train) == 21 and len(val) == 9
+    train, val = (names(ImageFolder(flat_root, split)) for split in ('train', 'val'))
+    assert len(train) == 24 and len(val) == 6
     assert not {tuple(n) for n in train} & {tuple(n) for n in val}
-    assert [folder for folder, _ in val] == ['ant'] * 3 + ['cat'] * 3 + ['train'] * 3
-    assert val == names(ImageFolder(flat_root, 'val', val_part=0.3)), 'the part is always the same'
+    assert [folder for folder, _ in val] == ['ant'] * 2 + ['cat'] * 2 + ['train'] * 2
+    assert val == names(ImageFolder(flat_root, 'val')), 'the part is always the same'
 
 
 def test_a_class_may_lack_validation_images_but_not_training_images(split_root):
@@ -86,14 +86,10 @@ def test_a_root_too_high_up_is_not_taken_for_the_classes(tmp_path):
         ImageFolder(tmp_path)
 
 
-def damage(root):
-    whole = (root / 'train' / 'bee' / '1.jpg').read_bytes()
-    (root / 'train' / 'bee' / '1.jpg').write_bytes(whole[:len(whole) // 2])
-    (root / 'train' / 'cat' / '0.jpg').write_bytes(b'no image')
-
-
 def test_corrupt_images_are_counted_and_named_or_skipped(split_root):
-    damage(split_root)
+    bee = split_root / 'train' / 'bee' / '1.jpg'
+    bee.write_bytes(bee.read_bytes()[:-2000])
+    (split_root / 'train' / 'cat' / '0.jpg').write_bytes(b'no image')
     with pytest.raises(DatasetError, match=r'2 of 12 images cannot be decoded') as error:
         ImageFolder(split_root)
     assert 'bee/1.jpg' in str(error.value) and 'cat/0.jpg' in str(error.value)
@@ -103,21 +99,10 @@ def test_corrupt_images_are_counted_and_named_or_skipped(split_root):
     assert not {('bee', '1.jpg'), ('cat', '0.jpg')} & {tuple(name) for name in names(dataset)}
 
 
-def test_an_unchecked_corrupt_image_is_named_when_its_turn_comes(split_root):
-    damage(split_root)
-    load = dict(type='LoadImageFromFile', imdecode_backend='pillow')
-    dataset = ImageFolder(split_root, corrupt='unchecked', pipeline=[load])
-    assert dataset[0]['img'].shape == (40, 48, 3)
-    with pytest.raises(DatasetError, match=r'bee/1\.jpg cannot be decoded'):
-        dataset[5]
-
-
 @pytest.mark.parametrize(('wrong', 'message'), [
-    (dict(split='test'), 'split'), (dict(corrupt='maybe'), 'corrupt'), (dict(val_part=0.), 'val_part'),
-    (dict(classes=['ant', 'cat']), 'has the classes ant, bee, cat, expected ant, cat')])
+    (dict(split='test'), 'split'), (dict(corrupt='maybe'), 'corrupt')])
 def test_settings_are_checked(split_root, wrong, message):
-    assert len(ImageFolder(split_root, classes=['ant', 'bee', 'cat'])) == 12
-    with pytest.raises((ConfigError, DatasetError), match=message):
+    with pytest.raises(ConfigError, match=message):
         ImageFolder(split_root, **wrong)
 
 
