@@ -59,11 +59,11 @@ def load_config(path: str | Path, options: Mapping[str, Any] | None = None) -> C
 
 
 def find_config(path: str | Path) -> Path:
-    """Find a config file: ``path`` itself, or else the config of that name installed with this package.
+    """Find a config file: ``path`` itself, or else the config of that name installed with this package or a toolbox.
 
     Args:
         path: A file, or an installed config as ``configs/detection/x.py``, ``detection/x.py``,
-            ``repvit_mm::detection/x.py`` or ``x``.
+            ``repvit_mm::detection/x.py``, ``x`` or ``mmdet::yolox/x.py``.
 
     Raises:
         ConfigError: If it does not exist.
@@ -82,7 +82,8 @@ def config_path(name: str) -> str:
     """Path of a config installed with this package, for ``_base_`` in a config of another project.
 
     Args:
-        name: The config, for example ``detection/maskrcnn_repvit_m1_1.py`` or ``maskrcnn_repvit_m1_1``.
+        name: The config, for example ``detection/maskrcnn_repvit_m1_1.py`` or ``maskrcnn_repvit_m1_1``; or a toolbox's
+            with its scope, ``mmdet::yolox/yolox_s_8xb8-300e_coco.py``.
 
     Raises:
         ConfigError: If it does not exist.
@@ -92,15 +93,25 @@ def config_path(name: str) -> str:
 
         >>> _base_ = __import__('repvit_mm').config_path('detection/maskrcnn_repvit_m1_1.py')
     """
-    bare = name.removeprefix('repvit_mm::').removeprefix(f'configs{os.sep}')
-    path = installed_configs().get(bare, INSTALLED_CONFIGS / bare)
+    scope, _, bare = name.removeprefix('repvit_mm::').rpartition('::')
+    bare = bare.removeprefix(f'configs{os.sep}')
+    folder = _configs_of(scope) if scope else INSTALLED_CONFIGS
+    path = folder / bare if scope else installed_configs().get(bare, folder / bare)
     if not path.is_file():
         beside = [str(file) for file in Path(name).parent.glob('*.py')]
-        installed = [file.relative_to(INSTALLED_CONFIGS).as_posix() for file in installed_configs().values()]
-        hint = did_you_mean(name, beside) or did_you_mean(bare, installed,
-                                                          f'; the installed ones are in {INSTALLED_CONFIGS}')
+        installed = [file.relative_to(folder).as_posix() for file in sorted(folder.glob('*/*.py'))]
+        hint = did_you_mean(name, beside) or did_you_mean(bare, installed, f'; the installed ones are in {folder}')
         raise ConfigError(f'there is no config {name}{hint}')
     return str(path)
+
+
+def _configs_of(scope: str) -> Path:
+    """The configs installed with a toolbox, where mmengine looks for a ``_base_``."""
+    from ..toolboxes import TOOLBOXES
+    spec = find_spec(scope) if scope in TOOLBOXES else None
+    if spec is None:
+        raise ConfigError(f'{scope}:: is not an installed toolbox; expected one of {", ".join(TOOLBOXES)}')
+    return Path(spec.origin).parent / '.mim' / 'configs'
 
 
 def add_scopes(packages: dict[str, str]) -> None:

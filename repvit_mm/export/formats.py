@@ -79,9 +79,8 @@ def check_options(name: str, options: Options) -> Options:
         ExportError: If a package is missing, or the format lacks an option.
     """
     row = FORMATS[name]
-    with quiet():
-        for package in row.packages:
-            need(package)
+    for package in row.packages:
+        need(package)
     precision = options.precision or row.precisions[0]
     if precision not in row.precisions:
         why = _NO_PRECISION.get(precision, '')

@@ -5,6 +5,7 @@ from importlib import import_module
 from types import ModuleType
 
 from ..errors import ExportError, UserError
+from .tracing import quiet
 
 #: Packages that the extra ``export`` does not install.
 INSTALLED_BY = {'executorch': 'pip install "repvit-mm[executorch]"', 'ai_edge_litert': 'pip install ai-edge-litert',
@@ -13,13 +14,14 @@ INSTALLED_BY = {'executorch': 'pip install "repvit-mm[executorch]"', 'ai_edge_li
 
 
 def need(name: str) -> ModuleType:
-    """Import an optional package.
+    """Import an optional package; what it warns of, such as versions of others, is silenced.
 
     Raises:
         ExportError: If it is not installed, or cannot be imported.
     """
     try:
-        return import_module(name)
+        with quiet():
+            return import_module(name)
     except Exception as error:  # beside other versions than its own, a package may raise anything
         package = name.partition('.')[0]
         missing = isinstance(error, ModuleNotFoundError) and error.name == package

@@ -1,6 +1,7 @@
 """Data sets of images in one folder per class."""
 import logging
 from collections.abc import Sequence
+from pathlib import Path
 
 from mmengine.logging import print_log
 from mmengine.registry import DATASETS
@@ -50,7 +51,8 @@ class ImageFolder(BaseDataset):
     def load_data_list(self) -> list[dict]:
         """Find the images of the split, and decode each once."""
         images = labelled_images(self.data_root, self.split, self.metainfo['classes'])
-        if self.split == 'train' and (others := choose_images(find_files(self.data_root))[1]):
+        inside = [path for path in find_files(self.data_root) if path.parent != Path(self.data_root)]
+        if self.split == 'train' and (others := choose_images(inside)[1]):
             print_log(skipped_files(self.data_root, others), 'current', logging.WARNING)
         _, errors = check_images([*images])
         if errors:

@@ -58,6 +58,23 @@ def test_config_that_is_not_here_is_taken_from_the_package(tmp_path, monkeypatch
     assert find_config(name) == INSTALLED
 
 
+@pytest.mark.parametrize(('scope', 'name'), [
+    ('mmdet', 'yolox/yolox_tiny_8xb8-300e_coco.py'), ('mmseg', 'fastscnn/fast_scnn_8xb4-160k_cityscapes-512x1024.py'),
+    ('mmpretrain', 'resnet/resnet18_8xb32_in1k.py')])
+def test_config_of_a_toolbox(scope, name):
+    cfg = load_config(f'{scope}::{name}')
+    assert cfg.default_scope == scope and cfg.filename.endswith(f'configs/{name}')
+
+
+@pytest.mark.parametrize(('name', 'message'), [
+    ('mmdet::yolox/yolox_tinny_8xb8-300e_coco.py', r'; did you mean yolox/yolox_tiny_8xb8-300e_coco\.py\?'),
+    ('mmdit::yolox/x.py', 'mmdit:: is not an installed toolbox; expected one of mmpretrain, mmdet, mmseg'),
+])
+def test_slip_in_the_name_of_a_config_of_a_toolbox(name, message):
+    with pytest.raises(ConfigError, match=message):
+        load_config(name)
+
+
 def test_config_that_is_here_comes_first(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / 'detection').mkdir()

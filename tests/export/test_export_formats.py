@@ -1,5 +1,7 @@
 """Behaviour common to all formats of the table. Those whose packages are missing are skipped."""
 import copy
+import re
+import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -7,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from inference_models import write_config
 from oracles import IMAGENET
 from small_detectors import mutate
 
@@ -225,3 +228,16 @@ def test_every_architecture_is_exported_in_its_fused_form(name, arch, tmp_path):
     modules = fuse(model).modules()
     convolutions = {'onnx': 'Conv', 'coreml': 'conv'}[name]
     assert report.operations[convolutions] == sum(isinstance(module, torch.nn.Conv2d) for module in modules)
+
+
+@pytest.mark.slow
+def test_exporting_and_opening_files_warns_of_nothing(tmp_path):
+    """In processes of their own: packages warn when they are first imported, torch when it is first asked."""
+    names = [name for name, row in FORMATS.items() if all(map(find_spec, row.packages))]
+    files = [f'{tmp_path}/tiny_classification_64x64{FORMATS[name].suffix}:{FORMATS[name].engine}' for name in names]
+    opening = 'from repvit_mm.export.runtimes import open_exported as f; [f(*argv.split(":")) for argv in sys.argv[1:]]'
+    for arguments in (['tools/export.py', write_config(tmp_path, 'classification'), '--to', *names, '--shape', '64',
+                       '64', '--out', tmp_path], ['-c', f'import sys; {opening}', *files]):
+        done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert not re.search('warn|deprecat|tested|support', done.stdout + done.stderr, re.IGNORECASE)

@@ -99,6 +99,15 @@ def test_corrupt_images_are_counted_and_named_or_skipped(split_root):
     assert not {('bee', '1.jpg'), ('cat', '0.jpg')} & {tuple(name) for name in names(dataset)}
 
 
+def test_files_of_class_folders_that_are_no_images_are_counted(split_root, monkeypatch):
+    logged = []
+    monkeypatch.setattr('repvit_mm.training.folders.print_log', lambda text, *_: logged.append(text))
+    (split_root / 'about.json').touch()  # beside the folders
+    (split_root / 'train' / 'bee' / 'notes.txt').touch()
+    assert len(ImageFolder(split_root)) == 12
+    assert logged == [f'{split_root}: skipped, not images: 1 .txt']
+
+
 @pytest.mark.parametrize(('wrong', 'message'), [
     (dict(split='test'), 'split'), (dict(corrupt='maybe'), 'corrupt')])
 def test_settings_are_checked(split_root, wrong, message):
