@@ -86,9 +86,7 @@ def judge_labels(sample: Any, instances: Sequence[Mapping] | None, meta: Mapping
 
 def judge_segmentation(sample: Any, instances: Sequence[Mapping] | None, meta: Mapping) -> Judged:
     """Judge a sample of mmseg; its mistake is the share of wrong pixels."""
-    maps = {caption: labels.data[0].cpu().numpy() for caption, labels in (
-        ('ground truth', sample.gt_sem_seg), ('prediction', sample.pred_sem_seg))}
-    truth, predicted = maps.values()
+    truth, predicted = maps = [labels.data[0].cpu().numpy() for labels in (sample.gt_sem_seg, sample.pred_sem_seg)]
     known = truth < len(meta['classes'])
     mistake = float((truth != predicted)[known].mean()) if known.any() else 0.
 

@@ -12,6 +12,8 @@ from pycocotools import mask as mask_utils
 PAPER, INK = (255, 255, 255), (32, 34, 40)
 _VIVID = ((226, 52, 66), (32, 112, 222), (34, 160, 84), (240, 150, 20), (140, 78, 204), (0, 160, 172), (232, 92, 30),
           (222, 70, 150), (116, 160, 24), (84, 86, 214), (160, 100, 52), (20, 130, 110))
+#: Largest classes of a label map that are named.
+_NAMES = 8
 #: Opacity of label colours over an image, 0-1.
 _OPACITY = 0.6
 #: Height of a label relative to the short edge of the image, and its limits in pixels.
@@ -103,6 +105,29 @@ def overlay_labels(photo: np.ndarray, labels: np.ndarray, colours: np.ndarray) -
     edges[1:] |= labels[1:] != labels[:-1]
     drawn[edges] = cv2.addWeighted(drawn, 0.4, np.full_like(drawn, 255), 0.6, 0)[edges]
     return drawn
+
+
+def draw_labels(image: np.ndarray, labels: np.ndarray, classes: Sequence[str], colours: Sequence[Sequence[int]],
+                smallest: int = 0) -> np.ndarray:
+    """Call :func:`overlay_labels`, and list the largest classes in the upper left corner.
+
+    Args:
+        image: RGB, uint8 (H, W, 3).
+        labels: Label of every pixel, integers (H, W). Values beyond the classes (255) stay grey.
+        classes: Name of each label.
+        colours: RGB of each label, 0-255.
+        smallest: See :func:`draw_objects`.
+
+    Returns:
+        RGB, uint8 (H', W', 3).
+    """
+    if (scale := -(-smallest // min(image.shape[:2]))) > 1:
+        image = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC)
+        labels = cv2.resize(labels.astype(np.int32), image.shape[1::-1], interpolation=cv2.INTER_NEAREST)
+    found, area = np.unique(labels[(labels >= 0) & (labels < len(classes))], return_counts=True)
+    largest = found[np.argsort(-area)][:_NAMES].tolist()
+    return draw_lines(overlay_labels(image, labels, np.asarray(colours, np.uint8)),
+                      [classes[label] for label in largest], [colours[label] for label in largest])
 
 
 def write_name(draw: ImageDraw.ImageDraw, corner: tuple[float, float], name: str, colour: Sequence[int],

@@ -15,7 +15,7 @@ from mmengine.registry import DefaultScope
 from torch import nn
 
 from ..errors import CheckpointError, ConfigError
-from ..io.drawing import draw_lines, draw_objects, overlay_labels, palette
+from ..io.drawing import draw_labels, draw_lines, draw_objects, palette
 from ..io.images import MOST_PIXELS
 from ..network.fusion import fuse
 from ..toolboxes import toolbox_of
@@ -155,14 +155,9 @@ class Segmentor(Predictor):
                                        for share, label in shares]}, labels)
 
     def draw(self, image: np.ndarray, prediction: Prediction, is_frame: bool = False) -> np.ndarray:
-        """The image, the classes beside it, and a legend; for a frame, the classes over it."""
-        from ..toolboxes.drawings import draw_segmentation
-        colours = self.model.dataset_meta['palette']
-        if not is_frame:
-            return draw_segmentation(image, {'prediction': prediction.labels}, self.classes, colours)
-        shown = prediction.values['classes'][:TOP]
-        return draw_lines(overlay_labels(image, prediction.labels, np.asarray(colours, np.uint8)),
-                          [found['class'] for found in shown], [colours[found['label']] for found in shown])
+        """The classes over the image."""
+        return draw_labels(image, prediction.labels, self.classes, self.model.dataset_meta['palette'],
+                           0 if is_frame else SMALL)
 
     def summary(self, values: Mapping[str, Any]) -> str:
         """``71% background, 12% star``."""

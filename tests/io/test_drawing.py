@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from pycocotools import mask as mask_utils
 
-from repvit_mm.io.drawing import draw_lines, draw_objects, palette
+from repvit_mm.io.drawing import draw_labels, draw_lines, draw_objects, palette
 
 GREY = np.full((120, 160, 3), 128, np.uint8)
 BOX = (40, 60, 120, 100)
@@ -56,3 +56,20 @@ def test_a_small_image_is_enlarged_with_its_objects_and_boxes_may_be_for_another
 def test_lines_are_written_below_each_other():
     rows = changed(GREY, draw_lines(GREY, ['shorts 0.14', 'sock 0.03'], palette(2))).any(1)
     assert (rows[1:] & ~rows[:-1]).sum() == 2
+
+
+@pytest.mark.parametrize(('size', 'scale'), [((300, 400), 1), ((64, 100), 5)])
+def test_label_maps_are_mixed_into_grey_and_the_largest_classes_are_named(size, scale):
+    image, labels = np.full((*size, 3), (200, 100, 0), np.uint8), np.zeros(size, int)
+    labels[:2], labels[:, size[1] // 2:], labels[-1] = 2, 1, 255
+    colours = [[70, 130, 180], [128, 64, 128], [0, 200, 40], [9, 9, 9]]
+    drawn = draw_labels(image, labels, ['sky', 'road', 'car', 'sea'], colours, 288)
+    assert drawn.shape[:2] == (scale * size[0], scale * size[1])
+    grey = round(.299 * 200 + .587 * 100)
+    assert np.abs(drawn[-20, 20] - (0.4 * grey + 0.6 * np.array(colours[0]))).max() <= 1
+    assert np.abs(drawn[-20, -20] - (0.4 * grey + 0.6 * np.array(colours[1]))).max() <= 1
+    assert len(set(drawn[-1, 20].tolist())) == 1  # ignored
+    middle = scale * size[1] // 2
+    assert drawn[-20, middle].sum() > drawn[-20, middle - 2].sum() + 100  # a bright line between regions
+    sky, road, car, sea = (np.flatnonzero((drawn == colour).all(-1).any(1)) for colour in colours)
+    assert road[0] < sky[0] < car[0] and not sea.size  # only behind names, a colour is pure
