@@ -11,8 +11,6 @@ def build_parser() -> Parser:
     parser.add_argument('config', help=MODEL)
     add_shape(parser)
     parser.add_argument('--fused', action='store_true', help='count the fused form only')
-    parser.add_argument('--proposals', type=whole_number(0), metavar='N',
-                        help="also count a detector's RoI heads, with N proposals per image")
     parser.add_argument('--depth', type=whole_number(0), default=2, metavar='N',
                         help='levels of the tree (default: %(default)s, the stages)')
     parser.add_argument('--json', metavar='FILE', help='also write the tree to this file')
@@ -29,10 +27,10 @@ def main() -> None:
     from repvit_mm.models.inference import build_inference_model
     model = build_inference_model(args.config)
     forms = {'inference': True} if args.fused else {'training': False, 'inference': True}
-    trees = {form: count(model, args.shape, fused, args.proposals, args.depth) for form, fused in forms.items()}
+    trees = {form: count(model, args.shape, fused, args.depth) for form, fused in forms.items()}
     console = Console()
     console.print(complexity_table(trees, args.shape))
-    console.print(f'MACs are those of convolutions and linear layers in {model.task.counted(args.proposals)}.',
+    console.print(f'MACs are those of convolutions and linear layers in {model.task.counted or model.task.covers}.',
                   soft_wrap=True)
     if args.json:
         write_json(args.json, {'shape': list(args.shape), **{form: asdict(tree) for form, tree in trees.items()}})

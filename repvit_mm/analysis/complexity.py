@@ -8,7 +8,6 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from ..errors import ConfigError
 from ..models.folding import fuse_model
 from ..models.inference import InferenceModel
 from ..network.backbone import RepViT
@@ -32,28 +31,20 @@ class Complexity:
     children: list['Complexity'] = field(default_factory=list)
 
 
-def count(model: InferenceModel, shape: Sequence[int], fused: bool = False, proposals: int | None = None,
-          depth: int = 2) -> Complexity:
+def count(model: InferenceModel, shape: Sequence[int], fused: bool = False, depth: int = 2) -> Complexity:
     """Count parameters and multiply-adds for an image size, without computing anything.
 
-    Of a detector, backbone, neck and dense heads are counted. RoI heads are counted if ``proposals`` is given, the
-    mask head for as many detections as the test settings keep.
+    Of a detector, backbone, neck and dense heads are counted, not the RoI heads.
 
     Args:
         model: The model; not modified.
         shape: Height and width of the image, in pixels.
         fused: Count the fused form instead of the training form.
-        proposals: Number of proposals per image for a detector's RoI heads.
         depth: Levels of the tree below the model; 2 for the stages of a backbone.
 
     Returns:
         The root of the tree: the whole model.
-
-    Raises:
-        ConfigError: If ``proposals`` is given for a model without RoI heads.
     """
-    if proposals is not None and not getattr(model.model, 'with_roi_head', False):
-        raise ConfigError(f'{model.name} has no RoI heads: leave out the number of proposals')
     model = (fuse_model(model, shape) if fused else copy.deepcopy(model)).to('meta')
     # mmengine.analysis also counts normalisation and resizing, and needs torch's deprecated tracer.
     flops, macs = FlopCounterMode(display=False), Counter()
@@ -69,7 +60,7 @@ def count(model: InferenceModel, shape: Sequence[int], fused: bool = False, prop
         module.register_forward_hook(leave)
     with torch.no_grad(), flops:
         image = torch.empty(1, model.in_channels, *shape, device='meta')
-        model.task.run_heads(model.model, model(image), proposals)
+        model.task.run_heads(model.model, model(image))
     (tree,) = _tree(model.name, model, macs, depth + 1).children
     if isinstance(model.model, RepViT):
         tree.name = 'backbone'

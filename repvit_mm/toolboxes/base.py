@@ -29,12 +29,14 @@ class Task:
             the class of each pixel; None for outputs that are not logits.
         adds_maps: Whether maps of several resolutions are added up, which requires an image size that is a multiple
             of the largest stride.
+        counted: The part whose multiply-adds are counted, if it is not ``covers``; see :meth:`run_heads`.
     """
 
     name: str
     covers: str
     decision: str | None = None
     adds_maps: bool = False
+    counted: str | None = None
 
     def forward(self, model: nn.Module, image: Tensor) -> Sequence[Tensor]:
         """(N, channels, H, W), normalised -> the outputs of inference."""
@@ -44,18 +46,13 @@ class Task:
         """Names of the ``count`` tensors that :meth:`forward` returns."""
         return ['logits']
 
-    def run_heads(self, model: nn.Module, maps: Sequence[Tensor], proposals: int | None) -> None:
+    def run_heads(self, model: nn.Module, maps: Sequence[Tensor]) -> None:
         """Run the heads that :meth:`forward` leaves out, but a count of multiply-adds includes.
 
         Args:
             model: The model.
             maps: What :meth:`forward` returned.
-            proposals: Proposals per image for the RoI heads of a detector; None leaves these heads out.
         """
-
-    def counted(self, proposals: int | None) -> str:
-        """The part of the model whose multiply-adds are counted; see :meth:`run_heads`."""
-        return self.covers
 
 
 class Toolbox:

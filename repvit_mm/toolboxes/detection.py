@@ -21,6 +21,7 @@ class Detect(Task):
     """
 
     name, covers, adds_maps = 'detection', 'backbone and neck', True
+    counted = 'backbone, neck and dense heads, not the RoI heads, whose cost depends on the number of proposals'
 
     def forward(self, model: nn.Module, image: Tensor) -> Sequence[Tensor]:
         """(N, channels, H, W), normalised -> the maps of the neck."""
@@ -30,19 +31,11 @@ class Detect(Task):
         """``level0``, ..."""
         return [f'level{i}' for i in range(count)]
 
-    def run_heads(self, model: nn.Module, maps: Sequence[Tensor], proposals: int | None) -> None:
-        """Run the dense heads, the RoI heads on ``proposals`` regions, and the mask head on those that a test keeps."""
+    def run_heads(self, model: nn.Module, maps: Sequence[Tensor]) -> None:
+        """Run the dense heads."""
         for head in ('rpn_head', 'bbox_head'):
             if hasattr(model, head):
                 getattr(model, head)(maps)
-        if proposals is not None:
-            _run_roi_heads(model, proposals)
-
-    def counted(self, proposals: int | None) -> str:
-        """The part of the model whose multiply-adds are counted."""
-        roi = (f'RoI heads with {proposals} proposals' if proposals is not None
-               else 'not the RoI heads, whose cost depends on the number of proposals (--proposals)')
-        return f'backbone, neck and dense heads, and {roi}'
 
 
 class Detection(Toolbox):
@@ -155,25 +148,6 @@ def _has_key(value: Any, key: str) -> bool:
     if not isinstance(value, Mapping):
         return False
     return key in value or any(_has_key(item, key) for item in value.values())
-
-
-def _run_roi_heads(model: nn.Module, proposals: int) -> None:
-    roi_head = model.roi_head
-    for extractor, head in _pairs(roi_head.bbox_roi_extractor, roi_head.bbox_head):
-        head(_regions(extractor, proposals))
-    if roi_head.with_mask:
-        detections = min(proposals, model.test_cfg.rcnn.max_per_img)
-        for extractor, head in list(_pairs(roi_head.mask_roi_extractor, roi_head.mask_head))[-1:]:
-            head(_regions(extractor, detections))
-
-
-def _pairs(extractors: nn.Module, heads: nn.Module) -> Iterator[tuple[nn.Module, nn.Module]]:
-    """The stages of a cascade, or the only one."""
-    return zip(extractors, heads, strict=True) if isinstance(heads, nn.ModuleList) else iter([(extractors, heads)])
-
-
-def _regions(extractor: nn.Module, number: int) -> Tensor:
-    return torch.empty(number, extractor.out_channels, *extractor.roi_layers[0].output_size, device='meta')
 
 
 def _check_categories(dataset: Any) -> None:

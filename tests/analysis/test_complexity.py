@@ -3,7 +3,6 @@ from inference_models import tiny_model
 
 from repvit_mm import RepViT, fuse
 from repvit_mm.analysis import count
-from repvit_mm.errors import ConfigError
 from repvit_mm.models.inference import BACKBONE, InferenceModel
 
 
@@ -42,19 +41,3 @@ def test_convolutions_are_counted_by_hand():
     pixels, excitation = 16 * 8, 2 * 8 * 8
     assert stage.macs == pixels * 8 * 9 + excitation + 2 * pixels * 8 * 16
     assert tree.parameters == sum(parameter.numel() for parameter in fuse(model).parameters())
-
-
-def test_roi_heads_are_counted_by_the_number_of_proposals(tmp_path):
-    model = tiny_model(tmp_path, 'detection')
-    plain, *counted = (count(model, (64, 64), proposals=number) for number in (None, 200, 300))
-    assert plain.children[-1].macs == 0
-    per_proposal = 256 * 49 * 1024 + 1024 * 1024 + 1024 * (81 + 320)
-    assert counted[1].macs - counted[0].macs == 100 * per_proposal  # the masks are those of 100 detections in both
-    box_head, mask_head = counted[0].children[-1].children
-    assert box_head.macs == 200 * per_proposal
-    assert mask_head.macs == 100 * (4 * 14 * 14 * 256 * 256 * 9 + 28 * 28 * 256 * 256 + 28 * 28 * 256 * 80)
-
-
-def test_proposals_for_a_model_without_roi_heads_are_refused(tmp_path):
-    with pytest.raises(ConfigError, match='tiny has no RoI heads'):
-        count(tiny_model(tmp_path, 'backbone'), (64, 64), proposals=100)

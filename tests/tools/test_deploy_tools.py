@@ -170,7 +170,6 @@ def test_benchmark_refuses_an_unwritable_file_before_it_measures(monkeypatch, tm
 @pytest.mark.parametrize('tool, arguments, message', [
     ('get_flops', ['m1_1', '--shape', 0, 0], 'argument --shape: expected a whole number from 1 to 16384, got 0'),
     ('get_flops', ['m0_6', '--depth', -1], 'argument --depth: expected a whole number, at least 0, got -1'),
-    ('get_flops', ['m0_6', '--proposals', -4], 'argument --proposals: expected a whole number, at least 0, got -4'),
     ('benchmark', ['m0_6', '--threads', 0], 'argument --threads: expected a whole number, at least 1, got 0'),
     ('export', ['m0_6', '--to', 'onnx', '--shape', 64, 'x'], 'argument --shape: expected a whole number from 1'),
     ('export', ['m0_6', '--to', 'coreml', '--also-shape', 64, 0], 'argument --also-shape: expected a whole number'),
