@@ -1,11 +1,11 @@
 """Distilling an image encoder from a SAM with mmengine's runner: configs import this module by ``custom_imports``."""
-from collections.abc import Callable, Mapping, Sequence
+import hashlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from mmengine.evaluator import BaseMetric
 from mmengine.model import BaseModel, ImgDataPreprocessor
 from mmengine.registry import DATASETS, METRICS, MODELS
@@ -15,11 +15,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ..errors import CheckpointError, ConfigError, DatasetError, UserError
-from ..io.files import sha256_of
 from ..io.image_files import list_images
 from ..io.images import IMAGENET, read_image
 from .build import CHANNELS, STRIDE
-from .embedding_cache import EmbeddingCache
 from .encoder import SamEncoder
 from .teacher import SamTeacher
 
@@ -37,75 +35,26 @@ class SamImages(Dataset):
         data_root: Folder of the data set.
         data_prefix: ``img``: its folder of images; subfolders are searched, too.
         image_size: Pixels of the longer side.
-        cache: Folder of embeddings from ``tools/sam_cache_embeddings.py``; by default the teacher computes them.
 
     Raises:
         UserError: If the folder does not exist or holds no image.
     """
 
-    def __init__(self, data_root: str = '', data_prefix: Mapping = {'img': ''}, image_size: int = 1024,
-                 cache: str | None = None):
-        self.folder = Path(data_root, data_prefix['img']).expanduser()
-        self.names = [path.relative_to(self.folder).as_posix() for path in list_images(self.folder)]
+    def __init__(self, data_root: str = '', data_prefix: Mapping = {'img': ''}, image_size: int = 1024):
+        self.paths = list_images(Path(data_root, data_prefix['img']).expanduser())
         self.transform = ResizeLongestSide(image_size)
-        self.cache = None if cache is None else EmbeddingCache(cache)
 
     def __len__(self) -> int:
-        return len(self.names)
+        return len(self.paths)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """``inputs``: (3, H, W) uint8 RGB, longer side ``image_size``; with a cache, ``embedding``."""
-        name = self.names[index]
-        image, digest = self.read(name)
-        item = {'inputs': torch.from_numpy(image.transpose(2, 0, 1).copy())}
-        if self.cache is not None:
-            item['embedding'] = self.cache.read(name, digest, (CHANNELS, *valid_cells(image.shape)))
-        return item
-
-    def read(self, name: str) -> tuple[np.ndarray, str]:
-        """A scaled image, (H, W, 3) uint8 RGB, and the digest of its file."""
-        path = self.folder / name
+        """``inputs``: (3, H, W) uint8 RGB, longer side ``image_size``; ``digests``: SHA-256 of its pixels."""
         try:
-            return self.transform.apply_image(read_image(path)), sha256_of(path)
+            image = self.transform.apply_image(read_image(self.paths[index]))
         except UserError as error:
             raise DatasetError(f'{error}; remove or replace it') from error
-
-
-def cache_embeddings(cache: EmbeddingCache, images: SamImages, names: Sequence[str], teacher: SamTeacher,
-                     device: torch.device, batch_size: int = 1,
-                     on_progress: Callable[[int], None] = lambda count: None) -> int:
-    """Compute the embeddings that are missing or damaged in a cache.
-
-    Args:
-        cache: The cache.
-        images: The data set.
-        names: Names of the images to embed, from ``images.names``.
-        teacher: The teacher.
-        device: Where the teacher runs.
-        batch_size: Number of images in a batch.
-        on_progress: Called with the number of further images that are done.
-
-    Returns:
-        The number of embeddings that were intact already.
-    """
-    preprocessor = SamPreprocessor(teacher.image_size).to(device)
-    kept, waiting = 0, []
-    for number, name in enumerate(names, start=1):
-        image, digest = images.read(name)
-        if cache.has(name, digest, (CHANNELS, *valid_cells(image.shape))):
-            kept += 1
-            on_progress(1)
-        else:
-            waiting.append((name, digest, torch.from_numpy(image.transpose(2, 0, 1).copy())))
-        if len(waiting) == batch_size or (number == len(names) and waiting):
-            batch = preprocessor({'inputs': [image for *_, image in waiting]})
-            for (name, digest, _), size, embedding in zip(
-                    waiting, batch['sizes'], teacher.embed(batch['inputs']), strict=True):
-                rows, columns = valid_cells(size)
-                cache.write(name, digest, embedding[:, :rows, :columns])
-            on_progress(len(waiting))
-            waiting = []
-    return kept
+        digest = hashlib.sha256(str(image.shape).encode() + image.tobytes()).hexdigest()
+        return {'inputs': torch.from_numpy(image.transpose(2, 0, 1).copy()), 'digests': digest}
 
 
 @MODELS.register_module()
@@ -120,14 +69,10 @@ class SamPreprocessor(ImgDataPreprocessor):
         super().__init__(IMAGENET.mean, IMAGENET.std, pad_size_divisor=image_size)
 
     def forward(self, data: dict[str, list], training: bool = False) -> dict[str, Any]:
-        """Images of several sizes -> ``inputs`` (N, 3, S, S), their ``sizes``, and ``targets`` where cached."""
+        """Images of several sizes -> ``inputs`` (N, 3, S, S), their ``sizes`` and ``digests``."""
         sizes = [tuple(image.shape[-2:]) for image in data['inputs']]
         data = super().forward(data, training)
-        side, targets = self.pad_size_divisor // STRIDE, None
-        if 'embedding' in data:
-            targets = torch.stack([F.pad(part.float(), (0, side - part.shape[2], 0, side - part.shape[1]))
-                                   for part in data['embedding']])
-        return {'inputs': data['inputs'], 'sizes': sizes, 'targets': targets}
+        return {'inputs': data['inputs'], 'sizes': sizes, 'digests': data['digests']}
 
 
 @MODELS.register_module()
@@ -164,21 +109,20 @@ class SamDistiller(BaseModel):
         except CheckpointError as error:
             raise ConfigError(f'model.teacher: {error}') from error
 
-    def forward(self, inputs: Tensor, sizes: Sequence[tuple[int, int]], targets: Tensor | None = None,
+    def forward(self, inputs: Tensor, sizes: Sequence[tuple[int, int]], digests: Sequence[str] = (),
                 mode: str = 'tensor') -> Any:
         """The embeddings of a batch, their loss, or their agreement with the teacher's.
 
         Args:
             inputs: (N, 3, S, S), normalised and padded.
             sizes: Height and width of each image.
-            targets: Embeddings of the teacher; computed if None.
+            digests: See :meth:`SamTeacher.embed`.
             mode: ``'tensor'``, ``'loss'``, or ``'predict'``.
         """
         embeddings = self.student(inputs)
         if mode == 'tensor':
             return embeddings
-        if targets is None:
-            targets = self.teacher.embed(inputs)
+        targets = self.teacher.embed(inputs, digests)
         if mode == 'loss':
             return {'loss_embedding': masked_mse(embeddings, targets, sizes)}
         sam = self.teacher.sam(inputs.device)

@@ -1,7 +1,11 @@
 """The teacher of a distillation: a whole SAM."""
-from collections.abc import Mapping
-from typing import Any
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
 
+import numpy as np
 import torch
 from mmengine.logging import print_log
 from segment_anything.modeling import Sam
@@ -9,8 +13,8 @@ from torch import Tensor
 
 from ..checkpoints import fetch
 from ..errors import CheckpointError, ConfigError
-from ..io.files import sha256_of
-from .build import build_sam
+from ..io.files import atomic_write, check_regular, make_folder, sha256_of
+from .build import CHANNELS, STRIDE, build_sam
 
 
 class SamTeacher:
@@ -21,6 +25,7 @@ class SamTeacher:
         checkpoint: Its weights, a file with the whole SAM.
         image_size: Side in pixels of the padded square image.
         random: Use random weights with a fixed seed, for trials without a checkpoint.
+        cache: Folder that keeps the embedding of each image, in half precision: only the first epoch computes them.
 
     Raises:
         ConfigError: If it has both ``checkpoint`` and ``random``.
@@ -28,14 +33,14 @@ class SamTeacher:
     """
 
     def __init__(self, encoder: str | Mapping = 'vit_h', checkpoint: str | None = None, image_size: int = 1024,
-                 random: bool = False):
+                 random: bool = False, cache: str | None = None):
         if checkpoint is None and not random:
             raise CheckpointError(f'the teacher {encoder} has no weights: set model.teacher.checkpoint to the file of '
                                   'the whole SAM, e.g. sam_vit_h_4b8939.pth')
         if checkpoint is not None and random:
             raise ConfigError('the teacher has a checkpoint and random=True: leave out one of them')
         self.encoder = encoder if isinstance(encoder, str) else dict(encoder)
-        self.checkpoint, self.image_size = checkpoint, image_size
+        self.checkpoint, self.image_size, self.cache = checkpoint, image_size, cache
         self._sam: Sam | None = None
 
     def sam(self, device: torch.device) -> Sam:
@@ -53,15 +58,45 @@ class SamTeacher:
         return self._sam.to(device)
 
     @torch.no_grad()
-    def embed(self, inputs: Tensor) -> Tensor:
-        """(N, 3, image_size, image_size), normalised -> (N, 256, image_size / 16, image_size / 16)."""
-        return self.sam(inputs.device).image_encoder(inputs)
+    def embed(self, inputs: Tensor, digests: Sequence[str] = ()) -> Tensor:
+        """The embeddings of a batch.
 
-    def identity(self) -> dict[str, Any]:
-        """All settings that affect its embeddings: encoder, image size, and the SHA-256 of the weights."""
-        digest = None
-        if self.checkpoint is not None:
-            digest = sha256_of(fetch(self.checkpoint))
-        encoder = self.encoder if isinstance(self.encoder, str) else {
-            key: list(value) if isinstance(value, tuple) else value for key, value in self.encoder.items()}
-        return {'encoder': encoder, 'image_size': self.image_size, 'checkpoint_sha256': digest}
+        Args:
+            inputs: (N, 3, image_size, image_size), normalised.
+            digests: A digest of the pixels of each image, its name in the cache.
+
+        Returns:
+            (N, 256, image_size / 16, image_size / 16).
+
+        Raises:
+            UserError: If the cache cannot be written.
+        """
+        if self.cache is None:
+            return self.sam(inputs.device).image_encoder(inputs)
+        paths = [self._folder / digest[:2] / f'{digest}.npz' for digest in digests]
+        embeddings = [self._read(path) for path in paths]
+        if missing := [i for i, embedding in enumerate(embeddings) if embedding is None]:
+            for i, embedding in zip(missing, self.sam(inputs.device).image_encoder(inputs[missing]), strict=True):
+                embeddings[i] = embedding
+                with atomic_write(make_folder(paths[i].parent) / paths[i].name) as part:
+                    np.savez(part, embedding.half().cpu().numpy())
+        return torch.stack([embedding.to(inputs) for embedding in embeddings])
+
+    @cached_property
+    def _folder(self) -> Path:
+        """Folder for all settings that affect the embeddings."""
+        weights = self.checkpoint and sha256_of(fetch(self.checkpoint))
+        settings = json.dumps([self.encoder, self.image_size, weights], sort_keys=True)
+        return make_folder(Path(self.cache, hashlib.sha256(settings.encode()).hexdigest()[:16]), 'model.teacher.cache')
+
+    def _read(self, path: Path) -> Tensor | None:
+        """An embedding; None if it is missing or damaged."""
+        try:
+            check_regular(path)
+            with np.load(path, allow_pickle=False) as content:
+                embedding = content['arr_0']
+        except Exception:  # a damaged archive fails in many ways
+            return None
+        side = self.image_size // STRIDE
+        is_intact = embedding.dtype == np.float16 and embedding.shape == (CHANNELS, side, side)
+        return torch.from_numpy(embedding) if is_intact and np.isfinite(embedding).all() else None

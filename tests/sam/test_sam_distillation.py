@@ -17,12 +17,10 @@ from repvit_mm.sam.distillation import (
     SamDistiller,
     SamImages,
     SamPreprocessor,
-    cache_embeddings,
     mask_agreement,
     masked_mse,
     valid_cells,
 )
-from repvit_mm.sam.embedding_cache import EmbeddingCache
 from repvit_mm.sam.teacher import SamTeacher
 
 SMALL = dict(encoder=dict(type='SamVit', embed_dim=32, depth=2, num_heads=2, global_attn_indexes=(1,)), random=True)
@@ -127,61 +125,54 @@ def test_teacher_that_cannot_be_is_refused(settings, error, message):
         SamTeacher(**settings)
 
 
-@pytest.fixture
-def cached(folder):
-    teacher, images = SamTeacher(**SMALL, image_size=SIZE), SamImages(str(folder), dict(img='train'), SIZE)
-    cache = EmbeddingCache(folder / 'cache')
-    cache.create(teacher.identity())
-    kept = cache_embeddings(cache, images, images.names, teacher, torch.device('cpu'), batch_size=3)
-    assert kept == 0
-    return cache, images, teacher, folder
+def cached_teacher(folder, encoder=SMALL['encoder']):
+    """A teacher with a cache, and a list that grows by the number of images of each of its forward passes."""
+    teacher, ran = SamTeacher(encoder, random=True, image_size=SIZE, cache=str(folder / 'cache')), []
+    teacher.sam(torch.device('cpu')).image_encoder.register_forward_pre_hook(lambda _, args: ran.append(len(args[0])))
+    return teacher, ran
 
 
-def test_cached_embeddings_are_the_teachers_in_half_precision(cached):
-    cache, images, teacher, folder = cached
-    batch = batch_of(SamImages(str(folder), dict(img='train'), SIZE, str(cache.folder)))
-    expected = teacher.embed(batch['inputs'])
-    torch.testing.assert_close(batch['targets'][:, :, :2], expected[:, :, :2].half().float(), atol=2e-3, rtol=2e-3)
-    assert (batch['targets'][:, :, 2:] == 0).all()  # the padding
-    model = distiller().eval()
-    computed = model(batch['inputs'], batch['sizes'], mode='loss')['loss_embedding']
-    torch.testing.assert_close(model(**batch, mode='loss')['loss_embedding'], computed, atol=1e-3, rtol=1e-3)
+def test_a_cache_computes_each_image_once(folder):
+    batch = batch_of(SamImages(str(folder), dict(img='train'), SIZE))
+    inputs, digests = batch['inputs'], batch['digests']
+    assert len({*digests}) == 4
+    teacher, ran = cached_teacher(folder)
+    expected = SamTeacher(**SMALL, image_size=SIZE).embed(inputs)
+    for count, images in ((3, [3]), (4, [3, 1]), (4, [3, 1])):
+        found = teacher.embed(inputs[:count], digests[:count])
+        torch.testing.assert_close(found, expected[:count], atol=2e-3, rtol=2e-3)
+        assert ran == images
+    shutil.copy(folder / 'train/0/0.png', folder / 'val/copy.png')
+    assert SamImages(str(folder), dict(img='val'), SIZE)[2]['digests'] == digests[0]
 
 
-def damage(path):
-    path.write_bytes(path.read_bytes()[:200])
+def test_another_teacher_does_not_use_the_cache(folder):
+    batch = batch_of(SamImages(str(folder), dict(img='train'), SIZE))
+    for encoder in (SMALL['encoder'], dict(SMALL['encoder'], depth=3)):
+        teacher, ran = cached_teacher(folder, encoder)
+        teacher.embed(batch['inputs'], batch['digests'])
+        assert ran == [4]
 
 
-def replace_values(path):
-    with np.load(path) as content:
-        np.savez(path.with_suffix(''), embedding=content['embedding'] * np.float16('nan'), sha256=content['sha256'])
+@pytest.mark.parametrize('spoil', [
+    lambda path: path.unlink(), lambda path: path.write_bytes(path.read_bytes()[:200]),
+    lambda path: np.savez(path, np.full((256, 4, 4), np.nan, np.float16)),
+    lambda path: np.savez(path, np.zeros((256, 4, 2), np.float16))], ids=['missing', 'cut', 'NaN', 'shape'])
+def test_a_damaged_embedding_is_computed_again(folder, spoil):
+    batch = batch_of(SamImages(str(folder), dict(img='train'), SIZE))
+    teacher, ran = cached_teacher(folder)
+    expected = teacher.embed(batch['inputs'], batch['digests'])
+    spoil(next((folder / 'cache').rglob(f'{batch["digests"][2]}.npz')))
+    for _ in range(2):
+        found = teacher.embed(batch['inputs'], batch['digests'])
+        torch.testing.assert_close(found, expected, atol=2e-3, rtol=2e-3)
+    assert ran == [4, 1]
 
 
-@pytest.mark.parametrize('spoil, message', [
-    (lambda path: path.unlink(), 'is missing'), (damage, 'is damaged'), (replace_values, 'does not hold finite values'),
-    (lambda path: shutil.copy(path.parent / '2.png.npz', path), 'is the embedding of another image'),
-])
-def test_a_damaged_cache_is_reported_and_repaired(cached, spoil, message):
-    cache, images, teacher, folder = cached
-    spoil(cache.path('0/0.png'))
-    with pytest.raises(DatasetError, match=message):
-        SamImages(str(folder), dict(img='train'), SIZE, str(cache.folder))[0]
-    steps = []
-    assert cache_embeddings(cache, images, images.names, teacher, torch.device('cpu'), 1, steps.append) == 3
-    assert sum(steps) == 4
-    SamImages(str(folder), dict(img='train'), SIZE, str(cache.folder))[0]
-
-
-def test_cache_of_another_teacher_is_refused(cached):
-    cache = cached[0]
-    with pytest.raises(DatasetError, match='of another teacher, .*; in the config it is .*depth'):
-        cache.create(SamTeacher(dict(SMALL['encoder'], depth=3), image_size=SIZE, random=True).identity())
-
-
-def test_embedding_too_large_for_half_precision_is_refused(tmp_path):
-    with pytest.raises(DatasetError, match='beyond the range of half precision'):
-        EmbeddingCache(tmp_path).write('a.png', '', torch.full((1, 1, 1), 1e6))
-    assert not list(tmp_path.iterdir())
+def test_a_cache_that_cannot_be_written_is_named(folder):
+    (folder / 'cache').write_text('')
+    with pytest.raises(UserError, match='model.teacher.cache .*cache/.*: the folder cannot be created'):
+        cached_teacher(folder)[0].embed(torch.zeros(1, 3, SIZE, SIZE), ['a' * 64])
 
 
 def test_an_unreadable_image_is_named(folder):
@@ -227,24 +218,10 @@ default_hooks = dict(logger=dict(interval=1), checkpoint=dict(interval=25))
     # The same pictures to train and to validate on: can it learn at all?
     shutil.copytree(folder / 'train', folder / 'val', dirs_exist_ok=True)
     cache, work = folder / 'cache', folder / 'work'
-    arguments = (config, '--data-root', folder)
-    assert not run_tool('sam_cache_embeddings', *arguments, '--out', cache).status
-    assert '4 of them already existed' in run_tool('sam_cache_embeddings', *arguments, '--out', cache).out
-    assert not run_tool('train', *arguments, '--work-dir', work, '--seed', 0, '--cfg-options',
-                        f'train_dataloader.dataset.cache={cache}').status
+    assert not run_tool('train', config, '--data-root', folder, '--work-dir', work, '--seed', 0, '--cfg-options',
+                        f'model.teacher.cache={cache}').status
+    assert len(list(cache.rglob('*.npz'))) == 6
     log, = work.glob('*/vis_data/scalars.json')
     losses = [entry['loss'] for line in log.read_text().splitlines() if 'loss' in (entry := json.loads(line))]
     assert len(losses) == 25
     assert np.mean(losses[-3:]) < 0.6 * np.mean(losses[:3])
-
-
-@pytest.mark.parametrize('arguments, message', [
-    (('--part', 3, 2), '--part 3 2: the first number must be from 1 to the second'),
-    (('--data-root', 'nowhere'), 'nowhere/train does not exist'),
-])
-def test_mistakes_in_caching_are_one_line(folder, arguments, message):
-    status, _, err = run_tool('sam_cache_embeddings', ROOT / 'configs/sam/distill_repvit_m0_6_trial.py', '--out',
-                              folder / 'cache', *arguments)
-    error = err.strip().splitlines()[-1]
-    assert status == 1 and error.startswith('error: ') and message in error
-    assert not (folder / 'cache').exists()

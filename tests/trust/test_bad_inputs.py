@@ -21,8 +21,6 @@ PATIENCE = 120
 SAMPLE = 12
 SHORTCUTS = {
     **{f'${name}': f'{name}.py --data-root {name} --work-dir work' for name in ('det', 'seg', 'cls')},
-    '$distil': f'{TOOLS.parent}/configs/sam/distill_repvit_m0_6_trial.py --data-root sam --split val '
-                '--cfg-options val_dataloader.dataset.data_prefix.img=val2017',
     '$set': '--cfg-options',
     '$sam': '--encoder repvit_m0_6 --image-size 64 --device cpu',
 }

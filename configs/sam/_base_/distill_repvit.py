@@ -10,6 +10,7 @@ model = dict(
     type='SamDistiller',
     image_size=image_size,
     student=dict(arch='m2_3'),
+    # cache='data/sa1b/embeddings' keeps the teacher's embeddings of the first epoch for the others.
     teacher=dict(encoder='vit_h', checkpoint='checkpoints/sam_vit_h_4b8939.pth'))
 
 data_root = 'data/sa1b'
@@ -18,7 +19,6 @@ train_dataloader = dict(
     num_workers=4,
     persistent_workers=True,
     sampler=dict(type='DefaultSampler', shuffle=True),
-    # cache='data/sa1b/embeddings' reads what tools/sam_cache_embeddings.py wrote there.
     dataset=dict(type='SamImages', data_root=data_root, data_prefix=dict(img='train'), image_size=image_size))
 val_dataloader = dict(
     batch_size=1,
