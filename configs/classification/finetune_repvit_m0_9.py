@@ -19,7 +19,8 @@ model = dict(
 
 max_epochs = 30
 optim_wrapper = dict(
-    type='AdaptiveClipOptimWrapper',
+    type='OptimWrapper',
+    clip_factor=0.02,
     optimizer=dict(type='AdamW', lr=5e-4, weight_decay=0.025),
     constructor='TwoGroupsConstructor')
 auto_scale_lr = dict(enable=True, base_batch_size=64)

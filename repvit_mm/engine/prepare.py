@@ -92,30 +92,21 @@ def _moved(value: Any, old: str, new: str) -> Any:
     return value
 
 
-#: Optimiser wrapper -> the same in automatic mixed precision, on a GPU and on a CPU.
-_AMP_WRAPPERS = {
-    'OptimWrapper': ('AmpOptimWrapper', 'Bfloat16OptimWrapper'),
-    'AdaptiveClipOptimWrapper': ('AdaptiveClipAmpOptimWrapper', 'AdaptiveClipBfloat16OptimWrapper'),
-}
-
-
 def enable_amp(cfg: Config) -> None:
     """Train in automatic mixed precision: in ``optim_wrapper.dtype``, or else in float16; on a CPU in bfloat16."""
     kind = cfg.optim_wrapper.get('type', 'OptimWrapper')
-    if kind in _AMP_WRAPPERS:
-        cfg.optim_wrapper.type = _AMP_WRAPPERS[kind][0]
-    elif not any(kind in kinds for kinds in _AMP_WRAPPERS.values()):
-        raise ConfigError(f'--amp works with {" and ".join(_AMP_WRAPPERS)}, but the config has '
-                          f'optim_wrapper.type={kind}')
+    if kind == 'OptimWrapper':
+        cfg.optim_wrapper.type = 'AmpOptimWrapper'
+    elif kind not in ('AmpOptimWrapper', 'Bfloat16OptimWrapper'):
+        raise ConfigError(f'--amp works with OptimWrapper, but the config has optim_wrapper.type={kind}')
 
 
 def _use_amp_of_cpu(cfg: Config) -> None:
     """Replace the mixed precision of a GPU by that of a CPU."""
     wrapper = cfg.get('optim_wrapper') or {}
-    on_cpu = dict(_AMP_WRAPPERS.values())
-    if wrapper.get('type') in on_cpu:
+    if wrapper.get('type') == 'AmpOptimWrapper':
         print_log('there is no GPU: mixed precision uses bfloat16, without loss scaling', 'current')
-        wrapper.type = on_cpu[wrapper.type]
+        wrapper.type = 'Bfloat16OptimWrapper'
         for key in ('loss_scale', 'dtype'):
             wrapper.pop(key, None)
 

@@ -1,15 +1,5 @@
 """Hooks and optimisation that mmengine lacks, for every toolbox; configs name this in ``custom_imports``."""
 from .hooks import ChannelsLast, ModelEmaHook
-from .optim import (
-    AdaptiveClipAmpOptimWrapper,
-    AdaptiveClipBfloat16OptimWrapper,
-    AdaptiveClipOptimWrapper,
-    Bfloat16OptimWrapper,
-    PublishedCosineLR,
-    TwoGroupsConstructor,
-)
+from .optim import Bfloat16OptimWrapper, PublishedCosineLR, TwoGroupsConstructor
 
-__all__ = [
-    'AdaptiveClipAmpOptimWrapper', 'AdaptiveClipBfloat16OptimWrapper', 'AdaptiveClipOptimWrapper',
-    'Bfloat16OptimWrapper', 'ChannelsLast', 'ModelEmaHook', 'PublishedCosineLR', 'TwoGroupsConstructor',
-]
+__all__ = ['Bfloat16OptimWrapper', 'ChannelsLast', 'ModelEmaHook', 'PublishedCosineLR', 'TwoGroupsConstructor']

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
-from mmengine.optim import AmpOptimWrapper, OptimWrapper, _ParamScheduler
+from mmengine.optim import OptimWrapper, _ParamScheduler
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS, OPTIMIZERS, PARAM_SCHEDULERS
 from mmengine.runner import autocast
 from torch import Tensor, nn
@@ -42,50 +42,6 @@ def _unit_norms(x: Tensor) -> Tensor:
     return torch.linalg.vector_norm(x, dim=tuple(range(1, x.ndim)), keepdim=True)
 
 
-def _clip_adaptively(wrapper: OptimWrapper, clip_factor: float, clip_eps: float) -> None:
-    """Let an optimiser wrapper clip by :func:`adaptive_clip_grad`, after AMP has unscaled the gradients."""
-    if not (clip_factor > 0 and clip_eps > 0):
-        raise ConfigError(f'clip_factor={clip_factor} and clip_eps={clip_eps} must be positive')
-    wrapper.clip_func, wrapper.clip_grad_kwargs = adaptive_clip_grad, {'clip_factor': clip_factor, 'eps': clip_eps}
-
-
-@OPTIM_WRAPPERS.register_module()
-class AdaptiveClipOptimWrapper(OptimWrapper):
-    """Optimiser wrapper with adaptive gradient clipping of every parameter.
-
-    Args:
-        optimizer: The optimiser.
-        clip_factor: See :func:`adaptive_clip_grad`.
-        clip_eps: See :func:`adaptive_clip_grad`.
-        accumulative_counts: Iterations whose gradients are accumulated for one optimiser step.
-    """
-
-    def __init__(self, optimizer: Optimizer, clip_factor: float = 0.02, clip_eps: float = 1e-3,
-                 accumulative_counts: int = 1):
-        super().__init__(optimizer, accumulative_counts)
-        _clip_adaptively(self, clip_factor, clip_eps)
-
-
-@OPTIM_WRAPPERS.register_module()
-class AdaptiveClipAmpOptimWrapper(AmpOptimWrapper):
-    """The same with automatic mixed precision; gradients are unscaled before they are clipped.
-
-    Args:
-        optimizer: The optimiser.
-        clip_factor: See :func:`adaptive_clip_grad`.
-        clip_eps: See :func:`adaptive_clip_grad`.
-        accumulative_counts: Iterations whose gradients are accumulated for one optimiser step.
-        loss_scale: ``'dynamic'``, a fixed number, or settings of torch's ``GradScaler``.
-        dtype: ``'float16'`` or ``'bfloat16'``; None leaves it to torch.
-    """
-
-    def __init__(self, optimizer: Optimizer, clip_factor: float = 0.02, clip_eps: float = 1e-3,
-                 accumulative_counts: int = 1, loss_scale: str | float | Mapping = 'dynamic',
-                 dtype: str | None = None):
-        super().__init__(loss_scale, dtype, optimizer=optimizer, accumulative_counts=accumulative_counts)
-        _clip_adaptively(self, clip_factor, clip_eps)
-
-
 @OPTIM_WRAPPERS.register_module()
 class Bfloat16OptimWrapper(OptimWrapper):
     """An optimiser wrapper for bfloat16, on a CPU too, which mmengine's refuses; the loss is not scaled.
@@ -100,11 +56,6 @@ class Bfloat16OptimWrapper(OptimWrapper):
             yield
 
 
-@OPTIM_WRAPPERS.register_module()
-class AdaptiveClipBfloat16OptimWrapper(AdaptiveClipOptimWrapper, Bfloat16OptimWrapper):
-    """:class:`AdaptiveClipOptimWrapper` in bfloat16."""
-
-
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
 class TwoGroupsConstructor:
     """Builds an optimiser with weight decay on weights, but not on biases and normalisation layers.
@@ -114,12 +65,14 @@ class TwoGroupsConstructor:
     group.
 
     Args:
-        optim_wrapper_cfg: Config of the wrapper, with the optimiser's in ``optimizer``.
+        optim_wrapper_cfg: Config of the wrapper, with the optimiser's in ``optimizer``. With ``clip_factor``, and
+            optionally ``clip_eps`` (default: 1e-3), it clips by :func:`adaptive_clip_grad`, in mixed precision after
+            the gradients are unscaled.
         paramwise_cfg: ``layer_decay_rate``: factor of the learning rate from each layer of a RepViT to the one before
             it, in models of every toolbox; there are two groups for each layer then.
 
     Raises:
-        ConfigError: For another setting, or if the model has no RepViT for ``layer_decay_rate``.
+        ConfigError: For an invalid setting, or if the model has no RepViT for ``layer_decay_rate``.
     """
 
     def __init__(self, optim_wrapper_cfg: Mapping, paramwise_cfg: Mapping | None = None):
@@ -135,8 +88,14 @@ class TwoGroupsConstructor:
         settings = dict(self.optim_wrapper_cfg)
         optimizer = dict(settings.pop('optimizer'))
         settings.setdefault('type', 'OptimWrapper')
+        clip_factor, eps = settings.pop('clip_factor', None), settings.pop('clip_eps', 1e-3)
+        if clip_factor is not None and not (clip_factor > 0 and eps > 0):
+            raise ConfigError(f'optim_wrapper: clip_factor={clip_factor} and clip_eps={eps} must be positive')
         optimizer['params'] = parameter_groups(model, optimizer.get('lr'), **self.paramwise_cfg)
-        return OPTIM_WRAPPERS.build(settings, default_args={'optimizer': OPTIMIZERS.build(optimizer)})
+        wrapper = OPTIM_WRAPPERS.build(settings, default_args={'optimizer': OPTIMIZERS.build(optimizer)})
+        if clip_factor is not None:
+            wrapper.clip_func, wrapper.clip_grad_kwargs = adaptive_clip_grad, {'clip_factor': clip_factor, 'eps': eps}
+        return wrapper
 
 
 def parameter_groups(model: nn.Module, lr: float | None = None, layer_decay_rate: float = 1.) -> list[dict]:

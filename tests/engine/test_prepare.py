@@ -157,8 +157,7 @@ def test_no_pretrained_removes_weights_wherever_they_are_named():
 
 @pytest.mark.parametrize(('kind', 'on_gpu', 'on_cpu'), [
     ('OptimWrapper', 'AmpOptimWrapper', 'Bfloat16OptimWrapper'),
-    ('AmpOptimWrapper', 'AmpOptimWrapper', 'Bfloat16OptimWrapper'),
-    ('AdaptiveClipOptimWrapper', 'AdaptiveClipAmpOptimWrapper', 'AdaptiveClipBfloat16OptimWrapper')])
+    ('AmpOptimWrapper', 'AmpOptimWrapper', 'Bfloat16OptimWrapper')])
 def test_mixed_precision_of_a_gpu_and_of_a_cpu(kind, on_gpu, on_cpu, monkeypatch):
     settings, args = dict(dtype='float16', loss_scale=512.), options()
     args.config = 'x.py'

@@ -25,7 +25,7 @@ from repvit_mm.training.optim import parameter_groups
 RECIPE = Config.fromfile('configs/classification/repvit_m1_1_distill_300e.py')
 
 
-def wrapper_of(model, kind='AdaptiveClipOptimWrapper'):
+def wrapper_of(model, kind='OptimWrapper'):
     cfg = RECIPE.optim_wrapper.copy()
     cfg.type = kind
     return build_optim_wrapper(model, cfg)
@@ -158,7 +158,7 @@ def test_gradients_are_unscaled_before_they_are_clipped(monkeypatch):
     monkeypatch.setattr(amp_optimizer_wrapper, 'GradScaler', partial(torch.amp.GradScaler, 'cpu'))
     images, labels = torch.randn(8, 3, 64, 64), torch.arange(8) % CLASSES
     results = []
-    for kind in ('AdaptiveClipOptimWrapper', 'AdaptiveClipAmpOptimWrapper'):
+    for kind in ('OptimWrapper', 'AmpOptimWrapper'):
         model = classifier(distillation=False).train()
         wrapper = wrapper_of(model, kind)
         wrapper.backward(model.loss(images, samples(labels))['loss'])
@@ -171,8 +171,8 @@ def test_gradients_are_unscaled_before_they_are_clipped(monkeypatch):
 
 def test_accumulated_gradients_make_one_step():
     model = classifier(distillation=False)
-    cfg = dict(type='AdaptiveClipOptimWrapper', accumulative_counts=2, optimizer=dict(type='SGD', lr=1.))
-    wrapper = build_optim_wrapper(model, cfg)
+    wrapper = build_optim_wrapper(model, dict(
+        constructor='TwoGroupsConstructor', accumulative_counts=2, clip_factor=0.02, optimizer=dict(type='SGD', lr=1.)))
     before = model.head.fc.linear.weight.clone()
     for expected in (True, False):
         wrapper.update_params(model.head.fc.linear.weight.sum())
@@ -180,9 +180,8 @@ def test_accumulated_gradients_make_one_step():
 
 
 @pytest.mark.parametrize(('settings', 'message'), [
-    (dict(type='AdaptiveClipOptimWrapper', clip_factor=0), 'must be positive'),
-    (dict(type='AdaptiveClipOptimWrapper', clip_eps=-1.), 'must be positive'),
-    (dict(type='AdaptiveClipOptimWrapper', clip_grad=dict(max_norm=1)), 'unexpected keyword'),
+    (dict(constructor='TwoGroupsConstructor', clip_factor=0), 'must be positive'),
+    (dict(constructor='TwoGroupsConstructor', clip_factor=0.1, clip_eps=-1.), 'must be positive'),
     (RATES, 'needs a model with a RepViT'),
     ({**RATES, 'paramwise_cfg': dict(layer_decay_rate=0)}, 'must be empty or'),
     ({**RATES, 'paramwise_cfg': dict(norm_decay_mult=0.)}, 'must be empty or'),

@@ -12,7 +12,7 @@ model = dict(
     train_cfg=dict(augments=[dict(type='Mixup', alpha=0.8), dict(type='CutMix', alpha=1.0)]))
 
 optim_wrapper = dict(
-    type='AdaptiveClipAmpOptimWrapper',
+    type='AmpOptimWrapper',
     clip_factor=0.02,
     # Learning rate: 1e-3 for 512 images. No weight decay on biases and BatchNorms.
     optimizer=dict(type='AdamW', lr=4e-3, weight_decay=0.025),
