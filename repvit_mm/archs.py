@@ -42,6 +42,9 @@ ARCHS: dict[str, ArchSpec] = {
     'm3': ArchSpec((64, 128, 256, 512), (4, 4, 18, 2), first_version=True),
 }
 
+#: Names of SAM's image encoders.
+SAM_ENCODERS = (*(f'repvit_{arch}' for arch in ARCHS), 'vit_b', 'vit_l', 'vit_h', 'mobile_sam', 'edge_sam')
+
 
 def get_arch(arch: str | Mapping) -> ArchSpec:
     """Look up a published architecture, or check one given as a dict.

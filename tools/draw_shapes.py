@@ -6,7 +6,7 @@ from repvit_mm.cli.arguments import Parser, positive, seed
 from repvit_mm.errors import run_cli
 
 #: Keys of repvit_mm.datasets.shapes.LAYOUTS, which loads numpy and Pillow.
-LAYOUTS = ('detection', 'segmentation', 'classification', 'multilabel')
+LAYOUTS = ('detection', 'segmentation', 'classification')
 
 
 def build_parser() -> Parser:

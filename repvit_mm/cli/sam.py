@@ -3,15 +3,12 @@ import argparse
 import re
 from typing import TYPE_CHECKING
 
-from ..archs import ARCHS
+from ..archs import SAM_ENCODERS
 from ..errors import ConfigError
 from .arguments import DEVICE, whole_number
 
 if TYPE_CHECKING:
     from segment_anything.modeling import Sam
-
-#: As :data:`repvit_mm.sam.encoder.ENCODERS`, which loads torch.
-ENCODERS = (*(f'repvit_{arch}' for arch in ARCHS), 'vit_b', 'vit_l', 'vit_h', 'mobile_sam', 'edge_sam')
 
 _side = whole_number(16, 8192, multiple_of=16)
 
@@ -31,8 +28,8 @@ RANDOM_WEIGHTS = ('Without a checkpoint the weights are random, and the masks ar
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options that :func:`model_from` reads."""
-    parser.add_argument('--encoder', choices=ENCODERS, default='repvit_m2_3', metavar='NAME',
-                        help=f'image encoder: {", ".join(ENCODERS)} (default: %(default)s)')
+    parser.add_argument('--encoder', choices=SAM_ENCODERS, default='repvit_m2_3', metavar='NAME',
+                        help=f'image encoder: {", ".join(SAM_ENCODERS)} (default: %(default)s)')
     parser.add_argument('--checkpoint', metavar='FILE',
                         help='weights; repvit://sam are the published ones, for repvit_m2_3 (default: random weights)')
     parser.add_argument('--image-size', type=image_size, default=1024, metavar='PIXELS',

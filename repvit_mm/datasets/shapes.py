@@ -4,7 +4,6 @@ Example:
     >>> root = write_coco('data/shapes', train=800, val=100)    # CocoDataset
     >>> root = write_segmentation('data/shapes_seg')            # BaseSegDataset
     >>> root = write_classification('data/shapes_cls')          # mmpretrain's CustomDataset
-    >>> root = write_multilabel('data/shapes_multilabel')       # mmpretrain's MultiLabelDataset
 """
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -185,15 +184,6 @@ def _write_classification(folder: Path, split: str, scenes: Iterable[tuple[str, 
         _save(scene.image, folder / split / CLASSES[scene.labels[0]] / name)
 
 
-def _write_multilabel(folder: Path, split: str, scenes: Iterable[tuple[str, Scene]]) -> None:
-    samples = []
-    for name, scene in scenes:
-        samples.append(dict(img_path=f'{split}/{name}', gt_label=sorted(set(scene.labels))))
-        _save(scene.image, folder / 'images' / split / name)
-    (folder / 'annotations').mkdir(exist_ok=True)
-    write_json(folder / 'annotations' / f'{split}.json', dict(metainfo=dict(classes=CLASSES), data_list=samples))
-
-
 def _save(image: np.ndarray, path: Path, palette: list[int] | None = None) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     image = Image.fromarray(image)
@@ -206,8 +196,7 @@ def _save(image: np.ndarray, path: Path, palette: list[int] | None = None) -> No
 LAYOUTS: dict[str, tuple[Callable[[Path, str, Iterable[tuple[str, Scene]]], None], tuple[str, ...], bool]] = {
     'detection': (_write_detection, ('images', 'annotations'), False),
     'segmentation': (_write_segmentation, ('img_dir', 'ann_dir'), False),
-    'classification': (_write_classification, SPLITS, True),
-    'multilabel': (_write_multilabel, ('images', 'annotations'), False)}
+    'classification': (_write_classification, SPLITS, True)}
 
 
 def write_shapes(layout: str, root: str | Path, size: int = 192, seed: int = 0, train: int = 1200, val: int = 150,
@@ -250,5 +239,4 @@ def write_shapes(layout: str, root: str | Path, size: int = 192, seed: int = 0, 
     return root
 
 
-write_coco, write_segmentation, write_classification, write_multilabel = (
-    partial(write_shapes, layout) for layout in LAYOUTS)
+write_coco, write_segmentation, write_classification = (partial(write_shapes, layout) for layout in LAYOUTS)

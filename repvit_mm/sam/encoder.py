@@ -11,7 +11,7 @@ from segment_anything.modeling import ImageEncoderViT
 from segment_anything.modeling.common import LayerNorm2d
 from torch import Tensor, nn
 
-from ..archs import ARCHS, get_arch
+from ..archs import ARCHS, SAM_ENCODERS, get_arch
 from ..errors import ConfigError
 from ..network.backbone import RepViT
 
@@ -21,16 +21,14 @@ VITS = {
     'vit_l': dict(embed_dim=1024, depth=24, num_heads=16, global_attn_indexes=(5, 11, 17, 23)),
     'vit_h': dict(embed_dim=1280, depth=32, num_heads=16, global_attn_indexes=(7, 15, 23, 31)),
 }
-#: Names of all encoders.
-ENCODERS = (*(f'repvit_{arch}' for arch in ARCHS), *VITS, 'mobile_sam', 'edge_sam')
 
 
 def build_encoder(encoder: str | Mapping, image_size: int | Sequence[int]) -> nn.Module:
     """Build an image encoder with random weights.
 
     Args:
-        encoder: A name of :data:`ENCODERS`; an architecture of :class:`repvit_mm.RepViT`; or the config of a
-            registered encoder, a dict with ``type``, without ``image_size``.
+        encoder: A name of :data:`repvit_mm.archs.SAM_ENCODERS`; an architecture of :class:`repvit_mm.RepViT`; or the
+            config of a registered encoder, a dict with ``type``, without ``image_size``.
         image_size: Side of the padded square image, in pixels; for a RepViT also (height, width).
 
     Raises:
@@ -48,7 +46,7 @@ def build_encoder(encoder: str | Mapping, image_size: int | Sequence[int]) -> nn
         return SamVit(image_size, **VITS[encoder])
     arch = encoder.removeprefix('repvit_') if isinstance(encoder, str) else encoder
     if isinstance(arch, str) and arch not in ARCHS:
-        raise ConfigError(f'unknown image encoder {encoder!r}; choose from {", ".join(ENCODERS)}')
+        raise ConfigError(f'unknown image encoder {encoder!r}; choose from {", ".join(SAM_ENCODERS)}')
     return SamEncoder(arch, image_size)
 
 

@@ -12,7 +12,7 @@ from .head import RepViTClsHead
 from .teacher import Teacher
 
 #: Values of ``distill_type``: the targets of the head's second layer.
-DISTILL_TYPES = ('hard', 'soft', 'none')
+DISTILL_TYPES = ('hard', 'soft')
 
 
 @MODELS.register_module()
@@ -31,7 +31,7 @@ class DistilledClassifier(ImageClassifier):
         backbone: Config of the backbone.
         head: Config of a :class:`RepViTClsHead` with ``distillation=True``.
         teacher: Settings of a :class:`Teacher`: ``model`` and optionally ``checkpoint``.
-        distill_type: One of :data:`DISTILL_TYPES`; ``'none'`` trains on labels only.
+        distill_type: One of :data:`DISTILL_TYPES`.
         distill_weight: Weight of the teacher in the loss, 0 to 1.
         temperature: Temperature of both distributions, for ``'soft'``.
         neck: Config of a neck, if any.
@@ -55,7 +55,7 @@ class DistilledClassifier(ImageClassifier):
             raise ConfigError(f'distill_weight={distill_weight} must be between 0 and 1')
         if temperature <= 0:
             raise ConfigError(f'temperature={temperature} must be positive')
-        if distill_type != 'none' and not (isinstance(self.head, RepViTClsHead) and self.head.distillation):
+        if not (isinstance(self.head, RepViTClsHead) and self.head.distillation):
             raise ConfigError('a teacher needs a head of type RepViTClsHead with distillation=True')
         self.distill_type, self.distill_weight, self.temperature = distill_type, distill_weight, temperature
         self.teacher = None if teacher is None else Teacher(**teacher)
@@ -63,12 +63,11 @@ class DistilledClassifier(ImageClassifier):
     def init_weights(self) -> None:
         """Initialise the weights, and build the teacher, since training starts with this call."""
         super().init_weights()
-        if self.distill_type != 'none':
-            self._require_teacher().build(self.head.num_classes)
+        self._require_teacher().build(self.head.num_classes)
 
     def _require_teacher(self) -> Teacher:
         if self.teacher is None:
-            raise ConfigError(f'distill_type={self.distill_type!r} needs model.teacher; distill_type="none" does not')
+            raise ConfigError('DistilledClassifier needs model.teacher; without one, train an ImageClassifier')
         return self.teacher
 
     def loss(self, inputs: Tensor, data_samples: Sequence[DataSample]) -> dict[str, Tensor]:
@@ -78,8 +77,6 @@ class DistilledClassifier(ImageClassifier):
             inputs: (N, 3, H, W), normalised and mixed.
             data_samples: Labels, or scores if images are mixed.
         """
-        if self.distill_type == 'none':
-            return super().loss(inputs, data_samples)
         scores, scores_dist = self.head.both_scores(self.extract_feat(inputs))
         on_labels = self.head._get_loss(scores, data_samples)['loss']
         taught = self._require_teacher().scores(inputs, self.head.num_classes, self.data_preprocessor)

@@ -80,17 +80,10 @@ def read_segmentation(root):
         pipeline=[dict(type='LoadImageFromFile'), dict(type='LoadAnnotations')])
 
 
-def read_multilabel(root):
-    from mmpretrain.datasets import MultiLabelDataset
-    return MultiLabelDataset(ann_file='annotations/train.json', data_root=root, data_prefix='images',
-                             pipeline=[dict(type='LoadImageFromFile')])
-
-
 @pytest.mark.parametrize(('layout', 'toolbox', 'read', 'labels_of'), [
     ('detection', 'mmdet', read_detection, lambda sample: [
         sample['gt_bboxes_labels'].tolist(), sample['gt_masks'].masks.astype(bool).tolist()]),
     ('segmentation', 'mmseg', read_segmentation, lambda sample: sample['gt_seg_map'].tolist()),
-    ('multilabel', 'mmpretrain', read_multilabel, lambda sample: set(sample['gt_label'])),
 ])
 def test_the_toolbox_reads_its_layout(tmp_path, layout, toolbox, read, labels_of):
     __import__(f'{toolbox}.utils').utils.register_all_modules(init_default_scope=True)
@@ -100,8 +93,7 @@ def test_the_toolbox_reads_its_layout(tmp_path, layout, toolbox, read, labels_of
         drawn, sample = scene('train', index), dataset[index]
         assert np.array_equal(sample['img'][..., ::-1], drawn.image)
         assert labels_of(sample) == {'detection': [drawn.labels, np.array(drawn.masks).tolist()],
-                                     'segmentation': drawn.index_mask().tolist(),
-                                     'multilabel': set(drawn.labels)}[layout]
+                                     'segmentation': drawn.index_mask().tolist()}[layout]
 
 
 def test_mmpretrain_reads_the_classification_layout(tmp_path):

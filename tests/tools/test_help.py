@@ -12,7 +12,6 @@ from repvit_mm.analysis.backends import BACKENDS, DTYPES, TRAININGS
 from repvit_mm.checkpoints import NAME_FORMATS
 from repvit_mm.datasets import formats, shapes
 from repvit_mm.export.runtimes import ENGINES
-from repvit_mm.sam.encoder import ENCODERS
 from repvit_mm.sam.evaluation import EVALUATORS
 from repvit_mm.sam.instances import RANKINGS
 from repvit_mm.zoo import TABLES
@@ -74,7 +73,6 @@ def test_choices_are_those_of_the_tables():
     assert choices['test', 'backend'] == tuple(ENGINES)
     assert choices['convert_checkpoint', 'to'] == tuple(NAME_FORMATS)
     assert choices['init', 'format'] == tuple(formats.DATA_FORMATS)
-    assert choices['sam_demo', 'encoder'] == ENCODERS
     assert choices['benchmark', 'precision'] == tuple(DTYPES)
     assert choices['draw_shapes', 'layout'] == tuple(shapes.LAYOUTS)
     assert choices['sam_eval', 'ranking'] == RANKINGS

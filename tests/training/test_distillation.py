@@ -64,13 +64,6 @@ def test_the_loss_is_that_of_labels_and_teacher(kind, weight, own_teacher):
     torch.testing.assert_close(losses['loss_labels'], (1 - weight) * labels)
 
 
-def test_without_a_teacher_the_mean_of_both_layers_learns_the_labels():
-    model = classifier(distill_type='none')
-    images, targets, scores = batch()
-    loss = model.loss(images, targets)['loss']
-    torch.testing.assert_close(loss, SoftTargetCrossEntropy()(model(images), smoothed(scores)))
-
-
 def test_a_teacher_of_timm_is_asked(timm_weights):
     model = classifier(teacher=dict(model=SMALL, checkpoint=timm_weights))
     oracle = timm.create_model(SMALL, num_classes=CLASSES).eval()
@@ -152,7 +145,7 @@ def test_a_teacher_of_other_classes_is_refused(own_teacher):
 
 
 @pytest.mark.parametrize('wrong, message', [
-    (dict(distill_type='firm'), 'hard, soft, none'),
+    (dict(distill_type='none'), 'hard, soft'),
     (dict(distill_weight=1.5), 'between 0 and 1'),
     (dict(temperature=0), 'positive'),
     (dict(head=dict(type='LinearClsHead', num_classes=3, in_channels=40)), 'distillation=True'),
