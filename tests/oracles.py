@@ -4,9 +4,12 @@ from timm.models.repvit import RepVit
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from repvit_mm import RepViT
 from repvit_mm.archs import get_arch
 from repvit_mm.checkpoints import convert_state_dict
 
+#: Architecture that is fast to build and run, of no published shape.
+TINY = {'widths': (16, 24, 32, 40), 'depths': (1, 2, 3, 1)}
 #: Mean and standard deviation of the images, RGB of 0-255.
 IMAGENET = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]
 
@@ -22,6 +25,12 @@ def randomise_norms(model: nn.Module, seed: int = 0) -> nn.Module:
             norm.running_mean.normal_(0, 0.2, generator=generator)
             norm.running_var.uniform_(0.5, 1.5, generator=generator)
     return model
+
+
+def build(arch=TINY, **settings) -> RepViT:
+    """A RepViT with random weights and BatchNorms, the same ones each time."""
+    torch.manual_seed(0)
+    return randomise_norms(RepViT(arch, **settings))
 
 
 def timm_like(backbone: nn.Module, arch) -> RepVit:

@@ -3,21 +3,15 @@ import copy
 import pytest
 import torch
 from mmengine.registry import MODELS
-from oracles import randomise_norms, relative_error, timm_like
+from oracles import TINY, build, relative_error, timm_like
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from repvit_mm import ARCHS, RepViT, fuse
 from repvit_mm.errors import ConfigError
 
-TINY = {'widths': (16, 24, 32, 40), 'depths': (1, 2, 3, 1)}
 ARCH_AND_TINY = [*ARCHS, TINY, {**TINY, 'first_version': True}]
 SIZES = [(64, 64), (65, 97), (37, 33)]
-
-
-def build(arch=TINY, **settings):
-    torch.manual_seed(0)
-    return randomise_norms(RepViT(arch, **settings))
 
 
 def taps_of_timm(model, x):

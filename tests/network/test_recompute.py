@@ -4,7 +4,7 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
-from oracles import randomise_norms, relative_error, timm_like
+from oracles import TINY, randomise_norms, relative_error, timm_like
 from torch import nn
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -39,7 +39,6 @@ LAYERS = {
     'downsampling': lambda: Downsample(8, 12, 2, BN, GELU),
     'stem': lambda: Stem(8, 16, (4, 4), BN, GELU),
 }
-TINY = {'widths': (16, 24, 32, 40), 'depths': (1, 2, 3, 1)}
 
 
 def step(layer, x, with_cp=False, weight=None):

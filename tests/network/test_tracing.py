@@ -15,7 +15,7 @@ TINY = {'widths': (8, 12), 'depths': (1, 1)}
 #: How the backbone runs: settings, and whether in training.
 WAYS = {'eval': ({}, False), 'train': ({}, True), 'fixed statistics': ({'norm_eval': True}, True),
         'cheap': ({'with_cp': 'cheap'}, True), 'with_cp': ({'with_cp': True}, True)}
-SHARDED = ('train', 'fixed statistics', 'cheap')
+SHARDED = ('fixed statistics', 'cheap')
 X = torch.linspace(-2, 2, 2 * 3 * 32 * 48).view(2, 3, 32, 48).sin()
 
 
@@ -48,9 +48,8 @@ def test_a_compiler_gets_one_graph(way):
     assert_same(compiled(X), model(X))
 
 
-@pytest.mark.parametrize('way', ['eval', 'train'])
-def test_exports_strictly(way):
-    model = build(way)
+def test_exports_strictly():
+    model = build('train')
     program = torch.export.export(copy.deepcopy(model), (X,), strict=True)
     assert_same(program.module()(X), model(X))
 

@@ -9,6 +9,8 @@ from PIL import Image
 from repvit_mm.sam import build_sam
 
 ROOT = Path(__file__).parents[2]
+#: Options of a small SAM with random weights.
+ARGUMENTS = ('--encoder', 'repvit_m0_6', '--image-size', '64', '--device', 'cpu')
 
 
 def small_sam(image_size=64, arch='m0_6', seed=0):

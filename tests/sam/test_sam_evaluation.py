@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from pycocotools import mask as coco_mask
 from running import run_tool
-from sam_samples import picture, save_picture, small_sam
+from sam_samples import ARGUMENTS, picture, save_picture, small_sam
 from scipy.io import savemat
 from segment_anything import SamPredictor
 from sklearn.metrics import f1_score
@@ -26,8 +26,6 @@ from repvit_mm.sam.instances import (
     segment_instances,
 )
 from repvit_mm.sam.masks import Mask, decode, segment_everything
-
-MODEL = ('--encoder', 'repvit_m0_6', '--image-size', '64', '--device', 'cpu')
 
 
 def rectangle(x, y, width, height, shape=(60, 80)):
@@ -147,12 +145,12 @@ def test_results_in_another_format_are_refused(coco, coco_root, content, message
 
 
 def test_coco_is_evaluated_by_the_tool(coco_root):
-    status, out, err = run_tool('sam_eval', 'coco', '--data-root', coco_root, '--out', coco_root / 'out', *MODEL)
+    status, out, err = run_tool('sam_eval', 'coco', '--data-root', coco_root, '--out', coco_root / 'out', *ARGUMENTS)
     assert not status and out.startswith('AP ')
     metrics = json.loads((coco_root / 'out/metrics.json').read_text())
     results = json.loads((coco_root / 'out/results.segm.json').read_text())
     assert metrics['encoder'] == 'repvit_m0_6' and 0 <= metrics['AP'] <= 100 and len(results) == 3
-    status, out, err = run_tool('sam_eval', 'coco', '--data-root', coco_root / 'nowhere', *MODEL)
+    status, out, err = run_tool('sam_eval', 'coco', '--data-root', coco_root / 'nowhere', *ARGUMENTS)
     assert status == 1 and 'error: the annotations' in err
 
 
@@ -163,7 +161,7 @@ def test_seginw_is_the_mean_over_its_sets(tmp_path, box_masks):
     (tmp_path / 'boxes').mkdir()
     write_results(tmp_path / 'boxes/Birds.bbox.json', [RIGHT, WRONG])  # ranked by the detector: AP 50
     arguments = ('seginw', '--data-root', tmp_path / 'data', '--boxes', tmp_path / 'boxes', '--out', tmp_path / 'out',
-                 *MODEL)
+                 *ARGUMENTS)
     status, _, err = run_tool('sam_eval', *arguments)
     assert status == 1 and 'lacks the boxes of 1 sets, the first is Tools.bbox.json' in err
     write_results(tmp_path / 'boxes/Tools.bbox.json', [dict(BOX, bbox=[40, 20, 30, 30])])  # AP 100
@@ -212,11 +210,11 @@ def test_mvtec_has_the_best_f1_of_the_pixels_of_each_class(tmp_path, box_masks):
     results = [dict(BOX, image_id='cable/test/cut/000.png', bbox=[0, 0, 100, 50], score=0.9),
                dict(BOX, image_id='cable/test/good/000.png', bbox=[0, 0, 50, 50], score=0.5)]
     status, _, err = run_tool('sam_eval', 'mvtec', '--data-root', root, '--out', tmp_path / 'out', '--boxes',
-                              write_results(tmp_path / 'boxes.json', results), *MODEL)
+                              write_results(tmp_path / 'boxes.json', results), *ARGUMENTS)
     assert not status, err
     # At 0.9 the precision is 1 and the recall 0.5.
     assert json.loads((tmp_path / 'out/metrics.json').read_text())['mean F1'] == pytest.approx(100 * 2 * 0.5 / 1.5)
-    status, _, err = run_tool('sam_eval', 'mvtec', '--data-root', root, *MODEL)
+    status, _, err = run_tool('sam_eval', 'mvtec', '--data-root', root, *ARGUMENTS)
     assert status == 1 and "--boxes: mvtec needs a detector's boxes" in err
 
 
@@ -359,7 +357,7 @@ def test_edge_tool_draws_measures_and_writes(tmp_path):
     Image.fromarray(picture()).save(path)
     write_ground_truth(base / 'groundTruth/test/1.mat', [line(20, (60, 80))])
     arguments = ('--data-root', base, '--points-per-side', 2, '--thresholds', 5, '--workers', 1, '--out',
-                 tmp_path / 'out', *MODEL)
+                 tmp_path / 'out', *ARGUMENTS)
     status, out, err = run_tool('sam_eval', 'bsds500', *arguments)
     assert not status and out.startswith('ods ')
     metrics = json.loads((tmp_path / 'out/metrics.json').read_text())

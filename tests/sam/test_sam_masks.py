@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 from pycocotools import mask as coco_mask
 from running import run_tool
-from sam_samples import picture, save_picture, small_sam
+from sam_samples import ARGUMENTS, picture, save_picture, small_sam
 from segment_anything import SamAutomaticMaskGenerator, SamPredictor
 
 from repvit_mm.errors import UserError
@@ -86,9 +86,6 @@ def test_drawing_colours_the_mask_and_nothing_else():
     drawn = draw(image, [], Prompt(((10, 10),), (1,), (40, 20, 60, 50)))
     assert drawn[10, 10].tolist() == [0, 200, 0] and drawn[20, 50].tolist() == [255, 220, 0]
     np.testing.assert_array_equal(image, picture())
-
-
-ARGUMENTS = ('--encoder', 'repvit_m0_6', '--image-size', '64', '--device', 'cpu')
 
 
 @pytest.mark.parametrize(('prompts', 'said', 'number'), [

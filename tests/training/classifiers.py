@@ -2,14 +2,13 @@
 import torch
 from mmengine.registry import MODELS, init_default_scope
 from mmpretrain.structures import DataSample
-from oracles import randomise_norms
+from oracles import TINY, randomise_norms
 from timm.models.repvit import RepVit
 
 import repvit_mm.training.classification  # noqa: F401  registers
 from repvit_mm.checkpoints import convert_state_dict
 
 CLASSES = 7
-TINY = dict(widths=(16, 24, 32, 40), depths=(1, 2, 3, 1))
 IMAGENET = dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], to_rgb=True)
 
 

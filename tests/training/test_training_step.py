@@ -5,10 +5,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from classifiers import CLASSES, TINY, build, classifier, config, samples, timm_twin
+from classifiers import CLASSES, build, classifier, config, samples, timm_twin
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from mmengine.optim.optimizer import amp_optimizer_wrapper
+from oracles import TINY
 from timm.data.mixup import mixup_target
 from timm.loss import SoftTargetCrossEntropy
 from timm.optim import create_optimizer_v2
