@@ -239,6 +239,8 @@ def quietly(function: Callable) -> Callable:
 class SummaryHook(Hook):
     """Logs a summary of the training, unread settings, and the checkpoint to test."""
 
+    _has_validated = False
+
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Save class names and settings of optimiser groups, which come from the config, under plain keys."""
         for key in checkpoint.keys() & {'meta', 'message_hub', 'optimizer', 'param_schedulers'}:
@@ -257,7 +259,6 @@ class SummaryHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Log model, data, batch and device."""
-        self._has_validated = False
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         counts = [sum(p.numel() for p in model.parameters() if p.requires_grad or not trained) for trained in (0, 1)]
         loaders = [runner.train_dataloader, *([runner.val_dataloader] if runner.val_loop else [])]

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.evaluator import BaseMetric
 from mmengine.fileio import LocalBackend
 from mmengine.logging import MMLogger
 from mmengine.model import BaseModel
-from mmengine.registry import DATASETS, MODELS
+from mmengine.registry import DATASETS, METRICS, MODELS
 from torch import nn
 from torch.utils.data import Dataset
 
@@ -33,7 +34,16 @@ class ToyModel(BaseModel):
         self.linear = nn.Linear(1, 1, bias=bias)
 
     def forward(self, x, mode='tensor'):
-        return dict(loss=self.linear(x).square().mean())
+        return [x] if mode == 'predict' else dict(loss=self.linear(x).square().mean())
+
+
+@METRICS.register_module()
+class ToyMetric(BaseMetric):
+    def process(self, data_batch, data_samples):
+        self.results.append(data_batch)
+
+    def compute_metrics(self, results):
+        return dict(seen=len(results))
 
 
 @DATASETS.register_module()
@@ -133,6 +143,15 @@ def test_the_terminal_shows_what_is_trained_and_its_progress(make_runner, monkey
     assert lines[3] == ('device: cpu, 2 threads, but other processes keep the cores busy: OMP_NUM_THREADS=1 may be '
                         'faster') and lines[4].startswith('Epoch(train)') and len(lines) < 8
     assert 'paramwise_options -- linear.bias:lr=0.2' in log and 'System environment' in log
+
+
+def test_a_validation_without_a_training_names_settings_that_nothing_reads(make_runner, capsys):
+    runner = make_runner(log_level='INFO')
+    runner._val_dataloader, runner._val_evaluator, runner._val_loop = (
+        runner.cfg.train_dataloader, dict(type='ToyMetric'), {})
+    runner.cfg.model.test_cfg = observed(Config(dict(mode='whole'))._cfg_dict)
+    assert runner.val() == dict(seen=2)
+    assert 'settings without effect: model.test_cfg.mode' in capsys.readouterr().out
 
 
 def test_resume_takes_weights_and_state(make_runner, tmp_path):
