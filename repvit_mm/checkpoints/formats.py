@@ -93,6 +93,12 @@ class FoundBackbone(NamedTuple):
             raise CheckpointError(f'{source} is not fused, but the model is: build it without deploy=True, load the '
                                   'weights, then call fuse()')
 
+    def lacks(self, name: str) -> bool:
+        """Whether a tensor is for a stage that this backbone of a model has not built, or a classifier inside of it."""
+        inside = name.removeprefix(self.root)
+        return name.startswith(self.root) and (self.arch.lacks(inside) or any(
+            is_head(inside, '', format) for format in ('official', 'timm')))
+
     def __str__(self) -> str:
         version = ' of the first version' if self.arch.first_version else ''
         return f'{self.format} names{version}{", fused" if self.fused else ""}'

@@ -20,13 +20,12 @@ from mmengine.dist import is_main_process
 from mmengine.fileio import LocalBackend
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
-from mmengine.model import is_model_wrapper
 from mmengine.optim import _ParamScheduler
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch import Tensor
 
-from ..checkpoints import invalid_tensors
+from ..checkpoints import invalid_tensors, unwrapped
 from ..errors import UserError
 from ..toolboxes import toolbox_of
 from .prepare import latest_checkpoint
@@ -259,7 +258,7 @@ class SummaryHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Log model, data, batch and device."""
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = unwrapped(runner.model)
         counts = [sum(p.numel() for p in model.parameters() if p.requires_grad or not trained) for trained in (0, 1)]
         loaders = [runner.train_dataloader, *([runner.val_dataloader] if runner.val_loop else [])]
         data = ', '.join(f'{len(loader.dataset)} samples to {verb}'

@@ -18,7 +18,7 @@ from mmengine.evaluator import Evaluator
 from mmengine.fileio import LocalBackend, get_file_backend
 from mmengine.hooks import EMAHook, Hook
 from mmengine.logging import MMLogger, print_log
-from mmengine.model import BaseTTAModel, is_model_wrapper, revert_sync_batchnorm
+from mmengine.model import is_model_wrapper, revert_sync_batchnorm
 from mmengine.optim import OptimWrapper
 from mmengine.registry import HOOKS, OPTIMIZERS, RUNNERS
 from mmengine.runner import BaseLoop, Priority
@@ -28,14 +28,13 @@ from torch.utils.data import DataLoader
 from ..checkpoints import (
     check_classes,
     load_into,
-    load_other,
     patch_readers,
     read_checkpoint,
     tensors_of,
+    unwrapped,
 )
 from ..errors import CheckpointError, ConfigError, DatasetError, did_you_mean, shortened
 from ..io.files import atomic_write, check_folder
-from ..network.backbone import RepViT
 from ..network.fusion import fuse
 from ..toolboxes import TOOLBOXES
 from ..toolboxes.datasets import check_samples, datasets_in, expected_paths, innermost
@@ -273,16 +272,9 @@ class Runner(mmengine.runner.Runner):
             classes = (getattr(getattr(loader, 'dataset', None), 'metainfo', None) or {}).get('classes')
             check_classes(checkpoint, classes if isinstance(classes, list | tuple) else None, filename)
         self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
-        model = self.model
-        while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
-            model = model.module
-        strict = strict or self._complete or self._resume
-        if any(isinstance(module, RepViT) for module in model.modules()):
-            report = load_into(model, checkpoint, str(filename), strict)
-            if self._complete and report.found.fused:  # keep the fused form, for its speed
-                fuse(model, inplace=True)
-        else:
-            load_other(model, tensors_of(checkpoint, filename), str(filename), strict)
+        report = load_into(self.model, checkpoint, str(filename), strict or self._complete or self._resume)
+        if self._complete and report and report.found.fused:  # keep the fused form, for its speed
+            fuse(unwrapped(self.model), inplace=True)
         self._has_loaded = True
         return checkpoint
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..archs import ARCHS
-from ..checkpoints import classes_of, load_into, load_other, meta_of, published, read_checkpoint, tensors_of
+from ..checkpoints import classes_of, load_into, meta_of, published, read_checkpoint, tensors_of
 from ..checkpoints.download import HUB, SCHEME
 from ..checkpoints.formats import convert_state_dict, find_in
 from ..engine.config import CONFIG_SUFFIXES, find_config, installed_configs, load_config
@@ -150,10 +150,7 @@ def build_inference_model(source: str | Path, checkpoint: str | Path | None = No
     else:
         built = _build_from_config(Path(source), content, checkpoint)
     if checkpoint is not None:
-        if built.backbone is None:
-            load_other(built.model, tensors_of(content, checkpoint), str(checkpoint))
-        else:
-            load_into(built.model, content, str(checkpoint))
+        load_into(built.model, content, str(checkpoint))
         built.checkpoint, built.meta = str(checkpoint), meta_of(content)
         if classes_of(content, checkpoint) or str(source) == str(checkpoint) and built.classes:
             built.meta['dataset_meta'] = {**(built.meta.get('dataset_meta') or {}), 'classes': built.classes}

@@ -7,12 +7,12 @@ import torch
 from mmengine.device import get_device
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
-from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from mmengine.runner.base_loop import BaseLoop
 from torch import Tensor, nn
 
+from ..checkpoints import unwrapped
 from ..errors import ConfigError
 from ..ops import is_provided
 
@@ -55,7 +55,7 @@ class ModelEmaHook(Hook):
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: dict | None = None,
                          outputs: dict | None = None) -> None:
         """Update the average with the new weights."""
-        self.update(_bare_model(runner))
+        self.update(unwrapped(runner.model))
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
@@ -98,10 +98,10 @@ class ModelEmaHook(Hook):
 
     @staticmethod
     def _make_average(runner: Runner) -> nn.Module:
-        return copy.deepcopy(_bare_model(runner)).eval().requires_grad_(False)
+        return copy.deepcopy(unwrapped(runner.model)).eval().requires_grad_(False)
 
     def _evaluate(self, runner: Runner, loop: BaseLoop) -> dict[str, float]:
-        model = _bare_model(runner).eval()
+        model = unwrapped(runner.model).eval()
         print_log('Evaluating the averaged weights', 'current')
         _swap(self.average, model)
         try:
@@ -153,10 +153,6 @@ class ChannelsLast(Hook):
                 return f'{name} is a {type(module).__name__}'
         model.to(memory_format=torch.channels_last)
         return None
-
-
-def _bare_model(runner: Runner) -> nn.Module:
-    return runner.model.module if is_model_wrapper(runner.model) else runner.model
 
 
 def _pairs(first: nn.Module, second: nn.Module) -> Iterator[tuple[Tensor, Tensor]]:

@@ -130,7 +130,7 @@ def test_a_tensor_that_does_not_fit_is_named_and_left_out_if_that_is_allowed(kin
     assert all(torch.equal(model.state_dict()[name], before[name]) for name in left)
     assert report.taken == report.total - len(left)
     assert [record.levelno for record in log.records] == [logging.INFO, logging.WARNING]
-    assert log.messages[1].startswith('x.pth does not fit the model completely; not loaded: 1 ')
+    assert log.messages[1].startswith('x.pth does not fit the model; not loaded: 1 ')
 
 
 def test_a_head_for_other_classes_is_left_out_and_named(log):
@@ -144,8 +144,8 @@ def test_a_head_for_other_classes_is_left_out_and_named(log):
     assert said in log.messages[-1]
 
 
-def test_a_model_without_repvit_is_an_error():
-    with pytest.raises(CheckpointError, match='x.pth cannot be loaded: the model holds no RepViT'):
+def test_a_file_of_a_repvit_does_not_fit_a_model_without_one():
+    with pytest.raises(CheckpointError, match='x.pth does not fit the model: .*unexpected key'):
         load_into(nn.Linear(2, 2), RepViT(TINY).state_dict(), 'x.pth')
 
 
