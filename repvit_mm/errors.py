@@ -34,6 +34,11 @@ class ExportError(UserError):
     """A model that cannot be exported, or an exported file whose outputs differ from the model's."""
 
 
+def is_first_process() -> bool:
+    """Whether this process is the first one on its machine, or the only one."""
+    return not os.environ.get('LOCAL_RANK', '').strip('0').isdecimal()
+
+
 @contextmanager
 def collect(faults: list[str]) -> Iterator[None]:
     """Append the message of a DatasetError to a list, so that other faults are found, too."""
@@ -52,6 +57,11 @@ def shortened(names: Iterable[str], most: int = 10) -> str:
 def printable(text: str) -> str:
     """Escape the control characters in a text with names from files."""
     return ''.join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error's message, or else its type."""
+    return (str(error).strip() or type(error).__name__).partition('\n')[0]
 
 
 def did_you_mean(name: str, known: Iterable[str], otherwise: str = '') -> str:

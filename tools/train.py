@@ -25,29 +25,13 @@ def main() -> None:
     args = build_parser().parse_args()
     from repvit_mm.engine.config import load_config
     from repvit_mm.engine.mistakes import one_report
-    from repvit_mm.engine.prepare import (
-        enable_amp,
-        enable_auto_scale_lr,
-        prepare,
-        remove_pretrained,
-        set_epochs,
-        set_resume,
-    )
+    from repvit_mm.engine.prepare import prepare
     from repvit_mm.engine.runner import run
 
     with one_report():
         tell(f'reading {args.config}')
         cfg = load_config(args.config, args.cfg_options)
-        if args.amp:
-            enable_amp(cfg)
-        if args.auto_scale_lr:
-            enable_auto_scale_lr(cfg)
-        if args.no_pretrained:
-            remove_pretrained(cfg)
         prepare(cfg, args, 'train')
-        if args.epochs:
-            set_epochs(cfg, args.epochs)
-        set_resume(cfg, args.resume)
         tell('building the model and reading the data')
         run(cfg, 'train', args.cfg_options)
 

@@ -168,8 +168,8 @@ def _arrange(tensors: Mapping[str, Tensor], found: FoundBackbone, checkpoint: An
     if found.format == 'official' and found.root == '':
         return {'model': tensors}
     content = {'state_dict': tensors}
-    if isinstance(checkpoint, Mapping) and isinstance(checkpoint.get('meta'), Mapping):
-        content['meta'] = checkpoint['meta']
+    if meta := meta_of(checkpoint):
+        content['meta'] = meta
     return content
 
 

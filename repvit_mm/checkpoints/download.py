@@ -15,7 +15,7 @@ from filelock import FileLock
 from mmengine.fileio import load
 from mmengine.logging import print_log
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, first_line
 from .files import RefusedError, kind_of, replaced
 
 #: Configs, tools and the index of the metafiles: included in a wheel, linked in a checkout.
@@ -170,4 +170,4 @@ def _fetch_from_hub(name: str) -> Path:
         raise CheckpointError(f'{name} needs huggingface_hub; run: pip install huggingface_hub') from error
     except Exception as error:  # its client can raise anything
         raise CheckpointError(f'{name} cannot be downloaded ({file or "model.safetensors"}): '
-                              f'{" ".join(str(error).split())[:300]}') from error
+                              f'{first_line(error)}') from error

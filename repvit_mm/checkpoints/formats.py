@@ -15,14 +15,10 @@ from .names import NAME_FORMATS, count_blocks, head_modules, renames
 _ANCHOR = re.compile(r'(?P<root>|.*\.)'
                      r'(?:features\.1\.channel_mixer\.m\.0|stages\.0\.blocks\.0\.channel_mixer\.conv1)'
                      r'(?P<part>\.c|\.conv|)\.weight')
-_MOST_BACKBONES = 32
 #: Names that stand for others: prefixes of parallel training and torch.compile, and stages in timm's models with
 #: ``features_only=True``, and so in EdgeTAM.
 _VARIANTS = ((re.compile(r'^(?:(?:module|_orig_mod)\.)+'), ''),
              (re.compile(r'(^|\.)stages_(\d{1,3})\.'), r'\1stages.\2.'))
-# The oldest names of the authors, before stem and blocks were one list.
-_OLD_STEM = re.compile(r'(^|.*\.)patch_embed\.(?=[02]\.)')
-_OLD_BLOCK = re.compile(r'(^|.*\.)blocks\.(\d{1,3})\.(?=token_mixer\.\d\.|channel_mixer\.m\.)')
 
 
 class FoundArch(NamedTuple):
@@ -105,17 +101,13 @@ class FoundBackbone(NamedTuple):
 
 
 def unify(state_dict: Mapping[str, Tensor], source: str | Path = 'the checkpoint') -> 'OrderedDict[str, Tensor]':
-    """Rename variants of the formats: drop ``module.`` and ``_orig_mod.`` at the start of names, replace the names of
-    timm's ``features_only`` and the oldest ones of the authors. Keeps ``_metadata``.
-    """
-    is_old = any(map(_OLD_BLOCK.match, state_dict))
+    """Drop ``module.`` and ``_orig_mod.`` at the start of names, and rename stages of timm's ``features_only``.
 
+    Keeps ``_metadata``.
+    """
     def unified(name: str) -> str:
         for pattern, replacement in _VARIANTS:
             name = pattern.sub(replacement, name)
-        if is_old:
-            name = _OLD_STEM.sub(r'\1features.0.', name)
-            name = _OLD_BLOCK.sub(lambda match: f'{match[1]}features.{int(match[2]) + 1}.', name)
         return name
 
     return _renamed(state_dict, unified, f'two tensors of {source} have the same name once prefixes such as "module." '
@@ -131,21 +123,9 @@ def _renamed(state_dict: Mapping[str, Tensor], rename: Callable[[str], str], cla
     return renamed
 
 
-def find_backbones(state_dict: Mapping[str, Tensor], source: str | Path = 'the checkpoint') -> list[FoundBackbone]:
-    """Find every RepViT in a state dict, in any format and under any prefix.
-
-    Args:
-        state_dict: Name -> tensor, without prefixes of wrappers.
-        source: Its origin, for errors.
-
-    Raises:
-        CheckpointError: If there are implausibly many.
-    """
-    anchors = [anchor for name in state_dict if (anchor := _ANCHOR.fullmatch(name))]
-    if len(anchors) > _MOST_BACKBONES:
-        raise CheckpointError(f'{source} has the names of {len(anchors)} RepViTs, at most {_MOST_BACKBONES} are '
-                              'supported')
-    return [_describe(anchor, state_dict) for anchor in anchors]
+def find_backbones(state_dict: Mapping[str, Tensor]) -> list[FoundBackbone]:
+    """Find every RepViT in a state dict without prefixes of wrappers, in any format and under any prefix."""
+    return [_describe(anchor, state_dict) for name in state_dict if (anchor := _ANCHOR.fullmatch(name))]
 
 
 def find_in(state_dict: Mapping[str, Tensor], source: str | Path = 'the checkpoint') -> list[FoundBackbone]:
@@ -154,7 +134,7 @@ def find_in(state_dict: Mapping[str, Tensor], source: str | Path = 'the checkpoi
     Raises:
         CheckpointError: If there is none.
     """
-    found = find_backbones(state_dict, source)
+    found = find_backbones(state_dict)
     if not found:
         some = ', '.join(list(state_dict)[:3])
         raise CheckpointError(f'{source}: none of its {len(state_dict)} tensors has a name of RepViT ({some}, ...)')

@@ -11,9 +11,9 @@ import torch
 from mmengine.runner import CheckpointLoader
 from torch import Tensor, nn
 
-from ..errors import CheckpointError, UserError, shortened
+from ..errors import CheckpointError, UserError, first_line, shortened
 from ..io.files import check_regular
-from ..io.toolbox_files import decode_as_we_do, read_plain_files
+from ..io.toolbox_files import read_plain_files, replace_mmcv_decoder
 from . import pickles
 from .download import RELEASE, SCHEMES, fetch
 from .files import RefusedError, kind_of, replaced
@@ -64,8 +64,7 @@ def _load_by_scheme(name: str, read: Callable[[Any], Any]) -> Any:
     except UserError:
         raise
     except Exception as error:  # clients of storage services can raise anything
-        reason = ' '.join(str(error).split())[:200]
-        raise CheckpointError(f'{name} cannot be loaded: {type(error).__name__}: {reason}') from error
+        raise CheckpointError(f'{name} cannot be loaded: {type(error).__name__}: {first_line(error)}') from error
 
 
 def _read(file: str | Path | IO[bytes], name: str | Path, trust: bool) -> Any:
@@ -94,9 +93,8 @@ def _read(file: str | Path | IO[bytes], name: str | Path, trust: bool) -> Any:
     except (ImportError, AttributeError) as error:
         raise CheckpointError(f'{name} needs a package or class that cannot be imported: {error}') from error
     except Exception as error:  # reading other files can raise anything
-        detail = str(error).strip().partition('\n')[0] or type(error).__name__
         raise CheckpointError(f'{name} is damaged, or not written by torch.save; download or copy it again '
-                              f'({detail})') from error
+                              f'({first_line(error)})') from error
 
 
 def _read_safetensors(file: Path | IO[bytes]) -> dict[str, Any]:
@@ -202,7 +200,7 @@ def load_for_mmengine(filename: str, map_location: Any = None, logger: Any = Non
     tensors = tensors_of(checkpoint, filename)
     rest = checkpoint if isinstance(checkpoint, Mapping) else {}
     return {**{key: value for key, value in rest.items() if not isinstance(value, Tensor)},
-            'state_dict': rename(tensors, find_backbones(tensors, filename), source=filename)[0]}
+            'state_dict': rename(tensors, find_backbones(tensors), source=filename)[0]}
 
 
 def patch_readers() -> None:
@@ -214,4 +212,4 @@ def patch_readers() -> None:
     """
     CheckpointLoader.load_checkpoint = staticmethod(load_for_mmengine)
     read_plain_files()
-    decode_as_we_do()
+    replace_mmcv_decoder()

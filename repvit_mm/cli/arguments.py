@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
 
-from ..errors import ConfigError, did_you_mean
+from ..errors import ConfigError, did_you_mean, is_first_process
 
 
 class Parser(argparse.ArgumentParser):
@@ -39,13 +39,13 @@ class Parser(argparse.ArgumentParser):
             self.exit(1, f'error: {error}\n')
         if 'launcher' in parsed:
             _use_device(self, parsed.device)
-            _join(parsed.launcher, parsed.local_rank)
+            _set_local_rank(parsed.launcher, parsed.local_rank)
         return parsed
 
 
 def tell(step: str) -> None:
     """Show on a terminal what starts now: on a busy machine, it takes a minute until the log starts."""
-    if sys.stderr.isatty() and os.environ.get('LOCAL_RANK', '0') == '0':
+    if sys.stderr.isatty() and is_first_process():
         print(f'{step} ...', file=sys.stderr, flush=True)
 
 
@@ -149,9 +149,10 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
 
 
-#: Launcher -> variables that it sets: the number of a process, and its number on its machine.
-_LAUNCHED = {'pytorch': ('RANK', 'LOCAL_RANK'), 'slurm': ('SLURM_PROCID', 'SLURM_LOCALID'),
-             'mpi': ('OMPI_COMM_WORLD_RANK', 'OMPI_COMM_WORLD_LOCAL_RANK')}
+#: Launcher -> variables that it sets: the number of a process, its number on its machine, and how many there are.
+_LAUNCHED = {'pytorch': ('RANK', 'LOCAL_RANK', 'WORLD_SIZE'),
+             'slurm': ('SLURM_PROCID', 'SLURM_LOCALID', 'SLURM_NTASKS'),
+             'mpi': ('OMPI_COMM_WORLD_RANK', 'OMPI_COMM_WORLD_LOCAL_RANK', 'OMPI_COMM_WORLD_SIZE')}
 
 
 def _use_device(parser: argparse.ArgumentParser, name: str | None) -> None:
@@ -163,12 +164,13 @@ def _use_device(parser: argparse.ArgumentParser, name: str | None) -> None:
         parser.exit(1, f'error: --device {name}: torch can use no such GPU here\n')
 
 
-def _join(launcher: str, local_rank: int) -> None:
-    """Give mmengine the local rank of a process of any launcher."""
+def _set_local_rank(launcher: str, local_rank: int) -> None:
+    """Set LOCAL_RANK and WORLD_SIZE for a process of any launcher, as torch's does."""
     if launcher == 'none':
         return
-    rank, local = _LAUNCHED[launcher]
+    rank, local, processes = _LAUNCHED[launcher]
     if rank not in os.environ:
         raise ConfigError(f'--launcher {launcher} is for processes that it has started, but {rank} is not set; '
                           'use the scripts tools/dist_*.sh or tools/slurm_*.sh, or leave it out to run one process')
     os.environ.setdefault('LOCAL_RANK', os.environ.get(local, str(local_rank)))
+    os.environ.setdefault('WORLD_SIZE', os.environ.get(processes, '1'))

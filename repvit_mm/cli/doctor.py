@@ -15,6 +15,7 @@ from importlib import import_module, metadata
 from importlib.util import find_spec
 from typing import NamedTuple
 
+from ..errors import first_line
 from ..ops import find_compiled
 from ..version import __version__
 
@@ -159,12 +160,8 @@ def import_error(module: str) -> str:
         try:
             import_module(module)
         except Exception as error:  # a broken installation can raise anything
-            return _first_line(error)
+            return first_line(error)
     return ''
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).partition('\n')[0]
 
 
 def try_backbone() -> Finding:
@@ -177,7 +174,7 @@ def try_backbone() -> Finding:
         model = MODELS.build(dict(type='RepViT', arch='m0_6')).to(device)
         sum(x.square().mean() for x in model(torch.randn(2, 3, 64, 64, device=device))).backward()
     except Exception as error:  # a broken torch can raise anything
-        return Finding('RepViT', f'fails: {_first_line(error)}', False)
+        return Finding('RepViT', f'fails: {first_line(error)}', False)
     where = torch.cuda.get_device_name() if device == 'cuda' else 'the CPU'
     return Finding('RepViT', f'runs a training step on {where}')
 

@@ -13,11 +13,12 @@ from pycocotools import mask as mask_utils
 from rich.console import Console
 
 from ..datasets.shapes import CLASSES, write_coco
-from ..engine.prepare import latest_checkpoint, move_data_root
-from ..engine.processes import run_tool
+from ..engine.prepare import move_data_root
+from ..engine.resuming import latest_checkpoint
 from ..errors import UserError
 from ..io.drawing import draw_objects
 from ..models.deploy import FusedCheckpoint, fuse_checkpoint
+from ..zoo.processes import run_tool
 
 #: AP has three decimals; fusion may change the last one if two scores are nearly equal.
 TOLERANCE = 0.002

@@ -14,7 +14,7 @@ from typing import Any
 from mmengine.config import Config
 
 from ..checkpoints import patch_readers
-from ..errors import ConfigError, did_you_mean, shortened
+from ..errors import ConfigError, did_you_mean, first_line, shortened
 
 #: Our configs: included in a wheel, linked in a checkout.
 INSTALLED_CONFIGS = Path(__file__).resolve().parents[1] / '.mim' / 'configs'
@@ -45,7 +45,7 @@ def load_config(path: str | Path, options: Mapping[str, Any] | None = None) -> C
     except Exception as error:  # a config is a program and can raise anything
         hint = ('; a path with an apostrophe breaks configs with {{ fileDirname }}: rename the folder'
                 if isinstance(error, SyntaxError) and "'" in os.path.abspath(path) else '')
-        raise ConfigError(f'config {path} cannot be read: {_one_line(error)}{hint}') from error
+        raise ConfigError(f'config {path} cannot be read: {type(error).__name__}: {first_line(error)}{hint}') from error
     finally:
         print(re.sub('Could not import OneDL.*\n', '', printed.getvalue()), end='')  # an optional package's
     for key in options or {}:
@@ -53,8 +53,9 @@ def load_config(path: str | Path, options: Mapping[str, Any] | None = None) -> C
     try:
         cfg.merge_from_dict(dict(options or {}))
     except Exception as error:
-        raise ConfigError(f'--cfg-options cannot be applied to {path}: {_one_line(error)}') from error
-    toolbox_of(cfg).load(path)
+        raise ConfigError(f'--cfg-options cannot be applied to {path}: {type(error).__name__}: {first_line(error)}'
+                          ) from error
+    toolbox_of(cfg).import_toolbox(path)
     return cfg
 
 
@@ -158,8 +159,3 @@ def _check_option(cfg: Config, key: str) -> None:
     if used:
         raise ConfigError(f'--cfg-options {key} has no effect: the config has used its variable {name} already; set '
                           f'{shortened(used, 3)}')
-
-
-def _one_line(error: Exception) -> str:
-    text = str(error).strip().partition('\n')[0]
-    return f'{type(error).__name__}: {text}' if text else type(error).__name__

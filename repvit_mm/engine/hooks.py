@@ -8,7 +8,6 @@ import re
 import signal
 import sys
 import time
-import warnings
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
@@ -20,15 +19,13 @@ from mmengine.dist import is_main_process
 from mmengine.fileio import LocalBackend
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
-from mmengine.optim import _ParamScheduler
-from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch import Tensor
 
 from ..checkpoints import invalid_tensors, unwrapped
 from ..errors import UserError
 from ..toolboxes import toolbox_of
-from .prepare import latest_checkpoint
+from .resuming import FollowScheduleHook, latest_checkpoint
 from .unread import observed
 
 #: Modules whose information is for the log file, except progress and metrics.
@@ -89,48 +86,6 @@ class LoggerHook(mmengine.hooks.LoggerHook):
         return is_due
 
 
-class FollowScheduleHook(Hook):
-    """Lets a resumed training follow the schedules of its config; mmengine restores those of the checkpoint."""
-
-    def before_run(self, runner: Runner) -> None:
-        """Note the schedules of the config."""
-        self._wanted = [_settings(scheduler) for scheduler in _schedulers(runner)]
-
-    def before_train(self, runner: Runner) -> None:
-        """Replace restored schedules that have other settings: step those of the config from the start."""
-        restored = _schedulers(runner)
-        is_behind = any(scheduler._global_step != (runner.epoch if scheduler.by_epoch else runner.iter)
-                        for scheduler in restored)
-        if not is_behind and [_settings(scheduler) for scheduler in restored] == self._wanted:
-            return
-        for group in runner.optim_wrapper.param_groups:
-            group.update({name.removeprefix('initial_'): value for name, value in group.items()
-                          if name.startswith('initial_')})
-        runner.param_schedulers = schedulers = runner.build_param_scheduler(runner.cfg.param_scheduler)
-        length = len(runner.train_dataloader)
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore')  # of torch's, that the optimiser has made no step
-            for done in range(1, runner.iter + 1):
-                due = [False] + [True] * (done % length == 0 and done // length <= runner.epoch)
-                for scheduler in [scheduler for kind in due for scheduler in schedulers if scheduler.by_epoch is kind]:
-                    scheduler.step()
-        print_log('the schedules differ from those of the checkpoint: the learning rate follows those of this config',
-                  'current')
-
-
-def _schedulers(runner: Runner) -> list[_ParamScheduler]:
-    """The schedules that can be stepped anew."""
-    found = runner.param_schedulers if isinstance(runner.param_schedulers, list) else []
-    return found if all(isinstance(scheduler, _ParamScheduler) and not getattr(scheduler, 'need_val_args', False)
-                        for scheduler in found) else []
-
-
-def _settings(scheduler: _ParamScheduler) -> dict[str, Any]:
-    """The attributes of a schedule that its steps do not change."""
-    return {name: value for name, value in vars(scheduler).items()
-            if name[0] != '_' and name not in ('optimizer', 'base_values', 'last_step')}
-
-
 class StopOnSignalHook(Hook):
     """On SIGTERM, saves a checkpoint at the end of the iteration and ends the run with status 143.
 
@@ -163,7 +118,6 @@ class StopOnSignalHook(Hook):
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
-@HOOKS.register_module()
 class StopOnInvalidLossHook(Hook):
     """Ends a training whose loss or weights are no longer finite, and does not save such weights.
 
@@ -265,9 +219,6 @@ class SummaryHook(Hook):
                          for loader, verb in zip(loaders, ('train', 'validate'), strict=False))
         device = next(model.parameters()).device
         threads = f', {torch.get_num_threads()} threads' if device.type == 'cpu' else ''
-        load = os.getloadavg()[0] if hasattr(os, 'getloadavg') else 0  # Windows has none
-        if threads and torch.get_num_threads() > 1 and load > (os.cpu_count() or 1):
-            threads += ', but other processes keep the cores busy: OMP_NUM_THREADS=1 may be faster'
         for line in (f'model: {type(model).__name__}, {counts[0] / 1e6:.2f} M parameters, {counts[1] / 1e6:.2f} M of '
                      'them trained', f'data: {data}', _batch(runner), f'device: {device}{threads}'):
             print_log(line, 'current')

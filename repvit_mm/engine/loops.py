@@ -66,7 +66,7 @@ class _PlacedBatches(Sampler):
         self._start = epoch, batch
 
     def __iter__(self) -> Iterator[list[tuple[int, tuple[int, ...]]]]:
-        if self._start is None:  # the loop of mmengine 0.10 starts the workers before it knows where to go on
+        if self._start is None:  # mmengine 0.10 iterates once before the loop knows its first batch
             return
         (epoch, skipped), self._start, drawn = self._start, (0, 0), 0
         for number, batch in enumerate(self.batches):

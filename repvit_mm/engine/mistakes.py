@@ -1,4 +1,14 @@
-"""Mistakes of the user become one line, from one process of a run; bugs keep their traceback."""
+"""Mistakes of the user become one line, from one process of a run; bugs keep their traceback.
+
+From the inside out, each context manager turns the errors of a library into a UserError:
+
+- :class:`NamedSamples`: reading a sample; names its files.
+- :func:`dataset_errors`: building a data set; names its paths.
+- :func:`layer_errors`: the first iteration; names the layer.
+- :func:`user_errors`: all of a run; names the setting.
+
+:func:`one_report` then chooses the process that reports it, and :func:`repvit_mm.errors.run_cli` prints the line.
+"""
 import os
 import re
 import traceback
@@ -10,8 +20,8 @@ from mmengine.config import Config
 from torch import distributed, nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 
-from ..errors import ConfigError, DatasetError, UserError, is_out_of_memory
-from ..io.toolbox_files import decode_as_we_do
+from ..errors import ConfigError, DatasetError, UserError, is_first_process, is_out_of_memory
+from ..io.toolbox_files import replace_mmcv_decoder
 from .config import settings_in
 
 _UNKNOWN_SETTING = re.compile(r"unexpected keyword argument '(\w+)'")
@@ -99,7 +109,7 @@ class NamedSamples:
         self.pipeline, self.transforms = pipeline, getattr(pipeline, 'transforms', ())
 
     def __call__(self, record: dict) -> Any:
-        decode_as_we_do()  # in a worker that was not forked, too
+        replace_mmcv_decoder()  # in a worker that was not forked, too
         # Transforms change the record.
         paths = [str(record[key]) for key in ('img_path', 'seg_map_path') if record.get(key)]
         try:
@@ -148,11 +158,11 @@ def one_report() -> Iterator[None]:
     try:
         yield
     except UserError:
-        if _errors(new=1) > 1 if distributed.is_initialized() else local_rank() != 0:
+        if _errors(new=1) > 1 if distributed.is_initialized() else not is_first_process():
             raise SystemExit(1) from None
         raise
     except KeyboardInterrupt:
-        if local_rank() != 0:
+        if not is_first_process():
             raise SystemExit(130) from None
         raise
     except RuntimeError:
@@ -169,11 +179,3 @@ def _errors(new: int = 0) -> int:
         return distributed.distributed_c10d._get_default_store().add('repvit_mm/errors', new)
     except RuntimeError:  # the process that keeps the count has ended: it has failed
         return 1 + new
-
-
-def local_rank() -> int:
-    """The number of this process on its machine; a ConfigError if the environment has none."""
-    text = os.environ.get('LOCAL_RANK', '0')
-    if not text.isdecimal():
-        raise ConfigError(f'LOCAL_RANK={text} must be a whole number; unset it to run one process')
-    return int(text)

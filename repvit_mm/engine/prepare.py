@@ -1,11 +1,9 @@
 """Prepares a config for a run: the options of the tools, and defaults of the machine."""
 import argparse
 import copy
-import logging
 import math
 import os
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +12,22 @@ from mmengine.device import get_device
 from mmengine.logging import print_log
 from mmengine.registry import DATASETS, DefaultScope
 
-from ..checkpoints import check_finite, read_checkpoint, tensors_of
-from ..errors import CheckpointError, ConfigError, shortened
+from ..errors import ConfigError, shortened
 from ..toolboxes import LOADERS, datasets_of, toolbox_of
 from ..toolboxes.datasets import datasets_in, expected_paths
 from .config import settings_in
 from .mistakes import dataset_errors, user_errors
+from .resuming import set_resume
 
 #: Task -> the loaders that it uses.
 LOADERS_OF = {'train': ('train_dataloader', 'val_dataloader'), 'test': ('test_dataloader',)}
 
 
 def prepare(cfg: Config, args: argparse.Namespace, task: str) -> None:
-    """Apply the options of :func:`repvit_mm.cli.arguments.add_common_arguments`, and the settings of a CPU.
+    """Apply the options of ``tools/train.py`` or ``tools/test.py``, and fit the config to the machine.
+
+    The order matters: ``--epochs`` may read the data set, after ``--data-root``; ``--resume`` looks into the work
+    directory, and replaces the seed and ``load_from``; the settings of a CPU replace those of a GPU at the end.
 
     Args:
         cfg: Changed in place.
@@ -42,11 +43,25 @@ def prepare(cfg: Config, args: argparse.Namespace, task: str) -> None:
         cfg.randomness = {**cfg.get('randomness', {}), 'seed': args.seed}
     if args.data_root is not None:
         move_data_root(cfg, args.data_root)
-    toolbox = toolbox_of(cfg)
-    toolbox.check_config(cfg, LOADERS_OF[task])
+    toolbox_of(cfg).adapt_config(cfg, LOADERS_OF[task])
+    if task == 'train':
+        if args.amp:
+            enable_amp(cfg)
+        if args.auto_scale_lr:
+            enable_auto_scale_lr(cfg)
+        if args.no_pretrained:
+            remove_pretrained(cfg)
+        if args.epochs:
+            set_epochs(cfg, args.epochs)
+        set_resume(cfg, args.resume)
+    fit_to_machine(cfg)
+
+
+def fit_to_machine(cfg: Config) -> None:
+    """Give the loaders the settings of the toolbox, and without a GPU those of a CPU."""
     has_gpu = get_device() != 'cpu'
     for settings in filter(None, map(cfg.get, LOADERS)):
-        for key, value in toolbox.loader_defaults.items():
+        for key, value in toolbox_of(cfg).loader_defaults.items():
             settings.setdefault(key, value)
         if not settings.get('num_workers', 0):  # torch refuses to keep workers where it has none
             settings.persistent_workers = False
@@ -111,10 +126,6 @@ def _use_amp_of_cpu(cfg: Config) -> None:
             wrapper.pop(key, None)
 
 
-#: Launcher -> variable with the number of processes.
-_PROCESSES = {'pytorch': 'WORLD_SIZE', 'slurm': 'SLURM_NTASKS', 'mpi': 'OMPI_COMM_WORLD_SIZE'}
-
-
 def enable_auto_scale_lr(cfg: Config) -> None:
     """Scale the learning rate by the ratio of the batch size to the one that the config was written for."""
     if not (cfg.get('auto_scale_lr') or {}).get('base_batch_size'):
@@ -147,7 +158,7 @@ def set_epochs(cfg: Config, epochs: int) -> None:
     for settings in schedulers:
         is_warm_up = settings.get('type') == 'LinearLR' and not settings.get('begin') and settings.get('end')
         if is_warm_up and not settings.get('convert_to_iter_based'):
-            settings['end'] = min(settings['end'], scaled(settings['end'], 2))  # one step would never end
+            settings['end'] = min(settings['end'], scaled(settings['end'], 2))  # see Runner.build_param_scheduler
         elif settings.get('by_epoch', True) == (unit == 'max_epochs'):
             is_whole = settings.get('T_max') == settings.get('end', old) - settings.get('begin', 0)
             settings.update({key: scaled(settings[key]) for key in ('begin', 'end', 'T_max', 'epochs', 'step_size')
@@ -169,7 +180,8 @@ def _iterations_of_an_epoch(cfg: Config) -> int:
     expected = [path for dataset in datasets_in(loader.dataset) for path in expected_paths(dataset)]
     with DefaultScope.overwrite_default_scope(cfg.get('default_scope')), user_errors(cfg), dataset_errors(expected):
         samples = len(DATASETS.build(copy.deepcopy(loader.dataset)))
-    return max(1, samples // (loader.get('batch_size', 1) * int(os.environ.get(_PROCESSES.get(cfg.launcher, ''), 1))))
+    processes = 1 if cfg.launcher == 'none' else int(os.environ.get('WORLD_SIZE', 1))
+    return max(1, samples // (loader.get('batch_size', 1) * processes))
 
 
 def remove_pretrained(cfg: Config) -> None:
@@ -185,67 +197,3 @@ def remove_pretrained(cfg: Config) -> None:
             settings['init_cfg'] = [item for item in init_cfg if item.get('type') != 'Pretrained']
         elif init_cfg and init_cfg.get('type') == 'Pretrained':
             del settings['init_cfg']
-
-
-def set_resume(cfg: Config, resume: str | None) -> None:
-    """Resume an earlier run, with its seed, which determines the order of its samples.
-
-    Args:
-        cfg: Changed in place.
-        resume: ``'auto'`` for the last readable checkpoint in the work directory, or a path. None follows the config:
-            ``resume=True`` in it resumes ``load_from`` or the last checkpoint, if there is one.
-
-    Raises:
-        CheckpointError: If there is none, or it cannot be read.
-    """
-    if resume is None and cfg.get('resume'):
-        resume = cfg.get('load_from') or ('auto' if checkpoints_of(cfg.work_dir) else None)
-    cfg.resume = resume is not None
-    if resume is None:
-        return
-    path, checkpoint = _last_readable(cfg.work_dir) if resume == 'auto' else (resume, read_checkpoint(resume))
-    cfg.load_from = str(path)
-    meta = checkpoint.get('meta') if isinstance(checkpoint, Mapping) else None
-    seed = meta.get('seed') if isinstance(meta, Mapping) else None
-    if seed is None:
-        return
-    randomness = cfg.get('randomness') or {}
-    if randomness.get('seed') not in (None, seed):
-        print_log(f'{path} is from a run with the seed {seed}, which replaces {randomness["seed"]}', 'current',
-                  logging.WARNING)
-    cfg.randomness = {**randomness, 'seed': seed}
-
-
-def _last_readable(work_dir: str | Path) -> tuple[Path, Any]:
-    """The newest checkpoint that is complete and finite, and its content."""
-    errors = []
-    for path in checkpoints_of(work_dir):
-        try:
-            checkpoint = read_checkpoint(path)
-            check_finite(tensors_of(checkpoint, path), path)
-            return path, checkpoint
-        except CheckpointError as error:
-            print_log(f'{error}; trying the checkpoint before it', 'current', logging.WARNING)
-            errors.append(error)
-    raise errors[0] if errors else CheckpointError(
-        f'nothing to resume: there is no checkpoint in {work_dir}; leave out --resume to start, or name a --work-dir '
-        'or a checkpoint')
-
-
-def latest_checkpoint(work_dir: str | Path) -> Path | None:
-    """The newest checkpoint in a work directory, or None."""
-    return next(iter(checkpoints_of(work_dir)), None)
-
-
-def checkpoints_of(work_dir: str | Path) -> list[Path]:
-    """The checkpoints in a work directory, the newest first."""
-    work_dir = Path(work_dir)
-    found = [*work_dir.glob('epoch_*.pth'), *work_dir.glob('iter_*.pth')]
-    found.sort(key=lambda path: path.stat().st_mtime, reverse=True)
-    pointer = work_dir / 'last_checkpoint'
-    with suppress(OSError, ValueError):  # its content is not a path
-        text = pointer.read_text().strip() if pointer.is_file() else ''
-        for path in (work_dir / Path(text).name, Path(text)):  # a copied run resumes from its own checkpoint
-            if text and path.is_file():
-                return [path, *(other for other in found if other != path)]
-    return found

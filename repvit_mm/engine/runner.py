@@ -2,7 +2,7 @@
 import logging
 import math
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from torch.utils.data import DataLoader
 from ..checkpoints import (
     check_classes,
     load_into,
+    meta_of,
     patch_readers,
     read_checkpoint,
     tensors_of,
@@ -43,7 +44,7 @@ from ..training import ChannelsLast
 from .hooks import ADDED, REPLACED, LateRemoval, is_shown, quietly
 from .loops import WEIGHTS, our_loop, place_samples, protect_workers, seed_all
 from .mistakes import NamedSamples, dataset_errors, describe, user_errors
-from .prepare import latest_checkpoint
+from .resuming import latest_checkpoint
 from .unread import observed, unread
 
 #: Hint shown if the initial weights cannot be loaded.
@@ -64,7 +65,7 @@ class Runner(mmengine.runner.Runner):
     """
 
     _complete = False  # whether a checkpoint must have every tensor of the model
-    asked: Sequence[str] = ()  # dotted keys of --cfg-options
+    asked: Collection[str] = ()  # keys of --cfg-options
 
     def build_logger(self, log_level: int | str = 'INFO', log_file: str | None = None) -> MMLogger:
         """Build the logger, whose terminal is quieter than its file."""
@@ -259,10 +260,8 @@ class Runner(mmengine.runner.Runner):
             raise CheckpointError(f'{error}; {_WITHOUT_WEIGHTS}') from error
         if not isinstance(checkpoint, Mapping) or 'state_dict' not in checkpoint:
             checkpoint = {'state_dict': tensors_of(checkpoint, filename)}
-        meta = checkpoint.get('meta')
-        if self._resume and not (isinstance(meta, Mapping)
-                                 and all(isinstance(meta.get(key), int) and meta[key] >= 0
-                                         for key in ('epoch', 'iter'))):
+        meta = meta_of(checkpoint)
+        if self._resume and not all(isinstance(meta.get(key), int) and meta[key] >= 0 for key in ('epoch', 'iter')):
             raise CheckpointError(f'{filename} holds weights, but not the state of a training to resume; '
                                   '--cfg-options load_from=PATH starts from its weights')
         if self._resume:
@@ -315,7 +314,7 @@ class Runner(mmengine.runner.Runner):
         self.outdated.remove_outdated()
 
 
-def run(cfg: Config, task: str, asked: Sequence[str] = ()) -> None:
+def run(cfg: Config, task: str, asked: Collection[str] = ()) -> None:
     """Run a config.
 
     Args:

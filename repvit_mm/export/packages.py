@@ -4,7 +4,7 @@ from contextlib import contextmanager
 from importlib import import_module
 from types import ModuleType
 
-from ..errors import ExportError, UserError
+from ..errors import ExportError, UserError, first_line
 from .tracing import quiet
 
 #: Packages that the extra ``export`` does not install.
@@ -25,7 +25,7 @@ def need(name: str) -> ModuleType:
     except Exception as error:  # beside other versions than its own, a package may raise anything
         package = name.partition('.')[0]
         missing = isinstance(error, ModuleNotFoundError) and error.name == package
-        reason = 'is not installed' if missing else f'cannot be imported ({(str(error) or "?").splitlines()[0]})'
+        reason = 'is not installed' if missing else f'cannot be imported ({first_line(error)})'
         command = INSTALLED_BY.get(package, 'pip install "repvit-mm[export]"')
         raise ExportError(f'{package} {reason}: {command}') from error
 

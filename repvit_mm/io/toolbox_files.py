@@ -33,7 +33,7 @@ _PlainLoader.add_constructor('tag:yaml.org,2002:python/tuple', _read_tuple)
 
 @lru_cache(maxsize=1024)
 def _parse(text: str | bytes) -> Any:
-    # For each base `mmseg::...` of a config, mmengine reads all metafiles of mmseg, some two hundred.
+    # Cached, as mmengine reads all 200 metafiles of mmseg for each `_base_ = 'mmseg::...'`.
     return yaml.load(text, Loader=_PlainLoader)
 
 
@@ -87,7 +87,7 @@ def read_plain_files() -> None:
 
 
 @cache
-def decode_as_we_do() -> None:
+def replace_mmcv_decoder() -> None:
     """Make mmcv decode images with :func:`repvit_mm.io.images.read_image`, in this process and those forked from it.
 
     All toolboxes decode with ``mmcv.imfrombytes``, in pipelines and for drawing. mmcv still decodes label images

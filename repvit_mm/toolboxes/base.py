@@ -74,7 +74,7 @@ class Toolbox:
     dump_metric = 'mmengine.DumpResults'
     drawing = ''
 
-    def load(self, path: str | Path) -> None:
+    def import_toolbox(self, path: str | Path) -> None:
         """Import the toolbox.
 
         Args:
@@ -97,7 +97,7 @@ class Toolbox:
             raise ConfigError(f'config {path} is for {self.scope}, which is not installed; `repvit-mm '
                               'doctor` shows the command to install it') from error
 
-    def check_config(self, cfg: Config, loaders: Sequence[str]) -> None:
+    def adapt_config(self, cfg: Config, loaders: Sequence[str]) -> None:
         """Check that the heads of a config have as many classes as its data sets.
 
         Args:

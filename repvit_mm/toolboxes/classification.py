@@ -42,7 +42,7 @@ class Classification(Toolbox):
     tta_model = dict(type='AverageClsScoreTTA')
     drawing = 'DrawnClasses'
 
-    def check_config(self, cfg: Config, loaders: Sequence[str]) -> None:
+    def adapt_config(self, cfg: Config, loaders: Sequence[str]) -> None:
         """Fit the model to the classes in the image folders or label files of the config.
 
         Sets the number of classes of the head and of the preprocessor, and drops top-k accuracies whose k is not

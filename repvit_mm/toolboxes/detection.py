@@ -47,13 +47,13 @@ class Detection(Toolbox):
     dump_metric = 'mmdet.DumpDetResults'
     drawing = 'DrawnObjects'
 
-    def load(self, path: str | Path) -> None:
+    def import_toolbox(self, path: str | Path) -> None:
         """Import mmdet, and check the files that it reads."""
-        super().load(path)
+        super().import_toolbox(path)
         from .coco import use_our_reader
         use_our_reader()
 
-    def check_config(self, cfg: Config, loaders: Sequence[str]) -> None:
+    def adapt_config(self, cfg: Config, loaders: Sequence[str]) -> None:
         """Check that the heads have as many classes as the data sets; a test reports the AP of each class.
 
         mmdet itself stops with an index error at the end of a test, or confuses classes. Detectors with a language
@@ -66,7 +66,7 @@ class Detection(Toolbox):
         for evaluator in evaluators_of(cfg):
             if evaluator.get('type') in ('CocoMetric', 'mmdet.CocoMetric'):
                 evaluator.setdefault('classwise', True)
-        super().check_config(cfg, loaders)
+        super().adapt_config(cfg, loaders)
 
     def heads(self, model: Mapping) -> Iterator[tuple[str, int]]:
         """Name and number of classes of each head; see :meth:`Toolbox.heads`."""

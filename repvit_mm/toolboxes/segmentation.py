@@ -46,7 +46,7 @@ class Segmentation(Toolbox):
     tta_model = dict(type='SegTTAModel')
     drawing = 'DrawnSegmentation'
 
-    def check_config(self, cfg: Config, loaders: Sequence[str]) -> None:
+    def adapt_config(self, cfg: Config, loaders: Sequence[str]) -> None:
         """Check that the heads of a config have as many classes as the data sets.
 
         Raises:
@@ -56,7 +56,7 @@ class Segmentation(Toolbox):
             if not self.classes_of(dataset):
                 raise ConfigError(f'{cfg.filename or "the config"}, {loader}: {dataset.get("type")} has no classes; '
                                   "give it metainfo=dict(classes=('first', ...), palette=[[R, G, B], ...])")
-        super().check_config(cfg, loaders)
+        super().adapt_config(cfg, loaders)
 
     def heads(self, model: Mapping) -> Iterator[tuple[str, int]]:
         """Name and number of classes of each head; see :meth:`Toolbox.heads`."""

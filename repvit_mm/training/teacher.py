@@ -9,7 +9,7 @@ from mmengine.registry import MODELS, DefaultScope
 from torch import Tensor, nn
 
 from ..checkpoints import load_checkpoint, read_checkpoint, tensors_of
-from ..errors import CheckpointError, ConfigError
+from ..errors import CheckpointError, ConfigError, first_line
 from ..network.backbone import RepViT
 
 
@@ -63,9 +63,8 @@ class Teacher:
             try:
                 model = timm.create_model(self.name, pretrained=True)
             except Exception as error:  # downloads can raise anything
-                reason = str(error).strip().splitlines()[:1] or [type(error).__name__]
-                raise CheckpointError(f'teacher {self.name}: its weights cannot be downloaded ({reason[0]}); give '
-                                      'their file as model.teacher.checkpoint, or use a config without a '
+                raise CheckpointError(f'teacher {self.name}: its weights cannot be downloaded ({first_line(error)}); '
+                                      'give their file as model.teacher.checkpoint, or use a config without a '
                                       'teacher') from error
         cfg = model.pretrained_cfg
         mean, std = (tuple(255 * value for value in cfg[key]) for key in ('mean', 'std'))

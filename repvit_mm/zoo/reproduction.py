@@ -15,9 +15,9 @@ from rich.console import Console
 
 from ..analysis import count
 from ..checkpoints import fetch
-from ..engine.processes import run_tool
 from ..errors import ConfigError, UserError
 from ..models.inference import InferenceModel, build_inference_model
+from .processes import run_tool
 from .rows import ROOT, TABLES, Row
 
 

@@ -14,24 +14,20 @@ from repvit_mm.cli.arguments import Parser, add_common_arguments
 from repvit_mm.engine.prepare import (
     enable_amp,
     enable_auto_scale_lr,
-    latest_checkpoint,
+    fit_to_machine,
     move_data_root,
     prepare,
     remove_pretrained,
     set_epochs,
-    set_resume,
 )
-from repvit_mm.errors import CheckpointError, ConfigError, DatasetError
+from repvit_mm.errors import ConfigError, DatasetError
 from repvit_mm.toolboxes import datasets_of
-
-
-def write(path, text):
-    path.write_text(text)
-    return path
 
 
 def options(*values):
     parser = argparse.ArgumentParser()
+    parser.set_defaults(config='configs/name.py', amp=False, auto_scale_lr=False, no_pretrained=False, epochs=None,
+                        resume=None)
     add_common_arguments(parser)
     return parser.parse_args(values)
 
@@ -58,7 +54,6 @@ def test_cfg_options_are_numbers_texts_lists_and_tuples():
     (['--work-dir', 'here'], 'there', 'here'), ([], 'there', 'there'), ([], None, 'work_dirs/name')])
 def test_work_dir_and_seed(given, in_config, expected):
     cfg, args = Config(dict(work_dir=in_config, randomness=dict(deterministic=True))), options(*given, '--seed', '3')
-    args.config = 'configs/name.py'
     prepare(cfg, args, 'train')
     assert cfg.work_dir == expected and cfg.randomness == dict(deterministic=True, seed=3)
 
@@ -121,6 +116,16 @@ def test_device_is_all_that_torch_sees(monkeypatch, name, seen):
         assert parser.parse_args(['--device', name]).device == name and os.environ['CUDA_VISIBLE_DEVICES'] == seen
 
 
+@pytest.mark.parametrize('launcher', ['pytorch', 'slurm', 'mpi'])
+def test_launcher_that_did_not_start_the_process(launcher, monkeypatch):
+    for variable in ('RANK', 'SLURM_PROCID', 'OMPI_COMM_WORLD_RANK'):
+        monkeypatch.delenv(variable, raising=False)
+    parser = Parser('')
+    add_common_arguments(parser)
+    with pytest.raises(ConfigError, match=rf'--launcher {launcher} is for processes that it .*, but \w+ is not set'):
+        parser.parse_args(['--launcher', launcher])
+
+
 @pytest.mark.parametrize(('terminal', 'rank', 'lines'), [(True, '0', 1), (True, '1', 0), (False, '0', 0)])
 def test_a_terminal_shows_what_starts(monkeypatch, capsys, terminal, rank, lines):
     monkeypatch.setattr('sys.stderr.isatty', lambda: terminal)
@@ -132,9 +137,8 @@ def test_a_terminal_shows_what_starts(monkeypatch, capsys, terminal, rank, lines
 def test_loaders_fit_the_machine():
     loaders = dict(train_dataloader=dict(num_workers=0, persistent_workers=True, pin_memory=True),
                    val_dataloader=dict(num_workers=2, persistent_workers=True))
-    cfg, args = Config(loaders), options()
-    args.config = 'x.py'
-    prepare(cfg, args, 'train')
+    cfg = Config(loaders)
+    fit_to_machine(cfg)
     assert cfg.train_dataloader.persistent_workers is False  # torch refuses to keep no workers
     assert cfg.val_dataloader.persistent_workers is True
 
@@ -159,13 +163,12 @@ def test_no_pretrained_removes_weights_wherever_they_are_named():
     ('OptimWrapper', 'AmpOptimWrapper', 'Bfloat16OptimWrapper'),
     ('AmpOptimWrapper', 'AmpOptimWrapper', 'Bfloat16OptimWrapper')])
 def test_mixed_precision_of_a_gpu_and_of_a_cpu(kind, on_gpu, on_cpu, monkeypatch):
-    settings, args = dict(dtype='float16', loss_scale=512.), options()
-    args.config = 'x.py'
+    settings = dict(dtype='float16', loss_scale=512.)
     for device, expected in (('cuda', dict(settings, type=on_gpu)), ('cpu', dict(type=on_cpu))):
         monkeypatch.setattr('repvit_mm.engine.prepare.get_device', lambda device=device: device)
         cfg = Config(dict(optim_wrapper=dict(settings, type=kind)))
         enable_amp(cfg)
-        prepare(cfg, args, 'train')
+        fit_to_machine(cfg)
         assert cfg.optim_wrapper.to_dict() == expected
 
 
@@ -192,67 +195,6 @@ def test_auto_scale_lr_needs_the_batch_of_the_learning_rate(settings):
 def test_amp_of_another_optimiser_wrapper():
     with pytest.raises(ConfigError, match='ApexOptimWrapper'):
         enable_amp(Config(dict(optim_wrapper=dict(type='ApexOptimWrapper'))))
-
-
-def test_nothing_to_resume(tmp_path):
-    assert latest_checkpoint(tmp_path) is None and latest_checkpoint(tmp_path / 'no_directory') is None
-    with pytest.raises(CheckpointError, match='nothing to resume'):
-        set_resume(Config(dict(work_dir=str(tmp_path))), 'auto')
-
-
-@pytest.mark.parametrize(('pointer', 'latest'), [
-    ('{root}/epoch_2.pth', 'epoch_2.pth'), ('/gone/run/epoch_2.pth', 'epoch_2.pth'),
-    ('{root}/other/epoch_2.pth', 'epoch_2.pth'),  # a copy resumes from its own checkpoint
-    *((pointer, 'epoch_10.pth')
-      for pointer in (None, '', '/gone/epoch_9.pth', 'x' * 5000, 'a\0b', '..', b'\xff\xfe\x80'))])
-def test_the_latest_checkpoint_is_that_of_a_good_pointer_or_the_newest(tmp_path, pointer, latest):
-    (tmp_path / 'other').mkdir()
-    for age, name in enumerate(['epoch_10.pth', 'iter_9.pth', 'epoch_2.pth', 'other/epoch_2.pth']):
-        os.utime(write(tmp_path / name, ''), (1000 - age, 1000 - age))
-    if pointer is not None:
-        content = pointer if isinstance(pointer, bytes) else pointer.format(root=tmp_path).encode()
-        (tmp_path / 'last_checkpoint').write_bytes(content)
-    assert latest_checkpoint(tmp_path) == tmp_path / latest
-
-
-@pytest.mark.parametrize(('given', 'taken', 'lines'), [(None, 3, 0), (3, 3, 0), (4, 3, 1)])
-def test_a_resumed_run_has_the_seed_of_its_checkpoint(tmp_path, monkeypatch, given, taken, lines):
-    path, said = str(tmp_path / 'some.pth'), []
-    torch.save(dict(state_dict={}, meta=dict(seed=3)), path)
-    monkeypatch.setattr('repvit_mm.engine.prepare.print_log', lambda line, *_: said.append(line))
-    cfg = Config(dict(work_dir=str(tmp_path), randomness=dict(seed=given, deterministic=True)))
-    set_resume(cfg, path)
-    assert cfg.resume and cfg.load_from == path
-    assert cfg.randomness == dict(seed=taken, deterministic=True) and len(said) == lines
-
-
-@pytest.mark.parametrize('there', [True, False])
-def test_a_config_that_resumes_does_so_if_there_is_a_checkpoint(tmp_path, there):
-    if there:
-        torch.save(dict(state_dict=dict(x=torch.ones(1)), meta={}), tmp_path / 'epoch_1.pth')
-    cfg = Config(dict(work_dir=str(tmp_path), resume=True))
-    set_resume(cfg, None)
-    assert (cfg.resume, cfg.get('load_from')) == ((True, f'{tmp_path}/epoch_1.pth') if there else (False, None))
-
-
-@pytest.mark.parametrize(('spoil', 'said'), [
-    (lambda path: path.write_bytes(path.read_bytes()[:500]), 'epoch_2.pth'),
-    (lambda path: path.write_bytes(b''), 'epoch_2.pth'),
-    (lambda path: torch.save(dict(state_dict=dict(x=torch.tensor(float('nan')))), path), 'infinite values or NaN'),
-])
-def test_a_spoiled_checkpoint_is_passed_over_with_a_word(tmp_path, monkeypatch, spoil, said):
-    for epoch in (1, 2):
-        torch.save(dict(state_dict=dict(x=torch.ones(99)), meta=dict(epoch=epoch)), tmp_path / f'epoch_{epoch}.pth')
-    write(tmp_path / 'last_checkpoint', str(tmp_path / 'epoch_2.pth'))
-    spoil(tmp_path / 'epoch_2.pth')
-    lines, cfg = [], Config(dict(work_dir=str(tmp_path)))
-    monkeypatch.setattr('repvit_mm.engine.prepare.print_log', lambda line, *_: lines.append(line))
-    set_resume(cfg, 'auto')
-    assert cfg.load_from == str(tmp_path / 'epoch_1.pth')
-    assert len(lines) == 1 and 'epoch_2.pth' in lines[0] and said in lines[0]
-    spoil(tmp_path / 'epoch_1.pth')
-    with pytest.raises(CheckpointError, match='epoch_2.pth'):
-        set_resume(cfg, 'auto')
 
 
 COCO = dict(type='CocoDataset', data_root='data/coco/', ann_file='annotations/a.json', data_prefix=dict(img='train/'))

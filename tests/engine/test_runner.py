@@ -1,7 +1,6 @@
 """The Runner on a model of two numbers; no toolbox needed."""
 import os
 import signal
-import types
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -19,8 +18,7 @@ from torch.utils.data import Dataset
 from repvit_mm import RepViT, fuse
 from repvit_mm.checkpoints import read_checkpoint
 from repvit_mm.engine import hooks
-from repvit_mm.engine.mistakes import user_errors
-from repvit_mm.engine.prepare import latest_checkpoint
+from repvit_mm.engine.resuming import latest_checkpoint
 from repvit_mm.engine.runner import Runner, run
 from repvit_mm.engine.unread import observed
 from repvit_mm.errors import CheckpointError, ConfigError, DatasetError, run_cli
@@ -131,7 +129,6 @@ def test_an_interrupt_says_how_to_go_on_if_this_training_has_a_checkpoint(make_r
 
 def test_the_terminal_shows_what_is_trained_and_its_progress(make_runner, monkeypatch, capsys):
     monkeypatch.setattr(torch, 'get_num_threads', lambda: 2)
-    monkeypatch.setattr(os, 'getloadavg', lambda: (99., 0., 0.))
     runner = make_runner(epochs=1, log_level='INFO')
     runner.optim_wrapper['paramwise_cfg'] = dict(bias_lr_mult=2)
     runner.cfg.auto_scale_lr = dict(base_batch_size=8)
@@ -140,8 +137,7 @@ def test_the_terminal_shows_what_is_trained_and_its_progress(make_runner, monkey
     lines = [line.partition('INFO - ')[2] for line in out.splitlines() if 'INFO' in line]
     assert lines[:3] == ['model: ToyModel, 0.00 M parameters, 0.00 M of them trained', 'data: 2 samples to train',
                          'batch: 1 samples, learning rate 0.1, of a run with 8; --auto-scale-lr adapts it']
-    assert lines[3] == ('device: cpu, 2 threads, but other processes keep the cores busy: OMP_NUM_THREADS=1 may be '
-                        'faster') and lines[4].startswith('Epoch(train)') and len(lines) < 8
+    assert lines[3] == 'device: cpu, 2 threads' and lines[4].startswith('Epoch(train)') and len(lines) < 8
     assert 'paramwise_options -- linear.bias:lr=0.2' in log and 'System environment' in log
 
 
@@ -330,26 +326,6 @@ def test_an_unexpected_setting_is_reported_with_its_place(make_runner):
         "argument 'batchsize' (train_dataloader.batchsize, other.steps.0.batchsize, other.batchsize)")
 
 
-@pytest.mark.parametrize('error', [TypeError("f() got an unexpected keyword argument 'x'"), KeyError('x'),
-                                   FileNotFoundError('x'), AssertionError('failed to load image: x')])
-def test_bugs_keep_their_traceback(error):
-    with pytest.raises(type(error)) as raised, user_errors(Config()):
-        raise error
-    assert raised.value is error
-
-
-def test_weights_that_a_base_names_for_its_own_backbone():
-    with pytest.raises(ConfigError, match=r'pretrained.*\(model\.pretrained\); set model=dict\(pretrained=None\)'), (
-            user_errors(Config(dict(model=dict(pretrained='resnet50'))))):
-        MODELS.build(dict(type='RepViT', arch='m0_6', pretrained='resnet50'))
-
-
-def test_a_label_outside_of_the_classes_is_a_mistake_of_the_data():
-    message = 'a label is outside of the classes of the model: Target 7'
-    with pytest.raises(DatasetError, match=message), user_errors(Config()):
-        torch.nn.functional.cross_entropy(torch.zeros(1, 3), torch.tensor([7]))
-
-
 # --- What is loaded -------------------------------------------------------------------------------------------------
 
 @MODELS.register_module()
@@ -366,12 +342,9 @@ TINY = {'widths': (8,) * 4, 'depths': (1,) * 4}
 
 
 def test_values_that_are_not_finite_are_not_tested(make_runner, tmp_path):
-    for model, name in ((ToyModel(), 'linear.bias'), (ToyPyramid(), 'backbone.stem.conv1.norm.running_mean')):
-        model.state_dict()[name].fill_(float('nan'))
-        torch.save({'state_dict': model.state_dict()}, tmp_path / 'x.pth')
-        runner = make_runner(model=dict(type=type(model).__name__), load_from=str(tmp_path / 'x.pth'))
-        with pytest.raises(CheckpointError, match=f'x.pth: 1 of .* or NaN, first {name}'):
-            runner.load_or_resume()
+    torch.save({'linear.weight': torch.ones(1, 1), 'linear.bias': torch.tensor([float('nan')])}, tmp_path / 'x.pth')
+    with pytest.raises(CheckpointError, match='x.pth: 1 of 2 tensors hold .* or NaN, first linear.bias'):
+        make_runner(load_from=str(tmp_path / 'x.pth')).load_or_resume()
 
 
 @pytest.mark.parametrize('averages', [False, True])
@@ -392,16 +365,6 @@ def test_a_fused_file_is_tested_at_its_speed_and_not_trained(make_runner, tmp_pa
     runner.test()
     assert runner.model.state_dict().keys() == fused.state_dict().keys()
     assert all(torch.equal(value, fused.state_dict()[name]) for name, value in runner.model.state_dict().items())
-
-
-def test_schemes_of_mmengine_are_loaded(make_runner, tmp_path, monkeypatch):
-    weights = {'linear.weight': torch.full((1, 1), 3.), 'linear.bias': torch.full((1,), 4.)}
-    torch.save({'state_dict': weights}, tmp_path / 'x.pth')
-    monkeypatch.setattr('mmengine.runner.checkpoint.get_file_backend',
-                        lambda *_, **__: types.SimpleNamespace(get=lambda _: (tmp_path / 'x.pth').read_bytes()))
-    runner = make_runner(load_from='s3://bucket/x.pth')
-    runner.load_or_resume()
-    assert runner.model.state_dict() == weights
 
 
 def test_a_warm_up_that_never_ends_is_refused(make_runner):

@@ -13,12 +13,12 @@ from repvit_mm import sam
 from repvit_mm.engine.mistakes import NamedSamples
 from repvit_mm.export import load_images
 from repvit_mm.io.images import read_image
-from repvit_mm.io.toolbox_files import decode_as_we_do
+from repvit_mm.io.toolbox_files import replace_mmcv_decoder
 from repvit_mm.models.running import Run
 from repvit_mm.models.sources import Inputs
 
 EXAMPLES = Path(__file__).resolve().parents[2] / 'examples'
-decode_as_we_do()
+replace_mmcv_decoder()
 
 
 def through_pipeline(scope, **settings):

@@ -15,14 +15,14 @@ from repvit_mm.toolboxes.detection import Detection, keep_boxes_precise
 pytest.importorskip('mmdet')
 
 NAMES = ['cat', 'dog', 'cow']
-Detection().load('my_config.py')  # as tools do
+Detection().import_toolbox('my_config.py')  # as tools do
 TWO_STAGES = dict(roi_head=dict(bbox_head=dict(num_classes=3), mask_head=dict(num_classes=3)))
 
 
 def check(model, metainfo=None, kind='CocoDataset'):
     loader = dict(dataset=dict(type=kind, metainfo=metainfo))
     cfg = Config(dict(model=model, test_dataloader=loader), cfg_text=' ', filename='my_config.py')
-    Detection().check_config(cfg, ['test_dataloader'])
+    Detection().adapt_config(cfg, ['test_dataloader'])
 
 
 @pytest.mark.parametrize(('model', 'metainfo'), [

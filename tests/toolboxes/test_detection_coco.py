@@ -60,8 +60,8 @@ def config(tmp_path):
             metainfo=dict(classes=CLASSES), test_mode=True, pipeline=[
                 dict(type='LoadImageFromFile'), dict(type='LoadAnnotations', with_bbox=True, with_mask=True)])
         cfg = Config(dict(model=dict(bbox_head=dict(num_classes=2)), test_dataloader=dict(dataset=dataset)))
-        Detection().load('my_config.py')
-        Detection().check_config(cfg, ['test_dataloader'])
+        Detection().import_toolbox('my_config.py')
+        Detection().adapt_config(cfg, ['test_dataloader'])
         return cfg
     return config
 

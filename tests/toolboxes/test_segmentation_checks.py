@@ -153,7 +153,7 @@ def config(metainfo: dict | None = None, kind: str = 'BaseSegDataset', classes: 
 
 
 def check_config(cfg: Config) -> None:
-    TOOLBOXES['mmseg'].check_config(cfg, ['train_dataloader'])
+    TOOLBOXES['mmseg'].adapt_config(cfg, ['train_dataloader'])
 
 
 @pytest.mark.parametrize('cfg', [

@@ -36,7 +36,7 @@ class TestTestTimeAugmentation:
 
 def test_a_config_without_a_toolbox_is_left_alone():
     cfg = Config(dict(train_dataloader=dict(dataset=dict(type='Unknown')), model=dict(head=dict(num_classes=3))))
-    toolbox_of(cfg).check_config(cfg, ['train_dataloader'])
+    toolbox_of(cfg).adapt_config(cfg, ['train_dataloader'])
     assert toolbox_of(cfg).classes_of(cfg.train_dataloader.dataset) is None
 
 

@@ -119,11 +119,11 @@ def test_a_config_takes_the_number_of_classes_from_the_folders(split_root, tmp_p
     cfg = Config.fromfile('configs/classification/finetune_distill_repvit_m0_6.py')
     for loader in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
         cfg[loader].dataset.data_root = str(split_root)
-    toolbox_of(cfg).check_config(cfg, ())
+    toolbox_of(cfg).adapt_config(cfg, ())
     assert cfg.model.head.num_classes == cfg.data_preprocessor.num_classes == 3
     assert cfg.val_evaluator.topk == cfg.test_evaluator.topk == (1, )
     other = tmp_path_factory.mktemp('other')
     write_images(other / 'dog')
     cfg.test_dataloader.dataset.data_root = str(other)
     with pytest.raises(DatasetError, match='has the classes'):
-        toolbox_of(cfg).check_config(cfg, ())
+        toolbox_of(cfg).adapt_config(cfg, ())

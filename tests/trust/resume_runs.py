@@ -10,7 +10,7 @@ from tool_runs import set_up
 
 from repvit_mm.checkpoints import read_checkpoint
 from repvit_mm.engine.config import load_config
-from repvit_mm.engine.prepare import move_data_root, prepare, set_resume
+from repvit_mm.engine.prepare import move_data_root, prepare
 from repvit_mm.engine.runner import run
 
 #: Sampling without an end, in iterations.
@@ -70,10 +70,11 @@ def train(cfg: Config, work_dir: Path, resume: bool = False, seed: int | None = 
     """Do as ``tools/train.py CONFIG --work-dir WORK_DIR [--resume] --cfg-options OPTIONS``; the config stays."""
     cfg = cfg.copy()
     cfg.merge_from_dict(options)
-    args = argparse.Namespace(config=cfg.filename, work_dir=str(work_dir), data_root=None, seed=seed, launcher=launcher)
+    args = argparse.Namespace(config=cfg.filename, work_dir=str(work_dir), data_root=None, seed=seed, launcher=launcher,
+                              amp=False, auto_scale_lr=False, no_pretrained=False, epochs=None,
+                              resume='auto' if resume else None)
     forget_runs()
     prepare(cfg, args, 'train')
-    set_resume(cfg, 'auto' if resume else None)
     run(cfg, 'train')
     forget_runs()
 

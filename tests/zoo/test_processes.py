@@ -1,4 +1,4 @@
-"""Processes of a run, which report once; tools run as processes: what is shown and kept, how they fail and stop."""
+"""Tools run as processes: what is shown and kept, how they fail and stop."""
 import io
 import signal
 import subprocess
@@ -6,14 +6,10 @@ import sys
 import time
 
 import pytest
-import torch
 from rich.console import Console
 
-from repvit_mm.cli.arguments import Parser, add_common_arguments
-from repvit_mm.engine import mistakes
-from repvit_mm.engine.mistakes import one_report
-from repvit_mm.engine.processes import run_tool
-from repvit_mm.errors import ConfigError, UserError
+from repvit_mm.errors import UserError
+from repvit_mm.zoo.processes import run_tool
 
 
 @pytest.fixture
@@ -58,7 +54,7 @@ def test_tool_is_stopped_with_us(tmp_path, handler):
 import repvit_mm_cli
 from pathlib import Path
 from rich.console import Console
-from repvit_mm.engine import processes
+from repvit_mm.zoo import processes
 processes._PATIENCE = .5
 try:
     processes.run_tool(Path({str(tmp_path / 'tool.py')!r}), [], Path({str(tmp_path / 'log')!r}), Console())
@@ -70,45 +66,3 @@ except KeyboardInterrupt:
     ours.send_signal(signal.SIGINT)
     assert ours.stdout.read().strip() == 'stopped'
     assert ours.wait() == 0 and time.monotonic() - start < 10
-
-
-@pytest.mark.parametrize('launcher', ['pytorch', 'slurm', 'mpi'])
-def test_launcher_that_did_not_start_the_process(launcher, monkeypatch):
-    for variable in ('RANK', 'SLURM_PROCID', 'OMPI_COMM_WORLD_RANK'):
-        monkeypatch.delenv(variable, raising=False)
-    parser = Parser('')
-    add_common_arguments(parser)
-    with pytest.raises(ConfigError, match=rf'--launcher {launcher} is for processes that it .*, but \w+ is not set'):
-        parser.parse_args(['--launcher', launcher])
-
-
-@pytest.mark.parametrize(('error', 'status'), [(UserError('x'), 1), (KeyboardInterrupt(), 130)])
-def test_only_the_first_process_of_a_machine_reports(monkeypatch, error, status):
-    monkeypatch.setenv('LOCAL_RANK', '0')
-    with pytest.raises(type(error)), one_report():
-        raise error
-    monkeypatch.setenv('LOCAL_RANK', '1')
-    with pytest.raises(SystemExit) as end, one_report():
-        raise error
-    assert end.value.code == status
-
-
-def test_a_local_rank_that_is_no_number(monkeypatch):
-    monkeypatch.setenv('LOCAL_RANK', 'abc')
-    with pytest.raises(ConfigError, match='LOCAL_RANK=abc must be a whole number'), one_report():
-        raise UserError('x')
-
-
-def test_the_first_process_that_fails_reports_once_they_know_each_other(monkeypatch):
-    store = torch.distributed.HashStore()
-    monkeypatch.setattr(mistakes.distributed, 'is_initialized', lambda: True)
-    monkeypatch.setattr(mistakes.distributed.distributed_c10d, '_get_default_store', lambda: store)
-    monkeypatch.setenv('LOCAL_RANK', '1')
-    with pytest.raises(RuntimeError, match='out of memory'), one_report():
-        raise RuntimeError('out of memory')
-    with pytest.raises(UserError), one_report():  # as the first, on whatever rank
-        raise UserError('x')
-    for error in (UserError('x'), RuntimeError('connection closed by peer')):
-        with pytest.raises(SystemExit) as end, one_report():
-            raise error
-        assert end.value.code == 1
