@@ -1,4 +1,4 @@
-"""Imports point one way: from a room to those below it, inside functions too; and what needs little loads little."""
+"""A room imports only those above it in docs/design.md, inside functions too; and what needs little loads little."""
 import ast
 import subprocess
 import sys
@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / 'repvit_mm'
-#: The rooms from the bottom up: each imports those before it only.
+#: The rooms in the order of docs/design.md: each imports those before it only.
 ROOMS = ('version', 'memory', 'errors', 'archs', 'io', 'ops', 'checkpoints', 'network', 'training', 'toolboxes',
          'datasets', 'engine', 'sam', 'models', 'export', 'analysis', 'zoo', 'cli')
-#: They stand above all rooms.
+#: They may import all rooms.
 FACADES = ('__init__', '__main__', 'registry')
 FILES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob('*.py') if '.mim' not in path.parts)
 
@@ -34,8 +34,8 @@ def imported(file, text):
         yield from ((node.lineno, name[1:]) for name in names if name[0] == 'repvit_mm')
 
 
-def upward(file, text):
-    """The imports of a file that point to its own level or above, as ``file:line``."""
+def forbidden(file, text):
+    """The imports of a file from rooms after its own, as ``file:line``."""
     room = room_of(file)
     if room in FACADES:
         return
@@ -46,8 +46,8 @@ def upward(file, text):
 
 
 @pytest.mark.parametrize('file', FILES)
-def test_imports_point_down(file):
-    assert not set(upward(file, (PACKAGE / file).read_text()))
+def test_rooms_import_only_those_before_them(file):
+    assert not set(forbidden(file, (PACKAGE / file).read_text()))
 
 
 @pytest.mark.parametrize(('file', 'text'), [
@@ -56,8 +56,8 @@ def test_imports_point_down(file):
     ('toolboxes/base.py', 'from ..engine.prepare import x'),
     ('sam/encoder.py', 'import repvit_mm.export.onnx'), ('toolboxes/detection.py', 'from ..export import sam'),
     ('export/onnx.py', 'from .. import analysis'), ('training/head.py', 'from repvit_mm.sam.masks import x')])
-def test_an_import_that_points_up_is_found(file, text):
-    assert len(list(upward(file, text))) == 1
+def test_an_import_of_a_later_room_is_found(file, text):
+    assert len(list(forbidden(file, text))) == 1
 
 
 @pytest.mark.parametrize(('imports', 'unwanted'), [
