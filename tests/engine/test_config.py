@@ -39,14 +39,6 @@ def test_a_folder_with_an_apostrophe_is_an_error(tmp_path):
     load_config(write(folder / 'x.py', 'a = 1'))
 
 
-def test_missing_config_suggests_a_similar_one(tmp_path):
-    write(tmp_path / 'maskrcnn_m1_1.py', '')
-    with pytest.raises(ConfigError, match=r'there is no config .*maskrcnn_m1_7\.py; did you mean .*m1_1\.py\?'):
-        load_config(tmp_path / 'maskrcnn_m1_7.py')
-    with pytest.raises(ConfigError, match=r'there is no config nowhere/x\.py; the installed ones are in .*configs$'):
-        load_config('nowhere/x.py')
-
-
 INSTALLED = INSTALLED_CONFIGS / 'detection' / 'maskrcnn_repvit_m1_1.py'
 
 
@@ -82,18 +74,19 @@ def test_config_that_is_here_comes_first(tmp_path, monkeypatch):
     assert find_config(f'detection/{INSTALLED.name}').samefile(path)
 
 
-@pytest.mark.parametrize(('name', 'nearest'), [
-    ('maskrcnn_repvit_m1_1.py', 'detection/maskrcnn_repvit_m1_1.py'),
-    ('detection/maskrcnn_repvit_m1-1.py', 'detection/maskrcnn_repvit_m1_1.py'),
-    ('repvit_mm::maskrcnn_repvit_m1-1', 'detection/maskrcnn_repvit_m1_1.py'),
-    ('detections/maskrcnn_repvit_m0_6.py', 'detection/maskrcnn_repvit_m0_6.py'),
-    ('configs/classifcation/repvit_m1_1_300e.py', 'classification/repvit_m1_1_300e.py'),
-])
-def test_slip_in_the_name_of_an_installed_config(tmp_path, monkeypatch, name, nearest):
+@pytest.mark.parametrize(('name', 'hint'), [
+    ('detection/maskrcnn_repvit_m1-1.py', 'did you mean detection/maskrcnn_repvit_m1_1.py?'),
+    ('repvit_mm::maskrcnn_repvit_m1-1', 'did you mean detection/maskrcnn_repvit_m1_1.py?'),
+    ('configs/classifcation/repvit_m1_1_300e.py', 'did you mean classification/repvit_m1_1_300e.py?'),
+    ('here/maskrcnn_m1_7.py', 'did you mean here/maskrcnn_m1_1.py?'),
+    ('nowhere/x.py', f'the installed ones are in {INSTALLED_CONFIGS}')])
+def test_slip_in_the_name_of_a_config(tmp_path, monkeypatch, name, hint):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / 'here').mkdir()
+    write(tmp_path / 'here' / 'maskrcnn_m1_1.py', '')
     with pytest.raises(ConfigError) as error:
         load_config(name)
-    assert str(error.value) == f'there is no config {name}; did you mean {nearest}?'
+    assert str(error.value) == f'there is no config {name}; {hint}'
 
 
 def test_file_of_another_kind_is_not_a_config(tmp_path):
