@@ -1,4 +1,4 @@
-"""Fused tensors for unfused layers: a model with BatchNorms loads both forms."""
+"""Fused tensors for unfused layers: a model loads both forms."""
 import sys
 from collections.abc import Callable, Mapping, MutableMapping
 
@@ -41,22 +41,6 @@ def unfold_in(state_dict: MutableMapping[str, Tensor], fused: str, prefix: str,
             state_dict.update(values)
 
 
-class LoadsBothForms(nn.Module):
-    """A module that also loads the tensors of its fused form."""
-
-    def to_own_form(self, state_dict: MutableMapping[str, Tensor], prefix: str) -> None:
-        """Convert fused tensors in place; others are left for the loader to report.
-
-        Args:
-            state_dict: Name -> tensor, in our names; may hold other modules' tensors, too.
-            prefix: Prefix of the names of this module's tensors.
-        """
-
-    def _load_from_state_dict(self, state_dict: MutableMapping[str, Tensor], prefix: str, *args) -> None:
-        self.to_own_form(state_dict, prefix)  # here, so that it works with every loader
-        super()._load_from_state_dict(state_dict, prefix, *args)
-
-
 def to_own_form(model: nn.Module, state_dict: MutableMapping[str, Tensor]) -> None:
     """Convert fused tensors for unfused layers of ``model``, in place.
 
@@ -66,7 +50,7 @@ def to_own_form(model: nn.Module, state_dict: MutableMapping[str, Tensor]) -> No
     """
     for name, module in model.named_modules():
         prefix = name and f'{name}.'
-        if isinstance(module, LoadsBothForms):
+        if hasattr(module, 'to_own_form'):  # a repvit_mm.network.fusion.Fusible
             module.to_own_form(state_dict, prefix)
         elif is_fusible_conv_module(module) and module.conv.bias is None:
             norm = f'{prefix}{module.norm_name}.'

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._pytree import tree_flatten
 
-from ..checkpoints.forms import LoadsBothForms, can_fold, is_fusible_conv_module, unfold_in
+from ..checkpoints.forms import can_fold, is_fusible_conv_module, unfold_in
 
 ModuleT = TypeVar('ModuleT', bound=nn.Module)
 LayerT = TypeVar('LayerT', nn.Conv2d, nn.Linear)
@@ -58,8 +58,8 @@ def make_layer(like: LayerT, weight: Tensor, bias: Tensor) -> LayerT:
     return layer.train(like.training)
 
 
-class Fusible(LoadsBothForms, ABC):
-    """A layer that can be replaced by a simpler one for inference."""
+class Fusible(nn.Module, ABC):
+    """A layer that can be replaced by a simpler one for inference, and also loads the tensors of that."""
 
     @abstractmethod
     def norms(self) -> list[nn.Module]:
@@ -78,8 +78,18 @@ class Fusible(LoadsBothForms, ABC):
         """The equivalent layer without normalisation; requires :meth:`can_fuse`."""
 
     def to_own_form(self, state_dict: MutableMapping[str, Tensor], prefix: str) -> None:
+        """Convert the fused tensors in place; others are left for the loader to report.
+
+        Args:
+            state_dict: Name -> tensor, in our names; may hold other modules' tensors, too.
+            prefix: Prefix of the names of this layer's tensors.
+        """
         if self.can_fuse():
             unfold_in(state_dict, prefix, prefix, self.unfolded)
+
+    def _load_from_state_dict(self, state_dict: MutableMapping[str, Tensor], prefix: str, *args) -> None:
+        self.to_own_form(state_dict, prefix)  # here, so that it works with every loader
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def can_fuse(self) -> bool:
         """Whether every normalisation can be folded (GroupNorm cannot)."""

@@ -63,7 +63,7 @@ class RepViTClsHead(ClsHead, Fusible):
         return scores if scores_dist is None else (scores + scores_dist) / 2
 
     def to_own_form(self, state_dict: dict[str, Tensor], prefix: str) -> None:
-        if not self.deploy:
+        if self.can_fuse():
             unfold_in(state_dict, f'{prefix}fc.', prefix, self.unfolded)
 
     def _layers(self) -> list[BNLinear]:

@@ -28,13 +28,12 @@ class ModelEmaHook(Hook):
 
     Args:
         decay: Weight of the former average in each step.
-        evaluate: Whether each evaluation of the model also evaluates the average.
     """
 
-    def __init__(self, decay: float = 0.99996, evaluate: bool = True):
+    def __init__(self, decay: float = 0.99996):
         if not 0 < decay < 1:
             raise ConfigError(f'ModelEmaHook: decay={decay} must be between 0 and 1')
-        self.decay, self.evaluate = decay, evaluate
+        self.decay = decay
         self.average: nn.Module | None = None
         self._loaded: dict[str, Tensor] | None = None
         self._metrics: dict[str, float] = {}
@@ -74,14 +73,14 @@ class ModelEmaHook(Hook):
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
         """Report the average's metrics beside those of the raw weights."""
-        if self.evaluate and self.average is not None:
+        if self.average is not None:
             for name, value in self._evaluate(runner, runner.val_loop).items():
                 runner.message_hub.update_scalar(f'val/{name}', value)
 
     def before_test_epoch(self, runner: Runner) -> None:
         """Evaluate the average first: files that a metric writes are then those of the raw weights in the end."""
         self._metrics = {}
-        if not self.evaluate or self._loaded is None:
+        if self._loaded is None:
             return
         self.average = self._make_average(runner)
         try:

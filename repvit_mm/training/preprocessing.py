@@ -24,16 +24,13 @@ class ErasingDataPreprocessor(ClsDataPreprocessor):
         num_classes: Number of classes, needed for scores.
         batch_augments: Mixup and CutMix, the model's ``train_cfg``.
         erase_prob: Probability of erasing a rectangle of an image.
-        erase_area: Smallest and largest area of the rectangle, relative to the image.
-        erase_aspect: Smallest ratio of its height to its width; the largest is the inverse.
     """
 
     def __init__(self, mean: Sequence[float] | None = None, std: Sequence[float] | None = None,
                  pad_size_divisor: int = 1, pad_value: float = 0, to_rgb: bool = False, to_onehot: bool = False,
-                 num_classes: int | None = None, batch_augments: Mapping | None = None, erase_prob: float = 0.,
-                 erase_area: tuple[float, float] = (0.02, 1 / 3), erase_aspect: float = 0.3):
+                 num_classes: int | None = None, batch_augments: Mapping | None = None, erase_prob: float = 0.):
         super().__init__(mean, std, pad_size_divisor, pad_value, to_rgb, to_onehot, num_classes, batch_augments)
-        self.erasing = RandomErasing(erase_prob, erase_area, (erase_aspect, 1 / erase_aspect), 'random', inplace=True)
+        self.erasing = RandomErasing(erase_prob, (0.02, 1 / 3), (0.3, 1 / 0.3), 'random', inplace=True)
 
     def forward(self, data: dict, training: bool = False) -> dict:
         """See :class:`mmpretrain.models.ClsDataPreprocessor`."""

@@ -1,5 +1,5 @@
 """The teacher of a distilled classifier."""
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -20,14 +20,13 @@ class Teacher:
     or train it.
 
     Args:
-        model: The name of a timm model, the file of an mmpretrain config, or the ``model`` of such a config.
+        model: The name of a timm model, or the file of an mmpretrain config (``*.py``).
         checkpoint: File of its weights. By default, a timm model's published weights are downloaded; a model of
             mmpretrain needs one.
     """
 
-    def __init__(self, model: str | Mapping, checkpoint: str | None = None):
-        self.name = model if isinstance(model, str) else model.get('type', 'model')
-        self.config, self.checkpoint = model, checkpoint
+    def __init__(self, model: str, checkpoint: str | None = None):
+        self.name, self.checkpoint = model, checkpoint
         self.model: nn.Module | None = None
         #: Mean, standard deviation, and whether channels are RGB; None if the same as the student's.
         self.normalisation: tuple[Sequence[float], Sequence[float], bool] | None = None
@@ -44,8 +43,7 @@ class Teacher:
         """
         if self.model is not None:
             return
-        of_mmpretrain = not isinstance(self.config, str) or self.config.endswith('.py')
-        model = self._build_mmpretrain() if of_mmpretrain else self._build_timm(num_classes)
+        model = self._build_mmpretrain() if self.name.endswith('.py') else self._build_timm(num_classes)
         self.model = model.eval().requires_grad_(False)
         print_log(f'The teacher is {self.name}, weights from {self.checkpoint or "its publisher"}', 'current')
 
@@ -72,15 +70,11 @@ class Teacher:
         return model
 
     def _build_mmpretrain(self) -> nn.Module:
-        config = self.config
-        preprocessor = {}
-        if isinstance(config, str):
-            if not Path(config).is_file():
-                raise ConfigError(f'teacher {config}: there is no such config file')
-            loaded = Config.fromfile(config)
-            config, preprocessor = loaded.model, loaded.get('data_preprocessor') or {}
-        config = dict(config)
-        preprocessor = {**preprocessor, **(config.pop('data_preprocessor', None) or {})}
+        if not Path(self.name).is_file():
+            raise ConfigError(f'teacher {self.name}: there is no such config file')
+        loaded = Config.fromfile(self.name)
+        config = dict(loaded.model)
+        preprocessor = {**(loaded.get('data_preprocessor') or {}), **(config.pop('data_preprocessor', None) or {})}
         for key in ('train_cfg', 'teacher'):  # settings of its own training
             config.pop(key, None)
         if not self.checkpoint:
