@@ -1,5 +1,4 @@
 """From prompts to masks, and from masks to annotations and drawings."""
-import colorsys
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -9,6 +8,7 @@ from pycocotools import mask as coco_mask
 from segment_anything import SamAutomaticMaskGenerator, SamPredictor
 from segment_anything.modeling import Sam
 
+from ..io.drawing import palette
 from .prompts import FOREGROUND, Prompt
 
 
@@ -85,12 +85,10 @@ def draw(image: np.ndarray, masks: Sequence[np.ndarray], *prompts: Prompt) -> np
     """
     drawn = image.copy()
     thick = max(1, round(min(image.shape[:2]) / 300))
-    for number, mask in enumerate(masks):
-        # Steps by the golden angle give distinct hues for any number of masks.
-        color = 255 * np.array(colorsys.hsv_to_rgb(0.58 + number * 0.618034, 0.8, 1))
-        drawn[mask] = (0.5 * drawn[mask] + 0.5 * color).astype(np.uint8)
+    for mask, color in zip(masks, palette(len(masks)), strict=True):
+        drawn[mask] = (0.5 * drawn[mask] + 0.5 * np.array(color)).astype(np.uint8)
         outlines, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
-        cv2.drawContours(drawn, outlines, -1, color.tolist(), thick)
+        cv2.drawContours(drawn, outlines, -1, color, thick)
     for prompt in prompts:
         _draw_prompt(drawn, prompt, thick)
     return drawn
