@@ -4,9 +4,8 @@ from repvit_mm.cli.arguments import Parser, add_shape, positive
 from repvit_mm.errors import UserError, run_cli
 
 #: Keys of the tables in repvit_mm.analysis.backends, which loads torch.
-BACKENDS = ('unfused', 'eager', 'channels_last', 'tools', 'compile', 'onnxruntime', 'openvino', 'ncnn', 'executorch',
-            'litert')
-TRAININGS = ('eager', 'channels_last', 'tools', 'cheap', 'compile')
+BACKENDS = ('unfused', 'eager', 'channels_last', 'compile', 'onnxruntime', 'openvino', 'ncnn', 'executorch', 'litert')
+TRAININGS = ('eager', 'channels_last', 'cheap', 'compile')
 
 
 def build_parser() -> Parser:
@@ -29,7 +28,7 @@ def build_parser() -> Parser:
     parser.add_argument('--threads', type=positive, metavar='N',
                         help="CPU threads of each engine (default: torch's number)")
     parser.add_argument('--rounds', type=positive, default=20, metavar='N',
-                        help='rounds, with three timed calls of each system (default: %(default)s)')
+                        help='measurements of each system, in turns (default: %(default)s)')
     parser.add_argument('--train', action='store_true',
                         help='measure a training step of the unfused model; bf16 and fp16 use mixed precision')
     parser.add_argument('--frozen-statistics', action='store_true',

@@ -2,7 +2,7 @@
 import os
 import platform
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -10,24 +10,28 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from rich.progress import track
+from torch.utils.benchmark import Timer
 
 from ..errors import UserError
 from ..export.prepare import check_shape
 from ..models.inference import InferenceModel
 from ..version import __version__
 from .backends import BACKENDS, TRAININGS, supported_dtypes
-from .systems import OURS, TIMM, Request, System, Task, implementations, random_model
-from .turns import take_turns
+from .systems import OURS, TIMM, Request, System, implementations, prepare, random_model
+
+#: Calls of a measurement, after two that are not timed.
+CALLS = 3
 
 
 class Latency(NamedTuple):
     """Figures of a system.
 
     Attributes:
-        median: Median of the calls, in milliseconds.
+        median: Median of the measurements, in milliseconds.
         low: First quartile, in milliseconds.
         high: Third quartile, in milliseconds.
-        samples: Number of calls.
+        samples: Number of measurements.
         images_per_second: Throughput by the median.
         speed: Relative to the first of timm's systems with the same model and batch size, by the medians; None if
             timm lacks the model.
@@ -67,7 +71,7 @@ class BenchmarkResult(NamedTuple):
 
 
 def run(request: Request) -> BenchmarkResult:
-    """Run a benchmark.
+    """Run a benchmark in this process, with its number of threads.
 
     Raises:
         UserError: If a part of the request does not exist or is not supported on this machine.
@@ -76,20 +80,42 @@ def run(request: Request) -> BenchmarkResult:
               for name in request.backends}
     _check(request)
     request = request._replace(threads=request.threads or torch.get_num_threads())
-    models = {source: _model_of(source, request) for source in request.configs}
-    tasks = {}
-    for source, model in models.items():
+    torch.set_num_threads(request.threads)
+    torch.backends.cudnn.benchmark = True
+    systems = {}
+    for model in [_model_of(source, request) for source in request.configs]:
         for implementation, chosen in implementations(model, request.timm).items():
+            is_ours = implementation == OURS
             for backend in request.backends:
-                is_ours = implementation == OURS
-                if not (is_ours or backend != 'cheap' if request.train else BACKENDS[backend].runs(chosen, is_ours)):
-                    continue
-                systems = (System(model.name, implementation, backend, dtype, size)
-                           for dtype in dtypes[backend] for size in request.batch_sizes)
-                tasks |= {system: Task(source, system, request) for system in systems}
+                if is_ours or backend != 'cheap' if request.train else BACKENDS[backend].runs(chosen, is_ours):
+                    systems |= {System(model.name, implementation, backend, dtype, size): (model, chosen)
+                                for dtype in dtypes[backend] for size in request.batch_sizes}
+    prepared = {system: prepare(*models, system, request)
+                for system, models in track(systems.items(), description='preparing')}
+    times = time_in_turns({system: call for system, (call, _) in prepared.items()}, request.rounds, request.threads)
     return BenchmarkResult(
-        request, summarise(take_turns(tasks, request.rounds)), describe_machine(request.device, request.threads),
+        request, summarise({system: (details, times[system]) for system, (_, details) in prepared.items()}),
+        describe_machine(request.device, request.threads),
         [f'{name} in {dtype}' for name, usable in dtypes.items() for dtype in request.dtypes if dtype not in usable])
+
+
+def time_in_turns(calls: Mapping[Any, Callable[[], Any]], rounds: int, threads: int) -> dict[Any, list[float]]:
+    """Measure functions in turns, so that other load on the machine affects all of them alike.
+
+    Args:
+        calls: Key -> function.
+        rounds: Measurements of each function.
+        threads: Threads of torch.
+
+    Returns:
+        Key -> milliseconds of a call, of each round.
+    """
+    timers = {key: Timer('call()', globals={'call': call}, num_threads=threads) for key, call in calls.items()}
+    times: dict[Any, list[float]] = {key: [] for key in timers}
+    for _ in track(range(rounds), description='measuring'):
+        for key, timer in timers.items():
+            times[key].append(1000 * timer.timeit(CALLS).mean)
+    return times
 
 
 def _check(request: Request) -> None:
@@ -113,7 +139,7 @@ def _model_of(source: str, request: Request) -> InferenceModel | Path:
 
 
 def summarise(results: Mapping[System, tuple[Mapping[str, float], Sequence[float]]]) -> dict[System, Latency]:
-    """Compute the figures from the result of :func:`repvit_mm.analysis.turns.take_turns`."""
+    """Compute the figures from the details and the times of each system."""
     medians = {system: float(np.median(times)) for system, (_, times) in results.items()}
     latencies = {}
     for system, (details, times) in results.items():

@@ -1,4 +1,4 @@
-"""Systems of a benchmark: models of ours and of timm, ready to run. docs/benchmark.md describes the protocol."""
+"""Systems of a benchmark: models of ours and of timm, ready to run."""
 import copy
 import gc
 from collections.abc import Callable, Mapping, Sequence
@@ -13,13 +13,12 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ..archs import ARCHS
 from ..checkpoints import convert_state_dict
 from ..errors import UserError
-from ..memory import keep_freed_memory
+from ..export.runtimes import ENGINES
 from ..models.folding import fuse_model
 from ..models.inference import BACKBONE, InferenceModel, build_inference_model, randomise_weights
 from ..network.backbone import RepViT
 from ..network.recompute import Kept
-from .backends import BACKENDS, DTYPES, TRAININGS, Source
-from .turns import Prepared
+from .backends import BACKENDS, DTYPES, TRAININGS, Source, open_engine
 
 OURS, TIMM = 'repvit_mm', 'timm'
 
@@ -35,7 +34,7 @@ class Request(NamedTuple):
         dtypes: Keys of :data:`repvit_mm.analysis.backends.DTYPES`.
         device: ``'cpu'`` or ``'cuda'``.
         threads: CPU threads; torch's default if None.
-        rounds: Turns of each system.
+        rounds: Measurements of each system.
         train: Measure a training step instead of inference.
         frozen_statistics: Let BatchNorms use their running statistics in training, as for dense tasks.
         timm: Measure timm's models, too.
@@ -77,7 +76,7 @@ def random_model(source: str) -> InferenceModel | Path:
 
     The model of an architecture is the backbone up to its last map, as in timm's ``forward_features``.
     """
-    if Path(source).suffix in {suffix for backend in BACKENDS.values() for suffix in backend.suffixes}:
+    if Path(source).suffix in {suffix for _, suffixes in ENGINES.values() for suffix in suffixes}:
         return Path(source)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -134,55 +133,58 @@ def fuse_any(model: nn.Module) -> nn.Module:
     return fuse_model(model)
 
 
-class Task(NamedTuple):
-    """Prepares a system in its process.
+def prepare(model: Source, chosen: Source, system: System,
+            request: Request) -> tuple[Callable[[], Any], dict[str, Any]]:
+    """Prepare a system, and run it once.
 
-    Attributes:
-        source: See :func:`random_model`.
+    Args:
+        model: See :func:`random_model`; not modified.
+        chosen: The implementation of it that the system runs; not modified.
         system: The system.
         request: The rest of the request.
+
+    Returns:
+        The call to measure, and the figures of :class:`repvit_mm.analysis.benchmark.Latency` that depend on no time.
+
+    Raises:
+        UserError: If it does not run.
     """
-
-    source: str
-    system: System
-    request: Request
-
-    def __call__(self) -> Prepared:
-        request, system = self.request, self.system
-        if (TRAININGS if request.train else BACKENDS)[system.backend].keeps_memory:
-            keep_freed_memory()
-        torch.set_num_threads(request.threads)
-        torch.backends.cudnn.benchmark = True
-        model = random_model(self.source)
-        channels = model.in_channels if isinstance(model, InferenceModel) else 3
-        image = torch.randn(system.batch_size, channels, *request.shape, generator=torch.Generator().manual_seed(0))
-        chosen = implementations(model, system.implementation == TIMM)[system.implementation]
-        try:
-            if request.train:
-                call, details = training_step(chosen, system, image.to(request.device), request.frozen_statistics)
-            else:
-                call, details = prepare(chosen, system, image.to(request.device), request.threads), {}
-                if isinstance(model, nn.Module):
-                    details['difference'] = difference(call(), torch.inference_mode()(model)(image))
-            call()
-        except Exception as error:  # each engine has its own
-            raise UserError(f'{self.source} does not run on {system.batch_size} images of {request.shape[0]} x '
-                            f'{request.shape[1]}: {error}; see --shape and --batch-size') from error
-        return Prepared(call if request.device == 'cpu' else lambda: (call(), torch.cuda.synchronize()), details)
+    channels, details = model.in_channels if isinstance(model, InferenceModel) else 3, {}
+    image = torch.randn(system.batch_size, channels, *request.shape, generator=torch.Generator().manual_seed(0))
+    try:
+        if request.train:
+            call, details = training_step(chosen, system, image.to(request.device), request.frozen_statistics)
+        else:
+            call = inference(chosen, system, image.to(request.device), request.threads)
+        outputs = call()
+        if isinstance(model, nn.Module) and not request.train:
+            details['difference'] = difference(outputs, torch.inference_mode()(model)(image))
+    except UserError:
+        raise
+    except Exception as error:  # each engine has its own
+        raise UserError(f'{system.model} does not run on {system.batch_size} images of {request.shape[0]} x '
+                        f'{request.shape[1]}: {error}; see --shape and --batch-size') from error
+    return call, details
 
 
-def prepare(source: Source, system: System, image: Tensor, threads: int) -> Callable[[], Any]:
+def inference(source: Source, system: System, image: Tensor, threads: int) -> Callable[[], Any]:
     """Prepare a copy of a model, or a file, for inference; returns the call."""
     backend, dtype = BACKENDS[system.backend], DTYPES[system.dtype]
     if isinstance(source, nn.Module):
         source = (fuse_any(source) if backend.fused else copy.deepcopy(source)).to(image.device).requires_grad_(False)
-    if backend.engine is not None:
-        return backend.engine(source, image, system.dtype, threads)
+    if backend.engine:
+        return open_engine(source, backend.engine, image, system.dtype, threads)
     model, image = source.to(dtype, memory_format=backend.layout), image.to(dtype, memory_format=backend.layout)
     if backend.compiled:
         # On a GPU, a CUDA graph launches all the small kernels at once.
-        model = torch.compile(model, mode='reduce-overhead' if image.is_cuda else None)
+        model = compile_anew(model, mode='reduce-overhead' if image.is_cuda else None)
     return torch.inference_mode()(lambda: model(image))
+
+
+def compile_anew(model: nn.Module, mode: str | None = None) -> nn.Module:
+    """Compile a model for one shape, however many others have the same code: by default, the ninth runs eagerly."""
+    torch._dynamo.config.cache_size_limit = 1000
+    return torch.compile(model, dynamic=False, mode=mode)
 
 
 def difference(found: Any, expected: Sequence[Tensor]) -> float | None:
@@ -215,7 +217,7 @@ def training_step(model: nn.Module, system: System, image: Tensor,
             module.eval()
         if isinstance(module, RepViT):
             module.with_cp = system.backend == 'cheap' and 'cheap'
-    run = torch.compile(model) if way.compiled else model
+    run = compile_anew(model) if way.compiled else model
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-6)
 
     def loss() -> Tensor:

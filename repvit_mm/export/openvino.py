@@ -31,17 +31,13 @@ def write(subject: Subject, path: Path, options: Options) -> Counter[str]:
     return Counter(operation.get_type_name() for operation in converted.get_ops())
 
 
-def compile_graph(path: Path, threads: int, precision: str = 'f32') -> tuple[Any, Any]:
-    """A graph of an OpenVINO or ONNX file, and its compiled form on the CPU."""
+def open_file(path: Path, threads: int = 0, precision: str = 'fp32') -> ExportedFile:
+    """Open an OpenVINO or ONNX file on the CPU; 0 threads leaves their number to OpenVINO."""
     core = need('openvino').Core()
-    graph, settings = core.read_model(path), {'INFERENCE_NUM_THREADS': threads} if threads else {}
-    return graph, core.compile_model(graph, 'CPU', {
-        'PERFORMANCE_HINT': 'LATENCY', 'INFERENCE_PRECISION_HINT': precision, **settings})
-
-
-def open_file(path: Path, threads: int = 0) -> ExportedFile:
-    """Open an OpenVINO or ONNX file, in single precision on the CPU; 0 threads leaves their number to OpenVINO."""
-    graph, compiled = compile_graph(path, threads)
+    graph = core.read_model(path)
+    compiled = core.compile_model(graph, 'CPU', {
+        'PERFORMANCE_HINT': 'LATENCY', 'INFERENCE_PRECISION_HINT': precision.replace('fp', 'f'),
+        **({'INFERENCE_NUM_THREADS': threads} if threads else {})})
     request = compiled.create_infer_request()
     # Not those of the compiled graph: compiling adds names.
     names = [value.get_any_name() for value in graph.outputs]

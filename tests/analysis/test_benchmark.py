@@ -6,21 +6,14 @@ import torch
 from oracles import relative_error
 
 from repvit_mm import RepViT, fuse
-from repvit_mm.analysis import benchmark, systems, turns
-from repvit_mm.analysis.backends import BACKENDS
-from repvit_mm.analysis.benchmark import Latency, run, summarise
+from repvit_mm.analysis import benchmark, systems
+from repvit_mm.analysis.benchmark import Latency, run, summarise, time_in_turns
 from repvit_mm.analysis.report import latency_table
 from repvit_mm.analysis.systems import OURS, TIMM, Request, System, difference, random_model, timm_counterpart
 from repvit_mm.errors import UserError
 from repvit_mm.models.inference import BACKBONE, InferenceModel, randomise_weights
 
 SMALL = Request(['m0_9'], shape=(32, 32), rounds=1, threads=1)
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch):
-    monkeypatch.setattr(turns, 'WARMUP_SECONDS', 0.)
-    monkeypatch.setattr(turns, 'START', 'fork')
 
 
 @pytest.fixture(scope='module')
@@ -42,8 +35,7 @@ def small():
 @torch.no_grad()
 def test_every_backend_computes_what_the_model_computes(small, backend, dtype, bound):
     image = torch.randn(2, 3, 64, 64)
-    found, expected = systems.prepare(small, System('small', OURS, backend, dtype, 2), image, 1)(), small(image)
-    assert max(map(relative_error, (torch.as_tensor(ours).float() for ours in found), expected)) <= bound
+    found, expected = systems.inference(small, System('small', OURS, backend, dtype, 2), image, 1)(), small(image)
     assert difference(found, expected) <= bound
 
 
@@ -54,12 +46,13 @@ def test_outputs_differ_by_a_share_of_the_largest_value(found, expected):
 
 
 @pytest.mark.parametrize('backend', ['unfused', 'eager'])
-def test_only_the_backend_unfused_keeps_the_batchnorms(m0_9, backend, monkeypatch):
-    prepared = []
-    monkeypatch.setitem(BACKENDS, backend, BACKENDS[backend]._replace(engine=lambda *args: prepared.append(args[0])))
-    systems.prepare(m0_9, System('m0_9', OURS, backend, 'fp32', 1), torch.zeros(1, 3, 32, 32), 1)
-    norms = [module for module in prepared[0].modules() if isinstance(module, torch.nn.BatchNorm2d)]
-    assert bool(norms) == (backend == 'unfused')
+def test_only_the_backend_unfused_keeps_the_batchnorms(m0_9, backend):
+    called = set()
+    call = systems.inference(m0_9, System('m0_9', OURS, backend, 'fp32', 1), torch.zeros(1, 3, 32, 32), 1)
+    hook = torch.nn.modules.module.register_module_forward_hook(lambda module, *_: called.add(type(module)))
+    call()
+    hook.remove()
+    assert (torch.nn.BatchNorm2d in called) == (backend == 'unfused')
 
 
 @pytest.mark.parametrize('source', ['m0_9', *(
@@ -79,15 +72,11 @@ def test_timm_has_no_model_of_a_part_or_of_another_network(settings):
 
 
 @pytest.fixture
-def in_process(m0_9, monkeypatch):
-    """Systems are prepared in this process, with one model, and not timed."""
-    for module in (benchmark, systems):
-        monkeypatch.setattr(module, 'random_model', lambda source: m0_9)
-    monkeypatch.setattr(benchmark, 'take_turns', lambda tasks, rounds: {
-        system: (task().details, [1., 2., 3.]) for system, task in tasks.items()})
+def one_model(m0_9, monkeypatch):
+    monkeypatch.setattr(benchmark, 'random_model', lambda source: m0_9)
 
 
-def test_a_benchmark_has_a_row_for_every_combination(in_process):
+def test_a_benchmark_has_a_row_for_every_combination(one_model):
     result = run(SMALL._replace(batch_sizes=(2,), backends=('eager', 'onnxruntime'), dtypes=('fp32', 'bf16')))
     assert list(result.latencies) == [
         System('m0_9', implementation, backend, dtype, 2) for implementation in (OURS, TIMM)
@@ -108,7 +97,7 @@ def test_a_file_is_measured_by_the_backends_that_take_it(small, tmp_path):
         ('small.onnx', 'onnxruntime'), ('small.onnx', 'openvino')]
     for figures in result.latencies.values():
         assert figures.median > 0 and figures.difference is figures.speed is None
-    with pytest.raises(UserError, match=rf'^{path} does not run on \d images of 64 x 32: (.|\n)*; see --shape'):
+    with pytest.raises(UserError, match=r'^small.onnx does not run on \d images of 64 x 32: (.|\n)*; see --shape'):
         run(SMALL._replace(configs=[str(path)], backends=('onnxruntime',), shape=(64, 32)))
 
 
@@ -140,17 +129,7 @@ def test_a_training_step_is_one_step_of_training(small, frozen):
     assert not small.training and all(parameter.grad is None for parameter in small.parameters())
 
 
-@pytest.mark.parametrize('train', [False, True])
-def test_tools_keep_freed_memory(small, monkeypatch, train):
-    kept = []
-    monkeypatch.setattr(systems, 'keep_freed_memory', lambda: kept.append(True))
-    monkeypatch.setattr(systems, 'random_model', lambda source: small)
-    for backend in ('channels_last', 'tools'):
-        systems.Task('small', System('small', OURS, backend, 'fp32', 2), SMALL._replace(train=train))()
-        assert kept == [True] * (backend == 'tools')
-
-
-def test_a_training_is_measured_beside_timms(in_process):
+def test_a_training_is_measured_beside_timms(one_model):
     result = run(SMALL._replace(train=True, batch_sizes=(2,), backends=('eager', 'cheap')))
     assert [(system.implementation, system.backend) for system in result.latencies] == [
         (OURS, 'eager'), (OURS, 'cheap'), (TIMM, 'eager')]
@@ -159,10 +138,10 @@ def test_a_training_is_measured_beside_timms(in_process):
 
 
 @pytest.mark.parametrize('changes, message', [
-    ({'backends': ['tpu']}, "unknown backend 'tpu'; choose from unfused, eager, channels_last, tools, compile, on"),
+    ({'backends': ['tpu']}, "unknown backend 'tpu'; choose from unfused, eager, channels_last, compile, onnxrun"),
     ({'backends': ['onnxruntime'], 'dtypes': ['bf16']}, 'onnxruntime supports fp32, not bf16'),
     ({'backends': ['openvino'], 'device': 'cuda'}, 'openvino runs on cpu only, not on cuda'),
-    ({'backends': ['onnxruntime'], 'train': True}, 'a training step runs on eager, channels_last, tools, cheap, com'),
+    ({'backends': ['onnxruntime'], 'train': True}, 'a training step runs on eager, channels_last, cheap, compile, not'),
     ({'configs': ['absent.onnx']}, 'there is no file absent.onnx'),
     ({'configs': ['m7']}, 'm7 is neither an architecture nor a config; architectures are m0_6, m0_9'),
 ])
@@ -171,7 +150,14 @@ def test_unsupported_measurements_are_one_line(changes, message):
         run(SMALL._replace(**changes))
 
 
-def test_a_model_that_does_not_run_is_one_line():
-    task = systems.Task('m0_9', System('m0_9', OURS, 'eager', 'fp32', 1), SMALL._replace(train=True))
+def test_a_model_that_does_not_run_is_one_line(one_model):
     with pytest.raises(UserError, match='m0_9 does not run on 1 images of 32 x 32: Expected more .*--batch-size'):
-        task()
+        run(SMALL._replace(train=True))
+
+
+def test_functions_are_measured_in_turns():
+    order = []
+    times = time_in_turns({name: lambda name=name: order.append(name) for name in 'abc'}, 4, 1)
+    assert {name: len(found) for name, found in times.items()} == dict.fromkeys('abc', 4)
+    assert [name for name, before in zip(order, [None, *order], strict=False) if name != before] == [*'abcabcabcabc']
+
