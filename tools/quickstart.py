@@ -1,4 +1,4 @@
-"""Train, evaluate and fuse a small Mask R-CNN on a data set drawn on the spot: tools/quickstart.py [options]."""
+"""Train, fuse and test a small Mask R-CNN on a data set drawn on the spot: tools/quickstart.py [options]."""
 import os
 import shlex
 import signal
@@ -13,13 +13,11 @@ from repvit_mm.errors import run_cli
 
 TOOLS = Path(__file__).resolve().parent
 CONFIG = TOOLS.parent / 'configs' / 'quickstart' / 'maskrcnn_repvit_m0_6_shapes.py'
-SHOWN = {'box AP': 'coco/bbox_mAP', 'box AP50': 'coco/bbox_mAP_50', 'mask AP': 'coco/segm_mAP',
-           'mask AP50': 'coco/segm_mAP_50'}
 
 
 def build_parser() -> Parser:
     parser = Parser(
-        description='Draw a data set, train a Mask R-CNN on RepViT with it, evaluate, fuse, evaluate again. '
+        description='Draw a data set, train a Mask R-CNN on RepViT with it, fuse and test it. '
                     'Run it again to resume an interrupted training from its last checkpoint.')
     parser.add_argument('--work-dir', metavar='DIR', type=Path, default=Path('work_dirs/quickstart'),
                         help='folder of the results (default: %(default)s)')
@@ -38,52 +36,42 @@ def build_parser() -> Parser:
 def main() -> None:
     args = build_parser().parse_args()
     from rich.console import Console
-    from rich.table import Table
 
-    from repvit_mm.cli.quickstart import Quickstart, check_unchanged
+    from repvit_mm.cli.quickstart import Quickstart
     from repvit_mm.engine.config import load_config
 
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     start, console = time.monotonic(), Console()
     job = Quickstart(load_config(CONFIG, args.cfg_options), TOOLS, args.work_dir, args.seed,
                      (args.train_scenes, args.val_scenes), console)
-    console.rule('1/5  Drawing the data set', align='left')
-    job.draw()
-    console.rule('2/5  Training', align='left')
+    console.rule('1/3  Training on a data set drawn now', align='left')
     checkpoint = job.train(args.fresh)
-    console.rule('3/5  Evaluating', align='left')
-    trained = job.evaluate(checkpoint, 'trained')
-    console.rule('4/5  Fusing, and evaluating again', align='left')
-    result = job.fuse(checkpoint)
-    fused = job.evaluate(result.path, 'fused')
-    check_unchanged(trained, fused)
-    console.rule('5/5  Drawing losses and predictions', align='left')
-    losses, predictions = job.draw_results()
-    table = Table('', 'trained', 'fused', title='On held-out scenes')
-    for name, key in SHOWN.items():
-        table.add_row(name, f'{trained[key]:.3f}', f'{fused[key]:.3f}')
-    table.add_row('parameters', f'{result.parameters_before:,}', f'{result.parameters_after:,}')
-    console.print(table)
+    console.rule('2/3  Fusing', align='left')
+    fused = job.fuse(checkpoint)
+    say(console, f'  {fused.parameters_before:,} parameters, fused {fused.parameters_after:,}')
+    console.rule('3/3  Testing on held-out scenes', align='left')
+    metrics = job.test(fused.path)
     width, height = job.cfg.scale
     scene = min((job.data / 'images' / 'val').iterdir())
     say(console, f"""\
+box AP       {metrics['coco/bbox_mAP']:.3f}
+mask AP      {metrics['coco/segm_mAP']:.3f}
 minutes      {(time.monotonic() - start) / 60:.1f}
 checkpoint   {checkpoint}
-fused        {result.path}
-losses       {losses}
-predictions  {predictions}
+fused        {fused.path}
+report       {job.report}
 
 Next commands:""")
     # For this Python and these files, to copy from the terminal.
     for what, (tool, *arguments) in {
             'Draw the detections on all held-out scenes:':
-                ['test.py', job.config, checkpoint, '--show-dir', job.work_dir / 'drawings'],
+                ['test.py', job.config, fused.path, '--show-dir', job.work_dir / 'drawings'],
             'Export the whole detector, and compare it with PyTorch on a scene:':
                 ['export.py', job.config, checkpoint, '--to', 'onnx', '--shape', height, width, '--pictures', scene,
-                 '--out', job.work_dir / 'detector.onnx']}.items():
+                 '--out', job.work_dir / 'detector.onnx'],
+            'Check your own data in a folder DIR, and write a config:': ['init.py', 'DIR']}.items():
         command = shlex.join(map(str, [_from_here(sys.executable), _from_here(TOOLS / tool), *arguments]))
         say(console, f'# {what}\n{command}')
-    say(console, '# Your own data, and the other tasks: docs/own_data.md')
 
 
 def say(console: Any, text: str) -> None:
