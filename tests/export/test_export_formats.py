@@ -134,7 +134,7 @@ def test_channels_come_last_on_request(name, models, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('name', [marked('ncnn'), marked('onnx'), marked('litert'), marked('coreml')])
+@pytest.mark.parametrize('name', [marked('ncnn'), marked('coreml')])
 def test_weights_are_kept_in_fewer_bits_on_request(name, tmp_path):
     wide = InferenceModel('wide', RepViT({'widths': (64, 128), 'depths': (1, 1)}, out_indices=(0, 1)), BACKBONE)
     randomise_weights(wide)

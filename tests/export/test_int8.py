@@ -4,10 +4,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from inference_models import CONFIGS, TINY, WIDTHS, tiny_model
+from inference_models import WIDTHS, tiny_model
 from PIL import Image
 from small_detectors import write_detector
 from test_export_formats import marked
+from tool_runs import set_up
 
 from repvit_mm.errors import DatasetError, ExportError, UserError
 from repvit_mm.export import FORMATS, Options, Selection, export_model, judging
@@ -139,23 +140,14 @@ def test_whole_models_of_every_task_are_calibrated(task, models, images, tmp_pat
 
 @pytest.mark.slow
 def test_the_test_data_of_the_config_judge(images, tmp_path):
-    for split in ('train', 'val'):
-        for name in ('cat', 'dog'):
-            draw(tmp_path / 'data' / split / name, 3)
-    config = tmp_path / 'tiny.py'
-    backbone = f'arch=dict(_delete_=True, widths={WIDTHS}, depths={TINY["depths"]})'
-    config.write_text(f'_base_ = {str(CONFIGS / "quickstart/classifier_repvit_m0_6_shapes.py")!r}\n'
-                      f'model = dict(backbone=dict({backbone}), head=dict(in_channels={WIDTHS[-1]}))\n'
-                      'test_dataloader = dict(num_workers=0)\n'
-                      'pipeline = [dict(type="LoadImageFromFile"), dict(type="Resize", scale=(64, 64)), '
-                      'dict(type="PackInputs")]\ntest_dataloader["dataset"] = dict(pipeline=pipeline)\n')
+    config, data = set_up('mmpretrain', tmp_path)
     model = build_inference_model(config)
     randomise_weights(model)
-    quantisation = Quantisation(images, str(tmp_path / 'data'), allow_loss=True)
+    quantisation = Quantisation(images, str(data), allow_loss=True)
     verdict = export_model(model, 'onnx', (64, 64), tmp_path / 'int8.onnx',
                            Options('int8', quantisation=quantisation)).verdict
-    assert verdict.judge == 'on the 6 images of test_dataloader' and set(verdict.file) == {'top-1'}
-    assert verdict.pytorch['top-1'] * 6 % 100 == pytest.approx(0, abs=1e-3) and verdict.limit == 1
+    assert verdict.judge == 'on the 8 images of test_dataloader' and set(verdict.file) == {'top-1'}
+    assert verdict.pytorch['top-1'] * 8 % 100 == pytest.approx(0, abs=1e-3) and verdict.limit == 1
     with pytest.raises(DatasetError, match='absent'):
         judging.test_config(model.config, str(tmp_path / 'absent'))
 

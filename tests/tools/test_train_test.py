@@ -8,7 +8,7 @@ import shutil
 import pytest
 import tool_runs
 import torch
-from running import run_tool
+from running import TOOLS, run_tool
 
 import repvit_mm
 from repvit_mm.checkpoints import read_checkpoint
@@ -16,7 +16,7 @@ from repvit_mm.engine.config import load_config
 
 pytestmark = pytest.mark.slow
 #: What a run ends with, by toolbox: its last checkpoint, and the figure that its evaluation gives.
-RESULTS = {'mmdet': ('epoch_1.pth', 'coco/bbox_mAP'), 'mmseg': ('iter_2.pth', 'mIoU'),
+RESULTS = {'mmdet': ('iter_2.pth', 'coco/bbox_mAP'), 'mmseg': ('iter_2.pth', 'mIoU'),
            'mmpretrain': ('epoch_1.pth', 'accuracy/top1')}
 
 
@@ -70,7 +70,7 @@ def test_test_gives_the_figures_of_the_validation(trained, tmp_path):
     page = (tmp_path / 'report.html').read_text()
     assert key in page and '<h2>Training</h2><img src="data:image/png' in page
     kept = sorted(out.iterdir()) if trained.toolbox == 'mmseg' else pickle.loads(out.read_bytes())
-    assert len(kept) == tool_runs.TOOLBOXES[trained.toolbox][3]
+    assert len(kept) == tool_runs.TOOLBOXES[trained.toolbox][-1]
 
 
 def test_a_training_ends_with_the_command_of_the_test(trained):
@@ -91,10 +91,10 @@ def test_time_augmentation(trained, tmp_path):
 def test_resume_goes_on_where_the_run_stopped(detector, tmp_path):
     work_dir = shutil.copytree(detector.work_dir, tmp_path / 'moved')
     status, _, error = run_tool('train', detector.config, '--data-root', detector.data, '--work-dir', work_dir,
-                                '--resume', '--cfg-options', 'train_cfg.max_epochs=2')
+                                '--resume', '--cfg-options', 'train_cfg.max_iters=4')
     assert status == 0, error
-    assert logged(work_dir, 'epoch') == [1, 1, 2, 2]
-    before, after = read_checkpoint(detector.checkpoint), read_checkpoint(work_dir / 'epoch_2.pth')
+    assert logged(work_dir, 'iter') == [1, 2, 3, 4]
+    before, after = read_checkpoint(detector.checkpoint), read_checkpoint(work_dir / 'iter_4.pth')
     assert before['meta']['iter'] == 2 and after['meta']['iter'] == 4
     steps = {int(state['step']) for state in after['optimizer']['state'].values()}
     assert max(steps) == 4  # of AdamW, which did not start anew
@@ -106,7 +106,7 @@ def test_load_from_starts_anew_with_the_weights(detector, tmp_path):
     status, _, error = run_tool('train', detector.config, '--data-root', detector.data, '--work-dir', tmp_path,
                                 '--cfg-options', f'load_from={detector.checkpoint}', 'optim_wrapper.optimizer.lr=0.')
     assert status == 0, error
-    before, after = read_checkpoint(detector.checkpoint), read_checkpoint(tmp_path / 'epoch_1.pth')
+    before, after = read_checkpoint(detector.checkpoint), read_checkpoint(tmp_path / 'iter_2.pth')
     assert after['meta']['iter'] == 2
     for name, parameter in before['state_dict'].items():
         if name.endswith('.weight'):
@@ -169,7 +169,7 @@ def test_damaged_data_set_is_one_line(detector, tmp_path, what, message):
 
 
 @pytest.mark.parametrize(('arguments', 'message'), [
-    ([], r'data/coco/annotations/instances_train\.json: No such file .*--data-root'),
+    ([], r'data/shapes_detection/annotations/instances_train\.json: No such file .*--data-root'),
     (['--cfg-options', 'model.backbone.width=3'], r"RepViT.*argument 'width' \(model\.backbone\.width\)$"),
     (['--cfg-options', 'model.neck.type=FNP'], r'FNP is not in the mmdet::model registry'),
     (['--cfg-options', 'model.neck.num_outs=-1'],
@@ -188,7 +188,7 @@ def test_weights_that_cannot_be_had(detector, tmp_path, monkeypatch):
     monkeypatch.setenv('REPVIT_MM_WEIGHTS_URL', 'http://127.0.0.1:9')  # where nobody listens
     monkeypatch.setenv('REPVIT_MM_ALLOW_HTTP', '1')
     config = tmp_path / 'pretrained.py'
-    init_cfg = dict(_delete_=True, type='Pretrained', checkpoint='repvit://m0_6_distill_300e')
+    init_cfg = dict(type='Pretrained', checkpoint='repvit://m0_6_distill_300e')
     config.write_text(f'_base_ = {str(detector.config)!r}\nmodel = dict(backbone=dict(init_cfg={init_cfg}))\n')
     arguments = ['train', config, '--data-root', detector.data, '--work-dir', tmp_path / 'work']
     assert_one_line(run_tool(*arguments), r'cannot download repvit://m0_6_distill_300e .*--no-pretrained')
@@ -205,7 +205,7 @@ def assert_one_line(result, message):
 
 def test_the_detection_config_of_the_docs_trains(tmp_path, monkeypatch):
     """As it stands on the page, on cats and dogs that are circles and squares, in small."""
-    page = (tool_runs.REPOSITORY / 'docs/own_data.md').read_text()
+    page = (TOOLS.parent / 'docs/own_data.md').read_text()
     config = re.search(r"```python\n(_base_ = 'repvit_mm::detection.*?)```", page, re.S)[1]
     (tmp_path / 'pets.py').write_text(config)
     monkeypatch.chdir(tmp_path)

@@ -13,13 +13,6 @@ from repvit_mm.engine.config import load_config
 from repvit_mm.engine.prepare import move_data_root, prepare
 from repvit_mm.engine.runner import run
 
-#: Sampling without an end, in iterations.
-BY_ITERATIONS = """
-train_cfg = dict(_delete_=True, type='IterBasedTrainLoop', max_iters=8, val_interval=5)
-train_dataloader['sampler'] = dict(type='InfiniteSampler', shuffle=True)
-"""
-#: Epochs of four iterations, with checkpoints inside of them.
-BY_EPOCHS = 'train_cfg = dict(by_epoch=True, max_epochs=2)'
 STATES = """
 model['backbone']['drop_path_rate'] = 0.2
 optim_wrapper = dict(type='OptimWrapper', optimizer=dict(type='AdamW', lr=1e-3))
@@ -27,30 +20,32 @@ param_scheduler = [dict(type='LinearLR', start_factor=0.1, by_epoch=False, end=5
                    dict(type='CosineAnnealingLR', by_epoch=False, begin=5, T_max=20)]
 custom_imports = dict(imports=['repvit_mm.training'])
 custom_hooks = [dict(type='ModelEmaHook', decay=0.9)]
-default_hooks = dict(checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=2, max_keep_ckpts=2))
+default_hooks = dict(checkpoint=dict(
+    type='CheckpointHook', by_epoch=False, interval=2, max_keep_ckpts=2, save_best=None))
 """
 #: Toolbox -> what is added to its config in tool_runs.py.
 ADDED = {
-    'mmdet': f"""
-train_pipeline[2:3] = [dict(type='RandomChoiceResize', scales=[(64, 64), (96, 80)], keep_ratio=True),
-                       dict(type='RandomFlip', prob=0.5), dict(type='PhotoMetricDistortion')]
-train_dataloader['batch_size'] = 1
-{BY_EPOCHS}
+    'mmdet': """
+pipeline = _base_.train_pipeline
+pipeline[2:3] = [dict(type='RandomChoiceResize', scales=[(64, 64), (96, 80)], keep_ratio=True),
+                 dict(type='RandomFlip', prob=0.5), dict(type='PhotoMetricDistortion')]
+train_dataloader.update(
+    batch_size=1, sampler=dict(type='DefaultSampler', shuffle=True), dataset=dict(pipeline=pipeline))
+train_cfg = dict(_delete_=True, type='EpochBasedTrainLoop', max_epochs=2)
 """,
-    'mmseg': f"""
-train_dataloader['dataset']['pipeline'] = [
-    *train_pipeline[:2], dict(type='RandomResize', scale=(64, 64), ratio_range=(0.5, 2.), keep_ratio=True),
-    dict(type='RandomCrop', crop_size=(64, 64)), dict(type='RandomFlip', prob=0.5),
-    dict(type='PhotoMetricDistortion'), train_pipeline[-1]]
-{BY_ITERATIONS}
+    'mmseg': """
+pipeline = _base_.train_pipeline
+pipeline[2:3] = [dict(type='RandomResize', scale=(64, 64), ratio_range=(0.5, 2.), keep_ratio=True)]
+pipeline[3]['crop_size'] = (64, 64)
+pipeline[-1:-1] = [dict(type='PhotoMetricDistortion')]
+train_dataloader['dataset'] = dict(pipeline=pipeline)
+train_cfg = dict(max_iters=8, val_interval=5)
 """,
-    'mmpretrain': f"""
-pipeline[1:1] = [dict(type='RandomResizedCrop', scale=64), dict(type='RandomFlip', prob=0.5)]
+    'mmpretrain': """
+model['data_preprocessor'] = dict(num_classes=8)
 model['train_cfg'] = dict(augments=[dict(type='Mixup', alpha=0.8), dict(type='CutMix', alpha=1.)])
-model['data_preprocessor']['num_classes'] = len(classes)
-model['head']['loss']['use_soft'] = True
-train_dataloader['sampler'] = dict(type='RepeatAugSampler')
-{BY_EPOCHS}
+train_dataloader['sampler'] = dict(_delete_=True, type='RepeatAugSampler')
+train_cfg = dict(max_epochs=2)
 """,
 }
 
