@@ -1,5 +1,4 @@
 """The command ``repvit-mm`` of an installed wheel: its commands, the tools behind them, and the doctor."""
-import json
 import os
 import re
 import sys
@@ -105,7 +104,7 @@ def test_functions_that_need_mmengine_say_so_when_used(bare, tmp_path, broken, r
     assert 'mmengine' in doctor_says and 'RepViT cannot be trained here: ' in doctor_says
 
 
-@pytest.mark.parametrize('argument', [['--help'], ['--version'], ['doctor', '--json']])
+@pytest.mark.parametrize('argument', [['--help'], ['--version'], ['doctor']])
 def test_the_command_itself_does_not_load_torch(argument):
     code = ('import atexit, sys; atexit.register(lambda: print(*sys.modules))\n'
             'import repvit_mm_cli; repvit_mm_cli.main()')
@@ -133,13 +132,12 @@ def test_train_with_an_installed_config(stranger, tmp_path):
 # The doctor
 
 def test_doctor_of_a_whole_environment(stranger, tmp_path):
-    report = json.loads(run(stranger, '-OO', '-c', 'import repvit_mm_cli; repvit_mm_cli.main()', 'doctor', '--json',
-                            cwd=tmp_path))
-    assert report['trains'] == ['mmdet', 'mmseg', 'mmpretrain']
-    findings = {finding['name']: finding for finding in report['findings']}
-    needed = ('torch', 'torchvision', 'mmengine', 'mmcv', 'mmcv.ops', 'mmdet', 'mmseg', 'mmpretrain')
-    assert [name for name in needed if not findings[name]['works']] == []
-    assert findings['torch']['found'].partition('+')[0] == torch.__version__.partition('+')[0]
+    code = 'import repvit_mm_cli; repvit_mm_cli.main()'
+    lines = run(stranger, '-OO', '-c', code, 'doctor', cwd=tmp_path).splitlines()
+    assert lines[-1] == 'RepViT can be trained here, with mmdet, mmseg, mmpretrain.'
+    found = {line.split()[1]: line.split()[2] for line in lines if line[:1] == '✓'}
+    assert {'torch', 'torchvision', 'mmengine', 'mmcv', 'mmcv.ops', 'mmdet', 'mmseg', 'mmpretrain'} <= set(found)
+    assert found['torch'].partition('+')[0] == torch.__version__.partition('+')[0]
 
 
 def test_doctor_without_anything(bare, tmp_path):
@@ -204,9 +202,3 @@ def test_deep_reports_packages_that_cannot_be_imported(installed, monkeypatch):
     monkeypatch.setattr(doctor, 'import_error', lambda module: 'undefined symbol: _ZN3c10')
     torch_line = doctor.check(doctor.STACK[0], 0, deep=True)
     assert torch_line[1:3] == ('2.8.0+cpu cannot be imported: undefined symbol: _ZN3c10', False)
-
-
-def test_a_training_step_runs_or_is_a_finding(monkeypatch):
-    assert doctor.try_backbone().works
-    monkeypatch.setattr(torch.cuda, 'is_available', lambda: 1 / 0)
-    assert doctor.try_backbone()[1:3] == ('fails: division by zero', False)

@@ -14,7 +14,7 @@ from ..archs import ARCHS
 from ..checkpoints import convert_state_dict
 from ..errors import UserError
 from ..export.runtimes import ENGINES
-from ..models.folding import fuse_model
+from ..models.folding import fuse_model, relative_difference
 from ..models.inference import BACKBONE, InferenceModel, build_inference_model, randomise_weights
 from ..network.backbone import RepViT
 from ..network.recompute import Kept
@@ -192,9 +192,7 @@ def difference(found: Any, expected: Sequence[Tensor]) -> float | None:
     found = list(found.values()) if isinstance(found, Mapping) else found
     if len(found) != len(expected):
         return None
-    found = [torch.as_tensor(output).float().cpu() for output in found]
-    return max(float((ours - theirs).abs().max() / theirs.abs().max())
-               for ours, theirs in zip(found, expected, strict=True))
+    return relative_difference([torch.as_tensor(output).float().cpu() for output in found], expected)
 
 
 def training_step(model: nn.Module, system: System, image: Tensor,

@@ -4,7 +4,6 @@ It reads versions from metadata and imports no package, so that it works where t
 """
 import argparse
 import io
-import json
 import platform
 import re
 import sys
@@ -95,7 +94,7 @@ def examine(deep: bool) -> tuple[list[Finding], list[str]]:
     """The findings, and the toolboxes in which RepViT can be trained here.
 
     Args:
-        deep: Also import each package, and run a training step.
+        deep: Also import each package.
     """
     stack, mixed = find_stack()
     base, toolboxes, optional = ([check(piece, stack, deep) for piece in pieces]
@@ -103,10 +102,10 @@ def examine(deep: bool) -> tuple[list[Finding], list[str]]:
     trains, own = [finding.name for finding in toolboxes if finding.works], []
     if all(finding.works for finding in base):
         compiled = find_compiled(find_spec('mmcv').submodule_search_locations)
-        own = [Finding('mmcv.ops', 'compiled' if compiled else "torchvision's"), *([try_backbone()] if deep else [])]
+        own = [Finding('mmcv.ops', 'compiled' if compiled else "torchvision's")]
     if trains:  # one toolbox is enough
         toolboxes = map(_may_be_missing, toolboxes)
-    if not all(finding.works for finding in (*base, *own, *mixed)):
+    if not all(finding.works for finding in (*base, *mixed)):
         trains = []
     return [Finding('Python', f'{platform.python_version()} ({sys.executable})'), Finding('repvit-mm', __version__),
             *base, *own, *toolboxes, *mixed, *map(_may_be_missing, optional)], trains
@@ -164,21 +163,6 @@ def import_error(module: str) -> str:
     return ''
 
 
-def try_backbone() -> Finding:
-    """Build a RepViT by its registered name, and run a training step on the GPU if there is one."""
-    try:
-        import torch
-        from mmengine.registry import MODELS
-        import_module('repvit_mm.network.backbone')
-        device = 'cuda' if torch.cuda.is_available() else 'cpu'
-        model = MODELS.build(dict(type='RepViT', arch='m0_6')).to(device)
-        sum(x.square().mean() for x in model(torch.randn(2, 3, 64, 64, device=device))).backward()
-    except Exception as error:  # a broken torch can raise anything
-        return Finding('RepViT', f'fails: {first_line(error)}', False)
-    where = torch.cuda.get_device_name() if device == 'cuda' else 'the CPU'
-    return Finding('RepViT', f'runs a training step on {where}')
-
-
 def show(findings: Sequence[Finding], toolboxes: Sequence[str]) -> None:
     """Print the findings, the commands that install what is missing, and a conclusion."""
     width = max(len(finding.name) for finding in findings)
@@ -198,12 +182,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog='repvit-mm doctor', description='Report what is installed, what each missing package disables, and the '
                                              'command that installs it.')
-    parser.add_argument('--deep', action='store_true', help='also import each package, and run a training step')
-    parser.add_argument('--json', action='store_true', help='print the findings as JSON')
-    args = parser.parse_args(arguments)
-    findings, toolboxes = examine(args.deep)
-    if args.json:
-        print(json.dumps({'trains': toolboxes, 'findings': [finding._asdict() for finding in findings]}, indent=2))
-    else:
-        show(findings, toolboxes)
+    parser.add_argument('--deep', action='store_true', help='also import each package')
+    findings, toolboxes = examine(parser.parse_args(arguments).deep)
+    show(findings, toolboxes)
     return 0 if toolboxes else 1

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import ExportError
-from ..models.folding import fuse_model
+from ..models.folding import fuse_model, relative_difference
 from ..models.inference import InferenceModel
 from ..toolboxes.datasets import datasets_of
 from .calibration import Quantisation
@@ -115,7 +115,7 @@ def _approximate_gelu(fused: InferenceModel, shape: Sequence[int], options: Opti
     for module in fused.modules():
         if isinstance(module, nn.GELU):
             module.approximate = options.gelu
-    return max(((new - old).abs().max() / old.abs().max()).item() for new, old in zip(fused(image), exact, strict=True))
+    return relative_difference(fused(image), exact)
 
 
 @torch.no_grad()

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import ExportError
+from ..models.folding import relative_difference
 from .coreml import WEIGHTS
 from .detections import prove_detections
 from .files import ExportedFile
@@ -99,8 +100,7 @@ def _prove_size(file: ExportedFile, subject: Subject, half: HalfPrecision | None
 def _rounding(model: nn.Module, batch: Tensor, outputs: Sequence[Tensor]) -> float:
     """Largest difference of outputs from those in double precision, relative to the largest value."""
     exact = copy.deepcopy(model).double()(batch.double())
-    return max(((output - value).abs().max() / value.abs().max()).item()
-               for output, value in zip(outputs, exact, strict=True))
+    return relative_difference(outputs, exact)
 
 
 def _compare_all(found: Mapping[str, np.ndarray], expected: Mapping[str, Tensor], bounds: Bounds) -> list[Comparison]:
@@ -123,8 +123,7 @@ def compare(output: str, exported: Tensor, expected: Tensor, bound: float) -> Co
     """
     if exported.shape != expected.shape:
         raise ExportError(f"{output} has shape {tuple(exported.shape)}, PyTorch's {tuple(expected.shape)}")
-    exported, expected = exported.double(), expected.double()
-    difference = ((exported - expected).abs().max() / expected.abs().max().clamp(min=1e-30)).item()
+    difference = relative_difference([exported.double()], [expected.double()])
     if not difference <= bound:  # also true for NaN
         raise ExportError(f"{output} differs from PyTorch's by {difference:.2g} of the largest value, more than "
                           f'{bound:g}')

@@ -8,6 +8,7 @@ from torch import nn
 from ..errors import CheckpointError, ConfigError
 from ..io.files import atomic_write
 from ..network.fusion import fuse
+from .folding import relative_difference
 from .inference import build_inference_model
 
 #: Largest allowed difference between the outputs before and after fusion, relative to the largest value.
@@ -75,5 +76,4 @@ def fuse_checkpoint(config: str | Path, checkpoint: str | Path, out: str | Path)
 def _largest_difference(model: nn.Module, fused: nn.Module) -> float:
     generator = torch.Generator().manual_seed(0)
     image = torch.randn(2, model.in_channels, 224, 224, generator=generator)
-    return max(((ours - theirs).abs().max() / theirs.abs().max()).item()
-               for ours, theirs in zip(fused(image), model(image), strict=True))
+    return relative_difference(fused(image), model(image))

@@ -34,9 +34,14 @@ def fuse_model(model: InferenceModel, shape: Sequence[int] = (64, 64)) -> Infere
     image = torch.randn(1, model.in_channels, *shape, generator=torch.Generator().manual_seed(0))
     fold_pairs(folded, image)
     with torch.no_grad():
-        changes = [((new - old).abs().max() / old.abs().max()).item()
-                   for new, old in zip(folded(image), fused(image), strict=True)]
-    return folded if max(changes) <= BOUND else fused
+        change = relative_difference(folded(image), fused(image))
+    return folded if change <= BOUND else fused
+
+
+def relative_difference(found: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
+    """Largest difference of tensors, relative to the largest value of each; NaN if one holds NaN."""
+    return torch.stack([(ours - theirs).abs().max() / theirs.abs().max().clamp(min=1e-30)
+                        for ours, theirs in zip(found, expected, strict=True)]).max().item()
 
 
 def fold_pairs(model: nn.Module, *inputs: Tensor) -> int:

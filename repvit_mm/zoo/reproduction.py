@@ -1,8 +1,6 @@
 """Recomputing the published figures of a row: counted here, or measured by the project's tools on data and weights."""
 import json
-import logging
 import tempfile
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -10,13 +8,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from mmengine.logging import MMLogger
 from rich.console import Console
 
 from ..analysis import count
 from ..checkpoints import fetch
 from ..errors import ConfigError, UserError
-from ..models.inference import InferenceModel, build_inference_model
+from ..export.tracing import quiet
+from ..models.inference import build_inference_model
 from .processes import run_tool
 from .rows import ROOT, TABLES, Row
 
@@ -148,25 +146,13 @@ def count_row(row: Row) -> dict[str, float]:
     Raises:
         Unavailable: If the toolbox is not installed.
     """
-    model = _build(row)
+    _require_toolbox(row)
+    with quiet():  # building a model logs and warns about its training
+        # The config of SAM is that of the distillation.
+        model = build_inference_model(f'sam_{row.arch}' if row.table == 'sam' else row.config_path)
     training, fused = (count(model, row.resolution, fused=fused, depth=0) for fused in (False, True))
     return {'parameters': fused.parameters, 'training parameters': training.parameters, 'MACs': fused.macs,
             'Parameters (M)': fused.parameters / 1e6, 'MACs (G)': fused.macs / 1e9}
-
-
-def _build(row: Row) -> InferenceModel:
-    _require_toolbox(row)
-    if row.table == 'sam':  # the config is of the distillation
-        return build_inference_model(f'sam_{row.arch}')
-    logger = MMLogger.get_current_instance()
-    level = logger.level
-    logger.setLevel(logging.ERROR)  # building a model logs and warns about its training
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore', UserWarning)
-            return build_inference_model(row.config_path)
-    finally:
-        logger.setLevel(level)
 
 
 def _require_toolbox(row: Row) -> None:
