@@ -1,10 +1,10 @@
 """Measure how fast models are: tools/benchmark.py CONFIG... --shape H W --batch-size N... --backend NAME..."""
 import repvit_mm_cli  # noqa: F401, before repvit_mm, which then loads no torch
-from repvit_mm.cli.arguments import Parser, add_shape, positive
+from repvit_mm.cli.arguments import ENGINES, Parser, add_shape, positive
 from repvit_mm.errors import UserError, run_cli
 
 #: Keys of the tables in repvit_mm.analysis.backends, which loads torch.
-BACKENDS = ('unfused', 'eager', 'channels_last', 'compile', 'onnxruntime', 'openvino', 'ncnn', 'executorch', 'litert')
+BACKENDS = ('unfused', 'eager', 'channels_last', 'compile', *(name for name in ENGINES if name != 'coreml'))
 TRAININGS = ('eager', 'channels_last', 'cheap', 'compile')
 
 

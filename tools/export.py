@@ -5,11 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import repvit_mm_cli  # noqa: F401, before repvit_mm, which then loads no torch
-from repvit_mm.cli.arguments import CHECKPOINT, MODEL, PICTURES, Parser, fraction, positive, side
+from repvit_mm.cli.arguments import CHECKPOINT, FORMATS, MODEL, PICTURES, Parser, fraction, positive, side
 from repvit_mm.errors import UserError, run_cli
-
-#: Keys of repvit_mm.export.FORMATS, which loads torch.
-FORMATS = ('onnx', 'openvino', 'coreml', 'litert', 'ncnn', 'executorch')
 
 
 def build_parser() -> Parser:
@@ -19,7 +16,7 @@ def build_parser() -> Parser:
     add('config', help=f'{MODEL}; or a checkpoint in the folder of its training, or repvit://NAME')
     add('checkpoint', nargs='?', help=f'{CHECKPOINT} (default: random weights, for timing only)')
     add('--to', choices=FORMATS, nargs='+', required=True, help='formats')
-    add('--precision', choices=['fp32', 'fp16', 'bf16', 'int8', 'int8-weights'], nargs='+', default=[None],
+    add('--precision', choices=['fp32', 'fp16', 'int8', 'int8-weights'], nargs='+', default=[None],
         help='one file for each (default: fp16 for Core ML, fp32 for the others)')
     add('--shape', type=side, nargs=2, metavar=('H', 'W'),
         help="height and width of the image (default: those of the config's test, else 224 224)")
@@ -54,7 +51,6 @@ def main() -> None:
     args = build_parser().parse_args()
     from repvit_mm.export import export_model
     from repvit_mm.export.detectors import spread_outputs
-    from repvit_mm.export.formats import why_no_detections
     from repvit_mm.export.images import load_inputs
     from repvit_mm.export.prepare import check_input, size_of_test
     from repvit_mm.models.inference import CHECKPOINT_SUFFIXES, build_inference_model, find_model, randomise_weights
@@ -78,12 +74,8 @@ def main() -> None:
         print(f'{model.name} has random weights: give a checkpoint for anything but timing')
     failures = []
     for (name, options), out in zip(jobs, outs_of(args, jobs), strict=True):
-        if detections is not None and (reason := why_no_detections(name, model)):
-            print(f'{name} holds no detections: {reason}. Backbone and neck of {model.name} are exported')
-        else:
-            options = options._replace(selection=detections)
         try:
-            report = export_model(model, name, args.shape, out, options)
+            report = export_model(model, name, args.shape, out, options._replace(selection=detections))
             print(report)
             if args.operations:
                 print(', '.join(f'{number} {operation}' for operation, number in report.operations.most_common()))

@@ -1,6 +1,6 @@
 """Test the model of a config, of any OpenMMLab toolbox: tools/test.py CONFIG CHECKPOINT [options]."""
 import repvit_mm_cli  # noqa: F401, before repvit_mm, which then loads no torch
-from repvit_mm.cli.arguments import CHECKPOINT, Parser, add_common_arguments, positive, tell
+from repvit_mm.cli.arguments import CHECKPOINT, ENGINES, Parser, add_common_arguments, positive, tell
 from repvit_mm.errors import run_cli
 
 
@@ -9,7 +9,7 @@ def build_parser() -> Parser:
     parser.add_argument('config', help='path of the config')
     parser.add_argument('checkpoint',
                         help=f'{CHECKPOINT}; with --backend an exported file')
-    parser.add_argument('--backend', choices=('onnxruntime', 'openvino', 'ncnn', 'executorch', 'litert', 'coreml'),
+    parser.add_argument('--backend', choices=ENGINES,
                         help='test a file of export.py with this runtime')
     parser.add_argument('--out', metavar='PATH',
                         help='save the predictions to this .pkl file; for segmentation, a folder of label maps')

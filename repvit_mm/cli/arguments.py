@@ -121,6 +121,10 @@ def device(text: str) -> str:
     return text
 
 
+#: Keys of repvit_mm.export.FORMATS and repvit_mm.export.runtimes.ENGINES, which load torch.
+FORMATS = ('onnx', 'openvino', 'coreml', 'litert', 'ncnn', 'executorch')
+ENGINES = ('onnxruntime', *FORMATS[1:])
+
 # Help of arguments that tools share.
 MODEL = 'config of a classifier, segmentor or detector, or an architecture such as m1_1'
 CHECKPOINT = 'weights in any published format, fused or not: path, repvit://NAME or https address'

@@ -9,7 +9,6 @@ from ..errors import ExportError
 from ..io.files import atomic_write
 from ..models.inference import InferenceModel
 from . import coreml, executorch, litert, ncnn, onnx, openvino
-from .detectors import why_not_fixed
 from .packages import need, one_line
 from .prepare import Options, Subject, prepare
 from .prove import prove, prove_half
@@ -67,9 +66,6 @@ _OPTIONAL = {
     'weights': ('--weights', 'it is for Core ML'),
     'layout': ('--layout', 'it is for LiteRT'),
 }
-#: Reasons why a format lacks a precision.
-_NO_PRECISION = {'bf16': '; bf16 is how an engine computes, not how a file is stored',
-                 'int8': '; Core ML has --weights int8'}
 
 
 def check_options(name: str, options: Options) -> Options:
@@ -83,7 +79,7 @@ def check_options(name: str, options: Options) -> Options:
         need(package)
     precision = options.precision or row.precisions[0]
     if precision not in row.precisions:
-        why = _NO_PRECISION.get(precision, '')
+        why = '; Core ML has --weights int8' * (precision == 'int8')
         raise ExportError(f'{name} has no precision {precision}: choose from {", ".join(row.precisions)}{why}')
     if precision.startswith('int8') != (options.quantisation is not None):
         raise ExportError('--precision int8 and --calibrate DIR need each other: the folder holds some hundred '
@@ -92,14 +88,6 @@ def check_options(name: str, options: Options) -> Options:
         if option not in row.options and getattr(options, option) != Options._field_defaults[option]:
             raise ExportError(f'{name} does not take {asked}: {reason}')
     return options._replace(precision=precision)
-
-
-def why_no_detections(name: str, model: InferenceModel) -> str:
-    """The reason why a format cannot hold a whole detector; empty if it can."""
-    row = FORMATS[name]
-    if 'selection' not in row.options:
-        return _OPTIONAL['selection'][1]
-    return f'{model.name} {why_not_fixed(model)}' if row.fixed and why_not_fixed(model) else ''
 
 
 def export_model(model: InferenceModel, name: str, shape: Sequence[int], out: str | Path,

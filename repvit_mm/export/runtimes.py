@@ -11,8 +11,8 @@ from .packages import one_line
 
 #: Engine -> ``(path, threads)`` opens a file, and suffixes of the files that it runs.
 ENGINES = {'onnxruntime': (onnx.open_file, ('.onnx',)), 'openvino': (openvino.open_file, ('.xml', '.onnx')),
-           'ncnn': (ncnn.open_file, ('.param',)), 'executorch': (executorch.open_file, ('.pte',)),
-           'litert': (litert.open_file, ('.tflite',)), 'coreml': (coreml.open_file, ('.mlpackage',))}
+           'coreml': (coreml.open_file, ('.mlpackage',)), 'litert': (litert.open_file, ('.tflite',)),
+           'ncnn': (ncnn.open_file, ('.param',)), 'executorch': (executorch.open_file, ('.pte',))}
 
 
 def open_exported(path: str | Path, engine: str) -> ExportedFile:

@@ -18,7 +18,6 @@ from repvit_mm.export import FORMATS, Options, Selection, detections, export_mod
 from repvit_mm.export.detections import detect, prove_detections
 from repvit_mm.export.detectors import kind_of
 from repvit_mm.export.files import ExportedFile
-from repvit_mm.export.formats import why_no_detections
 from repvit_mm.export.images import load_inputs
 from repvit_mm.export.prepare import prepare
 from repvit_mm.export.report import BOUNDS
@@ -236,10 +235,3 @@ def test_an_operator_that_onnx_lacks_is_named(detector, tmp_path):
 def test_adaptive_sampling_is_rejected_with_the_setting_to_change(name, detector, tmp_path):
     with pytest.raises(ExportError, match='mask_rcnn takes as many samples .* roi_layer.sampling_ratio .*--pyramid'):
         export_model(detector('mask_rcnn'), name, SHAPE, tmp_path / f'model{FORMATS[name].suffix}', WHOLE)
-    assert why_no_detections(name, detector('mask_rcnn')).startswith('mask_rcnn takes as many samples')
-    assert not why_no_detections(name, detector('mask_rcnn_sampled'))
-
-
-def test_a_format_says_why_it_holds_no_detections(detector):
-    assert 'lacks TopK' in why_no_detections('ncnn', detector('rtmdet'))
-    assert not why_no_detections('onnx', detector('mask_rcnn'))

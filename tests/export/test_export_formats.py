@@ -182,7 +182,7 @@ def test_unsupported_options_of_a_format_are_one_line(name, small, tmp_path, mon
         if option not in row.options:
             with pytest.raises(ExportError, match=f'{name} does not take '):
                 export_model(small, name, (32, 32), out, Options(**{option: value}))
-    with pytest.raises(ExportError, match=f'{name} has no precision bf16: choose from .* how an engine computes'):
+    with pytest.raises(ExportError, match=f'{name} has no precision bf16: choose from'):
         export_model(small, name, (32, 32), out, Options('bf16'))
     with pytest.raises(ExportError, match=rf'other.zip must end in {row.suffix}'):
         export_model(small, name, (32, 32), tmp_path / 'other.zip')

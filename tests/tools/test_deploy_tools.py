@@ -143,7 +143,7 @@ def test_one_command_writes_what_it_can_of_a_fused_checkpoint(tmp_path, monkeypa
     ('benchmark', ['m0_6', '--backend', 'eager', 'tpu'], "unknown backend 'tpu'; choose from unfused"),
     ('benchmark', ['m0_6', '--frozen-statistics'], '--frozen-statistics is for --train'),
     ('export', ['m0_6', '--to', 'coreml', '--shape', '64', '64', '--out', 'x.zip'], 'x.zip must end in .mlpackage'),
-    ('export', ['m0_6', '--to', 'onnx', 'coreml', '--precision', 'bf16'], 'onnx has no precision bf16: choose from'),
+    ('export', ['m0_6', '--to', 'onnx', 'ncnn', '--precision', 'int8-weights'], 'onnx has no precision int8-weights'),
     ('export', ['m0_6', '--to', 'coreml', '--dynamic-size'], 'coreml does not take --dynamic-size: its files are for'),
     ('export', ['m0_6', '--to', 'onnx', '--pyramid'], 'm0_6 is exported without detections: --pyramid'),
     ('fuse', ['m0_6', 'absent.pth', 'out.pth'], 'absent.pth'),

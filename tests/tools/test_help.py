@@ -8,6 +8,7 @@ from running import load_tool
 from repvit_mm.analysis.backends import BACKENDS, DTYPES, TRAININGS
 from repvit_mm.checkpoints import NAME_FORMATS
 from repvit_mm.datasets import formats, shapes
+from repvit_mm.export import FORMATS
 from repvit_mm.export.runtimes import ENGINES
 from repvit_mm.sam.evaluation import EVALUATORS
 from repvit_mm.sam.instances import RANKINGS
@@ -36,7 +37,7 @@ def test_help_loads_no_torch(name):
 
 def test_choices_are_those_of_the_tables():
     choices = {(name, action.dest): action.choices for name in NAMES for action in actions(name)}
-    assert choices['test', 'backend'] == tuple(ENGINES)
+    assert (choices['export', 'to'], choices['test', 'backend']) == (tuple(FORMATS), tuple(ENGINES))
     assert choices['convert_checkpoint', 'to'] == tuple(NAME_FORMATS)
     assert choices['init', 'format'] == tuple(formats.DATA_FORMATS)
     assert choices['benchmark', 'precision'] == tuple(DTYPES)

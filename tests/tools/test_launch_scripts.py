@@ -124,9 +124,9 @@ def test_two_processes_train_and_test(tmp_path, port):
 @without_gpu
 @pytest.mark.slow
 def test_sample_that_one_process_cannot_read_is_reported_once(tmp_path, port):
-    pytest.importorskip('mmpretrain')
-    config, data = tool_runs.set_up('mmpretrain', tmp_path)
-    picture = sorted(data.glob('train/*/*.png'))[0]
+    pytest.importorskip('mmseg')
+    config, data = tool_runs.set_up('mmseg', tmp_path)
+    picture = sorted(data.glob('img_dir/train/*.png'))[0]
     picture.write_bytes(picture.read_bytes()[:100])
     status, error = ended(launch('dist_train', config, 2, '--data-root', data, cwd=tmp_path, **port))
     assert status == 1
