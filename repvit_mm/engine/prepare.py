@@ -17,7 +17,6 @@ from ..toolboxes import LOADERS, datasets_of, toolbox_of
 from ..toolboxes.datasets import datasets_in, expected_paths
 from .config import settings_in
 from .mistakes import dataset_errors, user_errors
-from .resuming import set_resume
 
 #: Task -> the loaders that it uses.
 LOADERS_OF = {'train': ('train_dataloader', 'val_dataloader'), 'test': ('test_dataloader',)}
@@ -26,8 +25,8 @@ LOADERS_OF = {'train': ('train_dataloader', 'val_dataloader'), 'test': ('test_da
 def prepare(cfg: Config, args: argparse.Namespace, task: str) -> None:
     """Apply the options of ``tools/train.py`` or ``tools/test.py``, and fit the config to the machine.
 
-    The order matters: ``--epochs`` may read the data set, after ``--data-root``; ``--resume`` looks into the work
-    directory, and replaces the seed and ``load_from``; the settings of a CPU replace those of a GPU at the end.
+    The order matters: ``--epochs`` may read the data set, which ``--data-root`` moves, and the settings of a CPU
+    replace those of ``--amp``. :func:`repvit_mm.engine.runner.run` reads what ``--resume`` names.
 
     Args:
         cfg: Changed in place.
@@ -53,7 +52,8 @@ def prepare(cfg: Config, args: argparse.Namespace, task: str) -> None:
             remove_pretrained(cfg)
         if args.epochs:
             set_epochs(cfg, args.epochs)
-        set_resume(cfg, args.resume)
+        if args.resume:
+            cfg.resume = args.resume
     fit_to_machine(cfg)
 
 

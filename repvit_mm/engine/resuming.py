@@ -15,32 +15,34 @@ from ..checkpoints import check_finite, meta_of, read_checkpoint, tensors_of
 from ..errors import CheckpointError
 
 
-def set_resume(cfg: Config, resume: str | None) -> None:
-    """Resume an earlier run, with its seed, which determines the order of its samples.
+def read_resumed(cfg: Config) -> Any:
+    """Read the checkpoint of an earlier run that a training resumes, and take its seed: it orders the samples.
 
     Args:
-        cfg: Changed in place.
-        resume: ``'auto'`` for the last readable checkpoint in the work directory, or a path. None follows the config:
-            ``resume=True`` in it resumes ``load_from`` or the last checkpoint, if there is one.
+        cfg: ``resume`` is a path, or ``'auto'`` for the last readable checkpoint in the work directory, or True for
+            ``load_from`` or the last checkpoint, if there is one. It becomes a boolean, and ``load_from`` the path.
+
+    Returns:
+        Content of the checkpoint, or None.
 
     Raises:
         CheckpointError: If there is none, or it cannot be read.
     """
-    if resume is None and cfg.get('resume'):
+    resume = cfg.get('resume')
+    if resume is True:
         resume = cfg.get('load_from') or ('auto' if checkpoints_of(cfg.work_dir) else None)
-    cfg.resume = resume is not None
-    if resume is None:
-        return
+    cfg.resume = bool(resume)
+    if not resume:
+        return None
     path, checkpoint = _last_readable(cfg.work_dir) if resume == 'auto' else (resume, read_checkpoint(resume))
     cfg.load_from = str(path)
-    seed = meta_of(checkpoint).get('seed')
-    if seed is None:
-        return
-    randomness = cfg.get('randomness') or {}
-    if randomness.get('seed') not in (None, seed):
-        print_log(f'{path} is from a run with the seed {seed}, which replaces {randomness["seed"]}', 'current',
-                  logging.WARNING)
-    cfg.randomness = {**randomness, 'seed': seed}
+    seed, randomness = meta_of(checkpoint).get('seed'), cfg.get('randomness') or {}
+    if seed is not None:
+        if randomness.get('seed') not in (None, seed):
+            print_log(f'{path} is from a run with the seed {seed}, which replaces {randomness["seed"]}', 'current',
+                      logging.WARNING)
+        cfg.randomness = {**randomness, 'seed': seed}
+    return checkpoint
 
 
 def _last_readable(work_dir: str | Path) -> tuple[Path, Any]:

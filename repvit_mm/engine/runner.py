@@ -44,7 +44,7 @@ from ..training import ChannelsLast
 from .hooks import ADDED, REPLACED, LateRemoval, is_shown, quietly
 from .loops import WEIGHTS, our_loop, place_samples, protect_workers, seed_all
 from .mistakes import NamedSamples, dataset_errors, describe, user_errors
-from .resuming import latest_checkpoint
+from .resuming import latest_checkpoint, read_resumed
 from .unread import observed, unread
 
 #: Hint shown if the initial weights cannot be loaded.
@@ -66,6 +66,7 @@ class Runner(mmengine.runner.Runner):
 
     _complete = False  # whether a checkpoint must have every tensor of the model
     asked: Collection[str] = ()  # keys of --cfg-options
+    resumed: Any = None  # content of the checkpoint to resume, if it is already read
 
     def build_logger(self, log_level: int | str = 'INFO', log_file: str | None = None) -> MMLogger:
         """Build the logger, whose terminal is quieter than its file."""
@@ -253,7 +254,7 @@ class Runner(mmengine.runner.Runner):
             CheckpointError: If the file cannot be downloaded or read, or does not fit.
         """
         try:
-            checkpoint = read_checkpoint(filename)
+            checkpoint, self.resumed = self.resumed or read_checkpoint(filename), None
         except CheckpointError as error:
             if self._complete or self._resume:
                 raise
@@ -326,9 +327,11 @@ def run(cfg: Config, task: str, asked: Collection[str] = ()) -> None:
         UserError: If config, data set or checkpoint do not fit, or the work directory cannot be created.
     """
     check_folder(cfg.work_dir, 'last_checkpoint', '--work-dir')
+    resumed = read_resumed(cfg) if task == 'train' else None
     # Keys that note that they are read: report_unread names the others.
     cfg = Config(observed(cfg._cfg_dict), cfg_text=cfg.text, filename=cfg.filename)
     with user_errors(cfg):
         runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
-    runner.asked = asked
+    runner.asked, runner.resumed = asked, resumed
+    del resumed  # a large object
     getattr(runner, task)()

@@ -134,12 +134,7 @@ def _check_images(content: dict[str, Any], name: str) -> list[str]:
             raise DatasetError(f'{name}: the images {other} and {image["file_name"]} have the same id {image["id"]}; '
                                'give each one its own')
     content['images'] = list(first.values())
-    notes = [f'{name}: {len(images) - len(first)} images are listed twice'] * (len(first) < len(images))
-    counts = Counter(image['file_name'] for image in content['images'])
-    if repeated := [file_name for file_name, number in counts.items() if number > 1]:
-        notes.append(f'{name}: {len(repeated)} images have several ids, first {repeated[0]}: each time with a part of '
-                     'its objects')
-    return notes
+    return [f'{name}: {len(images) - len(first)} images are listed twice'] * (len(first) < len(images))
 
 
 def _check_categories(content: dict[str, Any], name: str) -> list[str]:

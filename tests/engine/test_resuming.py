@@ -5,7 +5,7 @@ import pytest
 import torch
 from mmengine.config import Config
 
-from repvit_mm.engine.resuming import latest_checkpoint, set_resume
+from repvit_mm.engine.resuming import latest_checkpoint, read_resumed
 from repvit_mm.errors import CheckpointError
 
 
@@ -17,7 +17,7 @@ def write(path, text):
 def test_nothing_to_resume(tmp_path):
     assert latest_checkpoint(tmp_path) is None and latest_checkpoint(tmp_path / 'no_directory') is None
     with pytest.raises(CheckpointError, match='nothing to resume'):
-        set_resume(Config(dict(work_dir=str(tmp_path))), 'auto')
+        read_resumed(Config(dict(work_dir=str(tmp_path), resume='auto')))
 
 
 @pytest.mark.parametrize(('pointer', 'latest'), [
@@ -40,9 +40,9 @@ def test_a_resumed_run_has_the_seed_of_its_checkpoint(tmp_path, monkeypatch, giv
     path, said = str(tmp_path / 'some.pth'), []
     torch.save(dict(state_dict={}, meta=dict(seed=3)), path)
     monkeypatch.setattr('repvit_mm.engine.resuming.print_log', lambda line, *_: said.append(line))
-    cfg = Config(dict(work_dir=str(tmp_path), randomness=dict(seed=given, deterministic=True)))
-    set_resume(cfg, path)
-    assert cfg.resume and cfg.load_from == path
+    cfg = Config(dict(work_dir=str(tmp_path), resume=path, randomness=dict(seed=given, deterministic=True)))
+    assert read_resumed(cfg)['meta'] == dict(seed=3)
+    assert cfg.resume is True and cfg.load_from == path
     assert cfg.randomness == dict(seed=taken, deterministic=True) and len(said) == lines
 
 
@@ -51,7 +51,7 @@ def test_a_config_that_resumes_does_so_if_there_is_a_checkpoint(tmp_path, there)
     if there:
         torch.save(dict(state_dict=dict(x=torch.ones(1)), meta={}), tmp_path / 'epoch_1.pth')
     cfg = Config(dict(work_dir=str(tmp_path), resume=True))
-    set_resume(cfg, None)
+    assert (read_resumed(cfg) is not None) == there
     assert (cfg.resume, cfg.get('load_from')) == ((True, f'{tmp_path}/epoch_1.pth') if there else (False, None))
 
 
@@ -65,11 +65,11 @@ def test_a_spoiled_checkpoint_is_passed_over_with_a_word(tmp_path, monkeypatch, 
         torch.save(dict(state_dict=dict(x=torch.ones(99)), meta=dict(epoch=epoch)), tmp_path / f'epoch_{epoch}.pth')
     write(tmp_path / 'last_checkpoint', str(tmp_path / 'epoch_2.pth'))
     spoil(tmp_path / 'epoch_2.pth')
-    lines, cfg = [], Config(dict(work_dir=str(tmp_path)))
+    lines, cfg = [], Config(dict(work_dir=str(tmp_path), resume='auto'))
     monkeypatch.setattr('repvit_mm.engine.resuming.print_log', lambda line, *_: lines.append(line))
-    set_resume(cfg, 'auto')
+    read_resumed(cfg)
     assert cfg.load_from == str(tmp_path / 'epoch_1.pth')
     assert len(lines) == 1 and 'epoch_2.pth' in lines[0] and said in lines[0]
     spoil(tmp_path / 'epoch_1.pth')
     with pytest.raises(CheckpointError, match='epoch_2.pth'):
-        set_resume(cfg, 'auto')
+        read_resumed(Config(dict(work_dir=str(tmp_path), resume='auto')))

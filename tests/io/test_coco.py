@@ -139,7 +139,6 @@ def count_from_0(annotations):
 
 @pytest.mark.parametrize('spoil, note, images, categories', [
     (lambda a: a['images'].extend(a['images']), '2 images are listed twice', 2, 2),
-    (lambda a: a['images'].append(dict(a['images'][0], id=9)), '1 images have several ids, first 0.jpg', 3, 2),
     (lambda a: rename_root(a, name='shapes', supercategory='none'), 'category shapes (id 0) has no objects', 2, 2),
     (lambda a: rename_root(a, name='disc'), 'category disc (id 0) has no objects', 2, 2),
     (count_from_0, None, 2, 2), (lambda a: name(a, 'disc ', 'square'), "begin or end with a space: 'disc '", 2, 2),
