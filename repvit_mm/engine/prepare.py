@@ -26,7 +26,8 @@ def prepare(cfg: Config, args: argparse.Namespace, task: str) -> None:
     """Apply the options of ``tools/train.py`` or ``tools/test.py``, and fit the config to the machine.
 
     The order matters: ``--epochs`` may read the data set, which ``--data-root`` moves, and the settings of a CPU
-    replace those of ``--amp``. :func:`repvit_mm.engine.runner.run` reads what ``--resume`` names.
+    replace those of ``--amp``. The parser has applied ``--device``, and :func:`load_config` ``--cfg-options``;
+    :func:`repvit_mm.engine.runner.run` reads what ``--resume`` names.
 
     Args:
         cfg: Changed in place.

@@ -1,7 +1,6 @@
 """mmengine's Runner with safe checkpoints, repeatable training, one-line errors, and distributed runs on CPUs."""
 import logging
 import math
-import shutil
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -13,7 +12,7 @@ import mmengine.runner
 import torch
 from mmengine.config import Config
 from mmengine.device import get_device
-from mmengine.dist import master_only
+from mmengine.dist import is_main_process, master_only
 from mmengine.evaluator import Evaluator
 from mmengine.fileio import LocalBackend, get_file_backend
 from mmengine.hooks import EMAHook, Hook
@@ -35,7 +34,7 @@ from ..checkpoints import (
     unwrapped,
 )
 from ..errors import CheckpointError, ConfigError, DatasetError, did_you_mean, shortened
-from ..io.files import atomic_write, check_folder
+from ..io.files import atomic_write, check_folder, remove_partials
 from ..network.fusion import fuse
 from ..toolboxes import TOOLBOXES
 from ..toolboxes.datasets import check_samples, datasets_in, expected_paths, innermost
@@ -198,7 +197,8 @@ class Runner(mmengine.runner.Runner):
             print_log(f'{self.work_dir} holds an earlier training with {earlier.name}: its checkpoints are '
                       'overwritten; --work-dir DIR keeps them, --resume continues them', 'current', logging.WARNING)
         self.outdated = LateRemoval()
-        self._remove_leftovers()
+        if is_main_process():
+            remove_partials(Path(self.work_dir))
         try:
             with user_errors(self.cfg):
                 return super().train()
@@ -206,12 +206,6 @@ class Runner(mmengine.runner.Runner):
             if (last := latest_checkpoint(self.work_dir)) != earlier:
                 raise KeyboardInterrupt(f'the same command with --resume continues from {last}') from None
             raise
-
-    @master_only
-    def _remove_leftovers(self) -> None:
-        """Remove half-written checkpoints of a killed run of the same folder."""
-        for folder in Path(self.work_dir).glob('.*.partial-*'):
-            shutil.rmtree(folder, ignore_errors=True)
 
     def test(self) -> dict[str, float]:
         """Test the model that ``load_from`` names, all of it; mistakes of the user raise a UserError."""

@@ -86,17 +86,27 @@ def check_writable(out: str | Path) -> None:
 
 
 def _make_folder_beside(out: Path, folder: bool) -> Path:
-    prefix = f'.{out.name}.partial-'
-    for path in out.parent.glob(f'{glob.escape(prefix)}*'):
-        with suppress(FileNotFoundError):  # removed by another process
-            if time.time() - path.stat().st_mtime > STALE_SECONDS:
-                shutil.rmtree(path, ignore_errors=True)
+    remove_partials(out.parent, glob.escape(out.name), STALE_SECONDS)
     if out.exists() and out.is_dir() != folder:
         raise UserError(f'{out} cannot be written: there is a {"file" if folder else "folder"} of that name')
     try:
-        return Path(tempfile.mkdtemp(prefix=prefix, dir=out.parent))
+        return Path(tempfile.mkdtemp(prefix=f'.{out.name}.partial-', dir=out.parent))
     except OSError as error:
         raise UserError(f'{out} cannot be written: {error.strerror}: {out.parent}') from error
+
+
+def remove_partials(folder: Path, name: str = '*', age: float = 0) -> None:
+    """Remove what killed processes have left half-written in a folder.
+
+    Args:
+        folder: The folder.
+        name: Pattern of the names of the files.
+        age: In seconds; younger files stay.
+    """
+    for path in folder.glob(f'.{name}.partial-*'):
+        with suppress(FileNotFoundError):  # removed by another process
+            if time.time() - path.stat().st_mtime >= age:
+                shutil.rmtree(path, ignore_errors=True)
 
 
 def make_folder(path: str | Path, option: str = '') -> Path:
