@@ -79,7 +79,7 @@ class LoggerHook(mmengine.hooks.LoggerHook):
         self._logged, self._patience = time.monotonic(), math.inf if runner.distributed else PATIENCE
 
     def every_n_inner_iters(self, batch_idx: int, n: int) -> bool:
-        """Whether a line is due."""
+        """Whether a line is due, by mmengine's rule or the clock, which then starts again."""
         now = time.monotonic()
         is_due = super().every_n_inner_iters(batch_idx, n) or now - self._logged > self._patience
         self._logged = now if is_due else self._logged

@@ -83,7 +83,8 @@ class Runner(mmengine.runner.Runner):
             super().setup_env({**env_cfg, 'dist_cfg': {**env_cfg.get('dist_cfg', {}), 'backend': 'gloo'}})
 
     def wrap_model(self, model_wrapper_cfg: Mapping[str, Any] | None, model: nn.Module) -> nn.Module:
-        """Move the model to its device, in its memory format, and make it a distributed one where the run is."""
+        """Move the model to its device, with precise boxes and in its memory format, and wrap it for distributed runs.
+        """
         if get_device() == 'cpu' and self.distributed and not is_model_wrapper(model):
             self.cfg.sync_bn = None
             model = revert_sync_batchnorm(model)
