@@ -60,9 +60,9 @@ def prepare(cfg: Config, args: argparse.Namespace, task: str) -> None:
 
 def fit_to_machine(cfg: Config) -> None:
     """Give the loaders the settings of the toolbox, and without a GPU those of a CPU."""
-    has_gpu = get_device() != 'cpu'
+    has_gpu, defaults = get_device() != 'cpu', toolbox_of(cfg).loader_defaults
     for settings in filter(None, map(cfg.get, LOADERS)):
-        for key, value in toolbox_of(cfg).loader_defaults.items():
+        for key, value in defaults.items():
             settings.setdefault(key, value)
         if not settings.get('num_workers', 0):  # torch refuses to keep workers where it has none
             settings.persistent_workers = False
