@@ -59,7 +59,7 @@ def draw(picture, inputs, outputs, metadata, out):
     elif metadata['task'] == 'segmentation':
         picture = colour(picture, outputs['logits'][0], names)
     elif 'boxes' in outputs:
-        picture = outline(picture, inputs['size'], outputs, names, metadata.get('mask_threshold', 0.5))
+        picture = outline(picture, inputs, outputs, names, metadata)
     else:
         sys.exit(f'{metadata["description"]}: this file gives maps, and there is nothing to draw')
     picture.save(out)
@@ -103,14 +103,15 @@ def colour(picture, logits, names):
     return picture
 
 
-def outline(picture, size, outputs, names, threshold):
+def outline(picture, inputs, outputs, names, metadata):
     """Draw boxes, masks and class names over the image; prints the boxes, in pixels of the image."""
     pixels = np.asarray(picture, np.float32)
-    scale = np.tile([picture.width / size[1], picture.height / size[0]], 2)
+    scale = np.tile(picture.size / inputs['size'][::-1], 2)
     there = np.flatnonzero(outputs['scores'] > 0)
     boxes = np.clip(outputs['boxes'] * scale, 0, np.tile(picture.size, 2))
     for i in there if 'masks' in outputs else ():
-        inside = paste(outputs['masks'][i], boxes[i], picture.height, picture.width) >= threshold
+        area = scale * [0, 0, *inputs['image'].shape[:1:-1]] if metadata.get('masks_fill') == 'image' else boxes[i]
+        inside = paste(outputs['masks'][i], area, picture.height, picture.width) >= metadata['mask_threshold']
         pixels = np.where(inside[..., None], 0.5 * pixels + 0.5 * colour_of(outputs['labels'][i]), pixels)
     picture = Image.fromarray(pixels.astype(np.uint8))
     for i in there[::-1]:  # the best one on top
@@ -123,9 +124,9 @@ def outline(picture, size, outputs, names, threshold):
 
 
 def paste(mask, box, height, width):
-    """A mask (M, M) of a box, put into the picture: (height, width), interpolated between the centres of its cells."""
-    def shares(pixels, start, end):
-        places = (np.arange(pixels) + 0.5 - start) / max(end - start, 1e-6) * len(mask) - 0.5
-        return np.maximum(0, 1 - abs(places[:, None] - np.arange(len(mask))))
-    left, top, right, bottom = box
-    return shares(height, top, bottom) @ mask @ shares(width, left, right).T
+    """A mask of a box, put into the picture: (height, width), interpolated between the centres of its cells."""
+    def shares(pixels, start, end, cells):
+        places = (np.arange(pixels) + 0.5 - start) / max(end - start, 1e-6) * cells - 0.5
+        return np.maximum(0, 1 - abs(places[:, None] - np.arange(cells)))
+    (left, top, right, bottom), (rows, columns) = box, mask.shape
+    return shares(height, top, bottom, rows) @ mask @ shares(width, left, right, columns).T

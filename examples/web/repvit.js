@@ -133,7 +133,7 @@ async function run({session}, inputs) {
   return {outputs, milliseconds: performance.now() - start};
 }
 
-/** Runs a file on an image; returns also the height and width to which the image was scaled. */
+/** Runs a file on an image; returns also the height and width of the scaled image, and of the file's input. */
 async function predict(model, image) {
   const {session, metadata, task} = model, given = [image.height, image.width];
   const shape = session.inputMetadata[0].shape.slice(2).map((side, axis) => typeof side === 'number' ? side
@@ -143,7 +143,7 @@ async function predict(model, image) {
   const size = keepsRatio ? given.map((side) => Math.max(1, Math.round(scale * side))) : shape;
   const seen = metadata.crop_pct ? cropMiddle(image, metadata.crop_pct, shape) : image;
   const inputs = {image: toInput(seen, metadata, size, shape), size: [Float32Array.from(size), [2]]};
-  return {...await run(model, inputs), size};
+  return {...await run(model, inputs), size, shape};
 }
 
 /** Segments the object at points of an image that SAM has encoded: [x, y, 1], or 0 for background. */
@@ -199,13 +199,14 @@ function drawText(context, text, x, y) {
   context.fillText(text, x, y + size);
 }
 
-/** Pixels of a box inside a mask (side, side) of probabilities, interpolated between the centres of its cells. */
-function pasteMask(mask, side, [left, top, right, bottom], threshold) {
+/** Pixels of a box inside a mask (height, width), interpolated between the centres of its cells. */
+function pasteMask(mask, [height, width], [left, top, right, bottom], threshold) {
   const x = Math.floor(left), y = Math.floor(top), columns = Math.ceil(right) - x, rows = Math.ceil(bottom) - y;
-  const at = (row, column) => row < 0 || column < 0 || row >= side || column >= side ? 0 : mask[row * side + column];
+  const at = (row, column) => Math.min(row, column, height - 1 - row, width - 1 - column) < 0 ? 0
+    : mask[row * width + column];
   const inside = Uint8Array.from({length: rows * columns}, (_, pixel) => {
-    const v = (y + Math.floor(pixel / columns) + 0.5 - top) / (bottom - top) * side - 0.5, i = Math.floor(v);
-    const u = (x + pixel % columns + 0.5 - left) / (right - left) * side - 0.5, j = Math.floor(u);
+    const v = (y + Math.floor(pixel / columns) + 0.5 - top) / (bottom - top) * height - 0.5, i = Math.floor(v);
+    const u = (x + pixel % columns + 0.5 - left) / (right - left) * width - 0.5, j = Math.floor(u);
     const between = (row) => at(row, j) * (1 + j - u) + at(row, j + 1) * (u - j);
     return between(i) * (1 + i - v) + between(i + 1) * (v - i) >= threshold;
   });
@@ -235,9 +236,9 @@ const DRAW = {
     return lines.filter(([, index]) => counts[index]);
   },
 
-  detection(context, {outputs: {boxes, scores, labels, masks}, size}, metadata) {
+  detection(context, {outputs: {boxes, scores, labels, masks}, size, shape}, metadata) {
     if (!boxes) throw new Error('the file returns maps of a neck: export it without --pyramid');
-    const sides = [context.canvas.width, context.canvas.height], cells = masks?.dims[2] ** 2;
+    const sides = [context.canvas.width, context.canvas.height], cells = masks?.dims[1] * masks?.dims[2];
     const found = [...scores.data.keys()].filter((index) => scores.data[index] > 0).map((index) => ({
       score: scores.data[index], label: Number(labels.data[index]),
       mask: masks?.data.subarray(cells * index, cells * (index + 1)),
@@ -245,7 +246,9 @@ const DRAW = {
         Math.min(Math.max(edge * sides[axis % 2] / size[1 - axis % 2], 0), sides[axis % 2])),
     }));
     for (const {mask, label, box} of masks ? found : []) {
-      const {inside, x, y, rows, columns} = pasteMask(mask, masks.dims[2], box, metadata.mask_threshold);
+      const area = metadata.masks_fill !== 'image' ? box
+        : [0, 0, sides[0] * shape[1] / size[1], sides[1] * shape[0] / size[0]];
+      const {inside, x, y, rows, columns} = pasteMask(mask, masks.dims.slice(1), area, metadata.mask_threshold);
       const colour = colourOf(label);
       drawCells(context, [rows, columns], (cell) => inside[cell] && colour, 0.5, x, y);
     }

@@ -27,20 +27,22 @@ class Detections(NamedTuple):
         boxes: (N, 4): left, top, right, bottom in pixels.
         scores: (N,).
         labels: (N,).
-        masks: (N, M, M), probabilities of the cells of the boxes; None without masks.
+        masks: (N, h, w), values of cells; None without masks.
+        area: (4,), the box that the cells of all masks fill; None if each mask fills its own.
     """
 
     boxes: np.ndarray
     scores: np.ndarray
     labels: np.ndarray
     masks: np.ndarray | None = None
+    area: np.ndarray | None = None
 
 
 def paste(mask: np.ndarray, box: np.ndarray, height: int, width: int) -> tuple[Tensor, tuple[slice, slice]]:
     """Paste a mask into its image as mmdet does.
 
     Args:
-        mask: (M, M), the values of a grid of cells that fills the box.
+        mask: (h, w), the values of a grid of cells that fills the box.
         box: Left, top, right, bottom in pixels of the image.
         height: Of the image.
         width: Of the image.
@@ -63,7 +65,8 @@ def detect(file: ExportedFile, image: Tensor, size: Sequence[int]) -> Detections
     """
     outputs = file.run({'image': image.numpy(), 'size': np.array(size, np.float32)})
     there = outputs['scores'] > 0  # all, except with fixed shapes
-    return _cut(Detections(**{name: values[there] for name, values in outputs.items()}), size)
+    area = np.array([0, 0, *image.shape[:1:-1]], np.float32) if file.metadata.get('masks_fill') == 'image' else None
+    return _cut(Detections(**{name: values[there] for name, values in outputs.items()}, area=area), size)
 
 
 def _cut(found: Detections, size: Sequence[int]) -> Detections:
@@ -73,16 +76,16 @@ def _cut(found: Detections, size: Sequence[int]) -> Detections:
 
 @torch.no_grad()
 def detect_with_mmdet(whole: WholeDetector, image: Tensor, size: Sequence[int]) -> Detections:
-    """Run mmdet itself; its masks (N, H, W) are pasted into the image, in steps of 1/255."""
+    """Run mmdet itself; its masks (N, H, W) are those of the image: probabilities in steps of 1/255, or bool."""
     from mmdet.structures import DetDataSample
     detector, selection = whole.fused.model, whole.selection
-    config = detector.roi_head.test_cfg if whole.mask_threshold is not None else {}
-    if whole.mask_threshold is not None:
+    config = detector.roi_head.test_cfg if getattr(detector, 'with_roi_head', False) else {}
+    if config and whole.mask_threshold is not None:
         config.mask_thr_binary = -1  # keeps probabilities
     sample = DetDataSample(metainfo=dict(img_shape=tuple(size), ori_shape=tuple(size), scale_factor=(1., 1.),
                                          batch_input_shape=tuple(image.shape[2:])))
     found = detector.predict(image, [sample])[0].pred_instances
-    if whole.mask_threshold is not None:
+    if config and whole.mask_threshold is not None:
         config.mask_thr_binary = whole.mask_threshold
     # Heads that mmdet does not limit are limited here.
     found = found[found.scores >= selection.score_threshold][:selection.max_detections]
@@ -194,12 +197,15 @@ def _differences(expected: Detections, found: Detections, side: int, bounds: Bou
               'scores': np.abs(expected.scores[ours] - found.scores[theirs])}
     if expected.masks is not None:
         values['masks'] = np.array([
-            _mask_difference(found.masks[j], expected.boxes[i], expected.masks[i]) for i, j in zip(
-                ours, theirs, strict=True)])
+            _mask_difference(found.masks[j], expected.boxes[i] if found.area is None else found.area, expected.masks[i])
+            for i, j in zip(ours, theirs, strict=True)])
     return values
 
 
 def _mask_difference(mask: np.ndarray, box: np.ndarray, expected: np.ndarray) -> float:
-    """Difference from mmdet's mask, in steps of 1/255."""
+    """Difference from mmdet's mask: of probabilities in steps of 1/255, or 1 - IoU."""
     values, place = paste(mask, box, *expected.shape)
+    if expected.dtype == bool:
+        inside = values.numpy() >= 0
+        return (inside != expected).sum() / max(1, (inside | expected).sum())
     return float(np.abs(values.numpy() - expected[place] / 255).max(initial=0))

@@ -45,7 +45,7 @@ class WholeDetector(nn.Module):
 
     Attributes:
         selection: The selection, completed by the config.
-        mask_threshold: From which probability a pixel belongs to an object; None without masks.
+        mask_threshold: From which value a pixel belongs to an object; None without masks.
 
     Raises:
         ExportError: If a part is not supported.
@@ -57,12 +57,13 @@ class WholeDetector(nn.Module):
         self.fused, self.fixed, self.kind = fused, fixed, kind_of(fused)
         if fixed is not None and (reason := why_not_fixed(fused)):
             raise ExportError(f'{fused.name} {reason}; --pyramid exports its backbone and neck')
-        self.steps = Steps() if fixed is None else FixedSteps()
+        self.steps = Steps() if fixed is None else FixedSteps(fixed)
         detector = fused.model
         head = detector.roi_head if hasattr(detector, 'roi_head') else detector.bbox_head
         head.loss_cls = getattr(head, 'loss_cls', None)  # mmdet's SSDHead lacks it, and its prediction reads it
         self.selection = _apply(selection, head)
-        self.mask_threshold = head.test_cfg.mask_thr_binary if getattr(head, 'with_mask', False) else None
+        self.mask_threshold = 0. if self.kind.masks_fill == 'image' else (
+            head.test_cfg.mask_thr_binary if getattr(head, 'with_mask', False) else None)
         self.eval()  # torch.onnx.export returns to the mode of the outermost module
 
     @property
@@ -88,11 +89,12 @@ class WholeDetector(nn.Module):
                              'scaled image, float32',
             'postprocessing': f'{"entries with the score 0 are empty. " if self.fixed else ""}boxes (left, top, right, '
                               'bottom) are in pixels of the scaled image: divide by the scale. A label is an index '
-                              'into classes. masks are probabilities in a grid of cells that fills the box: '
+                              f'into classes. masks are grids of cells that fill the {self.kind.masks_fill}: '
                               'interpolate linearly between the centres of the cells; an object is where they are at '
                               'least mask_threshold',
             **self.selection._asdict()}
-        return metadata if self.mask_threshold is None else {**metadata, 'mask_threshold': self.mask_threshold}
+        masks = {'mask_threshold': self.mask_threshold, 'masks_fill': self.kind.masks_fill}
+        return metadata if self.mask_threshold is None else {**metadata, **masks}
 
     def forward(self, image: Tensor, size: Tensor | None = None) -> tuple[Tensor, ...]:
         """Detect.
@@ -104,8 +106,9 @@ class WholeDetector(nn.Module):
 
         Returns:
             ``boxes`` (N, 4): left, top, right, bottom in pixels of ``image``; ``scores`` (N,), falling; ``labels``
-            (N,), int64; and with masks (N, M, M): probabilities of a grid of cells that fills the box. With fixed
-            shapes N is the largest number of detections, and a score is 0 where there are fewer.
+            (N,), int64; and with masks (N, M, M), probabilities of a grid of cells that fills the box, or of
+            RTMDet-Ins (N, h, w), values of cells that fill the image. With fixed shapes N is the largest number of
+            detections, and a score is 0 where there are fewer.
         """
         if self.fixed:
             size = torch.tensor(self.fixed, dtype=torch.float)

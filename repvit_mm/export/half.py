@@ -10,6 +10,7 @@ from torch.utils._pytree import tree_map_only
 from ..errors import ExportError
 from .detectors import WholeDetector
 from .report import HalfRange
+from .tracing import traceable
 
 
 class HalfPrecision(nn.Module):
@@ -45,7 +46,7 @@ class HalfPrecision(nn.Module):
         """Outputs of the model, in single precision."""
         image, *others = inputs
         self._layers.clear()
-        with _Rounding(self):
+        with traceable(), _Rounding(self):  # as in the files
             return self.model(image.half().float(), *others)
 
     def _leave(self, *_: Any) -> None:

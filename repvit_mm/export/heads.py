@@ -2,52 +2,80 @@
 
 The steps between mmdet's layers are written anew: mmdet's own branch on the content of an image, which a graph cannot.
 """
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..checkpoints.reading import replaced
-from .steps import Steps
+from .steps import FixedSteps, Steps
 
-#: Detections: boxes (N, 4), scores (N,), labels (N,), and with masks (N, M, M).
+#: Detections: boxes (N, 4), scores (N,), labels (N,), and with masks (N, M, M) or (N, h, w).
 Found = tuple[Tensor, ...]
 
 
-def detect_densely(head: nn.Module, maps: Sequence[Tensor], size: Tensor, steps: Steps,
+def detect_densely(head: nn.Module, outputs: Sequence[Sequence[Tensor]], size: Tensor, steps: Steps,
                    by_level: bool = False) -> Found:
-    """Run a dense head that decodes as ``BaseDenseHead`` or ``GFLHead`` does.
+    """Detect as ``BaseDenseHead``, ``GFLHead`` and ``RTMDetInsHead`` do.
 
     Args:
         head: Of one stage, or the first of two.
-        maps: Of the neck.
+        outputs: Its maps: scores, boxes, and for some heads the quality of boxes or the weights of their own layers.
         size: (2,), height and width of the image before padding.
         steps: Select the boxes.
         by_level: Suppress within each map instead of within each class, and keep any score: regions.
+
+    Returns:
+        The detections; of RTMDet-Ins with the place (x, y, stride) that found each box, and its weights.
     """
-    config, found = head.test_cfg, []
-    outputs = head(maps)
+    config, found, weights = head.test_cfg, [], getattr(head, 'num_gen_params', 0)
     priors = head.prior_generator.grid_priors([scores.shape[-2:] for scores in outputs[0]], device='cpu')
     integral = getattr(head, 'integral', None)
     width = head.bbox_coder.encode_size * (1 if integral is None else head.reg_max + 1)
     for level, (points, *values) in enumerate(zip(priors, *outputs, strict=True)):
-        logits, deltas, *quality = (_rows(value, channels) for value, channels in zip(
-            values, (head.cls_out_channels, width, 1), strict=False))
+        logits, deltas, *others = (_rows(value, channels) for value, channels in zip(
+            values, (head.cls_out_channels, width, weights or 1), strict=False))
         scores = logits.sigmoid() if head.use_sigmoid_cls else logits.softmax(1)[:, :-1]
         scores, rows, labels = steps.pairs(scores, config.get('nms_pre', -1), None if by_level else config.score_thr)
-        points, deltas = points[rows], deltas[rows]
+        points, deltas, others = points[rows], deltas[rows], [values[rows] for values in others]
+        stride = head.prior_generator.strides[level][0]
         if integral is not None:  # a distribution over distances to each side
-            points, deltas = head.anchor_center(points), integral(deltas) * head.prior_generator.strides[level][0]
-        if quality:
-            scores = scores * quality[0].sigmoid().squeeze(1)[rows]
-        found.append((points, deltas, scores, torch.full_like(labels, level) if by_level else labels))
-    points, deltas, scores, groups = (torch.cat(parts) for parts in zip(*found, strict=True))
+            points, deltas = head.anchor_center(points), integral(deltas) * stride
+        if weights:
+            others = [torch.cat([F.pad(points, (0, 1), value=stride), *others], 1)]
+        elif others:
+            scores, others = scores * others[0].sigmoid().squeeze(1), []
+        found.append((points, deltas, scores, torch.full_like(labels, level) if by_level else labels, *others))
+    points, deltas, scores, groups, *others = (torch.cat(parts) for parts in zip(*found, strict=True))
     boxes = _clip(head.bbox_coder.decode(points, deltas), size)
     if config.get('min_bbox_size', -1) >= 0:
         kept = ((boxes[:, 2:] - boxes[:, :2]) > config.min_bbox_size).all(1)
-        scores, boxes, groups = steps.where(kept, scores, boxes, groups)
-    return steps.suppress(boxes, scores, groups, config.nms.iou_threshold, config.max_per_img)
+        scores, boxes, groups, *others = steps.where(kept, scores, boxes, groups, *others)
+    return steps.suppress(boxes, scores, groups, config.nms.iou_threshold, config.max_per_img, *others)
+
+
+def detect_with_own_layers(head: nn.Module, maps: Sequence[Tensor], size: Tensor, steps: Steps) -> Found:
+    """Run the head of RTMDet-Ins, and on its prototypes the layers that it predicts for each box.
+
+    The masks (N, h, w) are of the whole image, and positive inside the objects.
+    """
+    *outputs, prototypes = head(maps)
+    *found, own = detect_densely(head, outputs, size, steps)
+    height, width = prototypes.shape[2:]
+    cells = head.prior_generator.single_level_grid_priors((height, width), 0, device='cpu')
+    places, stride, *parameters = own[:, :, None].split([2, 1, *head.weight_nums, *head.bias_nums], 1)
+    weights, biases = parameters[:head.num_dyconvs], parameters[head.num_dyconvs:]
+    weights = [weight.reshape(-1, channels, number // channels)
+               for weight, number, channels in zip(weights, head.weight_nums, head.bias_nums, strict=True)]
+    values = (weights[0][:, :, :2] @ ((places - cells.T) / (8 * stride))
+              + weights[0][:, :, 2:] @ prototypes.flatten(2) + biases[0])
+    for weight, bias in zip(weights[1:], biases[1:], strict=True):
+        values = weight @ values.relu() + bias
+    threshold = head.test_cfg.mask_thr_binary
+    return *found, values.reshape(-1, height, width) - math.log(threshold / (1 - threshold))
 
 
 def detect_with_yolox(head: nn.Module, maps: Sequence[Tensor], size: Tensor, steps: Steps) -> Found:
@@ -97,11 +125,10 @@ def detect_in_regions(head: nn.Module, maps: Sequence[Tensor], regions: Sequence
     return boxes, scores, labels, masks
 
 
-def detect_with_queries(detector: nn.Module, maps: Sequence[Tensor], size: Tensor, steps: Steps) -> Found:
+def detect_with_queries(detector: nn.Module, maps: Sequence[Tensor], size: Tensor, steps: FixedSteps) -> Found:
     """Run the transformer and head of a detector of the DETR family, on an image of a fixed size without padding."""
     from mmdet.structures import DetDataSample
-    height, width = map(int, size)
-    sample = DetDataSample(metainfo=dict(img_shape=(height, width), batch_input_shape=(height, width)))
+    sample = DetDataSample(metainfo=dict(img_shape=steps.shape, batch_input_shape=steps.shape))
     head = detector.bbox_head
     # The tracing exporter mistakes sizes of maps that are tensors.
     with replaced(torch, '_shape_as_tensor', lambda x: torch.tensor([int(length) for length in x.shape])):
@@ -142,8 +169,12 @@ def _clip(boxes: Tensor, size: Tensor) -> Tensor:
     return torch.minimum(boxes.clamp(min=0), size[[1, 0, 1, 0]])
 
 
+def _detect_in_one_stage(detector: nn.Module, maps: Sequence[Tensor], size: Tensor, steps: Steps) -> Found:
+    return detect_densely(detector.bbox_head, detector.bbox_head(maps), size, steps)
+
+
 def _detect_in_two_stages(detector: nn.Module, maps: Sequence[Tensor], size: Tensor, steps: Steps) -> Found:
-    regions = detect_densely(detector.rpn_head, maps, size, steps, by_level=True)[:2]
+    regions = detect_densely(detector.rpn_head, detector.rpn_head(maps), size, steps, by_level=True)[:2]
     return detect_in_regions(detector.roi_head, maps, regions, size, steps)
 
 
@@ -157,6 +188,7 @@ class Kind(NamedTuple):
         methods: What heads of the kind inherit unchanged: how they decode.
         part: Attribute of the detector that is the head.
         suppresses: Whether it suppresses overlapping boxes; detectors that do not take images of one size only.
+        masks_fill: What a mask fills: its ``'box'``, or the ``'image'``.
     """
 
     name: str
@@ -165,6 +197,7 @@ class Kind(NamedTuple):
     methods: tuple[str, ...] = ('predict_by_feat', '_predict_by_feat_single')
     part: str = 'bbox_head'
     suppresses: bool = True
+    masks_fill: str = 'box'
 
     def takes(self, detector: nn.Module) -> bool:
         """Whether a detector is of this kind."""
@@ -181,8 +214,10 @@ KINDS = (
     Kind('Faster and Mask R-CNN', _detect_in_two_stages, 'StandardRoIHead', _IN_REGIONS, 'roi_head'),
     Kind('Cascade R-CNN', _detect_in_two_stages, 'CascadeRoIHead', _IN_REGIONS, 'roi_head'),
     Kind('one-stage detectors that decode as BaseDenseHead does (RetinaNet, FCOS, ATSS, RTMDet, ...)',
-         lambda detector, *args: detect_densely(detector.bbox_head, *args), 'BaseDenseHead'),
-    Kind('GFL', lambda detector, *args: detect_densely(detector.bbox_head, *args), 'GFLHead'),
+         _detect_in_one_stage, 'BaseDenseHead'),
+    Kind('RTMDet-Ins', lambda detector, *args: detect_with_own_layers(detector.bbox_head, *args), 'RTMDetInsHead',
+         ('predict_by_feat', '_predict_by_feat_single', '_bbox_mask_post_process'), masks_fill='image'),
+    Kind('GFL', _detect_in_one_stage, 'GFLHead'),
     Kind('YOLOX', lambda detector, *args: detect_with_yolox(detector.bbox_head, *args), 'YOLOXHead'),
     Kind('DETR, Deformable DETR, DINO and the like', detect_with_queries, 'DETRHead', ('_predict_by_feat_single',),
          suppresses=False),

@@ -181,6 +181,13 @@ def _resize_bilinear(op: Any) -> Tensor:
     return F.interpolate(_tensor(op.x), size, mode='bilinear', align_corners=mode != 'UNALIGN_CORNERS')
 
 
+def _resample(op: Any) -> Tensor:
+    modes = op.sampling_mode.val, op.padding_mode.val, op.coordinates_mode.val
+    if modes != ('bilinear', 'constant', 'normalized_minus_one_to_one') or op.padding_value.val:
+        raise NotImplementedError
+    return F.grid_sample(_tensor(op.x), _tensor(op.coordinates), align_corners=bool(op.align_corners.val))
+
+
 #: Operation -> its implementation, where coremltools has none or a slow one.
 LAYERS: dict[str, Callable[[Any], Tensor | np.ndarray]] = {
     'avg_pool': _pool,
@@ -191,6 +198,7 @@ LAYERS: dict[str, Callable[[Any], Tensor | np.ndarray]] = {
     'gather_nd': lambda op: op.x.val[tuple(np.moveaxis(op.indices.val, -1, 0))],
     'gelu': _gelu,
     'max_pool': _pool,
+    'resample': _resample,
     'resize_bilinear': _resize_bilinear,
     'scatter': _scatter,
     'silu': lambda op: F.silu(_tensor(op.x)),

@@ -43,4 +43,7 @@ def one_line(what: str) -> Iterator[None]:
         raise
     except Exception as error:  # each package has its own
         lines = [line for line in str(error).splitlines() if line.strip() and not line.startswith('Exception from ')]
-        raise ExportError(f'{what}: {lines[0] if lines else type(error).__name__}') from error
+        reason = lines[0] if lines else type(error).__name__
+        if 'data-dependent expression' in reason:
+            reason = 'its shapes follow from values in tensors, which torch.export does not compute'
+        raise ExportError(f'{what}: {reason}') from error

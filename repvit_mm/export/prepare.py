@@ -104,6 +104,7 @@ def prepare(model: InferenceModel, shape: Sequence[int], options: Options, fixed
     if one_size and options.dynamic_size:
         raise ExportError(f'{model.name} with its detections takes images of one size: leave out --dynamic-size')
     whole = WholeDetector(fused, options.selection, tuple(shape) if fixed or one_size else None)
+    _try(model.name, whole, *whole.example(shape).values())
     metadata.update(whole.metadata(shape, options.dynamic_size))
     return Subject(whole, whole.example(shape), whole.output_names, metadata)
 
@@ -130,11 +131,15 @@ def check_input(model: InferenceModel, shapes: Iterable[Sequence[int]]) -> None:
                           'exported')
     for shape in shapes:
         check_shape(model, shape)
-        try:
-            model(torch.zeros(1, 3, *shape))
-        except (AssertionError, RuntimeError, ValueError) as error:
-            raise ExportError(f'{model.name} cannot run on images of {shape[0]} x {shape[1]}: '
-                              f'{str(error).partition(chr(10))[0]}') from error
+        _try(model.name, model, torch.zeros(1, 3, *shape))
+
+
+def _try(name: str, model: nn.Module, image: Tensor, *others: Tensor) -> None:
+    try:
+        model(image, *others)
+    except (AssertionError, RuntimeError, ValueError) as error:
+        raise ExportError(f'{name} cannot run on images of {image.shape[2]} x {image.shape[3]}: '
+                          f'{str(error).partition(chr(10))[0]}') from error
 
 
 def check_shape(model: InferenceModel, shape: Sequence[int]) -> None:

@@ -41,9 +41,9 @@ class Steps:
         """Number of boxes that suppression looks at to keep ``number``; not positive for all."""
         return -1
 
-    def suppress(self, boxes: Tensor, scores: Tensor, groups: Tensor, threshold: float,
-                 number: int) -> tuple[Tensor, ...]:
-        """Boxes, scores and groups after suppression within each group, the best first.
+    def suppress(self, boxes: Tensor, scores: Tensor, groups: Tensor, threshold: float, number: int,
+                 *others: Tensor) -> tuple[Tensor, ...]:
+        """Boxes, scores, groups and others after suppression within each group, the best first.
 
         Args:
             boxes: (N, 4).
@@ -51,13 +51,14 @@ class Steps:
             groups: (N,).
             threshold: IoU above which only the better one of two boxes is kept.
             number: Largest number.
+            others: (N, ...) each.
         """
         from torchvision.ops import nms
         # Each group is moved away from the others by as much as mmcv moves it, so that rounding is the same. The zero
         # keeps the maximum defined without any box.
         step = torch.cat([boxes.flatten(), boxes.new_zeros(1)]).max() + 1
         kept = nms(boxes + (groups.to(boxes) * step)[:, None], scores, threshold)[:number]
-        return boxes[kept], scores[kept], groups[kept]
+        return tuple(values[kept] for values in (boxes, scores, groups, *others))
 
     def pool(self, extractor: nn.Module, maps: Sequence[Tensor], boxes: Tensor) -> Tensor:
         """(N, 4) -> (N, channels, M, M): each box from the map of its size."""
@@ -79,12 +80,18 @@ class FixedSteps(Steps):
 
     Suppression is a matrix of which box would suppress which, and rounds in which the remaining boxes act: a box is
     decided one round after all that could suppress it, or after the first of them that stays.
+
+    Args:
+        shape: Height and width of the image, in pixels.
     """
 
     #: Boxes that suppression looks at: this many times the number to keep, and at least the second number.
     CANDIDATES = (10, 500)
     #: Rounds of suppression; longer chains of boxes do not occur in images.
     ROUNDS = 20
+
+    def __init__(self, shape: Sequence[int]):
+        self.shape = tuple(shape)
 
     def at_most(self, number: int, length: int) -> int:
         return min(number, int(length)) if number > 0 else int(length)
@@ -96,10 +103,10 @@ class FixedSteps(Steps):
         times, least = self.CANDIDATES
         return max(times * number, least)
 
-    def suppress(self, boxes: Tensor, scores: Tensor, groups: Tensor, threshold: float,
-                 number: int) -> tuple[Tensor, ...]:
+    def suppress(self, boxes: Tensor, scores: Tensor, groups: Tensor, threshold: float, number: int,
+                 *others: Tensor) -> tuple[Tensor, ...]:
         scores, order = scores.topk(self.at_most(self.candidates(number), scores.shape[0]))
-        boxes, groups = boxes[order], groups[order]
+        boxes, groups, *others = (values[order] for values in (boxes, groups, *others))
         exists = (scores > 0).to(boxes)
         # Row by column: the better box, and the one that it suppresses. Counting places keeps a constant matrix out of
         # the file.
@@ -110,7 +117,8 @@ class FixedSteps(Steps):
         for _ in range(self.ROUNDS):
             left = exists * ((left[None] @ suppresses)[0] < 0.5).to(boxes)
         scores, order = (scores * left).topk(self.at_most(number, scores.shape[0]))
-        return boxes[order], scores, groups[order]
+        boxes, *others = (values[order] for values in (boxes, groups, *others))
+        return boxes, scores, *others
 
     def pool(self, extractor: nn.Module, maps: Sequence[Tensor], boxes: Tensor) -> Tensor:
         layers = extractor.roi_layers

@@ -89,13 +89,15 @@ def _logits(file: ExportedFile, inputs: Tensor) -> Tensor:
 
 def _instances(found: Detections, sample: Any, mask_threshold: float | None) -> InstanceData:
     """Detections in pixels of the original image."""
-    boxes = found.boxes / np.tile(np.array(sample.scale_factor, np.float32), 2)
+    scale = np.tile(np.array(sample.scale_factor, np.float32), 2)
+    boxes = found.boxes / scale
     instances = InstanceData(bboxes=torch.from_numpy(boxes), scores=torch.from_numpy(found.scores),
                              labels=torch.from_numpy(found.labels))
     if found.masks is not None:
         height, width = sample.ori_shape[:2]
         instances.masks = torch.zeros(len(boxes), height, width, dtype=torch.bool)
-        for pasted, mask, box in zip(instances.masks, found.masks, boxes, strict=True):
+        areas = boxes if found.area is None else [found.area / scale] * len(boxes)
+        for pasted, mask, box in zip(instances.masks, found.masks, areas, strict=True):
             values, place = paste(mask, box, height, width)
             pasted[place] = values >= mask_threshold
     return instances

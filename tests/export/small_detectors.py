@@ -54,6 +54,9 @@ DETECTORS = {
     'rtmdet': ('rtmdet/rtmdet_tiny_8xb32-300e_coco', dict(
         backbone=repvit(1, 2, 3), neck=dict(in_channels=[*WIDTHS[1:]], out_channels=16),
         bbox_head=dict(in_channels=16, feat_channels=16, num_classes=5), test_cfg=dict(max_per_img=50))),
+    'rtmdet_ins': ('rtmdet/rtmdet-ins_tiny_8xb32-300e_coco', dict(
+        backbone=repvit(1, 2, 3), neck=dict(in_channels=[*WIDTHS[1:]], out_channels=16),
+        bbox_head=dict(in_channels=16, feat_channels=16, num_classes=5), test_cfg=dict(max_per_img=50))),
     'faster_rcnn': ('faster_rcnn/faster-rcnn_r50_fpn_1x_coco', dict(
         REGIONS, backbone=resnet(0, 1, 2, 3), neck=FPN,
         roi_head=dict(bbox_roi_extractor=dict(out_channels=16), bbox_head=BOXES))),
