@@ -73,6 +73,43 @@ def test_adaptive_pooling_in_a_graph_is_that_of_torch(length, number):
         torch.testing.assert_close(F.adaptive_avg_pool2d(maps, number), expected)
 
 
+@pytest.mark.parametrize('kernel, stride, padding, dilation, groups, deform_groups', [
+    (3, 1, 1, 1, 1, 1), (3, 2, 1, 1, 2, 4), ((3, 5), (1, 2), (2, 1), (2, 1), 4, 2)])
+@torch.no_grad()
+def test_deformable_convolution_in_a_graph_is_that_of_mmcv(kernel, stride, padding, dilation, groups, deform_groups):
+    from mmcv.ops import DeformConv2d, ModulatedDeformConv2d
+    torch.manual_seed(0)
+    layers = [kind(8, 16, kernel, stride, padding, dilation, groups, deform_groups)
+              for kind in (DeformConv2d, ModulatedDeformConv2d)]
+    image, (height, width) = torch.randn(2, 8, 17, 23), nn.Conv2d(8, 16, kernel, stride, padding, dilation)(
+        torch.zeros(1, 8, 17, 23)).shape[2:]
+    samples = deform_groups * layers[0].weight[0, 0].numel()
+    offset, mask = 5 * torch.randn(2, 2 * samples, height, width), torch.rand(2, samples, height, width)
+    layers[1].bias.normal_()
+    for layer, inputs in zip(layers, ((image, offset), (image, offset, mask)), strict=True):
+        expected = layer(*inputs)
+        with traceable():
+            torch.testing.assert_close(layer(*inputs), expected, rtol=1e-4, atol=1e-5)
+
+
+class Unknown(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, maps):
+        return maps + 1
+
+    @staticmethod
+    def symbolic(graph, maps):
+        return graph.op('mmcv::Unknown', maps)
+
+
+def test_an_operator_that_onnx_lacks_is_named(tmp_path):
+    backbone = RepViT({'widths': (8,), 'depths': (1,)}, out_indices=(0,))
+    backbone.register_forward_hook(lambda module, inputs, maps: tuple(map(Unknown.apply, maps)))
+    with pytest.raises(ExportError, match='own needs mmcv::Unknown, which ONNX does not define'):
+        export_model(InferenceModel('own', backbone, BACKBONE), 'onnx', (32, 32), tmp_path / 'model.onnx')
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_model_that_draws_random_numbers_is_named(tmp_path):
     backbone = RepViT({'widths': (8,), 'depths': (1,)}, out_indices=(0,))
     backbone.register_forward_hook(lambda module, inputs, maps: [value + torch.rand_like(value) for value in maps])

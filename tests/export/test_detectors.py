@@ -43,8 +43,8 @@ FILES = [
     *((kind, 'onnx', False) for kind in ('carafe', 'faster_rcnn', 'detr')), ('yolox', 'openvino', False),
     *((kind, name, False) for kind in ('rtmdet_ins', 'mask_rcnn_sampled') for name in ('litert', 'executorch')),
     *(pytest.param(*case, False, marks=pytest.mark.slow) for case in (
-        ('cascade', 'onnx'), ('fcos', 'onnx'), ('gfl', 'onnx'), ('vfnet', 'onnx'), ('vfnet', 'coreml'), ('ssd', 'onnx'), ('deformable', 'onnx'),
-        ('dino', 'onnx'), ('yolox', 'coreml'), ('mask_rcnn_sampled', 'coreml')))]
+        ('cascade', 'onnx'), ('fcos', 'onnx'), ('gfl', 'onnx'), ('vfnet', 'onnx'), ('vfnet', 'coreml'), ('ssd', 'onnx'),
+        ('deformable', 'onnx'), ('dino', 'onnx'), ('yolox', 'coreml'), ('mask_rcnn_sampled', 'coreml')))]
 
 
 @pytest.mark.slow
@@ -169,6 +169,14 @@ def test_another_computation_is_noticed(fixed, path, change, detector):
         prove_detections(in_torch(other), whole, SHAPE, BOUNDS['fp32'])
 
 
+def test_other_masks_of_the_image_are_noticed(detector):
+    whole = prepare(detector('rtmdet_ins'), SHAPE, WHOLE).model
+    other = copy.deepcopy(whole)
+    mutate(other, 'fused.model.bbox_head.test_cfg.mask_thr_binary', lambda _: 0.6)
+    with pytest.raises(ExportError, match="masks differ from PyTorch's by"):
+        prove_detections(in_torch(other), whole, SHAPE, BOUNDS['fp32'])
+
+
 def test_a_detector_that_finds_nothing_is_not_proven(detector, tmp_path):
     with pytest.raises(ExportError, match='PyTorch finds no object .* more than 1; give --pictures .* --score-thr'):
         export_model(detector('rtmdet'), 'onnx', SHAPE, tmp_path / 'model.onnx', Options(selection=Selection(1.)))
@@ -222,6 +230,13 @@ def test_unsupported_parts_are_named(detector, models, tmp_path):
             (detector('rtmdet'), 'coreml', WHOLE._replace(more_shapes=[SHAPE]), 'has one size, and weights as')):
         with pytest.raises(ExportError, match=message):
             export_model(other, name, SHAPE, tmp_path / f'model{FORMATS[name].suffix}', options)
+
+
+def test_an_image_with_fewer_places_than_queries_is_one_line(detector, tmp_path):
+    model = copy.deepcopy(detector('dino'))
+    model.model.num_queries = 200  # of 128 places
+    with pytest.raises(ExportError, match='dino cannot run on images of 64 x 96: selected index k out of range'):
+        export_model(model, 'onnx', SHAPE, tmp_path / 'model.onnx', WHOLE)
 
 
 @pytest.mark.parametrize('name', [marked('coreml'), marked('litert'), marked('executorch')])

@@ -85,7 +85,14 @@ def test_an_image_is_coloured_by_class_without_torch(example, tmp_path):
     assert (np.abs(added - np.median(added, 0)) < 2).mean() > 0.5
 
 
-@pytest.mark.parametrize('example, kind', [('onnxruntime', 'mask_rcnn'), ('openvino', 'rtmdet'), ('litert', 'rtmdet')])
+def test_a_mask_of_the_whole_image_is_that_of_torch():
+    mask = np.random.default_rng(0).normal(size=(8, 12)).astype(np.float32)
+    expected = torch.nn.functional.interpolate(torch.from_numpy(mask)[None, None], (64, 96), mode='bilinear')[0, 0] > 0
+    assert ((pictures.paste(mask, [0, 0, 96, 64], 64, 96) > 0) == expected.numpy()).all()
+
+
+@pytest.mark.parametrize('example, kind', [
+    ('onnxruntime', 'mask_rcnn'), ('openvino', 'rtmdet_ins'), ('litert', 'rtmdet')])
 def test_objects_are_outlined_without_torch(example, kind, tmp_path):
     model = spread_detector(tmp_path, kind)
     model.classes = ('car', 'bus', 'man', 'dog', 'cat')

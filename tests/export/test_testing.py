@@ -16,8 +16,8 @@ from repvit_mm.export.testing import use_exported
 
 def tiny(folder, task):
     """Config and model of a task."""
-    if task == 'detection':
-        return folder / 'mask_rcnn.py', spread_detector(folder, 'mask_rcnn')
+    if task in ('mask_rcnn', 'rtmdet_ins'):
+        return folder / f'{task}.py', spread_detector(folder, task)
     return folder / f'tiny_{task}.py', tiny_model(folder, task)
 
 
@@ -25,7 +25,7 @@ def batch(task, shape=(64, 90)):
     """Two random pictures, as a toolbox's pipeline gives them."""
     pixels = torch.randint(0, 256, (2, 3, *shape), generator=torch.Generator().manual_seed(0)).byte()
     meta = dict(img_shape=shape, ori_shape=(shape[0] // 2, shape[1] // 2), scale_factor=(2., 2.), pad_shape=shape)
-    if task == 'detection':
+    if task in ('mask_rcnn', 'rtmdet_ins'):
         from mmdet.structures import DetDataSample as Sample
     elif task == 'segmentation':
         from mmseg.structures import SegDataSample as Sample
@@ -44,12 +44,13 @@ def exported_model(config, path, engine):
 
 @pytest.mark.slow
 @pytest.mark.parametrize('name, task', [
-    *(('onnx', task) for task in ('classification', 'segmentation', 'detection')),
+    *(('onnx', task) for task in ('classification', 'segmentation', 'mask_rcnn', 'rtmdet_ins')),
     *(marked(name, 'classification') for name in ('ncnn', 'executorch', 'litert'))])
 def test_a_file_gives_the_predictions_of_its_model(name, task, tmp_path):
     config, model = tiny(tmp_path, task)
-    path, shape = tmp_path / f'model{FORMATS[name].suffix}', (64, 96) if task != 'detection' else (64, 90)  # is padded
-    export_model(model, name, (64, 96), path, Options(selection=Selection() if task == 'detection' else None))
+    detects, path = task in ('mask_rcnn', 'rtmdet_ins'), tmp_path / f'model{FORMATS[name].suffix}'
+    shape = (64, 90) if detects else (64, 96)  # is padded
+    export_model(model, name, (64, 96), path, Options(selection=Selection() if detects else None))
     for engine in ('onnxruntime', 'openvino') if name == 'onnx' else (name,):
         with torch.no_grad():
             found, expected = (one.test_step(copy.deepcopy(batch(task, shape)))
@@ -70,7 +71,8 @@ def assert_alike(task, ours, theirs):
         assert len(theirs) > 5 and torch.equal(ours.labels, theirs.labels)
         torch.testing.assert_close(ours.bboxes, theirs.bboxes, rtol=0, atol=1e-3)
         torch.testing.assert_close(ours.scores, theirs.scores, rtol=0, atol=1e-4)
-        assert ours.masks.shape == theirs.masks.shape and (ours.masks == theirs.masks).float().mean() > 0.9999
+        assert ours.masks.shape == theirs.masks.shape and (ours.masks == theirs.masks).float().mean() > (
+            0.99 if task == 'rtmdet_ins' else 0.9999)  # mmdet scales the former twice
 
 
 @pytest.fixture(scope='module')

@@ -27,7 +27,7 @@ pytestmark = [
 SHAPE, BOUND, NUMBER = (64, 96), 5e-5, r'\d+\.\d+'
 #: Kind of model -> options of its export.
 KINDS = {'classification': Options(), 'segmentation': Options(dynamic_size=True),
-         'mask_rcnn': Options(selection=Selection()), 'detr': Options(selection=Selection())}
+         **{kind: Options(selection=Selection()) for kind in ('mask_rcnn', 'rtmdet_ins', 'detr')}}
 PAGE = "(await import('./repvit.js')).page"
 STATUS = "document.getElementById('status').textContent"
 DONE = "/ ms |error/.test(document.getElementById('status').outerHTML)"
