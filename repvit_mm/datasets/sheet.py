@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageOps
 
-from ..io.drawing import INK, PAPER, draw_lines, draw_objects, font_of, overlay_labels, palette, write_name
+from ..io.drawing import INK, PAPER, draw_labels, draw_objects, font_of, palette, write_name
 from ..io.images import read_image
 from .dataset import Dataset, Sample
 
@@ -14,8 +14,6 @@ from .dataset import Dataset, Sample
 COLUMNS, CELL, GAP = 4, (414, 320), 28
 #: Images for training and for validation; of a classification, for training alone.
 SHOWN = {'detection': (9, 3), 'segmentation': (6, 2), 'classification': (24, 0)}
-#: Class names in a cell, and cells of them.
-NAMES, LEGENDS = 15, 4
 
 
 def draw_sheet(dataset: Dataset, path: Path) -> int:
@@ -32,10 +30,6 @@ def draw_sheet(dataset: Dataset, path: Path) -> int:
     chosen = [(f'{split}: {sample.path.name}', sample) for (split, part), number in zip(
         dataset.splits.items(), SHOWN[dataset.task], strict=True) for sample in _spread(part.samples, number)]
     cells = [(caption, cell) for caption, sample in chosen for cell in _drawn(sample, dataset, colours)]
-    if dataset.task == 'segmentation':
-        blank = np.full((*CELL[::-1], 3), PAPER, np.uint8)
-        cells += [('classes', Image.fromarray(draw_lines(blank, dataset.classes[i:i + NAMES], colours[i:i + NAMES])))
-                  for i in range(0, len(colours), NAMES)][:LEGENDS]
     width, height = CELL[0] + GAP, CELL[1] + GAP
     page = Image.new('RGB', (COLUMNS * width + GAP, -(-len(cells) // COLUMNS) * height + GAP), PAPER)
     draw = ImageDraw.Draw(page)
@@ -58,7 +52,7 @@ def _drawn(sample: Sample, dataset: Dataset, colours: Sequence[Sequence[int]]) -
     image = ImageOps.contain(Image.fromarray(read_image(sample.path)), CELL, Image.Resampling.LANCZOS)
     if dataset.task == 'segmentation':
         labels = cv2.resize(dataset.read_labels(sample.label), image.size, interpolation=cv2.INTER_NEAREST)
-        return [image, Image.fromarray(overlay_labels(np.asarray(image), labels, np.asarray(colours, np.uint8)))]
+        return [image, Image.fromarray(draw_labels(np.asarray(image), labels, dataset.classes, colours))]
     if dataset.task == 'classification':
         write_name(ImageDraw.Draw(image), (8, 8), dataset.classes[sample.label], colours[sample.label], 19)
         return [image]

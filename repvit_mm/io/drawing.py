@@ -84,32 +84,9 @@ def draw_lines(image: np.ndarray, lines: Sequence[str], colours: Sequence[Sequen
     return np.asarray(drawn)
 
 
-def overlay_labels(photo: np.ndarray, labels: np.ndarray, colours: np.ndarray) -> np.ndarray:
-    """Draw the colours of labels over a photo.
-
-    Args:
-        photo: RGB, uint8 (H, W, 3).
-        labels: Label of every pixel, integers (H, W).
-        colours: RGB of each label, uint8 (labels, 3).
-
-    Returns:
-        RGB, uint8 (H, W, 3): the photo in grey under the colours, with a fine bright line around each region.
-    """
-    # On a grey photo, colours look as they do in the legend.
-    grey = np.repeat(cv2.cvtColor(photo, cv2.COLOR_RGB2GRAY)[..., None], 3, axis=2)
-    known = (labels >= 0) & (labels < len(colours))
-    drawn = grey.copy()
-    drawn[known] = cv2.addWeighted(grey, 1 - _OPACITY, colours[np.where(known, labels, 0)], _OPACITY, 0)[known]
-    edges = np.zeros(labels.shape, bool)
-    edges[:, 1:] |= labels[:, 1:] != labels[:, :-1]
-    edges[1:] |= labels[1:] != labels[:-1]
-    drawn[edges] = cv2.addWeighted(drawn, 0.4, np.full_like(drawn, 255), 0.6, 0)[edges]
-    return drawn
-
-
 def draw_labels(image: np.ndarray, labels: np.ndarray, classes: Sequence[str], colours: Sequence[Sequence[int]],
                 smallest: int = 0) -> np.ndarray:
-    """Call :func:`overlay_labels`, and list the largest classes in the upper left corner.
+    """Draw a label map over an image in grey, with a line around each region and the names of the largest classes.
 
     Args:
         image: RGB, uint8 (H, W, 3).
@@ -124,10 +101,17 @@ def draw_labels(image: np.ndarray, labels: np.ndarray, classes: Sequence[str], c
     if (scale := -(-smallest // min(image.shape[:2]))) > 1:
         image = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC)
         labels = cv2.resize(labels.astype(np.int32), image.shape[1::-1], interpolation=cv2.INTER_NEAREST)
-    found, area = np.unique(labels[(labels >= 0) & (labels < len(classes))], return_counts=True)
+    known = (labels >= 0) & (labels < min(len(classes), len(colours)))
+    drawn = np.repeat(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., None], 3, axis=2)
+    filled = np.asarray(colours, np.uint8)[np.where(known, labels, 0)]
+    drawn[known] = cv2.addWeighted(drawn, 1 - _OPACITY, filled, _OPACITY, 0)[known]
+    edges = np.zeros(labels.shape, bool)
+    edges[:, 1:] |= labels[:, 1:] != labels[:, :-1]
+    edges[1:] |= labels[1:] != labels[:-1]
+    drawn[edges] = cv2.addWeighted(drawn, 0.4, np.full_like(drawn, 255), 0.6, 0)[edges]
+    found, area = np.unique(labels[known], return_counts=True)
     largest = found[np.argsort(-area)][:_NAMES].tolist()
-    return draw_lines(overlay_labels(image, labels, np.asarray(colours, np.uint8)),
-                      [classes[label] for label in largest], [colours[label] for label in largest])
+    return draw_lines(drawn, [classes[label] for label in largest], [colours[label] for label in largest])
 
 
 def write_name(draw: ImageDraw.ImageDraw, corner: tuple[float, float], name: str, colour: Sequence[int],

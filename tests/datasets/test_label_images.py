@@ -137,4 +137,4 @@ def test_ignored_pixels_are_not_drawn(masks):
     assert (len(dataset.classes), dataset.files.keys()) == (2, {'train.txt', 'val.txt'})
     draw_sheet(dataset, dataset.root / 'sheet.png')
     red, _, blue = np.moveaxis(np.asarray(Image.open(dataset.root / 'sheet.png').convert('RGB')).astype(int), -1, 0)
-    assert (blue > red + 40).sum() > 20_000 > 2000 > (red > blue + 40).sum()  # class 1 is blue; class 0 in the legend
+    assert (blue > red + 40).sum() > 20_000 > 2000 > (red > blue + 40).sum()  # class 1 is blue
