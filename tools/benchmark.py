@@ -43,8 +43,8 @@ def main() -> None:
     from rich.console import Console
 
     from repvit_mm.analysis.benchmark import run
-    from repvit_mm.analysis.report import latency_table
     from repvit_mm.analysis.systems import Request
+    from repvit_mm.analysis.tables import latency_table
     from repvit_mm.io.files import check_writable, write_json
     if args.frozen_statistics and not args.train:
         raise UserError('--frozen-statistics is for --train')

@@ -22,7 +22,7 @@ def main() -> None:
     from rich.console import Console
 
     from repvit_mm.analysis import count
-    from repvit_mm.analysis.report import complexity_table
+    from repvit_mm.analysis.tables import complexity_table
     from repvit_mm.io.files import write_json
     from repvit_mm.models.inference import build_inference_model
     model = build_inference_model(args.config)

@@ -25,7 +25,7 @@ def build_parser() -> Parser:
 
 def main() -> None:
     args = build_parser().parse_args()
-    from repvit_mm.analysis.evaluation import enable_report
+    from repvit_mm.analysis.report import enable_report
     from repvit_mm.engine.config import load_config
     from repvit_mm.engine.mistakes import one_report
     from repvit_mm.engine.prepare import prepare

@@ -8,8 +8,8 @@ from oracles import relative_error
 from repvit_mm import RepViT, fuse
 from repvit_mm.analysis import benchmark, systems
 from repvit_mm.analysis.benchmark import Latency, run, summarise, time_in_turns
-from repvit_mm.analysis.report import latency_table
 from repvit_mm.analysis.systems import OURS, TIMM, Request, System, difference, random_model, timm_counterpart
+from repvit_mm.analysis.tables import latency_table
 from repvit_mm.errors import UserError
 from repvit_mm.models.inference import BACKBONE, InferenceModel, randomise_weights
 

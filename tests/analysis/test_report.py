@@ -15,7 +15,7 @@ from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from repvit_mm.analysis.evaluation import (
+from repvit_mm.analysis.report import (
     ReportHook,
     enable_report,
     judge_classification,
