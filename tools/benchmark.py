@@ -42,9 +42,8 @@ def main() -> None:
     args = build_parser().parse_args()
     from rich.console import Console
 
-    from repvit_mm.analysis.benchmark import run
+    from repvit_mm.analysis.benchmark import latency_table, run
     from repvit_mm.analysis.systems import Request
-    from repvit_mm.analysis.tables import latency_table
     from repvit_mm.io.files import check_writable, write_json
     if args.frozen_statistics and not args.train:
         raise UserError('--frozen-statistics is for --train')

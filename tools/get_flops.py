@@ -21,8 +21,7 @@ def main() -> None:
     args = build_parser().parse_args()
     from rich.console import Console
 
-    from repvit_mm.analysis import count
-    from repvit_mm.analysis.tables import complexity_table
+    from repvit_mm.analysis.complexity import complexity_table, count
     from repvit_mm.io.files import write_json
     from repvit_mm.models.inference import build_inference_model
     model = build_inference_model(args.config)

@@ -2,6 +2,7 @@
 import os
 import platform
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -11,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from rich.progress import track
-from torch.utils.benchmark import Timer
+from rich.table import Table
 
 from ..errors import UserError
 from ..export.prepare import check_shape
@@ -20,7 +21,7 @@ from ..version import __version__
 from .backends import BACKENDS, TRAININGS, supported_dtypes
 from .systems import OURS, TIMM, Request, System, implementations, prepare, random_model
 
-#: Calls of a measurement, after two that are not timed.
+#: Calls of a measurement, after as many that are not timed: the threads of other engines spin for a while.
 CALLS = 3
 
 
@@ -92,29 +93,32 @@ def run(request: Request) -> BenchmarkResult:
                                 for dtype in dtypes[backend] for size in request.batch_sizes}
     prepared = {system: prepare(*models, system, request)
                 for system, models in track(systems.items(), description='preparing')}
-    times = time_in_turns({system: call for system, (call, _) in prepared.items()}, request.rounds, request.threads)
+    times = time_in_turns({system: call for system, (call, _) in prepared.items()}, request.rounds)
     return BenchmarkResult(
         request, summarise({system: (details, times[system]) for system, (_, details) in prepared.items()}),
         describe_machine(request.device, request.threads),
         [f'{name} in {dtype}' for name, usable in dtypes.items() for dtype in request.dtypes if dtype not in usable])
 
 
-def time_in_turns(calls: Mapping[Any, Callable[[], Any]], rounds: int, threads: int) -> dict[Any, list[float]]:
+def time_in_turns(calls: Mapping[Any, Callable[[], Any]], rounds: int) -> dict[Any, list[float]]:
     """Measure functions in turns, so that other load on the machine affects all of them alike.
 
     Args:
         calls: Key -> function.
         rounds: Measurements of each function.
-        threads: Threads of torch.
 
     Returns:
         Key -> milliseconds of a call, of each round.
     """
-    timers = {key: Timer('call()', globals={'call': call}, num_threads=threads) for key, call in calls.items()}
-    times: dict[Any, list[float]] = {key: [] for key in timers}
+    times: dict[Any, list[float]] = {key: [] for key in calls}
     for _ in track(range(rounds), description='measuring'):
-        for key, timer in timers.items():
-            times[key].append(1000 * timer.timeit(CALLS).mean)
+        for key, call in calls.items():
+            for _ in range(CALLS):
+                call()
+            start = time.perf_counter()
+            for _ in range(CALLS):
+                call()
+            times[key].append(1000 * (time.perf_counter() - start) / CALLS)
     return times
 
 
@@ -163,3 +167,27 @@ def describe_machine(device: str, threads: int) -> dict[str, Any]:
                     'cudnn': torch.backends.cudnn.version(), 'tf32_convolutions': torch.backends.cudnn.allow_tf32}
     return machine | {package: version(package) for package in ('torch', 'timm', 'onnxruntime', 'openvino')
                       if find_spec(package) is not None}
+
+
+def latency_table(result: BenchmarkResult) -> Table:
+    """A row for each system."""
+    request = result.request
+    what = ('Training step' + ' on frozen statistics' * request.frozen_statistics if request.train else
+            'Inference, fused')
+    table = Table('model', 'of', 'backend', 'dtype',
+                  title=f'{what}, {request.shape[0]} x {request.shape[1]} pixels, {request.device}')
+    table.columns[2].no_wrap = True
+    for header in ('batch', 'median ms', 'quartiles', 'images/s', 'kept MB' if request.train else 'difference',
+                   'speed / timm'):
+        table.add_column(header, justify='right')
+    for system, figures in result.latencies.items():
+        special = _cell(figures.activations, '.0f') if request.train else _cell(figures.difference, '.0e')
+        table.add_row(system.model, system.implementation, system.backend, system.dtype, str(system.batch_size),
+                      f'{figures.median:.2f}', f'{figures.low:.2f}-{figures.high:.2f}',
+                      f'{figures.images_per_second:.1f}', special,
+                      _cell(figures.speed, '.2f'), style='dim' if system.implementation == TIMM else None)
+    return table
+
+
+def _cell(value: float | None, form: str) -> str:
+    return '-' if value is None else f'{value:{form}}'

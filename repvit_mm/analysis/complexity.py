@@ -1,10 +1,11 @@
 """Parameters and multiply-adds of a model, as a tree of its modules."""
 import copy
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
+from rich.table import Table
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -84,3 +85,27 @@ def _named_children(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
             yield from ((f'{name}.{i}', part) for i, part in enumerate(child))
         else:
             yield name, child
+
+
+def complexity_table(trees: Mapping[str, Complexity], shape: Sequence[int]) -> Table:
+    """The tree of a model's modules, with the figures of each form.
+
+    Args:
+        trees: Form -> tree. The modules of the first are shown; the others may lack some.
+        shape: Height and width of the image, in pixels.
+    """
+    table = Table('module', title=f'One image of {shape[0]} x {shape[1]} pixels')
+    for form in trees:
+        table.add_column(f'parameters,\n{form}', justify='right')
+        table.add_column(f'MACs,\n{form}', justify='right')
+    _add_rows(table, list(trees.values()), 0)
+    return table
+
+
+def _add_rows(table: Table, nodes: Sequence[Complexity | None], depth: int) -> None:
+    cells = [text for node in nodes
+             for text in (('', '') if node is None else (f'{node.parameters:,}', f'{node.macs / 1e9:.3f} G'))]
+    table.add_row('  ' * depth + nodes[0].name, *cells, style='bold' if depth == 0 else None)
+    for child in nodes[0].children:
+        others = ({} if node is None else {other.name: other for other in node.children} for node in nodes[1:])
+        _add_rows(table, [child, *(other.get(child.name) for other in others)], depth + 1)

@@ -164,7 +164,7 @@ def prepare(model: Source, chosen: Source, system: System,
     except Exception as error:  # each engine has its own
         raise UserError(f'{system.model} does not run on {system.batch_size} images of {request.shape[0]} x '
                         f'{request.shape[1]}: {error}; see --shape and --batch-size') from error
-    return call, details
+    return call if request.device == 'cpu' else lambda: (call(), torch.cuda.synchronize()), details
 
 
 def inference(source: Source, system: System, image: Tensor, threads: int) -> Callable[[], Any]:

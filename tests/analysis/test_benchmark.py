@@ -7,9 +7,8 @@ from oracles import relative_error
 
 from repvit_mm import RepViT, fuse
 from repvit_mm.analysis import benchmark, systems
-from repvit_mm.analysis.benchmark import Latency, run, summarise, time_in_turns
+from repvit_mm.analysis.benchmark import Latency, latency_table, run, summarise, time_in_turns
 from repvit_mm.analysis.systems import OURS, TIMM, Request, System, difference, random_model, timm_counterpart
-from repvit_mm.analysis.tables import latency_table
 from repvit_mm.errors import UserError
 from repvit_mm.models.inference import BACKBONE, InferenceModel, randomise_weights
 
@@ -157,7 +156,7 @@ def test_a_model_that_does_not_run_is_one_line(one_model):
 
 def test_functions_are_measured_in_turns():
     order = []
-    times = time_in_turns({name: lambda name=name: order.append(name) for name in 'abc'}, 4, 1)
+    times = time_in_turns({name: lambda name=name: order.append(name) for name in 'abc'}, 4)
     assert {name: len(found) for name, found in times.items()} == dict.fromkeys('abc', 4)
     assert [name for name, before in zip(order, [None, *order], strict=False) if name != before] == [*'abcabcabcabc']
 

@@ -18,7 +18,6 @@ model['backbone']['drop_path_rate'] = 0.2
 optim_wrapper = dict(type='OptimWrapper', optimizer=dict(type='AdamW', lr=1e-3))
 param_scheduler = [dict(type='LinearLR', start_factor=0.1, by_epoch=False, end=5),
                    dict(type='CosineAnnealingLR', by_epoch=False, begin=5, T_max=20)]
-custom_imports = dict(imports=['repvit_mm.training'])
 custom_hooks = [dict(type='ModelEmaHook', decay=0.9)]
 default_hooks = dict(checkpoint=dict(
     type='CheckpointHook', by_epoch=False, interval=2, max_keep_ckpts=2, save_best=None))
