@@ -63,9 +63,7 @@ def _kind(node: torch.fx.Node) -> str:
 
 def open_file(path: Path, threads: int = 0) -> ExportedFile:
     """Open a program, on the CPU. Its Python runtime chooses the number of threads itself."""
-    need('executorch')
-    from executorch.runtime import Runtime
-    metadata, program = read_metadata(path), Runtime.get().load_program(path)
+    metadata, program = read_metadata(path), need('executorch.runtime').Runtime.get().load_program(path)
     method = program.load_method('forward')
 
     def run(inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -1,4 +1,5 @@
 """Optional packages, imported where they are used."""
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
@@ -19,6 +20,7 @@ def need(name: str) -> ModuleType:
     Raises:
         ExportError: If it is not installed, or cannot be imported.
     """
+    os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '1')  # LiteRT's compiled code warns of its own log
     try:
         with quiet():
             return import_module(name)
