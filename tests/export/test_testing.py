@@ -45,12 +45,13 @@ def exported_model(config, path, engine):
 @pytest.mark.slow
 @pytest.mark.parametrize('name, task', [
     *(('onnx', task) for task in ('classification', 'segmentation', 'mask_rcnn', 'rtmdet_ins')),
+    ('coreml', 'classification'), ('coreml', 'segmentation'),
     *(marked(name, 'classification') for name in ('ncnn', 'executorch', 'litert'))])
 def test_a_file_gives_the_predictions_of_its_model(name, task, tmp_path):
     config, model = tiny(tmp_path, task)
     detects, path = task in ('mask_rcnn', 'rtmdet_ins'), tmp_path / f'model{FORMATS[name].suffix}'
     shape = (64, 90) if task == 'mask_rcnn' else (64, 96)  # is padded, in mmdet too
-    export_model(model, name, (64, 96), path, Options(selection=Selection() if detects else None))
+    export_model(model, name, (64, 96), path, Options('fp32', selection=Selection() if detects else None))
     for engine in ('onnxruntime', 'openvino') if name == 'onnx' else (name,):
         with torch.no_grad():
             found, expected = (one.test_step(copy.deepcopy(batch(task, shape)))
