@@ -188,7 +188,12 @@ def _iterations_of_an_epoch(cfg: Config) -> int:
 def remove_pretrained(cfg: Config) -> None:
     """Start from random weights: drop every ``init_cfg`` that loads a file, and ``load_from``."""
     cfg.load_from = None
-    for _, settings in [('', cfg.model), *settings_in(cfg.model)]:
+    drop_pretrained(cfg.model)
+
+
+def drop_pretrained(model: Mapping) -> None:
+    """Drop every ``init_cfg`` that loads a file from the settings of a model, in place."""
+    for _, settings in [('', model), *settings_in(model)]:
         if not isinstance(settings, Mapping):
             continue
         if isinstance(settings.get('pretrained'), str):  # how older heads and backbones name weights

@@ -43,6 +43,7 @@ from ..training import ChannelsLast
 from .hooks import ADDED, REPLACED, LateRemoval, is_shown, quietly
 from .loops import WEIGHTS, our_loop, place_samples, protect_workers, seed_all
 from .mistakes import NamedSamples, dataset_errors, describe, user_errors
+from .prepare import drop_pretrained
 from .resuming import latest_checkpoint, read_resumed
 from .unread import observed, unread
 
@@ -81,6 +82,12 @@ class Runner(mmengine.runner.Runner):
             return
         with mock.patch.object(torch.cuda, 'set_device'):  # mmengine would choose a GPU regardless
             super().setup_env({**env_cfg, 'dist_cfg': {**env_cfg.get('dist_cfg', {}), 'backend': 'gloo'}})
+
+    def build_model(self, model: Any) -> nn.Module:
+        """Build the model; one that is resumed loads no weights to start from."""
+        if self._resume and isinstance(model, Mapping):
+            drop_pretrained(model)
+        return super().build_model(model)
 
     def wrap_model(self, model_wrapper_cfg: Mapping[str, Any] | None, model: nn.Module) -> nn.Module:
         """Move the model to its device, with precise boxes and in its memory format, and wrap it for distributed runs.

@@ -27,8 +27,8 @@ from repvit_mm.toolboxes import TOOLBOXES
 
 @MODELS.register_module()
 class ToyModel(BaseModel):
-    def __init__(self, bias=True):
-        super().__init__()
+    def __init__(self, bias=True, init_cfg=None):
+        super().__init__(init_cfg=init_cfg)
         self.linear = nn.Linear(1, 1, bias=bias)
 
     def forward(self, x, mode='tensor'):
@@ -153,8 +153,11 @@ def test_a_validation_without_a_training_names_settings_that_nothing_reads(make_
 def test_resume_takes_weights_and_state(make_runner, tmp_path):
     make_runner(epochs=2).train()
     weights = read_checkpoint(tmp_path / 'epoch_2.pth')['state_dict']
-    runner = make_runner(epochs=2, load_from=str(tmp_path / 'epoch_2.pth'), resume=True)
+    weights_of_start = dict(type='Pretrained', checkpoint='no longer there.pth')
+    runner = make_runner(epochs=2, load_from=str(tmp_path / 'epoch_2.pth'), resume=True,
+                         model=dict(type='ToyModel', init_cfg=weights_of_start))
     runner.train()
+    assert runner.cfg.model.init_cfg == weights_of_start  # the config that is saved keeps it
     assert runner.epoch == 2 and runner.iter == 4
     assert torch.equal(runner.model.linear.weight, weights['linear.weight'])
 
