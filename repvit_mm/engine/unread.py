@@ -13,7 +13,7 @@ SECTIONS = {
 }
 #: Read under conditions only (several processes, random weights, detections); and a relic in the configs of mmdet.
 _EXEMPT = re.compile(r'(env_cfg\.dist_cfg\.backend|model_wrapper_cfg\.(type|find_unused_parameters|broadcast_buffers)'
-                     r'|.*\b(init_cfg|nms)\b.*|.*\.(debug|max_per_img))$')
+                     r'|.*\b(init_cfg|nms)\b.*|.*\.(debug|max_per_img|mask_thr_binary))$')
 
 
 class _Key(str):

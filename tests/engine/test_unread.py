@@ -56,7 +56,8 @@ def test_settings_of_a_wrapper_that_one_process_lacks_are_judged_by_their_names(
 
 
 @pytest.mark.parametrize('key', [
-    'env_cfg.dist_cfg.backend', 'model.neck.init_cfg.checkpoint', 'model.test_cfg.nms.iou'])
+    'env_cfg.dist_cfg.backend', 'model.neck.init_cfg.checkpoint', 'model.test_cfg.nms.iou',
+    'model.test_cfg.mask_thr_binary'])
 def test_conditionally_read_settings_are_not_reported(key):
     cfg = Config({})
     cfg.merge_from_dict({key: 1})
