@@ -108,7 +108,7 @@ def test_functions_that_need_mmengine_say_so_when_used(bare, tmp_path, broken, r
 def test_the_command_itself_does_not_load_torch(argument):
     code = ('import atexit, sys; atexit.register(lambda: print(*sys.modules))\n'
             'import repvit_mm_cli; repvit_mm_cli.main()')
-    loaded = run(sys.executable, '-c', code, *argument).split()
+    loaded = run(sys.executable, '-c', code, *argument).splitlines()[-1].split()
     assert 'repvit_mm_cli' in loaded and not {'torch', 'mmengine', 'rich'} & set(loaded)
 
 

@@ -43,7 +43,8 @@ def detect_densely(head: nn.Module, outputs: Sequence[Sequence[Tensor]], size: T
         points, deltas, others = points[rows], deltas[rows], [values[rows] for values in others]
         stride = head.prior_generator.strides[level][0]
         if integral is not None:  # a distribution over distances to each side
-            points, deltas = head.anchor_center(points), integral(deltas) * stride
+            expected = deltas.reshape(-1, head.reg_max + 1).softmax(1) @ integral.project[:, None]
+            points, deltas = head.anchor_center(points), expected.reshape(-1, 4) * stride
         if weights:
             others = [torch.cat([F.pad(points, (0, 1), value=stride), *others], 1)]
         elif others:

@@ -71,7 +71,7 @@ DETECTORS = {
             bbox_roi_extractor=dict(out_channels=16), mask_roi_extractor=dict(out_channels=16), mask_head=MASKS,
             bbox_head=[dict(type='Shared2FCBBoxHead', reg_class_agnostic=True, **BOXES)] * 3))),
     'fcos': ('fcos/fcos_r50-caffe_fpn_gn-head_1x_coco', dict(DENSE, backbone=resnet(0, 1, 2, 3))),
-    'gfl': ('gfl/gfl_r50_fpn_1x_coco', dict(DENSE, backbone=resnet(0, 1, 2, 3))),
+    'gfl': ('gfl/gfl_r50_fpn_1x_coco', dict(DENSE, backbone=resnet(0, 1, 2, 3), test_cfg=dict(nms_pre=100))),
     'vfnet': ('vfnet/vfnet_r50_fpn_1x_coco', dict(DENSE, backbone=resnet(0, 1, 2, 3))),
     'yolox': ('yolox/yolox_s_8xb8-300e_coco', dict(
         backbone=dict(deepen_factor=0.1, widen_factor=0.125), bbox_head=dict(in_channels=16, feat_channels=16,
