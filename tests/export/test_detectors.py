@@ -44,7 +44,8 @@ FILES = [
     *((kind, name, False) for kind in ('rtmdet_ins', 'mask_rcnn_sampled') for name in ('litert', 'executorch')),
     *(pytest.param(*case, False, marks=pytest.mark.slow) for case in (
         ('cascade', 'onnx'), ('fcos', 'onnx'), ('gfl', 'onnx'), ('gfl', 'coreml'), ('vfnet', 'onnx'),
-        ('vfnet', 'coreml'), ('ssd', 'onnx'), ('deformable', 'onnx'), ('dino', 'onnx'), ('yolox', 'coreml'), ('mask_rcnn_sampled', 'coreml')))]
+        ('vfnet', 'coreml'), ('ssd', 'onnx'), ('deformable', 'onnx'), ('dino', 'onnx'), ('yolox', 'coreml'),
+        ('mask_rcnn_sampled', 'coreml')))]
 
 
 @pytest.mark.slow
