@@ -32,14 +32,14 @@ class Parser(argparse.ArgumentParser):
                      for word in unknown if word.startswith('--'))
             self.error(f'unrecognized arguments: {" ".join(unknown)}{"".join(hints)}')
         try:
+            if 'launcher' in parsed:
+                _use_device(self, parsed.device)  # before mmengine is imported, which notes the device
+                _set_local_rank(parsed.launcher, parsed.local_rank)
             if self._register:
                 tell('importing torch and mmengine')
                 import_module('repvit_mm').register()
         except ImportError as error:
             self.exit(1, f'error: {error}\n')
-        if 'launcher' in parsed:
-            _use_device(self, parsed.device)
-            _set_local_rank(parsed.launcher, parsed.local_rank)
         return parsed
 
 

@@ -139,7 +139,8 @@ def set_epochs(cfg: Config, epochs: int) -> None:
     """Change the length of a training, and its schedules in proportion.
 
     Args:
-        cfg: Changed in place, after :func:`prepare`. Where it counts iterations, the data set is read for its length.
+        cfg: Changed in place; has its launcher and data root. Where it counts iterations, the data set is read for
+            its length.
         epochs: The new length.
 
     Raises:

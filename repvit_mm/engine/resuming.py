@@ -46,7 +46,7 @@ def read_resumed(cfg: Config) -> Any:
 
 
 def _last_readable(work_dir: str | Path) -> tuple[Path, Any]:
-    """The newest checkpoint that is complete and finite, and its content."""
+    """The last checkpoint that is complete and finite, and its content."""
     errors = []
     for path in checkpoints_of(work_dir):
         try:
@@ -62,12 +62,12 @@ def _last_readable(work_dir: str | Path) -> tuple[Path, Any]:
 
 
 def latest_checkpoint(work_dir: str | Path) -> Path | None:
-    """The newest checkpoint in a work directory, or None."""
+    """The last checkpoint in a work directory, or None."""
     return next(iter(checkpoints_of(work_dir)), None)
 
 
 def checkpoints_of(work_dir: str | Path) -> list[Path]:
-    """The checkpoints in a work directory, the newest first."""
+    """The checkpoints in a work directory: the one that ``last_checkpoint`` names, then the newest first."""
     work_dir = Path(work_dir)
     found = [*work_dir.glob('epoch_*.pth'), *work_dir.glob('iter_*.pth')]
     found.sort(key=lambda path: path.stat().st_mtime, reverse=True)

@@ -9,7 +9,7 @@ from mmengine.registry import DATASETS, OPTIM_WRAPPERS
 from torch import nn
 from torch.utils.data import Dataset
 
-import repvit_mm.training  # noqa: F401  registers
+import repvit_mm.training
 from repvit_mm.cli.arguments import Parser, add_common_arguments
 from repvit_mm.engine.prepare import (
     enable_amp,
@@ -104,16 +104,18 @@ def test_epochs_of_a_data_set_that_is_missing(tmp_path):
 
 
 @pytest.mark.parametrize(('name', 'seen'), [('cpu', ''), ('cuda:1', '1'), ('gpu', None)])
-def test_device_is_all_that_torch_sees(monkeypatch, name, seen):
+def test_device_is_all_that_torch_and_mmengine_see(monkeypatch, name, seen):
     monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '0,1')
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    imported = []  # mmengine notes the device when it is imported
+    monkeypatch.setattr(repvit_mm, 'register', lambda: imported.append(os.environ['CUDA_VISIBLE_DEVICES']))
     parser = Parser('test')
     add_common_arguments(parser)
     if seen is None:
         with pytest.raises(SystemExit):
             parser.parse_args(['--device', name])
     else:
-        assert parser.parse_args(['--device', name]).device == name and os.environ['CUDA_VISIBLE_DEVICES'] == seen
+        assert parser.parse_args(['--device', name]).device == name and imported == [seen]
 
 
 @pytest.mark.parametrize('launcher', ['pytorch', 'slurm', 'mpi'])
