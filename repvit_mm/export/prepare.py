@@ -14,6 +14,7 @@ from ..toolboxes.datasets import datasets_of
 from .calibration import Quantisation
 from .detectors import Selection, WholeDetector, kind_of
 from .images import load_fitted, load_inputs
+from .tracing import traceable
 
 PAPER = 'RepViT: Revisiting Mobile CNN From ViT Perspective (CVPR 2024), https://arxiv.org/abs/2307.09283'
 
@@ -136,7 +137,8 @@ def check_input(model: InferenceModel, shapes: Iterable[Sequence[int]]) -> None:
 
 def _try(name: str, model: nn.Module, image: Tensor, *others: Tensor) -> None:
     try:
-        model(image, *others)
+        with traceable():  # mmcv's CARAFE fails without regions
+            model(image, *others)
     except (AssertionError, RuntimeError, ValueError) as error:
         raise ExportError(f'{name} cannot run on images of {image.shape[2]} x {image.shape[3]}: '
                           f'{str(error).partition(chr(10))[0]}') from error
