@@ -153,7 +153,7 @@ def test_interrupt_leaves_the_last_checkpoint(tmp_path, port):
     os.killpg(process.pid, signal.SIGINT)
     status, error = ended(process)
     assert status == 130, error
-    assert error.count('command with --resume continues from') == 1 and 'Traceback' not in error
+    assert error.count('command with --resume continues from') == 1 and 'Traceback' not in error, error
     checkpoints = list(work_dir.glob('*.pth'))
     assert checkpoints and not list(work_dir.glob('.*.partial-*'))
     for path in checkpoints:
