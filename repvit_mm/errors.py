@@ -117,7 +117,7 @@ def run_cli(main: Callable[[], int | None]) -> None:
         message = explain(error)
         if os.environ.get(TRACEBACK_VARIABLE) == '1' and not isinstance(error, KeyboardInterrupt):
             raise
-        if _is_interrupt(error):
+        if is_interrupt(error):
             print('; '.join(['interrupted', *(error.args if isinstance(error, KeyboardInterrupt) else ())]),
                   file=sys.stderr)
             status = 130
@@ -131,10 +131,10 @@ def run_cli(main: Callable[[], int | None]) -> None:
     sys.exit(status)
 
 
-def _is_interrupt(error: BaseException | None) -> bool:
+def is_interrupt(error: BaseException | None) -> bool:
     """Whether an error is Ctrl-C, or a library's error that it caused."""
-    return error is not None and (isinstance(error, KeyboardInterrupt) or _is_interrupt(error.__cause__)
-                                  or (not isinstance(error, UserError) and _is_interrupt(error.__context__)))
+    return error is not None and (isinstance(error, KeyboardInterrupt) or is_interrupt(error.__cause__)
+                                  or (not isinstance(error, UserError) and is_interrupt(error.__context__)))
 
 
 def _discard_output() -> None:

@@ -1,6 +1,7 @@
 """mmengine's Runner with safe checkpoints, repeatable training, one-line errors, and distributed runs on CPUs."""
 import logging
 import math
+import signal
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -33,7 +34,7 @@ from ..checkpoints import (
     tensors_of,
     unwrapped,
 )
-from ..errors import CheckpointError, ConfigError, DatasetError, did_you_mean, shortened
+from ..errors import CheckpointError, ConfigError, DatasetError, did_you_mean, is_interrupt, shortened
 from ..io.files import atomic_write, check_folder, remove_partials
 from ..network.fusion import fuse
 from ..toolboxes import TOOLBOXES
@@ -210,7 +211,11 @@ class Runner(mmengine.runner.Runner):
         try:
             with user_errors(self.cfg):
                 return super().train()
-        except KeyboardInterrupt:
+        except BaseException as error:
+            if not is_interrupt(error):
+                raise
+            if self.distributed:
+                signal.signal(signal.SIGINT, signal.SIG_IGN)  # torchrun sends it again
             if (last := latest_checkpoint(self.work_dir)) != earlier:
                 raise KeyboardInterrupt(f'the same command with --resume continues from {last}') from None
             raise
