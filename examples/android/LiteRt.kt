@@ -10,7 +10,7 @@ class Found(most: Int) {
     val boxes = Array(most) { FloatArray(4) }  // left, top, right, bottom in pixels of the image
     val scores = FloatArray(most)              // 0 where there is no object
     val labels = LongArray(most)
-    val masks = Array(most) { Array(28) { FloatArray(28) } }
+    val masks = Array(most) { Array(28) { FloatArray(28) } }  // of Mask R-CNN, filling the boxes
 }
 
 class Model(context: Context, private val mean: FloatArray, private val std: FloatArray) {

@@ -15,6 +15,7 @@ from .names import NAME_FORMATS, count_blocks, head_modules, renames
 _ANCHOR = re.compile(r'(?P<root>|.*\.)'
                      r'(?:features\.1\.channel_mixer\.m\.0|stages\.0\.blocks\.0\.channel_mixer\.conv1)'
                      r'(?P<part>\.c|\.conv|)\.weight')
+_MOST_BACKBONES = 32
 #: Names that stand for others: prefixes of parallel training and torch.compile, and stages in timm's models with
 #: ``features_only=True``, and so in EdgeTAM.
 _VARIANTS = ((re.compile(r'^(?:(?:module|_orig_mod)\.)+'), ''),
@@ -123,9 +124,21 @@ def _renamed(state_dict: Mapping[str, Tensor], rename: Callable[[str], str], cla
     return renamed
 
 
-def find_backbones(state_dict: Mapping[str, Tensor]) -> list[FoundBackbone]:
-    """Find every RepViT in a state dict without prefixes of wrappers, in any format and under any prefix."""
-    return [_describe(anchor, state_dict) for name in state_dict if (anchor := _ANCHOR.fullmatch(name))]
+def find_backbones(state_dict: Mapping[str, Tensor], source: str | Path = 'the checkpoint') -> list[FoundBackbone]:
+    """Find every RepViT in a state dict, in any format and under any prefix.
+
+    Args:
+        state_dict: Name -> tensor, without prefixes of wrappers.
+        source: Its origin, for errors.
+
+    Raises:
+        CheckpointError: If there are implausibly many: each one is looked for among all names.
+    """
+    anchors = [anchor for name in state_dict if (anchor := _ANCHOR.fullmatch(name))]
+    if len(anchors) > _MOST_BACKBONES:
+        raise CheckpointError(f'{source} has the names of {len(anchors)} RepViTs, at most {_MOST_BACKBONES} are '
+                              'supported')
+    return [_describe(anchor, state_dict) for anchor in anchors]
 
 
 def find_in(state_dict: Mapping[str, Tensor], source: str | Path = 'the checkpoint') -> list[FoundBackbone]:
@@ -134,7 +147,7 @@ def find_in(state_dict: Mapping[str, Tensor], source: str | Path = 'the checkpoi
     Raises:
         CheckpointError: If there is none.
     """
-    found = find_backbones(state_dict)
+    found = find_backbones(state_dict, source)
     if not found:
         some = ', '.join(list(state_dict)[:3])
         raise CheckpointError(f'{source}: none of its {len(state_dict)} tensors has a name of RepViT ({some}, ...)')

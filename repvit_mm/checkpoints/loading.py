@@ -45,8 +45,8 @@ class LoadReport(NamedTuple):
 
 
 def load_checkpoint(model: nn.Module, path_or_name: str | Path, strict: bool = True,
-                    trust: bool = False) -> LoadReport:
-    """Load a checkpoint of any published format into a model that holds a RepViT.
+                    trust: bool = False) -> LoadReport | None:
+    """Load a checkpoint of any published format into a model.
 
     The model can be a bare backbone, for which the rest of the file is ignored, or a classifier, detector or
     segmentor. After an error, the model is unchanged.
@@ -64,7 +64,7 @@ def load_checkpoint(model: nn.Module, path_or_name: str | Path, strict: bool = T
         trust: Run code from the file if it needs that; see :func:`repvit_mm.checkpoints.read_checkpoint`.
 
     Returns:
-        The report, which is also logged.
+        The report, which is also logged; None for a model without a RepViT, whose names are its own.
 
     Raises:
         CheckpointError: If the file cannot be downloaded or read, is for another architecture, or does not fit.

@@ -200,7 +200,7 @@ def load_for_mmengine(filename: str, map_location: Any = None, logger: Any = Non
     tensors = tensors_of(checkpoint, filename)
     rest = checkpoint if isinstance(checkpoint, Mapping) else {}
     return {**{key: value for key, value in rest.items() if not isinstance(value, Tensor)},
-            'state_dict': rename(tensors, find_backbones(tensors), source=filename)[0]}
+            'state_dict': rename(tensors, find_backbones(tensors, filename), source=filename)[0]}
 
 
 def patch_readers() -> None:

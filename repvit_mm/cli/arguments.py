@@ -170,6 +170,9 @@ def _use_device(parser: argparse.ArgumentParser, name: str | None) -> None:
 
 def _set_local_rank(launcher: str, local_rank: int) -> None:
     """Set LOCAL_RANK and WORLD_SIZE for a process of any launcher, as torch's does."""
+    text = os.environ.get('LOCAL_RANK', '0')
+    if not text.isdecimal():  # mmengine reads it in any run
+        raise ConfigError(f'LOCAL_RANK={text} must be a whole number; unset it to run one process')
     if launcher == 'none':
         return
     rank, local, processes = _LAUNCHED[launcher]

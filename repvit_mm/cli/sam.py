@@ -4,7 +4,6 @@ import re
 from typing import TYPE_CHECKING
 
 from ..archs import SAM_ENCODERS
-from ..errors import ConfigError
 from .arguments import DEVICE, whole_number
 
 if TYPE_CHECKING:
@@ -47,15 +46,11 @@ def model_from(args: argparse.Namespace) -> 'Sam':
     import torch
     from rich.console import Console
 
+    from ..models.predicting import find_device
     from ..network.fusion import fuse
     from ..sam.build import build_sam
     from ..sam.encoder import SamEncoder
-    name = args.device or ('cuda' if torch.cuda.is_available() else 'cpu')
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ConfigError(f'--device {name}: torch has no such device on this machine') from error
+    device = find_device(args.device)
     if args.checkpoint is None:
         torch.manual_seed(0)  # the same random weights in every run
         Console(stderr=True).print(RANDOM_WEIGHTS, style='yellow')

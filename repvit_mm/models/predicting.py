@@ -221,10 +221,19 @@ def load_predictor(model: str, checkpoint: str | None = None, device: str | None
     if checkpoint is None and named.weights is None:
         raise CheckpointError(f'no weights are published for {model}; give yours with --checkpoint, or train them: '
                               f'repvit-mm train {model}')
-    device = device or get_device()
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ConfigError(f'--device {device}: torch has no such device on this machine') from error
-    built = fuse(get_model(named.source, checkpoint or named.weights), inplace=True).to(device)
+    found = find_device(device)
+    built = fuse(get_model(named.source, checkpoint or named.weights), inplace=True).to(found)
     return PREDICTORS[toolbox_of(built.cfg).scope](built, threshold)
+
+
+def find_device(name: str | None) -> torch.device:
+    """A device; by default the GPU if there is one.
+
+    Raises:
+        ConfigError: If torch has none of this name.
+    """
+    name = name or get_device()
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ConfigError(f'--device {name}: torch has no such device on this machine') from error

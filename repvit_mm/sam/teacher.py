@@ -12,7 +12,7 @@ from segment_anything.modeling import Sam
 from torch import Tensor
 
 from ..checkpoints import fetch
-from ..errors import CheckpointError, ConfigError
+from ..errors import CheckpointError, ConfigError, UserError
 from ..io.files import atomic_write, check_regular, make_folder, sha256_of
 from .build import CHANNELS, STRIDE, build_sam
 
@@ -69,7 +69,7 @@ class SamTeacher:
             (N, 256, image_size / 16, image_size / 16).
 
         Raises:
-            UserError: If the cache cannot be written.
+            UserError: If the cache cannot be written, or an embedding exceeds half precision.
         """
         if self.cache is None:
             return self.sam(inputs.device).image_encoder(inputs)
@@ -77,9 +77,12 @@ class SamTeacher:
         embeddings = [self._read(path) for path in paths]
         if missing := [i for i, embedding in enumerate(embeddings) if embedding is None]:
             for i, embedding in zip(missing, self.sam(inputs.device).image_encoder(inputs[missing]), strict=True):
-                embeddings[i] = embedding
+                embeddings[i] = embedding.half()  # as later epochs, and resumed trainings, read it
+                if not embeddings[i].isfinite().all():
+                    raise UserError(f"the teacher's embedding of {digests[i]} exceeds half precision: leave out "
+                                    'model.teacher.cache')
                 with atomic_write(make_folder(paths[i].parent) / paths[i].name) as part:
-                    np.savez(part, embedding.half().cpu().numpy())
+                    np.savez(part, embeddings[i].cpu().numpy())
         return torch.stack([embedding.to(inputs) for embedding in embeddings])
 
     @cached_property

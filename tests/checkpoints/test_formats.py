@@ -228,6 +228,12 @@ def test_absurd_names_are_no_blocks(format, name):
     assert find_backbones({**tensors, name: torch.zeros(1)}) == find_backbones(tensors)
 
 
+def test_a_file_of_thousands_of_backbones_is_refused():
+    names = {f'{i}.stages.0.blocks.0.channel_mixer.conv1.weight': torch.zeros(1) for i in range(2000)}
+    with pytest.raises(CheckpointError, match='has the names of 2000 RepViTs, at most 32'):
+        find_in(names)
+
+
 def test_widths_of_tensors_of_other_shapes_are_unknown():
     tensors = RepViT(TINY).state_dict()
     tensors['stages.0.blocks.0.channel_mixer.conv1.conv.weight'] = torch.tensor(3)

@@ -1,6 +1,7 @@
 """Distilling an encoder: loss, teacher, cache of embeddings, and a training through the tools."""
 import json
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -142,6 +143,8 @@ def test_a_cache_computes_each_image_once(folder):
         found = teacher.embed(inputs[:count], digests[:count])
         torch.testing.assert_close(found, expected[:count], atol=2e-3, rtol=2e-3)
         assert ran == images
+    computed = cached_teacher(folder / 'another')[0].embed(inputs, digests)
+    assert torch.equal(cached_teacher(folder / 'another')[0].embed(inputs, digests), computed)  # resumed in an epoch
     shutil.copy(folder / 'train/0/0.png', folder / 'val/copy.png')
     assert SamImages(str(folder), dict(img='val'), SIZE)[2]['digests'] == digests[0]
 
@@ -167,6 +170,15 @@ def test_a_damaged_embedding_is_computed_again(folder, spoil):
         found = teacher.embed(batch['inputs'], batch['digests'])
         torch.testing.assert_close(found, expected, atol=2e-3, rtol=2e-3)
     assert ran == [4, 1]
+
+
+def test_an_embedding_that_half_precision_cannot_hold_is_named(folder, monkeypatch):
+    teacher, _ = cached_teacher(folder)
+    large = SimpleNamespace(image_encoder=lambda inputs: torch.full((len(inputs), 256, 4, 4), 1e5))
+    monkeypatch.setattr(teacher, 'sam', lambda device: large)
+    with pytest.raises(UserError, match='of aaa exceeds half precision: leave out model.teacher.cache'):
+        teacher.embed(torch.zeros(1, 3, SIZE, SIZE), ['aaa'])
+    assert not list((folder / 'cache').rglob('*.npz'))
 
 
 def test_a_cache_that_cannot_be_written_is_named(folder):
